@@ -1,0 +1,126 @@
+/* kernels/turbok.h: what the core sees of the kernel and KV-cache library.
+ *
+ * The library owns: a device (thread pool and chosen instruction set), weight handles in the
+ * device's own layout, the KV pool and its block tables, and the op table (turbo_ops) that models
+ * call. It knows nothing of requests, files or plugins. Letters as in turbo/plugin.h.
+ * Threads: a device and everything made from it belong to one caller thread at a time (the engine
+ * thread); the pool's workers are internal. Several devices may exist beside each other. */
+#ifndef TURBOK_H
+#define TURBOK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "turbo/plugin.h"
+
+/* ---- device --------------------------------------------------------------------------------- */
+
+typedef struct turbok_device turbok_device;
+
+typedef enum {
+    TURBOK_ISA_AUTO = 0,
+    TURBOK_ISA_SCALAR,
+    TURBOK_ISA_AVX2,
+    TURBOK_ISA_AVX512, /* F, BW, DQ, VL */
+    TURBOK_ISA_AVX512BF16
+} turbok_isa;
+
+typedef struct turbok_device_opts {
+    turbok_isa isa; /* AUTO: the best this CPU has; a named one that is missing is TURBO_EUNSUPPORTED */
+    int threads;    /* 0: all CPUs this process may run on, at most 256 */
+    bool pin;       /* pin worker i to the i-th allowed CPU */
+    int spin_us;    /* how long an idle worker spins before it sleeps; -1: default (50) */
+} turbok_device_opts;
+
+turbo_status turbok_device_open(const turbok_device_opts *opts, turbok_device **out, turbo_err *err);
+void turbok_device_close(turbok_device *d); /* NULL allowed; after all handles made from it are freed */
+const char *turbok_device_name(const turbok_device *d); /* "cpu avx512bf16, 2 threads" */
+turbok_isa turbok_device_isa(const turbok_device *d);
+int turbok_device_threads(const turbok_device *d);
+const turbo_ops *turbok_device_ops(const turbok_device *d);
+turbo_exec *turbok_device_exec(turbok_device *d);
+
+/* Runs fn(ctx, i, n) for i = 0..n-1 on the pool, n = number of threads, and returns when all did.
+ * For load-time work such as repacking or scanning. */
+typedef void (*turbok_task)(void *ctx, int i, int n);
+void turbok_parallel(turbok_device *d, turbok_task fn, void *ctx);
+
+/* ---- weights ---------------------------------------------------------------------------------- */
+
+/* Bytes that turbok_linear_new takes from the device for a matrix stored as dtype (for the plan). */
+uint64_t turbok_linear_bytes(const turbok_device *d, int32_t dtype, int64_t out, int64_t in,
+                             bool has_bias, uint32_t flags);
+/* data: [out,in] row-major F32, F16 or BF16, any alignment, read only during the call.
+ * bias: [out] of bias_dtype or NULL. flags: TURBO_LINEAR_TABLE when ops->embed will read it.
+ * The handle keeps the stored type (no widening in memory) and repacks for the device once. */
+turbo_status turbok_linear_new(turbok_device *d, int32_t dtype, const void *data, int64_t out,
+                               int64_t in, const void *bias, int32_t bias_dtype, uint32_t flags,
+                               turbo_linear **w, turbo_err *err);
+void turbok_linear_free(turbok_device *d, turbo_linear *w);
+int64_t turbok_linear_out(const turbo_linear *w);
+int64_t turbok_linear_in(const turbo_linear *w);
+
+turbo_status turbok_vector_new(turbok_device *d, int32_t dtype, const void *data, int64_t n,
+                               turbo_vector **v, turbo_err *err);
+void turbok_vector_free(turbok_device *d, turbo_vector *v);
+
+turbo_status turbok_rope_new(turbok_device *d, const turbo_rope_spec *spec, turbo_rope **r,
+                             turbo_err *err);
+void turbok_rope_free(turbok_device *d, turbo_rope *r);
+/* The base that a sequence of fixed length rope_len gets: spec->base, or the enlarged one. Pure. */
+double turbok_rope_base(const turbo_rope_spec *spec, int64_t rope_len);
+
+/* ---- KV cache --------------------------------------------------------------------------------- */
+
+/* One region of fixed blocks of block_tokens tokens, all layers of a token span in one block:
+ * block b, layer l, K or V, kv head k, token t, lane d. The layout inside is the library's. */
+typedef struct turbok_kv_pool turbok_kv_pool;
+
+typedef struct turbok_kv_dims {
+    int32_t n_layers;     /* L */
+    int32_t n_kv;         /* K */
+    int32_t head_dim;     /* D */
+    int32_t block_tokens; /* 8..1024, a multiple of 8 */
+    int32_t dtype;        /* TURBO_F32, _F16 or _BF16 */
+} turbok_kv_dims;
+
+uint64_t turbok_kv_block_bytes(const turbok_kv_dims *dims); /* 0 on overflow or bad dims */
+/* Takes n_blocks * block_bytes from the system at once (huge pages where possible). */
+turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, int32_t n_blocks,
+                                turbok_kv_pool **p, turbo_err *err);
+void turbok_kv_pool_free(turbok_kv_pool *p);
+int32_t turbok_kv_pool_total(const turbok_kv_pool *p);
+int32_t turbok_kv_pool_free_count(const turbok_kv_pool *p);
+/* Reference counts: get takes a free block (count 1) or returns -1; ref adds one; put drops one. */
+int32_t turbok_kv_block_get(turbok_kv_pool *p);
+void turbok_kv_block_ref(turbok_kv_pool *p, int32_t block);
+void turbok_kv_block_put(turbok_kv_pool *p, int32_t block);
+
+/* The block table of one sequence: which block holds tokens [i*block_tokens, (i+1)*block_tokens). */
+typedef struct turbok_kv_table {
+    int32_t *blocks; /* [cap] */
+    int32_t n;       /* blocks in use */
+    int32_t cap;
+    int32_t len;     /* tokens stored */
+} turbok_kv_table;
+
+turbo_status turbok_kv_table_init(turbok_kv_table *t, const turbok_kv_pool *p, int32_t max_tokens,
+                                  turbo_err *err); /* allocates cap once */
+void turbok_kv_table_free(turbok_kv_table *t, turbok_kv_pool *p);     /* also puts its blocks */
+/* Makes room for n_tokens tokens in all. False, with nothing changed, when blocks run out. */
+bool turbok_kv_table_reserve(turbok_kv_table *t, turbok_kv_pool *p, int32_t n_tokens);
+/* Forgets tokens from position n_tokens on and puts blocks that are no longer needed. */
+void turbok_kv_table_truncate(turbok_kv_table *t, turbok_kv_pool *p, int32_t n_tokens);
+
+/* What turbo_batch.kv points to on this library's devices: S tables, in the order of sequences. */
+struct turbo_kv {
+    turbok_kv_pool *pool;
+    turbok_kv_table *const *tables; /* [S] */
+};
+
+/* Reads back one token's K or V of a layer as fp32 [K,D]; for tests and tools. */
+void turbok_kv_read(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t layer, int32_t pos,
+                    bool value, float *out);
+
+#endif
