@@ -1,0 +1,86 @@
+/* core/engine/engine.h: one model at work: weights, KV pool, scheduler and the engine thread.
+ *
+ * turbod_engine_open loads everything and starts the thread; submit and cancel may come from any
+ * thread. One step of the thread: take arrivals and cancels, admit, choose the batch, forward,
+ * sample, stop-check, emit. Must not know: HTTP, JSON bodies, Lua. */
+#ifndef TURBOD_ENGINE_H
+#define TURBOD_ENGINE_H
+
+#include "engine/metrics.h"
+#include "plugin/registry.h"
+#include "sched/request.h"
+
+typedef struct turbod_engine turbod_engine;
+
+typedef struct turbod_engine_opts {
+    const char *model_dir;
+    turbod_registry *registry;
+    int64_t session_len;    /* 0: the model's, at most what the KV pool holds */
+    double cache_fraction;  /* of what is free after weights and workspaces; used when cache_bytes 0 */
+    uint64_t cache_bytes;   /* absolute size of the KV pool, or 0 */
+    int32_t block_tokens;
+    int32_t kv_dtype;       /* TURBO_*, -1: the model's */
+    int32_t max_batch;
+    int32_t max_step_tokens;
+    int32_t queue_size;
+    int32_t threads;        /* 0: all */
+    const char *isa;        /* "auto" ... */
+    bool pin;
+    bool allow_nonfinite;
+    void (*progress)(void *ctx, uint64_t done, uint64_t total); /* bytes of weights; may be NULL */
+    void *progress_ctx;
+} turbod_engine_opts;
+
+void turbod_engine_defaults(turbod_engine_opts *o);
+turbo_status turbod_engine_open(const turbod_engine_opts *o, turbod_engine **out, turbo_err *err);
+/* Cancels what runs, joins the thread, frees everything. NULL allowed. */
+void turbod_engine_close(turbod_engine *e);
+
+/* Facts, constant after open; pointers live as long as the engine. */
+typedef struct turbod_engine_facts {
+    turbo_model_info model;
+    const char *model_plugin;              /* id of the model vtable */
+    const turbo_tokenizer_vtbl *tok_vtbl;  /* NULL when the folder has no tokenizer */
+    const void *tok;
+    turbo_tokenizer_info tok_info;
+    const turbo_config *config;
+    int32_t session_len;
+    int32_t kv_blocks, block_tokens;
+    const char *device; /* "cpu avx512, 2 threads" */
+    uint64_t weight_bytes, kv_bytes, workspace_bytes;
+    double load_seconds;
+} turbod_engine_facts;
+const turbod_engine_facts *turbod_engine_facts_of(const turbod_engine *e);
+
+/* Queues a request. TURBO_EBUSY: queue full, or draining; EINVAL: out of the documented ranges;
+ * ELIMIT: longer than session_len or than the whole KV pool. *out holds the submitter's reference. */
+turbo_status turbod_engine_submit(turbod_engine *e, const turbod_request_spec *spec,
+                                  turbod_request **out, turbo_err *err);
+/* No new requests; running and waiting ones go on. */
+void turbod_engine_drain(turbod_engine *e);
+/* True when nothing runs or waits. */
+bool turbod_engine_idle(const turbod_engine *e);
+/* Seconds since the engine last completed a step or an idle self-check; negative after a failure. */
+double turbod_engine_age(const turbod_engine *e);
+
+/* KV of a dialogue. A request with a session reuses the longest common prefix of its prompt and what
+ * the session holds; afterwards the session holds prompt and answer. One request at a time. */
+turbo_status turbod_session_open(turbod_engine *e, turbod_session **out, turbo_err *err);
+void turbod_session_close(turbod_engine *e, turbod_session *s); /* no request may be running */
+
+/* Forward pass without sampling: logits of every token of ids (all = true, [n,V]) or of the last one
+ * ([1,V]). Runs on the caller's thread while the engine is idle; EBUSY otherwise. For tools. */
+turbo_status turbod_engine_logits(turbod_engine *e, const int32_t *ids, int32_t n, bool all,
+                                  float *logits, turbo_err *err);
+
+turbod_metrics *turbod_engine_metrics(turbod_engine *e);
+
+/* Incremental detokeniser of one token stream; text comes out as soon as it is complete UTF-8. */
+typedef struct turbod_detok turbod_detok;
+turbod_detok *turbod_detok_new(const turbo_tokenizer_vtbl *v, const void *tok, bool keep_special);
+void turbod_detok_free(turbod_detok *d);
+/* *text is owned by the detokeniser, valid until the next call. */
+void turbod_detok_push(turbod_detok *d, int32_t id, const char **text, size_t *len);
+void turbod_detok_flush(turbod_detok *d, const char **text, size_t *len);
+
+#endif

@@ -1,0 +1,56 @@
+/* core/engine/service.h: what a program needs to answer requests: configuration, plugins, engine,
+ * chat template and policies, with the state that /health tells.
+ *
+ * turbod and the subcommands of turbo build one; net/ reads it. The state is atomic: HTTP may listen
+ * while the model loads. */
+#ifndef TURBOD_SERVICE_H
+#define TURBOD_SERVICE_H
+
+#include <stdatomic.h>
+
+#include "chat/template.h"
+#include "conf/conf.h"
+#include "engine/engine.h"
+#include "lua/policy.h"
+
+enum { TURBOD_LOADING, TURBOD_READY, TURBOD_DRAINING, TURBOD_FAILED };
+
+typedef struct turbod_service {
+    const turbod_conf *conf;
+    turbod_registry *registry;
+    turbod_engine *engine;      /* valid once state is READY */
+    turbod_template *chat;      /* NULL: base model, chat/completions are refused with the reason */
+    turbod_policies *policies;  /* by name; never NULL once READY */
+    char name[129];             /* model name for clients */
+    char chat_reason[256];      /* why chat is NULL */
+    int64_t created;            /* unix time of the start */
+    int32_t *stop_ids;          /* ids of the chat template's stop tokens, added to chat requests */
+    int32_t n_stop_ids;
+    /* Sampling defaults of generation_config.json (temperature, top_p, top_k, repetition_penalty). */
+    turbo_sample_params defaults;
+    _Atomic int state;
+    _Atomic uint64_t load_done, load_total;
+} turbod_service;
+
+/* Opens the registry; touches no model. */
+turbo_status turbod_service_init(turbod_service *s, const turbod_conf *conf, turbo_err *err);
+/* Loads the model, the template and the policies; state becomes READY or FAILED. need_chat = false
+ * does not look for a template. progress may be NULL. */
+turbo_status turbod_service_load(turbod_service *s, bool need_chat,
+                                 void (*progress)(void *, uint64_t, uint64_t), void *ctx,
+                                 turbo_err *err);
+void turbod_service_close(turbod_service *s);
+
+/* The folder of data files (scripts/): $TURBO_DATA, else the installed one, else the source tree's. */
+const char *turbod_data_dir(void);
+
+/* Messages to prompt ids (template, then tokenizer). *ids is the caller's, free(). [any] */
+turbo_status turbod_service_prompt(const turbod_service *s, const turbod_message *msgs, size_t n,
+                                   const turbod_render_opts *opts, int32_t **ids, size_t *n_ids,
+                                   turbo_err *err);
+/* Plain text to prompt ids, bos added when the tokenizer says so. [any] */
+turbo_status turbod_service_encode(const turbod_service *s, const char *text, size_t len,
+                                   bool add_bos, bool trusted, int32_t **ids, size_t *n_ids,
+                                   turbo_err *err);
+
+#endif
