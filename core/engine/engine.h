@@ -79,6 +79,8 @@ turbod_metrics *turbod_engine_metrics(turbod_engine *e);
 typedef struct turbod_detok turbod_detok;
 turbod_detok *turbod_detok_new(const turbo_tokenizer_vtbl *v, const void *tok, bool keep_special);
 void turbod_detok_free(turbod_detok *d);
+/* The stream continues a text (a prompt), so its first piece keeps its leading space. */
+void turbod_detok_continue(turbod_detok *d);
 /* *text is owned by the detokeniser, valid until the next call. */
 void turbod_detok_push(turbod_detok *d, int32_t id, const char **text, size_t *len);
 void turbod_detok_flush(turbod_detok *d, const char **text, size_t *len);

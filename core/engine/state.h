@@ -1,0 +1,55 @@
+/* core/engine/state.h: the inside of an engine, shared by engine.c, step.c and logits.c only. */
+#ifndef TURBOD_ENGINE_STATE_H
+#define TURBOD_ENGINE_STATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine/engine.h"
+#include "sched/batch.h"
+
+struct turbod_engine {
+    turbod_engine_facts facts;
+    char *model_dir;
+    turbo_config *config;
+    turbo_weights *weights;
+    turbok_device *device;
+    turbok_kv_pool *pool;
+    const turbo_model_vtbl *model_vtbl;
+    void *model;
+    const turbo_sampler_vtbl *sampler_vtbl;
+    void *sampler;
+    void *tok; /* owner of facts.tok */
+    void *workspace;
+    uint64_t workspace_bytes;
+    float *logits; /* [max_batch, V] */
+    turbo_sample_row *rows; /* [max_batch] */
+    turbo_logprob *tops;    /* [max_batch, 20] */
+    int32_t max_batch, max_step_tokens, queue_size;
+
+    turbod_inbox inbox;
+    turbod_sched sched;
+    turbod_batch batch;
+    turbod_metrics metrics;
+
+    pthread_t thread;
+    bool thread_started, inbox_ready;
+    pthread_mutex_t step_mu; /* held during a step, and by turbod_engine_logits */
+    pthread_mutex_t admit_mu; /* guards n_open against two submitters at the limit */
+    _Atomic int n_open;      /* requests submitted and not ended */
+    _Atomic int n_queued;    /* of them never started */
+    _Atomic bool stopping, draining, failed;
+    _Atomic int64_t last_beat; /* monotonic ns of the last step or idle self-check */
+};
+
+/* step.c: one pass of the engine thread. False when there was nothing to do. */
+bool turbod_step(turbod_engine *e);
+void turbod_take_arrivals(turbod_engine *e, int64_t wait_ns);
+/* Ends a request with an error event. */
+void turbod_fail(turbod_engine *e, turbod_request *r, turbo_status status, const char *message);
+
+/* sample.c: samples the rows of the batch and advances their requests. */
+void turbod_sample_rows(turbod_engine *e);
+void turbod_end(turbod_engine *e, turbod_request *r, const turbod_event *ev, int end_kind);
+
+#endif

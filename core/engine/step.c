@@ -1,0 +1,155 @@
+/* core/engine/step.c: one step: arrivals and cancels, plan, forward, sample.
+ * Engine thread only. Nothing here allocates. */
+#include "engine/state.h"
+
+#include "util/err.h"
+#include "util/log.h"
+
+void turbod_end(turbod_engine *e, turbod_request *r, const turbod_event *ev, int end_kind)
+{
+    bool was_queued = !r->started;
+    turbod_sched_remove(&e->sched, r);
+    atomic_fetch_add_explicit(&e->metrics.ended[end_kind], 1, memory_order_relaxed);
+    turbod_hist_add(&e->metrics.e2e, (double)(turbod_now() - r->t_submit) * 1e-9);
+    if (was_queued)
+        atomic_fetch_sub(&e->n_queued, 1);
+    atomic_fetch_sub(&e->n_open, 1);
+    r->on_event(r->ctx, ev);
+    turbod_request_release(r);
+}
+
+static turbod_timings timings_of(const turbod_request *r)
+{
+    int64_t now = turbod_now();
+    return (turbod_timings){
+        .prompt_n = r->n_prompt,
+        .cached_n = r->cached,
+        .predicted_n = r->n_tokens - r->n_prompt,
+        .queue_ms = (double)((r->t_start ? r->t_start : now) - r->t_submit) * 1e-6,
+        .prompt_ms = r->t_first ? (double)(r->t_first - r->t_start) * 1e-6 : 0,
+        .predicted_ms = r->t_first ? (double)(r->t_last - r->t_first) * 1e-6 : 0,
+    };
+}
+
+void turbod_fail(turbod_engine *e, turbod_request *r, turbo_status status, const char *message)
+{
+    turbod_event ev = {
+        .kind = TURBOD_EV_ERROR,
+        .status = status,
+        .message = message,
+        .timings = timings_of(r),
+        .stop_index = -1,
+        .stop_token = -1,
+    };
+    turbod_end(e, r, &ev, status == TURBO_ECANCELLED ? TURBOD_END_ABORT : TURBOD_END_ERROR);
+}
+
+void turbod_take_arrivals(turbod_engine *e, int64_t wait_ns)
+{
+    turbod_request *list = turbod_inbox_take(&e->inbox, wait_ns);
+    while (list) {
+        turbod_request *r = list;
+        list = r->next;
+        turbod_sched_arrive(&e->sched, r);
+    }
+}
+
+/* Ends what was cancelled or ran out of time. */
+static void reap_one(turbod_engine *e, turbod_request *r, int64_t now)
+{
+    if (atomic_load_explicit(&r->cancelled, memory_order_acquire))
+        turbod_fail(e, r, TURBO_ECANCELLED, "the request was cancelled");
+    else if (r->deadline && now >= r->deadline)
+        turbod_fail(e, r, TURBO_EBUSY, "request_timeout_ms passed before the answer was complete");
+    else if (r->queue_deadline && !r->t_start && now >= r->queue_deadline)
+        turbod_fail(e, r, TURBO_EBUSY, "queue_timeout_ms passed before the request could start");
+}
+
+static void reap(turbod_engine *e)
+{
+    int64_t now = turbod_now();
+    for (turbod_request *r = e->sched.waiting.head, *next; r; r = next) {
+        next = r->next;
+        reap_one(e, r, now);
+    }
+    for (int32_t i = e->sched.n_running; i-- > 0;)
+        reap_one(e, e->sched.running[i], now);
+}
+
+static void publish(turbod_engine *e)
+{
+    turbod_metrics *m = &e->metrics;
+    atomic_store_explicit(&m->running, e->sched.n_running, memory_order_relaxed);
+    atomic_store_explicit(&m->waiting, e->sched.waiting.n, memory_order_relaxed);
+    atomic_store_explicit(&m->kv_free, turbok_kv_pool_free_count(e->pool), memory_order_relaxed);
+    atomic_store_explicit(&e->last_beat, turbod_now(), memory_order_relaxed);
+}
+
+/* A first step counts as the end of waiting. */
+static void note_starts(turbod_engine *e)
+{
+    for (int32_t i = 0; i < e->sched.n_items; i++) {
+        turbod_request *r = e->sched.items[i].req;
+        if (r->started)
+            continue;
+        r->started = true;
+        atomic_fetch_sub(&e->n_queued, 1);
+        turbod_hist_add(&e->metrics.queue_time, (double)(r->t_start - r->t_submit) * 1e-9);
+        if (r->session)
+            atomic_fetch_add_explicit(&e->metrics.prefix_queries, (uint64_t)r->n_prompt,
+                                      memory_order_relaxed);
+        atomic_fetch_add_explicit(&e->metrics.prefix_hits, (uint64_t)r->cached,
+                                  memory_order_relaxed);
+        atomic_fetch_add_explicit(&e->metrics.prompt_tokens, (uint64_t)r->n_prompt,
+                                  memory_order_relaxed);
+    }
+}
+
+static void fail_all(turbod_engine *e, const char *message)
+{
+    while (e->sched.n_running)
+        turbod_fail(e, e->sched.running[0], TURBO_EINTERNAL, message);
+    while (e->sched.waiting.head)
+        turbod_fail(e, e->sched.waiting.head, TURBO_EINTERNAL, message);
+}
+
+bool turbod_step(turbod_engine *e)
+{
+    reap(e);
+    turbod_sched_plan(&e->sched);
+    publish(e);
+    if (!e->sched.n_items)
+        return false;
+    note_starts(e);
+    turbod_batch_build(&e->batch, &e->sched);
+
+    turbo_err err = {{0}};
+    turbo_status st = e->model_vtbl->forward(e->model, turbok_device_exec(e->device), &e->batch.b,
+                                             e->logits, &err);
+    if (st) {
+        /* The caches of this step are unknown now, and a plugin that failed once cannot be trusted
+         * with the rest: the engine stops serving and /health says so. */
+        turbod_log(TURBO_LOG_ERROR, "forward failed: %s", err.text);
+        atomic_store(&e->failed, true);
+        fail_all(e, "the model could not compute this step; the server needs a restart");
+        publish(e);
+        return true;
+    }
+    for (int32_t i = 0; i < e->sched.n_items; i++) {
+        turbod_request *r = e->sched.items[i].req;
+        r->computed += e->sched.items[i].n_new;
+        r->table.len = r->computed;
+    }
+    atomic_fetch_add_explicit(&e->metrics.steps, 1, memory_order_relaxed);
+    turbod_hist_add(&e->metrics.step_tokens, (double)e->batch.b.n_tokens);
+    turbod_sample_rows(e);
+    publish(e);
+#ifdef TURBOD_DEBUG
+    if (!turbod_sched_balanced(&e->sched)) {
+        turbod_log(TURBO_LOG_ERROR, "KV blocks do not add up: free %d of %d",
+                   turbok_kv_pool_free_count(e->pool), turbok_kv_pool_total(e->pool));
+        atomic_store(&e->failed, true);
+    }
+#endif
+    return true;
+}

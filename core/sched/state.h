@@ -1,0 +1,77 @@
+/* core/sched/state.h: the inside of a request, for the scheduler and the engine only.
+ *
+ * States: WAITING (in the queue, owns no KV) -> RUNNING (in the running set, owns KV) -> ENDED.
+ * RUNNING -> WAITING is preemption: the KV is given up, the tokens stay, and they are computed again.
+ * There is no separate prefill state: `computed` tokens are in the KV cache, `n_tokens` are known; a
+ * step runs some of the difference, and when it reaches n_tokens the next token is sampled.
+ * Everything a request needs until its end is allocated when it is submitted. */
+#ifndef TURBOD_SCHED_STATE_H
+#define TURBOD_SCHED_STATE_H
+
+#include <stdatomic.h>
+
+#include "engine/stop.h"
+#include "sched/request.h"
+#include "turbok.h"
+
+typedef enum { TURBOD_WAITING, TURBOD_RUNNING, TURBOD_ENDED } turbod_phase;
+
+struct turbod_inbox;
+struct turbod_detok;
+
+struct turbod_request {
+    _Atomic int refs;
+    _Atomic bool cancelled;
+    struct turbod_inbox *inbox; /* to wake the engine; valid while phase != ENDED */
+
+    /* fixed at submission */
+    int32_t n_prompt, max_tokens;
+    turbo_sample_params params; /* its arrays are owned */
+    void *param_arrays;         /* one block that holds them */
+    bool include_stop;
+    int64_t queue_deadline, deadline; /* monotonic ns, 0 none */
+    turbod_session *session;
+    turbod_event_fn on_event;
+    void *ctx;
+    char id[72];
+
+    /* engine thread */
+    turbod_phase phase;
+    bool started;     /* its first step was counted */
+    int32_t *tokens;  /* [n_prompt + max_tokens] */
+    int32_t n_tokens; /* prompt and sampled so far */
+    int32_t computed; /* of them in the KV cache */
+    int32_t cached;   /* of the prompt found in the cache at first admission */
+    int32_t rope_len; /* fixes a length-dependent RoPE base for the whole request */
+    uint64_t order;   /* arrival number: smaller is older */
+    int32_t preemptions;
+    turbok_kv_table table;
+    void *sampler_state;
+    struct turbod_detok *detok;
+    turbod_stop stop;
+    int64_t t_submit, t_start, t_first, t_last; /* monotonic ns */
+    turbod_request *prev, *next;                /* queue links */
+};
+
+/* A dialogue's KV while no request of it runs. Engine thread, except open and close. */
+struct turbod_session {
+    turbok_kv_table table;
+    int32_t *tokens; /* [session_len] what the table holds */
+    int32_t n_tokens;
+    int32_t rope_len;
+    bool busy; /* a request has taken the table */
+    turbod_session *next;
+};
+
+int64_t turbod_now(void); /* CLOCK_MONOTONIC in ns */
+
+/* Copies and checks a spec. vocab and eos come from the model. */
+typedef struct turbod_request_limits {
+    int32_t vocab, session_len, pool_tokens, n_eos;
+    const int32_t *eos;
+} turbod_request_limits;
+turbo_status turbod_request_new(const turbod_request_spec *spec, const turbod_request_limits *lim,
+                                turbod_request **out, turbo_err *err);
+void turbod_request_ref(turbod_request *r);
+
+#endif

@@ -1,0 +1,42 @@
+/* core/util/memory.c: see memory.h. */
+#include "util/memory.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+static uint64_t number_in(const char *path)
+{
+    FILE *f = fopen(path, "re");
+    uint64_t v = UINT64_MAX;
+    if (f) {
+        if (fscanf(f, "%" SCNu64, &v) != 1) /* "max": no limit */
+            v = UINT64_MAX;
+        fclose(f);
+    }
+    return v;
+}
+
+uint64_t turbod_memory_free(void)
+{
+    uint64_t avail = 0;
+    char line[128];
+    FILE *f = fopen("/proc/meminfo", "re");
+    if (f) {
+        uint64_t kib;
+        while (fgets(line, sizeof line, f))
+            if (sscanf(line, "MemAvailable: %" SCNu64 " kB", &kib) == 1) {
+                avail = kib * 1024;
+                break;
+            }
+        fclose(f);
+    }
+    uint64_t max = number_in("/sys/fs/cgroup/memory.max");
+    uint64_t used = number_in("/sys/fs/cgroup/memory.current");
+    if (max != UINT64_MAX && used != UINT64_MAX) {
+        uint64_t left = max > used ? max - used : 0;
+        if (!avail || left < avail)
+            avail = left;
+    }
+    return avail;
+}
