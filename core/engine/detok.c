@@ -54,7 +54,7 @@ void turbod_detok_push(turbod_detok *d, int32_t id, const char **text, size_t *l
     } else if (d->v->piece(d->tok, id, d->flags, &bytes, &n)) {
         return; /* ids beyond the vocabulary (padding rows of the head) stand for nothing */
     }
-    d->flags &= ~TURBO_TOK_FIRST;
+    d->flags &= ~(uint32_t)TURBO_TOK_FIRST;
     if (n > MAX_PIECE)
         n = MAX_PIECE;
     *len += turbod_utf8_push(&d->join, bytes, n, d->out + *len);

@@ -75,6 +75,12 @@ turbo_status turbod_engine_logits(turbod_engine *e, const int32_t *ids, int32_t 
 
 turbod_metrics *turbod_engine_metrics(turbod_engine *e);
 
+/* Text to ids; a leading bos when add_bos is set and the tokenizer's configuration wants one. trusted:
+ * names of special tokens become those tokens. *ids is the caller's, free(). [any] */
+turbo_status turbod_encode_text(const turbo_tokenizer_vtbl *v, const void *tok, const char *text,
+                                size_t len, bool add_bos, bool trusted, int32_t **ids,
+                                size_t *n_ids, turbo_err *err);
+
 /* Incremental detokeniser of one token stream; text comes out as soon as it is complete UTF-8. */
 typedef struct turbod_detok turbod_detok;
 turbod_detok *turbod_detok_new(const turbo_tokenizer_vtbl *v, const void *tok, bool keep_special);

@@ -11,7 +11,7 @@
 #include "chat/template.h"
 #include "conf/conf.h"
 #include "engine/engine.h"
-#include "lua/policy.h"
+#include "lua/policies.h"
 
 enum { TURBOD_LOADING, TURBOD_READY, TURBOD_DRAINING, TURBOD_FAILED };
 
@@ -41,6 +41,11 @@ turbo_status turbod_service_load(turbod_service *s, bool need_chat,
                                  turbo_err *err);
 void turbod_service_close(turbod_service *s);
 
+/* The engine's options as the configuration has them (registry and progress left to the caller). */
+turbo_status turbod_service_engine_opts(const turbod_conf *c, turbod_engine_opts *o, turbo_err *err);
+
+/* Where plugins are looked for: the configured path, else the build tree's or the installed one. */
+const char *turbod_plugin_path(const char *configured);
 /* The folder of data files (scripts/): $TURBO_DATA, else the installed one, else the source tree's. */
 const char *turbod_data_dir(void);
 

@@ -1,4 +1,4 @@
-/* core/engine/state.h: the inside of an engine, shared by engine.c, step.c and logits.c only. */
+/* core/engine/state.h: the inside of an engine, shared by engine.c, step.c, sample.c and tools.c only. */
 #ifndef TURBOD_ENGINE_STATE_H
 #define TURBOD_ENGINE_STATE_H
 

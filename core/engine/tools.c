@@ -1,0 +1,105 @@
+/* core/engine/tools.c: sessions, and a forward pass without sampling, for tools.
+ * Caller's thread, with the engine thread kept out by step_mu. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/state.h"
+#include "util/err.h"
+
+turbo_status turbod_session_open(turbod_engine *e, turbod_session **out, turbo_err *err)
+{
+    turbod_session *s = calloc(1, sizeof *s);
+    if (s)
+        s->tokens = calloc((size_t)e->facts.session_len, sizeof *s->tokens);
+    if (!s || !s->tokens) {
+        free(s);
+        return turbod_err(err, TURBO_ENOMEM, "no memory for a session");
+    }
+    turbo_status st = turbok_kv_table_init(&s->table, e->pool, e->facts.session_len, err);
+    if (st) {
+        free(s->tokens);
+        free(s);
+        return st;
+    }
+    pthread_mutex_lock(&e->step_mu);
+    s->next = e->sched.sessions;
+    e->sched.sessions = s;
+    pthread_mutex_unlock(&e->step_mu);
+    *out = s;
+    return TURBO_OK;
+}
+
+void turbod_session_close(turbod_engine *e, turbod_session *s)
+{
+    if (!s)
+        return;
+    pthread_mutex_lock(&e->step_mu);
+    for (turbod_session **p = &e->sched.sessions; *p; p = &(*p)->next)
+        if (*p == s) {
+            *p = s->next;
+            break;
+        }
+    turbok_kv_table_free(&s->table, e->pool);
+    pthread_mutex_unlock(&e->step_mu);
+    free(s->tokens);
+    free(s);
+}
+
+/* One chunk of ids at position `done`; wants the logits of the last `rows` tokens of it. */
+static turbo_status run_chunk(turbod_engine *e, turbok_kv_table *table, const int32_t *ids,
+                              int32_t done, int32_t n, int32_t total, int32_t rows, float *logits,
+                              turbo_err *err)
+{
+    turbod_batch *b = &e->batch;
+    if (!turbok_kv_table_reserve(table, e->pool, done + n))
+        return turbod_err(err, TURBO_EBUSY, "no KV blocks are free; try again when idle");
+    for (int32_t i = 0; i < n; i++) {
+        b->tokens[i] = ids[done + i];
+        b->positions[i] = done + i;
+    }
+    for (int32_t i = 0; i < rows; i++)
+        b->row_index[i] = n - rows + i;
+    b->cu_seqlens[0] = 0;
+    b->cu_seqlens[1] = n;
+    b->kv_lens[0] = done + n;
+    b->rope_lens[0] = total;
+    b->tables[0] = table;
+    b->b.n_tokens = n;
+    b->b.n_seqs = 1;
+    b->b.n_rows = rows;
+    turbo_status st = e->model_vtbl->forward(e->model, turbok_device_exec(e->device), &b->b, logits,
+                                             err);
+    table->len = done + n;
+    return st;
+}
+
+turbo_status turbod_engine_logits(turbod_engine *e, const int32_t *ids, int32_t n, bool all,
+                                  float *logits, turbo_err *err)
+{
+    if (n < 1 || n > e->facts.session_len)
+        return turbod_err(err, TURBO_ELIMIT, "%d tokens given; 1 to session_len %d are possible", n,
+                          e->facts.session_len);
+    for (int32_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= e->facts.model.vocab)
+            return turbod_err(err, TURBO_EINVAL, "token id %d is not in 0..%d", ids[i],
+                              e->facts.model.vocab - 1);
+    turbok_kv_table table = {0};
+    turbo_status st = turbok_kv_table_init(&table, e->pool, n, err);
+    if (st)
+        return st;
+    pthread_mutex_lock(&e->step_mu);
+    if (!turbod_engine_idle(e))
+        st = turbod_err(err, TURBO_EBUSY, "requests are running; try again when idle");
+    int32_t most = all ? e->max_batch : e->max_step_tokens;
+    for (int32_t done = 0; !st && done < n;) {
+        int32_t chunk = n - done < most ? n - done : most;
+        bool last = done + chunk == n;
+        int32_t rows = all ? chunk : last ? 1 : 0;
+        float *to = all ? logits + (size_t)done * (size_t)e->facts.model.vocab : logits;
+        st = run_chunk(e, &table, ids, done, chunk, n, rows, to, err);
+        done += chunk;
+    }
+    turbok_kv_table_free(&table, e->pool);
+    pthread_mutex_unlock(&e->step_mu);
+    return st;
+}
