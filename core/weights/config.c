@@ -1,0 +1,210 @@
+/* core/weights/config.c: see config.h. */
+#include "weights/config.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/checked.h"
+#include "util/err.h"
+#include "util/file.h"
+#include "util/json.h"
+
+#define MAX_CONFIG (64u << 20)
+
+struct turbo_config {
+    cJSON *root;
+    char name[64]; /* of the file, for messages */
+};
+
+turbo_status turbod_config_parse(const char *text, size_t n, const char *name, turbo_config **out,
+                                 turbo_err *err)
+{
+    turbo_err why;
+    turbo_config *c = calloc(1, sizeof *c);
+    if (!c)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for %s", name);
+    strncpy(c->name, name, sizeof c->name - 1);
+    turbo_status st = turbod_json_parse(text, n, &turbod_json_file, &c->root, &why);
+    if (st) {
+        turbod_config_close(c);
+        return turbod_err(err, st == TURBO_ENOMEM ? st : TURBO_EDATA, "%s: %s", name, why.text);
+    }
+    *out = c;
+    return TURBO_OK;
+}
+
+turbo_status turbod_host_json_open(const char *folder, const char *name, turbo_config **out,
+                                   turbo_err *err)
+{
+    uint8_t *bytes;
+    uint64_t len;
+    turbo_status st = turbod_file_read(folder, name, MAX_CONFIG, &bytes, &len, err);
+    if (st)
+        return st;
+    st = turbod_config_parse((const char *)bytes, len, name, out, err);
+    free(bytes);
+    return st;
+}
+
+turbo_status turbod_config_open(const char *folder, turbo_config **out, turbo_err *err)
+{
+    turbo_config *c = NULL, *gen = NULL;
+    turbo_err why;
+    turbo_status st = turbod_host_json_open(folder, "config.json", &c, err);
+    if (st)
+        return st;
+    if (!cJSON_IsObject(c->root)) {
+        st = turbod_err(err, TURBO_EDATA, "config.json is not a JSON object");
+        goto out;
+    }
+    st = turbod_host_json_open(folder, "generation_config.json", &gen, &why);
+    if (st == TURBO_ENOENT) {
+        st = TURBO_OK;
+        goto out;
+    }
+    if (st) {
+        *err = why;
+        goto out;
+    }
+    cJSON_DeleteItemFromObjectCaseSensitive(c->root, "generation");
+    if (!cJSON_AddItemToObject(c->root, "generation", gen->root))
+        st = turbod_err(err, TURBO_ENOMEM, "no memory for generation_config.json");
+    else
+        gen->root = NULL; /* moved */
+out:
+    turbod_config_close(gen);
+    if (st)
+        turbod_config_close(c);
+    else
+        *out = c;
+    return st;
+}
+
+void turbod_config_close(turbo_config *c)
+{
+    if (!c)
+        return;
+    cJSON_Delete(c->root);
+    free(c);
+}
+
+/* Follows a dotted path; a part that is a number selects an array element. NULL when absent/null. */
+static const cJSON *find(const turbo_config *c, const char *path)
+{
+    const cJSON *v = c->root;
+    char part[128];
+    while (v && *path) {
+        size_t n = strcspn(path, ".");
+        if (n >= sizeof part)
+            return NULL;
+        memcpy(part, path, n);
+        part[n] = '\0';
+        path += n + (path[n] == '.');
+        if (cJSON_IsArray(v)) {
+            int64_t i = 0;
+            for (size_t k = 0; k < n; k++) {
+                if (part[k] < '0' || part[k] > '9' || i > 1000000)
+                    return NULL;
+                i = i * 10 + (part[k] - '0');
+            }
+            for (v = v->child; v && i; v = v->next)
+                i--;
+        } else {
+            v = turbod_json_get(v, part);
+        }
+    }
+    return v && !cJSON_IsNull(v) ? v : NULL;
+}
+
+turbo_status turbod_host_cfg_int(const turbo_config *c, const char *path, int64_t dflt, int64_t lo,
+                                 int64_t hi, int64_t *out, turbo_err *err)
+{
+    const cJSON *v = find(c, path);
+    *out = dflt;
+    if (!v || turbod_json_int(v, lo, hi, out))
+        return TURBO_OK;
+    if (cJSON_IsNumber(v))
+        return turbod_err(err, TURBO_EDATA, "%s: %s is %g; an integer from %lld to %lld is needed",
+                          c->name, path, v->valuedouble, (long long)lo, (long long)hi);
+    return turbod_err(err, TURBO_EDATA, "%s: %s is %s; an integer from %lld to %lld is needed",
+                      c->name, path, turbod_json_kind(v), (long long)lo, (long long)hi);
+}
+
+turbo_status turbod_host_cfg_num(const turbo_config *c, const char *path, double dflt, double lo,
+                                 double hi, double *out, turbo_err *err)
+{
+    const cJSON *v = find(c, path);
+    *out = dflt;
+    if (!v || turbod_json_num(v, lo, hi, out))
+        return TURBO_OK;
+    if (cJSON_IsNumber(v))
+        return turbod_err(err, TURBO_EDATA, "%s: %s is %g; a number from %g to %g is needed", c->name,
+                          path, v->valuedouble, lo, hi);
+    return turbod_err(err, TURBO_EDATA, "%s: %s is %s; a number from %g to %g is needed", c->name,
+                      path, turbod_json_kind(v), lo, hi);
+}
+
+turbo_status turbod_host_cfg_bool(const turbo_config *c, const char *path, int32_t dflt,
+                                  int32_t *out, turbo_err *err)
+{
+    const cJSON *v = find(c, path);
+    *out = dflt;
+    if (!v)
+        return TURBO_OK;
+    if (!cJSON_IsBool(v))
+        return turbod_err(err, TURBO_EDATA, "%s: %s is %s; true or false is needed", c->name, path,
+                          turbod_json_kind(v));
+    *out = cJSON_IsTrue(v);
+    return TURBO_OK;
+}
+
+turbo_status turbod_host_cfg_str(const turbo_config *c, const char *path, const char *dflt,
+                                 const char **out, turbo_err *err)
+{
+    const cJSON *v = find(c, path);
+    *out = dflt;
+    if (!v)
+        return TURBO_OK;
+    if (!cJSON_IsString(v))
+        return turbod_err(err, TURBO_EDATA, "%s: %s is %s; a string is needed", c->name, path,
+                          turbod_json_kind(v));
+    *out = v->valuestring;
+    return TURBO_OK;
+}
+
+int32_t turbod_host_cfg_has(const turbo_config *c, const char *path)
+{
+    return find(c, path) != NULL;
+}
+
+int64_t turbod_host_cfg_len(const turbo_config *c, const char *path)
+{
+    const cJSON *v = find(c, path);
+    int64_t n = 0;
+    if (!cJSON_IsArray(v) && !cJSON_IsObject(v))
+        return -1;
+    for (v = v->child; v; v = v->next)
+        n++;
+    return n;
+}
+
+const char *turbod_host_cfg_key(const turbo_config *c, const char *path, int64_t i)
+{
+    const cJSON *v = find(c, path);
+    if (!cJSON_IsObject(v))
+        return NULL;
+    for (v = v->child; v && i > 0; v = v->next)
+        i--;
+    return v ? v->string : NULL;
+}
+
+turbo_status turbod_host_file_read(const char *folder, const char *name, uint64_t max_bytes,
+                                   uint8_t **bytes, uint64_t *len, turbo_err *err)
+{
+    return turbod_file_read(folder, name, max_bytes, bytes, len, err);
+}
+
+void turbod_host_file_free(uint8_t *bytes)
+{
+    free(bytes);
+}

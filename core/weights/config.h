@@ -1,0 +1,33 @@
+/* core/weights/config.h: config.json (with generation_config.json under the path "generation") and
+ * the functions by which plugins read it. Read-only after open; any thread. */
+#ifndef TURBOD_CONFIG_H
+#define TURBOD_CONFIG_H
+
+#include "turbo/plugin.h"
+
+turbo_status turbod_config_open(const char *folder, turbo_config **out, turbo_err *err);
+void turbod_config_close(turbo_config *c); /* NULL allowed */
+
+/* The slots of turbo_host of the same names; see turbo/plugin.h. */
+turbo_status turbod_host_cfg_int(const turbo_config *c, const char *path, int64_t dflt, int64_t lo,
+                                 int64_t hi, int64_t *out, turbo_err *err);
+turbo_status turbod_host_cfg_num(const turbo_config *c, const char *path, double dflt, double lo,
+                                 double hi, double *out, turbo_err *err);
+turbo_status turbod_host_cfg_bool(const turbo_config *c, const char *path, int32_t dflt,
+                                  int32_t *out, turbo_err *err);
+turbo_status turbod_host_cfg_str(const turbo_config *c, const char *path, const char *dflt,
+                                 const char **out, turbo_err *err);
+int32_t turbod_host_cfg_has(const turbo_config *c, const char *path);
+int64_t turbod_host_cfg_len(const turbo_config *c, const char *path);
+const char *turbod_host_cfg_key(const turbo_config *c, const char *path, int64_t i);
+turbo_status turbod_host_json_open(const char *folder, const char *name, turbo_config **out,
+                                   turbo_err *err);
+turbo_status turbod_host_file_read(const char *folder, const char *name, uint64_t max_bytes,
+                                   uint8_t **bytes, uint64_t *len, turbo_err *err);
+void turbod_host_file_free(uint8_t *bytes);
+
+/* Parses text as if it were a config.json; for tests and `turbo plugin check`. */
+turbo_status turbod_config_parse(const char *text, size_t n, const char *name, turbo_config **out,
+                                 turbo_err *err);
+
+#endif

@@ -1,0 +1,207 @@
+/* core/weights/index.c: see index.h. */
+#include "weights/index.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/checked.h"
+#include "util/err.h"
+#include "util/file.h"
+#include "util/json.h"
+#include "util/log.h"
+
+#define MAX_SHARDS 1024
+#define MAX_INDEX (64u << 20)
+
+struct turbod_index {
+    turbod_st *shards[MAX_SHARDS];
+    size_t n_shards;
+    const turbod_st_tensor **tensors; /* sorted by name */
+    size_t n;
+    uint64_t bytes;
+};
+
+static int by_name(const void *a, const void *b)
+{
+    const turbod_st_tensor *const *x = a, *const *y = b;
+    return strcmp((*x)->name, (*y)->name);
+}
+
+static turbo_status collect(turbod_index *ix, turbo_err *err)
+{
+    size_t total = 0, bytes;
+    for (size_t s = 0; s < ix->n_shards; s++)
+        total += turbod_st_count(ix->shards[s]);
+    if (!turbod_mul(total + 1, sizeof *ix->tensors, &bytes) || !(ix->tensors = malloc(bytes)))
+        return turbod_err(err, TURBO_ENOMEM, "no memory for %zu tensors", total);
+    for (size_t s = 0; s < ix->n_shards; s++)
+        for (size_t i = 0; i < turbod_st_count(ix->shards[s]); i++) {
+            ix->tensors[ix->n] = turbod_st_at(ix->shards[s], i);
+            ix->bytes += ix->tensors[ix->n++]->bytes;
+        }
+    qsort(ix->tensors, ix->n, sizeof *ix->tensors, by_name);
+    for (size_t i = 1; i < ix->n; i++)
+        if (!strcmp(ix->tensors[i - 1]->name, ix->tensors[i]->name))
+            return turbod_err(err, TURBO_EDATA, "tensor %.100s is in two files",
+                              ix->tensors[i]->name);
+    return TURBO_OK;
+}
+
+static turbo_status open_shard(turbod_index *ix, const char *folder, const char *name,
+                               turbo_err *err)
+{
+    for (size_t s = 0; s < ix->n_shards; s++)
+        if (!strcmp(turbod_st_name(ix->shards[s]), name))
+            return TURBO_OK;
+    if (ix->n_shards == MAX_SHARDS)
+        return turbod_err(err, TURBO_EDATA, "the index names more than %d files", MAX_SHARDS);
+    turbo_status st = turbod_st_open(folder, name, &ix->shards[ix->n_shards], err);
+    ix->n_shards += !st;
+    return st;
+}
+
+/* Every name the map promises must be in the file it names. */
+static turbo_status check_map(const turbod_index *ix, const cJSON *map, turbo_err *err)
+{
+    for (const cJSON *v = map->child; v; v = v->next) {
+        const turbod_st_tensor *t = turbod_index_find(ix, v->string);
+        const turbod_st *home = NULL;
+        for (size_t s = 0; s < ix->n_shards && t; s++) {
+            const turbod_st_tensor *first = turbod_st_at(ix->shards[s], 0);
+            if (t >= first && t < first + turbod_st_count(ix->shards[s]))
+                home = ix->shards[s];
+        }
+        if (!home || strcmp(turbod_st_name(home), v->valuestring))
+            return turbod_err(err, TURBO_EDATA,
+                              "model.safetensors.index.json: tensor %.100s is not in %.60s",
+                              v->string, v->valuestring);
+    }
+    return TURBO_OK;
+}
+
+static turbo_status open_sharded(turbod_index *ix, const char *folder, const uint8_t *text,
+                                 uint64_t len, turbo_err *err)
+{
+    static const char file[] = "model.safetensors.index.json";
+    cJSON *root = NULL;
+    turbo_err why;
+    turbo_status st = turbod_json_parse((const char *)text, len, &turbod_json_file, &root, &why);
+    if (st)
+        return turbod_err(err, st == TURBO_ENOMEM ? st : TURBO_EDATA, "%s: %s", file, why.text);
+    const cJSON *map = turbod_json_get(root, "weight_map");
+    if (!cJSON_IsObject(map) || !map->child)
+        st = turbod_err(err, TURBO_EDATA, "%s: weight_map is missing or empty", file);
+    for (const cJSON *v = map ? map->child : NULL; v && !st; v = v->next)
+        st = cJSON_IsString(v) ? open_shard(ix, folder, v->valuestring, err)
+                               : turbod_err(err, TURBO_EDATA, "%s: %.100s names no file", file,
+                                            v->string);
+    if (!st)
+        st = collect(ix, err);
+    if (!st)
+        st = check_map(ix, map, err);
+    double total;
+    if (!st && turbod_json_num(turbod_json_get(turbod_json_get(root, "metadata"), "total_size"), 0,
+                               9e15, &total) &&
+        (uint64_t)total != ix->bytes)
+        turbod_log(TURBO_LOG_WARN, "%s: total_size says %.0f bytes, the files hold %llu", file, total,
+                   (unsigned long long)ix->bytes);
+    cJSON_Delete(root);
+    return st;
+}
+
+static bool exists(const char *folder, const char *name)
+{
+    char path[4096];
+    struct stat st;
+    size_t n = strlen(folder), m = strlen(name);
+    if (n + m + 2 > sizeof path)
+        return false;
+    memcpy(path, folder, n);
+    path[n] = '/';
+    memcpy(path + n + 1, name, m + 1);
+    return lstat(path, &st) == 0;
+}
+
+turbo_status turbod_index_open(const char *folder, turbod_index **out, turbo_err *err)
+{
+    turbod_index *ix = calloc(1, sizeof *ix);
+    if (!ix)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for a tensor index");
+    turbo_status st;
+    if (exists(folder, "model.safetensors.index.json")) {
+        uint8_t *text;
+        uint64_t len;
+        st = turbod_file_read(folder, "model.safetensors.index.json", MAX_INDEX, &text, &len, err);
+        if (!st) {
+            st = open_sharded(ix, folder, text, len, err);
+            free(text);
+        }
+    } else if (exists(folder, "model.safetensors")) {
+        st = open_shard(ix, folder, "model.safetensors", err);
+        if (!st)
+            st = collect(ix, err);
+    } else if (exists(folder, "pytorch_model.bin") || exists(folder, "pytorch_model.bin.index.json")) {
+        st = turbod_err(err, TURBO_EUNSUPPORTED,
+                        "the folder has pytorch_model.bin only; pickle files can run code and are "
+                        "not read: convert the model to safetensors");
+    } else {
+        st = turbod_err(err, TURBO_ENOENT,
+                        "%s has neither model.safetensors nor model.safetensors.index.json", folder);
+    }
+    if (st)
+        turbod_index_close(ix);
+    else
+        *out = ix;
+    return st;
+}
+
+void turbod_index_close(turbod_index *ix)
+{
+    if (!ix)
+        return;
+    for (size_t s = 0; s < ix->n_shards; s++)
+        turbod_st_close(ix->shards[s]);
+    free(ix->tensors);
+    free(ix);
+}
+
+const turbod_st_tensor *turbod_index_find(const turbod_index *ix, const char *name)
+{
+    size_t lo = 0, hi = ix->n;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        int c = strcmp(name, ix->tensors[mid]->name);
+        if (!c)
+            return ix->tensors[mid];
+        if (c < 0)
+            hi = mid;
+        else
+            lo = mid + 1;
+    }
+    return NULL;
+}
+
+size_t turbod_index_count(const turbod_index *ix)
+{
+    return ix->n;
+}
+
+const turbod_st_tensor *turbod_index_at(const turbod_index *ix, size_t i)
+{
+    return ix->tensors[i];
+}
+
+uint64_t turbod_index_bytes(const turbod_index *ix)
+{
+    return ix->bytes;
+}
+
+turbo_status turbod_index_unchanged(const turbod_index *ix, turbo_err *err)
+{
+    turbo_status st = TURBO_OK;
+    for (size_t s = 0; s < ix->n_shards && !st; s++)
+        st = turbod_st_unchanged(ix->shards[s], err);
+    return st;
+}

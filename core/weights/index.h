@@ -1,0 +1,19 @@
+/* core/weights/index.h: the tensors of a model folder by name, over one file or many shards.
+ * Main thread opens; look-ups from any thread. */
+#ifndef TURBOD_INDEX_H
+#define TURBOD_INDEX_H
+
+#include "weights/safetensors.h"
+
+typedef struct turbod_index turbod_index;
+
+/* model.safetensors.index.json when it exists, else model.safetensors. */
+turbo_status turbod_index_open(const char *folder, turbod_index **out, turbo_err *err);
+void turbod_index_close(turbod_index *ix); /* NULL allowed */
+const turbod_st_tensor *turbod_index_find(const turbod_index *ix, const char *name);
+size_t turbod_index_count(const turbod_index *ix);
+const turbod_st_tensor *turbod_index_at(const turbod_index *ix, size_t i); /* sorted by name */
+uint64_t turbod_index_bytes(const turbod_index *ix);
+turbo_status turbod_index_unchanged(const turbod_index *ix, turbo_err *err);
+
+#endif

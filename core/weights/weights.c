@@ -1,0 +1,310 @@
+/* core/weights/weights.c: see weights.h. */
+#include "weights/weights.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/checked.h"
+#include "util/err.h"
+#include "util/log.h"
+#include "weights/index.h"
+
+#define MAX_LISTED 20
+
+typedef enum { LINEAR, VECTOR, ROPE } handle_kind;
+
+typedef struct handle {
+    handle_kind kind;
+    void *ptr;
+    struct handle *next;
+} handle;
+
+struct turbo_weights {
+    turbod_weights_opts opts;
+    turbod_index *index; /* NULL after unmap */
+    handle *handles;
+    uint64_t device_bytes;
+    uint64_t done, total; /* file bytes turned into handles, for progress */
+};
+
+turbo_status turbod_weights_open(const char *folder, const turbod_weights_opts *opts,
+                                 turbo_weights **out, turbo_err *err)
+{
+    turbo_weights *w = calloc(1, sizeof *w);
+    if (!w)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for weights");
+    w->opts = *opts;
+    turbo_status st = turbod_index_open(folder, &w->index, err);
+    if (st) {
+        turbod_weights_close(w);
+        return st;
+    }
+    w->total = turbod_index_bytes(w->index);
+    *out = w;
+    return TURBO_OK;
+}
+
+turbo_status turbod_weights_unmap(turbo_weights *w, turbo_err *err)
+{
+    turbo_status st = turbod_index_unchanged(w->index, err);
+    turbod_index_close(w->index);
+    w->index = NULL;
+    if (w->opts.progress)
+        w->opts.progress(w->opts.progress_ctx, w->total, w->total);
+    return st;
+}
+
+uint64_t turbod_weights_bytes(const turbo_weights *w)
+{
+    return w->device_bytes;
+}
+
+void turbod_weights_close(turbo_weights *w)
+{
+    if (!w)
+        return;
+    while (w->handles) {
+        handle *h = w->handles;
+        w->handles = h->next;
+        if (h->kind == LINEAR)
+            turbok_linear_free(w->opts.device, h->ptr);
+        else if (h->kind == VECTOR)
+            turbok_vector_free(w->opts.device, h->ptr);
+        else
+            turbok_rope_free(w->opts.device, h->ptr);
+        free(h);
+    }
+    turbod_index_close(w->index);
+    free(w);
+}
+
+/* ---- comparing the folder with the architecture ----------------------------------------------- */
+
+typedef struct checker {
+    turbo_weights *w;
+    turbo_err first;
+    int faults;
+    size_t found; /* tensors of the folder that the architecture names */
+} checker;
+
+static void shape_text(char *out, size_t cap, const uint64_t *dims, uint32_t n)
+{
+    size_t at = 0;
+    for (uint32_t i = 0; i < n && at < cap; i++) {
+        int k = snprintf(out + at, cap - at, "%s%llu", i ? "," : "", (unsigned long long)dims[i]);
+        at += k > 0 ? (size_t)k : 0;
+    }
+    if (!n)
+        out[0] = '\0';
+}
+
+static void report(checker *c, const char *text)
+{
+    if (!c->faults)
+        turbod_err(&c->first, TURBO_EDATA, "%s", text);
+    if (c->faults++ < MAX_LISTED)
+        turbod_log(TURBO_LOG_ERROR, "%s", text);
+}
+
+static turbo_status expect_one(void *ctx, const turbo_tensor_spec *spec)
+{
+    checker *c = ctx;
+    char text[240], want[96], found[96];
+    uint64_t dims[4] = {0};
+    const turbod_st_tensor *t = turbod_index_find(c->w->index, spec->name);
+    if (spec->ndim < 1 || spec->ndim > 4)
+        return TURBO_EINTERNAL;
+    for (int32_t i = 0; i < spec->ndim; i++)
+        dims[i] = (uint64_t)spec->dims[i];
+    if (!t) {
+        if (!spec->optional) {
+            snprintf(text, sizeof text, "tensor %.120s is missing", spec->name);
+            report(c, text);
+        }
+        return TURBO_OK;
+    }
+    c->found++;
+    shape_text(want, sizeof want, dims, (uint32_t)spec->ndim);
+    shape_text(found, sizeof found, t->dims, t->ndim);
+    if (t->ndim != (uint32_t)spec->ndim || memcmp(t->dims, dims, t->ndim * sizeof dims[0])) {
+        snprintf(text, sizeof text, "tensor %.80s has the shape [%s], config.json says [%s]",
+                 spec->name, found, want);
+        report(c, text);
+    } else if (t->dtype != TURBO_F32 && t->dtype != TURBO_F16 && t->dtype != TURBO_BF16) {
+        snprintf(text, sizeof text, "tensor %.80s is %s; F32, F16 and BF16 are computed here",
+                 spec->name, t->dtype_name);
+        report(c, text);
+    }
+    return TURBO_OK;
+}
+
+turbo_status turbod_weights_check(turbo_weights *w, const turbo_host *host,
+                                  const turbo_model_vtbl *vtbl, const turbo_config *config,
+                                  turbo_err *err)
+{
+    checker c = {.w = w};
+    turbo_status st = vtbl->expect(host, config, expect_one, &c, err);
+    if (st)
+        return st;
+    if (c.faults > 1)
+        return turbod_err(err, TURBO_EDATA, "%.180s (and %d more)", c.first.text, c.faults - 1);
+    if (c.faults)
+        return turbod_err(err, TURBO_EDATA, "%s", c.first.text);
+    size_t extra = turbod_index_count(w->index) - c.found;
+    if (extra)
+        turbod_log(TURBO_LOG_WARN, "%zu tensors of the folder are not used by %s", extra, vtbl->id);
+    return TURBO_OK;
+}
+
+/* ---- handles ------------------------------------------------------------------------------------ */
+
+typedef struct finite_scan {
+    const turbod_st_tensor *t;
+    _Atomic bool bad;
+} finite_scan;
+
+/* A number is NaN or infinite exactly when its exponent bits are all set. Data may be unaligned. */
+static bool any_nonfinite(const uint8_t *p, uint64_t n, int32_t dtype)
+{
+    if (dtype == TURBO_F32) {
+        for (uint64_t i = 0; i < n; i++) {
+            uint32_t v;
+            memcpy(&v, p + 4 * i, 4);
+            if ((v & 0x7f800000u) == 0x7f800000u)
+                return true;
+        }
+        return false;
+    }
+    const uint16_t mask = dtype == TURBO_F16 ? 0x7c00 : 0x7f80;
+    for (uint64_t i = 0; i < n; i++) {
+        uint16_t v;
+        memcpy(&v, p + 2 * i, 2);
+        if ((v & mask) == mask)
+            return true;
+    }
+    return false;
+}
+
+static void scan_part(void *ctx, int i, int n)
+{
+    finite_scan *s = ctx;
+    uint64_t size = s->t->dtype == TURBO_F32 ? 4 : 2, count = s->t->bytes / size;
+    uint64_t from = count / (uint64_t)n * (uint64_t)i;
+    uint64_t to = i == n - 1 ? count : count / (uint64_t)n * (uint64_t)(i + 1);
+    if (any_nonfinite(s->t->data + from * size, to - from, s->t->dtype))
+        s->bad = true;
+}
+
+static turbo_status take(turbo_weights *w, const char *name, const char *suffix, uint32_t ndim,
+                         int64_t d0, int64_t d1, const turbod_st_tensor **out, turbo_err *err)
+{
+    char full[640];
+    int k = snprintf(full, sizeof full, "%s%s", name, suffix);
+    if (k < 0 || (size_t)k >= sizeof full)
+        return turbod_err(err, TURBO_EINVAL, "a tensor name is too long");
+    if (!w->index || !w->opts.device)
+        return turbod_err(err, TURBO_EINTERNAL, "weights are read only while a model opens");
+    const turbod_st_tensor *t = turbod_index_find(w->index, full);
+    if (!t)
+        return turbod_err(err, TURBO_ENOENT, "tensor %.200s is missing", full);
+    if (t->ndim != ndim || t->dims[0] != (uint64_t)d0 || (ndim > 1 && t->dims[1] != (uint64_t)d1))
+        return turbod_err(err, TURBO_EDATA, "tensor %.150s does not have the shape its model asks for",
+                          full);
+    if (t->dtype != TURBO_F32 && t->dtype != TURBO_F16 && t->dtype != TURBO_BF16)
+        return turbod_err(err, TURBO_EUNSUPPORTED, "tensor %.100s is %s; F32, F16 or BF16 is needed",
+                          full, t->dtype_name);
+    finite_scan scan = {.t = t};
+    if (!w->opts.allow_nonfinite)
+        turbok_parallel(w->opts.device, scan_part, &scan);
+    if (scan.bad)
+        return turbod_err(err, TURBO_EDATA,
+                          "tensor %.120s holds NaN or infinity; the file is damaged "
+                          "(allow_nonfinite = true loads it all the same)",
+                          full);
+    *out = t;
+    return TURBO_OK;
+}
+
+static void used(turbo_weights *w, const turbod_st_tensor *t)
+{
+    turbod_st_release(t);
+    w->done += t->bytes;
+    if (w->opts.progress)
+        w->opts.progress(w->opts.progress_ctx, w->done, w->total);
+}
+
+static turbo_status keep(turbo_weights *w, handle_kind kind, void *ptr, turbo_err *err)
+{
+    handle *h = calloc(1, sizeof *h);
+    if (!h)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for a weight handle");
+    *h = (handle){kind, ptr, w->handles};
+    w->handles = h;
+    return TURBO_OK;
+}
+
+turbo_status turbod_host_linear(turbo_weights *w, const char *name, int64_t out_dim, int64_t in_dim,
+                                uint32_t flags, const turbo_linear **out, turbo_err *err)
+{
+    const turbod_st_tensor *t, *bias = NULL;
+    turbo_status st = take(w, name, ".weight", 2, out_dim, in_dim, &t, err);
+    if (st)
+        return st;
+    if (flags & (TURBO_LINEAR_BIAS | TURBO_LINEAR_OPTIONAL_BIAS)) {
+        st = take(w, name, ".bias", 1, out_dim, 0, &bias, err);
+        if (st == TURBO_ENOENT && !(flags & TURBO_LINEAR_BIAS))
+            st = TURBO_OK;
+        if (st)
+            return st;
+    }
+    turbo_linear *l = NULL;
+    st = turbok_linear_new(w->opts.device, t->dtype, t->data, out_dim, in_dim,
+                           bias ? bias->data : NULL, bias ? bias->dtype : TURBO_F32, flags, &l, err);
+    if (!st && (st = keep(w, LINEAR, l, err)))
+        turbok_linear_free(w->opts.device, l);
+    if (st)
+        return st;
+    w->device_bytes += turbok_linear_bytes(w->opts.device, t->dtype, out_dim, in_dim, bias != NULL,
+                                           flags);
+    used(w, t);
+    if (bias)
+        used(w, bias);
+    *out = l;
+    return TURBO_OK;
+}
+
+turbo_status turbod_host_vector(turbo_weights *w, const char *name, int64_t n,
+                                const turbo_vector **out, turbo_err *err)
+{
+    const turbod_st_tensor *t;
+    turbo_vector *v = NULL;
+    turbo_status st = take(w, name, ".weight", 1, n, 0, &t, err);
+    if (!st)
+        st = turbok_vector_new(w->opts.device, t->dtype, t->data, n, &v, err);
+    if (!st && (st = keep(w, VECTOR, v, err)))
+        turbok_vector_free(w->opts.device, v);
+    if (st)
+        return st;
+    w->device_bytes += (uint64_t)n * sizeof(float);
+    used(w, t);
+    *out = v;
+    return TURBO_OK;
+}
+
+turbo_status turbod_host_rope(turbo_weights *w, const turbo_rope_spec *spec, const turbo_rope **out,
+                              turbo_err *err)
+{
+    turbo_rope *r = NULL;
+    turbo_status st = turbok_rope_new(w->opts.device, spec, &r, err);
+    if (!st && (st = keep(w, ROPE, r, err)))
+        turbok_rope_free(w->opts.device, r);
+    if (!st)
+        *out = r;
+    return st;
+}
+
+int32_t turbod_host_has_tensor(const turbo_weights *w, const char *name)
+{
+    return w->index && turbod_index_find(w->index, name) != NULL;
+}
