@@ -22,8 +22,7 @@ typedef enum {
     TURBOK_ISA_AUTO = 0,
     TURBOK_ISA_SCALAR,
     TURBOK_ISA_AVX2,
-    TURBOK_ISA_AVX512, /* F, BW, DQ, VL */
-    TURBOK_ISA_AVX512BF16
+    TURBOK_ISA_AVX512 /* F, BW, DQ, VL */
 } turbok_isa;
 
 typedef struct turbok_device_opts {
@@ -35,11 +34,13 @@ typedef struct turbok_device_opts {
 
 turbo_status turbok_device_open(const turbok_device_opts *opts, turbok_device **out, turbo_err *err);
 void turbok_device_close(turbok_device *d); /* NULL allowed; after all handles made from it are freed */
-const char *turbok_device_name(const turbok_device *d); /* "cpu avx512bf16, 2 threads" */
+const char *turbok_device_name(const turbok_device *d); /* "cpu avx512, 2 threads" */
 turbok_isa turbok_device_isa(const turbok_device *d);
 int turbok_device_threads(const turbok_device *d);
 const turbo_ops *turbok_device_ops(const turbok_device *d);
 turbo_exec *turbok_device_exec(turbok_device *d);
+/* Bytes of weights and vectors that live on the device now. */
+uint64_t turbok_device_alloc_bytes(const turbok_device *d);
 
 /* Runs fn(ctx, i, n) for i = 0..n-1 on the pool, n = number of threads, and returns when all did.
  * For load-time work such as repacking or scanning. */

@@ -3,6 +3,8 @@
 #ifndef TURBOD_CONFIG_H
 #define TURBOD_CONFIG_H
 
+#include <stddef.h>
+
 #include "turbo/plugin.h"
 
 turbo_status turbod_config_open(const char *folder, turbo_config **out, turbo_err *err);

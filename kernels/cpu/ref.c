@@ -1,0 +1,123 @@
+/* kernels/cpu/ref.c: the scalar reference of every primitive, written to be read. Everything faster
+ * is checked against this file. Compiled without contraction: what stands here is what is computed. */
+#include <math.h>
+#include <string.h>
+
+#include "cpu/half.h"
+#include "prim.h"
+
+static float element(int32_t dtype, const void *p, int64_t i)
+{
+    if (dtype == TURBO_F32) {
+        float f;
+        memcpy(&f, (const char *)p + 4 * i, 4);
+        return f;
+    }
+    uint16_t h;
+    memcpy(&h, (const char *)p + 2 * i, 2);
+    return dtype == TURBO_F16 ? turbok_f16_to_f32(h) : turbok_bf16_to_f32(h);
+}
+
+static void gemm_tile(int32_t dtype, const void *w, const float *x, int64_t ldx, int rows, int64_t n,
+                      float *acc)
+{
+    for (int64_t k = 0; k < n; k++)
+        for (int lane = 0; lane < TURBOK_TILE; lane++) {
+            float v = element(dtype, w, k * TURBOK_TILE + lane);
+            for (int r = 0; r < rows; r++)
+                acc[r * TURBOK_TILE + lane] = fmaf(x[r * ldx + k], v, acc[r * TURBOK_TILE + lane]);
+        }
+}
+
+static void rmsnorm(float *h, const float *delta, const float *w, float eps, int64_t n, float *out)
+{
+    float lanes[16] = {0};
+    for (int64_t i = 0; i < n; i++) {
+        if (delta)
+            h[i] += delta[i];
+        lanes[i % 16] = fmaf(h[i], h[i], lanes[i % 16]);
+    }
+    double sum = 0;
+    for (int l = 0; l < 16; l++)
+        sum += (double)lanes[l];
+    float r = 1.0f / sqrtf((float)(sum / (double)n) + eps);
+    for (int64_t i = 0; i < n; i++)
+        out[i] = w[i] * (h[i] * r);
+}
+
+static float activate(int32_t act, float x)
+{
+    switch (act) {
+    case TURBO_ACT_GELU_ERF: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+    case TURBO_ACT_GELU_TANH:
+        return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+    case TURBO_ACT_QUICK_GELU: return x / (1.0f + expf(-1.702f * x));
+    default: return x / (1.0f + expf(-x));
+    }
+}
+
+static void gated(int32_t act, const float *gate, const float *up, int64_t n, float *out)
+{
+    for (int64_t i = 0; i < n; i++)
+        out[i] = activate(act, gate[i]) * up[i];
+}
+
+static void widen(int32_t dtype, const void *in, int64_t n, float *out)
+{
+    for (int64_t i = 0; i < n; i++)
+        out[i] = element(dtype, in, i);
+}
+
+static void narrow(int32_t dtype, const float *in, int64_t n, void *out)
+{
+    for (int64_t i = 0; i < n; i++) {
+        if (dtype == TURBO_F32) {
+            memcpy((char *)out + 4 * i, &in[i], 4);
+        } else {
+            uint16_t h = dtype == TURBO_F16 ? turbok_f32_to_f16(in[i]) : turbok_f32_to_bf16(in[i]);
+            memcpy((char *)out + 2 * i, &h, 2);
+        }
+    }
+}
+
+static void scores(const float *q, const float *k, int64_t n, int64_t d, float scale, float *s)
+{
+    for (int64_t j = 0; j < n; j++) {
+        float sum = 0;
+        for (int64_t i = 0; i < d; i++)
+            sum = fmaf(q[i], k[j * d + i], sum);
+        s[j] = scale * sum;
+    }
+}
+
+static float softmax(float *s, int64_t n, float m)
+{
+    float sum = 0;
+    for (int64_t j = 0; j < n; j++) {
+        s[j] = expf(s[j] - m);
+        sum += s[j];
+    }
+    return sum;
+}
+
+static void mix(float *out, float f, const float *p, const float *v, int64_t n, int64_t d)
+{
+    for (int64_t i = 0; i < d; i++) {
+        float a = out[i] * f;
+        for (int64_t j = 0; j < n; j++)
+            a = fmaf(p[j], v[j * d + i], a);
+        out[i] = a;
+    }
+}
+
+const turbok_prim turbok_prim_scalar = {
+    .name = "scalar",
+    .gemm_tile = gemm_tile,
+    .rmsnorm = rmsnorm,
+    .gated = gated,
+    .widen = widen,
+    .narrow = narrow,
+    .scores = scores,
+    .softmax = softmax,
+    .mix = mix,
+};

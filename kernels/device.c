@@ -1,0 +1,209 @@
+/* kernels/device.c: a CPU device: instruction set, thread pool, memory and the op table. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "internal.h"
+
+turbo_status turbok_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
+{
+    va_list ap;
+    if (err) {
+        va_start(ap, fmt);
+        vsnprintf(err->text, sizeof err->text, fmt, ap);
+        va_end(ap);
+    }
+    return s;
+}
+
+#define HUGE_FROM (4u << 20)
+
+void *turbok_alloc(turbok_device *d, size_t bytes)
+{
+    size_t rounded = (bytes + 63) / 64 * 64;
+    if (rounded < bytes)
+        return NULL;
+    void *p;
+    if (rounded >= HUGE_FROM) {
+        p = mmap(NULL, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED)
+            return NULL;
+        madvise(p, rounded, MADV_HUGEPAGE); /* advice: fewer TLB misses when it is taken */
+    } else {
+        p = aligned_alloc(64, rounded ? rounded : 64);
+        if (!p)
+            return NULL;
+    }
+    d->alloc_bytes += rounded;
+    return p;
+}
+
+void turbok_release(turbok_device *d, void *p, size_t bytes)
+{
+    size_t rounded = (bytes + 63) / 64 * 64;
+    if (!p)
+        return;
+    d->alloc_bytes -= rounded;
+    if (rounded >= HUGE_FROM)
+        munmap(p, rounded);
+    else
+        free(p);
+}
+
+static bool has_isa(turbok_isa isa)
+{
+#if defined(__x86_64__)
+    if (isa == TURBOK_ISA_AVX2)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+               __builtin_cpu_supports("f16c");
+    if (isa == TURBOK_ISA_AVX512)
+        return has_isa(TURBOK_ISA_AVX2) && __builtin_cpu_supports("avx512f") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl");
+#endif
+    return isa == TURBOK_ISA_SCALAR;
+}
+
+static const turbok_prim *prim_of(turbok_isa isa)
+{
+#if defined(__x86_64__)
+    if (isa == TURBOK_ISA_AVX512)
+        return &turbok_prim_avx512;
+    if (isa == TURBOK_ISA_AVX2)
+        return &turbok_prim_avx2;
+#endif
+    return isa == TURBOK_ISA_SCALAR ? &turbok_prim_scalar : NULL;
+}
+
+turbo_status turbok_device_open(const turbok_device_opts *o, turbok_device **out, turbo_err *err)
+{
+    turbok_isa isa = o->isa;
+    if (isa == TURBOK_ISA_AUTO)
+        isa = has_isa(TURBOK_ISA_AVX512) ? TURBOK_ISA_AVX512
+              : has_isa(TURBOK_ISA_AVX2) ? TURBOK_ISA_AVX2
+                                         : TURBOK_ISA_SCALAR;
+    if (!has_isa(isa))
+        return turbok_fail(err, TURBO_EUNSUPPORTED,
+                           "this CPU does not have the instruction set that isa asks for; use auto");
+    if (o->threads < 0 || o->threads > 256)
+        return turbok_fail(err, TURBO_EINVAL, "threads is %d; 0 to 256 are possible", o->threads);
+    turbok_device *d = calloc(1, sizeof *d);
+    if (!d)
+        return turbok_fail(err, TURBO_ENOMEM, "no memory for a device");
+    d->isa = isa;
+    d->exec.prim = prim_of(isa);
+    turbo_status st = turbok_pool_new(o->threads, o->pin, o->spin_us, &d->exec.pool, err);
+    if (!st) {
+        d->exec.scratch = calloc((size_t)turbok_pool_threads(d->exec.pool), sizeof *d->exec.scratch);
+        st = d->exec.scratch ? turbok_scratch_fit(d, 64, err)
+                             : turbok_fail(err, TURBO_ENOMEM, "no memory for a device");
+    }
+    if (st) {
+        turbok_device_close(d);
+        return st;
+    }
+    snprintf(d->name, sizeof d->name, "cpu %s, %d thread%s", d->exec.prim->name,
+             turbok_pool_threads(d->exec.pool), turbok_pool_threads(d->exec.pool) == 1 ? "" : "s");
+    d->ops = (turbo_ops){
+        .size = sizeof d->ops,
+        .act_dtype = TURBO_F32,
+#define OP(name, ret, args) .name = turbok_op_##name,
+#include "ops.def"
+#undef OP
+    };
+    *out = d;
+    return TURBO_OK;
+}
+
+static void scratch_free(turbok_device *d)
+{
+    int n = d->exec.pool ? turbok_pool_threads(d->exec.pool) : 0;
+    for (int i = 0; i < n && d->exec.scratch; i++)
+        free(d->exec.scratch[i].k);
+}
+
+turbo_status turbok_scratch_fit(turbok_device *d, int32_t dim, turbo_err *err)
+{
+    if (dim <= d->scratch_dim)
+        return TURBO_OK;
+    scratch_free(d);
+    size_t D = ((size_t)dim + 15) / 16 * 16;
+    size_t floats = (2 * TURBOK_CHUNK + TURBOK_QROWS) * D + TURBOK_CHUNK + 2 * TURBOK_QROWS + D;
+    for (int i = 0; i < turbok_pool_threads(d->exec.pool); i++) {
+        turbok_scratch *s = &d->exec.scratch[i];
+        float *p = aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64);
+        *s = (turbok_scratch){.k = p};
+        if (!p)
+            return turbok_fail(err, TURBO_ENOMEM, "no memory for attention scratch");
+        s->v = p + TURBOK_CHUNK * D;
+        s->acc = s->v + TURBOK_CHUNK * D;
+        s->s = s->acc + TURBOK_QROWS * D;
+        s->m = s->s + TURBOK_CHUNK;
+        s->l = s->m + TURBOK_QROWS;
+        s->inv = s->l + TURBOK_QROWS;
+    }
+    d->scratch_dim = dim;
+    return TURBO_OK;
+}
+
+void turbok_device_close(turbok_device *d)
+{
+    if (!d)
+        return;
+    scratch_free(d);
+    turbok_pool_free(d->exec.pool);
+    free(d->exec.scratch);
+    free(d);
+}
+
+const char *turbok_device_name(const turbok_device *d)
+{
+    return d->name;
+}
+
+turbok_isa turbok_device_isa(const turbok_device *d)
+{
+    return d->isa;
+}
+
+int turbok_device_threads(const turbok_device *d)
+{
+    return turbok_pool_threads(d->exec.pool);
+}
+
+const turbo_ops *turbok_device_ops(const turbok_device *d)
+{
+    return &d->ops;
+}
+
+turbo_exec *turbok_device_exec(turbok_device *d)
+{
+    return &d->exec;
+}
+
+uint64_t turbok_device_alloc_bytes(const turbok_device *d)
+{
+    return d->alloc_bytes;
+}
+
+typedef struct split {
+    turbok_task fn;
+    void *ctx;
+    int n;
+} split;
+
+static void run_split(void *ctx, int64_t from, int64_t to, int thread)
+{
+    split *s = ctx;
+    (void)thread;
+    for (int64_t i = from; i < to; i++)
+        s->fn(s->ctx, (int)i, s->n);
+}
+
+void turbok_parallel(turbok_device *d, turbok_task fn, void *ctx)
+{
+    split s = {fn, ctx, turbok_pool_threads(d->exec.pool)};
+    turbok_pool_for(d->exec.pool, s.n, 1, run_split, &s);
+}

@@ -1,0 +1,85 @@
+/* kernels/internal.h: the structs behind the handles of turbok.h; for kernels/ only. */
+#ifndef TURBOK_INTERNAL_H
+#define TURBOK_INTERNAL_H
+
+#include "pool.h"
+#include "prim.h"
+
+/* Scratch of one thread: what attention needs for one work item. */
+typedef struct turbok_scratch {
+    float *k, *v;      /* [64, D] a chunk of keys and values in fp32 */
+    float *acc;        /* [TURBOK_QROWS, D] */
+    float *s;          /* [64] scores of one query */
+    float *m, *l;      /* [TURBOK_QROWS] running maximum and sum */
+    float *inv;        /* [D/2] rotary frequencies of one sequence */
+} turbok_scratch;
+
+#define TURBOK_QROWS 64 /* query rows (tokens x heads) of one attention work item */
+#define TURBOK_CHUNK 64 /* keys between two updates of the running softmax, on absolute positions */
+
+struct turbo_exec {
+    const turbok_prim *prim;
+    turbok_pool *pool;
+    turbok_scratch *scratch; /* [threads] */
+};
+
+struct turbok_device {
+    struct turbo_exec exec;
+    turbo_ops ops;
+    turbok_isa isa;
+    char name[64];
+    int32_t scratch_dim; /* head size the scratch was made for */
+    uint64_t alloc_bytes;
+};
+
+struct turbo_linear {
+    int32_t dtype;
+    int32_t reserved;
+    int64_t out, in, tiles;
+    void *data;  /* [tiles, in, 64] */
+    float *bias; /* [tiles*64] or NULL */
+    size_t data_bytes;
+};
+
+struct turbo_vector {
+    int64_t n;
+    float *data; /* [n] f32 */
+};
+
+struct turbo_rope {
+    turbo_rope_spec spec;
+    int32_t table_len;
+    float *inv;    /* [dim/2] of the unscaled-by-length base */
+    float *cosine; /* [table_len, dim/2] */
+    float *sine;
+};
+
+struct turbok_kv_pool {
+    turbok_kv_dims dims;
+    int32_t n_blocks, n_free;
+    size_t block_bytes, map_bytes;
+    char *map;
+    int32_t *refs;      /* [n_blocks] */
+    int32_t *free_list; /* [n_blocks], the first n_free are free */
+};
+
+/* 64-byte aligned memory, on huge pages when it is large; counted in the device. */
+void *turbok_alloc(turbok_device *d, size_t bytes);
+void turbok_release(turbok_device *d, void *p, size_t bytes);
+/* Makes the scratch fit heads of size dim. Not while ops run. */
+turbo_status turbok_scratch_fit(turbok_device *d, int32_t dim, turbo_err *err);
+turbo_status turbok_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* kv/pool.c: where token pos of a table keeps K or V of a layer and head. */
+char *turbok_kv_at(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t layer, bool value,
+                   int32_t head, int32_t pos);
+/* nn/rope.c: frequencies of a sequence whose RoPE length is rope_len, into inv [dim/2]. */
+void turbok_rope_inv(const turbo_rope *r, int32_t rope_len, float *inv);
+
+/* The ops, one file each in nn/. */
+#define OP(name, ret, args) ret turbok_op_##name args;
+#include "ops.def"
+#undef OP
+
+#endif

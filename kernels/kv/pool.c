@@ -1,0 +1,130 @@
+/* kernels/kv/pool.c: the KV region, its free list and reference counts.
+ * Block b holds, for each layer: K [K,block_tokens,D], then V of the same shape. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "internal.h"
+
+static bool good_dims(const turbok_kv_dims *d)
+{
+    return d->n_layers >= 1 && d->n_layers <= 4096 && d->n_kv >= 1 && d->n_kv <= 4096 &&
+           d->head_dim >= 1 && d->head_dim <= 4096 && d->block_tokens >= 8 &&
+           d->block_tokens <= 1024 && d->block_tokens % 8 == 0 &&
+           (d->dtype == TURBO_F32 || d->dtype == TURBO_F16 || d->dtype == TURBO_BF16);
+}
+
+uint64_t turbok_kv_block_bytes(const turbok_kv_dims *d)
+{
+    uint64_t n = 2;
+    if (!good_dims(d) || __builtin_mul_overflow(n, (uint64_t)d->n_layers, &n) ||
+        __builtin_mul_overflow(n, (uint64_t)d->n_kv, &n) ||
+        __builtin_mul_overflow(n, (uint64_t)d->head_dim, &n) ||
+        __builtin_mul_overflow(n, (uint64_t)d->block_tokens, &n) ||
+        __builtin_mul_overflow(n, (uint64_t)turbok_dtype_size(d->dtype), &n))
+        return 0;
+    return n;
+}
+
+turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, int32_t n_blocks,
+                                turbok_kv_pool **out, turbo_err *err)
+{
+    uint64_t block = turbok_kv_block_bytes(dims), total;
+    if (!block || n_blocks < 1 || __builtin_mul_overflow(block, (uint64_t)n_blocks, &total) ||
+        total > SIZE_MAX / 2)
+        return turbok_fail(err, TURBO_EINVAL, "a KV cache of %d blocks of %llu bytes is not possible",
+                           n_blocks, (unsigned long long)block);
+    turbo_status st = turbok_scratch_fit(d, dims->head_dim, err);
+    if (st)
+        return st;
+    turbok_kv_pool *p = calloc(1, sizeof *p);
+    if (p) {
+        p->refs = calloc((size_t)n_blocks, sizeof *p->refs);
+        p->free_list = calloc((size_t)n_blocks, sizeof *p->free_list);
+        /* Pages are taken when they are first written; the size was measured to fit before. */
+        p->map = mmap(NULL, total, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    }
+    if (!p || !p->refs || !p->free_list || p->map == MAP_FAILED) {
+        if (p) {
+            free(p->refs);
+            free(p->free_list);
+            if (p->map && p->map != MAP_FAILED)
+                munmap(p->map, total);
+        }
+        free(p);
+        return turbok_fail(err, TURBO_ENOMEM, "no memory for a KV cache of %llu MiB",
+                           (unsigned long long)(total >> 20));
+    }
+    p->dims = *dims;
+    p->n_blocks = p->n_free = n_blocks;
+    p->block_bytes = block;
+    p->map_bytes = total;
+    for (int32_t i = 0; i < n_blocks; i++)
+        p->free_list[i] = n_blocks - 1 - i;
+    *out = p;
+    return TURBO_OK;
+}
+
+void turbok_kv_pool_free(turbok_kv_pool *p)
+{
+    if (!p)
+        return;
+    munmap(p->map, p->map_bytes);
+    free(p->refs);
+    free(p->free_list);
+    free(p);
+}
+
+int32_t turbok_kv_pool_total(const turbok_kv_pool *p)
+{
+    return p->n_blocks;
+}
+
+int32_t turbok_kv_pool_free_count(const turbok_kv_pool *p)
+{
+    return p->n_free;
+}
+
+int32_t turbok_kv_block_get(turbok_kv_pool *p)
+{
+    if (!p->n_free)
+        return -1;
+    int32_t b = p->free_list[--p->n_free];
+    p->refs[b] = 1;
+    return b;
+}
+
+void turbok_kv_block_ref(turbok_kv_pool *p, int32_t block)
+{
+    p->refs[block]++;
+}
+
+void turbok_kv_block_put(turbok_kv_pool *p, int32_t block)
+{
+    if (--p->refs[block])
+        return;
+#ifdef TURBOK_DEBUG
+    memset(p->map + (size_t)block * p->block_bytes, 0xff, p->block_bytes); /* NaN in every type */
+#endif
+    p->free_list[p->n_free++] = block;
+}
+
+char *turbok_kv_at(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t layer, bool value,
+                   int32_t head, int32_t pos)
+{
+    const turbok_kv_dims *d = &p->dims;
+    size_t row = (size_t)(layer * 2 + value) * (size_t)d->n_kv + (size_t)head;
+    size_t bt = (size_t)d->block_tokens;
+    size_t elt = (row * bt + (size_t)pos % bt) * (size_t)d->head_dim;
+    return p->map + (size_t)t->blocks[pos / d->block_tokens] * p->block_bytes +
+           elt * turbok_dtype_size(d->dtype);
+}
+
+void turbok_kv_read(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t layer, int32_t pos,
+                    bool value, float *out)
+{
+    for (int32_t h = 0; h < p->dims.n_kv; h++)
+        turbok_prim_scalar.widen(p->dims.dtype, turbok_kv_at(p, t, layer, value, h, pos),
+                                 p->dims.head_dim, out + (size_t)h * (size_t)p->dims.head_dim);
+}

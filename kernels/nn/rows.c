@@ -1,0 +1,76 @@
+/* kernels/nn/rows.c: the ops that go row by row: embedding, RMSNorm, gather. */
+#include <string.h>
+
+#include "internal.h"
+
+typedef struct embed_job {
+    const turbok_prim *prim;
+    const turbo_linear *table;
+    const turbo_batch *b;
+    float *out; /* [T,E] */
+} embed_job;
+
+static void embed_range(void *ctx, int64_t from, int64_t to, int thread)
+{
+    const embed_job *j = ctx;
+    const turbo_linear *w = j->table;
+    size_t es = turbok_dtype_size(w->dtype), E = (size_t)w->in;
+    (void)thread;
+    for (int64_t t = from; t < to; t++) {
+        float *out = j->out + (size_t)t * E;
+        if (j->b->embed_rows && j->b->embed_index[t] >= 0) {
+            memcpy(out, (const float *)j->b->embed_rows + (size_t)j->b->embed_index[t] * E,
+                   E * sizeof *out);
+            continue;
+        }
+        size_t id = (size_t)j->b->tokens[t];
+        const char *lane = (const char *)w->data +
+                           (id / TURBOK_TILE * E * TURBOK_TILE + id % TURBOK_TILE) * es;
+        for (size_t k = 0; k < E; k++)
+            j->prim->widen(w->dtype, lane + k * TURBOK_TILE * es, 1, out + k);
+    }
+}
+
+void turbok_op_embed(turbo_exec *x, const turbo_linear *table, const turbo_batch *b, void *out)
+{
+    /* The scalar conversion: elements of a row lie a tile apart, so there is no vector to load. */
+    embed_job j = {&turbok_prim_scalar, table, b, out};
+    turbok_pool_for(x->pool, b->n_tokens, 16, embed_range, &j);
+}
+
+typedef struct norm_job {
+    const turbok_prim *prim;
+    float *h;
+    const float *delta;
+    const turbo_vector *w;
+    float eps;
+    int32_t E;
+    float *out;
+} norm_job;
+
+static void norm_range(void *ctx, int64_t from, int64_t to, int thread)
+{
+    const norm_job *j = ctx;
+    (void)thread;
+    for (int64_t t = from; t < to; t++) {
+        size_t at = (size_t)t * (size_t)j->E;
+        j->prim->rmsnorm(j->h + at, j->delta ? j->delta + at : NULL, j->w->data, j->eps, j->E,
+                         j->out + at);
+    }
+}
+
+void turbok_op_rmsnorm(turbo_exec *x, void *h, const void *delta, const turbo_vector *w, float eps,
+                       int32_t T, int32_t E, void *out)
+{
+    norm_job j = {x->prim, h, delta, w, eps, E, out};
+    turbok_pool_for(x->pool, T, 16, norm_range, &j);
+}
+
+void turbok_op_gather(turbo_exec *x, const void *in, const int32_t *index, int32_t R, int32_t E,
+                      void *out)
+{
+    (void)x;
+    for (int32_t r = 0; r < R; r++)
+        memcpy((float *)out + (size_t)r * (size_t)E,
+               (const float *)in + (size_t)index[r] * (size_t)E, (size_t)E * sizeof(float));
+}

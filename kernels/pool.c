@@ -1,0 +1,202 @@
+/* kernels/pool.c: see pool.h. */
+#include "pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define MAX_THREADS 256
+
+typedef struct worker {
+    turbok_pool *pool;
+    int index;
+    pthread_t thread;
+} worker;
+
+struct turbok_pool {
+    int n; /* threads, the caller included */
+    int spin_us;
+    worker workers[MAX_THREADS];
+    int started; /* workers running, for shutdown after a failed start */
+
+    _Alignas(64) _Atomic uint64_t round; /* a new value announces a loop */
+    _Alignas(64) _Atomic int busy;       /* workers still inside the loop */
+    _Alignas(64) _Atomic int64_t next;   /* first item not handed out */
+    int64_t end, grain;
+    turbok_range_fn fn;
+    void *ctx;
+    bool quit;
+
+    pthread_mutex_t mu;
+    pthread_cond_t wake;
+    _Atomic int sleepers;
+};
+
+static inline void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+static int64_t now_us(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+int turbok_cpu_count(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set))
+        return 1;
+    int n = CPU_COUNT(&set);
+    return n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : n;
+}
+
+/* Binds a thread to the i-th CPU of set. A refused pin only costs speed. */
+static void pin_to(pthread_t thread, const cpu_set_t *set, int i)
+{
+    cpu_set_t one;
+    int n = CPU_COUNT(set);
+    i = n ? i % n : 0;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, set) && i-- == 0) {
+            CPU_ZERO(&one);
+            CPU_SET(cpu, &one);
+            (void)pthread_setaffinity_np(thread, sizeof one, &one);
+            return;
+        }
+}
+
+static void work(turbok_pool *p, int thread)
+{
+    for (;;) {
+        int64_t from = atomic_fetch_add_explicit(&p->next, p->grain, memory_order_relaxed);
+        if (from >= p->end)
+            return;
+        int64_t to = p->end - from > p->grain ? from + p->grain : p->end;
+        p->fn(p->ctx, from, to, thread);
+    }
+}
+
+/* Waits until round differs from seen: spinning first, then asleep. */
+static void await_round(turbok_pool *p, uint64_t seen)
+{
+    int64_t until = now_us() + p->spin_us;
+    for (int i = 0;; i++) {
+        if (atomic_load_explicit(&p->round, memory_order_acquire) != seen)
+            return;
+        relax();
+        if ((i & 255) == 255 && now_us() >= until)
+            break;
+    }
+    pthread_mutex_lock(&p->mu);
+    atomic_fetch_add(&p->sleepers, 1);
+    while (atomic_load(&p->round) == seen)
+        pthread_cond_wait(&p->wake, &p->mu);
+    atomic_fetch_sub(&p->sleepers, 1);
+    pthread_mutex_unlock(&p->mu);
+}
+
+static void *worker_main(void *arg)
+{
+    worker *w = arg;
+    turbok_pool *p = w->pool;
+    uint64_t seen = 0;
+    for (;;) {
+        await_round(p, seen);
+        seen = atomic_load_explicit(&p->round, memory_order_acquire);
+        if (p->quit)
+            return NULL;
+        work(p, w->index);
+        atomic_fetch_sub_explicit(&p->busy, 1, memory_order_release);
+    }
+}
+
+/* Announces a loop: after this the workers may run it. */
+static void announce(turbok_pool *p)
+{
+    atomic_fetch_add(&p->round, 1); /* sequentially consistent with the sleepers' check */
+    if (atomic_load(&p->sleepers)) {
+        pthread_mutex_lock(&p->mu);
+        pthread_cond_broadcast(&p->wake);
+        pthread_mutex_unlock(&p->mu);
+    }
+}
+
+void turbok_pool_for(turbok_pool *p, int64_t n, int64_t grain, turbok_range_fn fn, void *ctx)
+{
+    if (n <= 0)
+        return;
+    if (p->n == 1 || n <= grain) {
+        fn(ctx, 0, n, 0);
+        return;
+    }
+    p->fn = fn;
+    p->ctx = ctx;
+    p->end = n;
+    p->grain = grain < 1 ? 1 : grain;
+    atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+    atomic_store_explicit(&p->busy, p->n - 1, memory_order_relaxed);
+    announce(p);
+    work(p, 0);
+    for (int i = 0; atomic_load_explicit(&p->busy, memory_order_acquire); i++) {
+        relax();
+        if ((i & 1023) == 1023)
+            sched_yield(); /* the last worker may need this very CPU */
+    }
+}
+
+turbo_status turbok_pool_new(int threads, bool pin, int spin_us, turbok_pool **out, turbo_err *err)
+{
+    turbok_pool *p = aligned_alloc(64, (sizeof *p + 63) / 64 * 64);
+    if (!p) {
+        snprintf(err->text, sizeof err->text, "no memory for a thread pool");
+        return TURBO_ENOMEM;
+    }
+    *p = (turbok_pool){.spin_us = spin_us < 0 ? 50 : spin_us};
+    p->n = threads > 0 ? threads : turbok_cpu_count();
+    p->n = p->n > MAX_THREADS ? MAX_THREADS : p->n;
+    pthread_mutex_init(&p->mu, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    cpu_set_t allowed;
+    pin = pin && !sched_getaffinity(0, sizeof allowed, &allowed);
+    if (pin)
+        pin_to(pthread_self(), &allowed, 0);
+    for (int i = 1; i < p->n; i++) {
+        p->workers[i] = (worker){.pool = p, .index = i};
+        if (pthread_create(&p->workers[i].thread, NULL, worker_main, &p->workers[i])) {
+            snprintf(err->text, sizeof err->text, "cannot start compute thread %d of %d", i, p->n);
+            turbok_pool_free(p);
+            return TURBO_ENOMEM;
+        }
+        p->started = i;
+        if (pin)
+            pin_to(p->workers[i].thread, &allowed, i);
+    }
+    *out = p;
+    return TURBO_OK;
+}
+
+void turbok_pool_free(turbok_pool *p)
+{
+    if (!p)
+        return;
+    p->quit = true;
+    announce(p);
+    for (int i = 1; i <= p->started; i++)
+        pthread_join(p->workers[i].thread, NULL);
+    pthread_cond_destroy(&p->wake);
+    pthread_mutex_destroy(&p->mu);
+    free(p);
+}
+
+int turbok_pool_threads(const turbok_pool *p)
+{
+    return p->n;
+}

@@ -1,0 +1,24 @@
+/* kernels/pool.h: the thread pool. One caller thread; workers are internal.
+ *
+ * A loop is handed out in grains by an atomic counter, so a core that the machine takes away for a
+ * moment costs one grain and not the whole step. Which thread computes an item never changes its
+ * result. Workers spin briefly for the next loop and then sleep. */
+#ifndef TURBOK_POOL_H
+#define TURBOK_POOL_H
+
+#include "turbok.h"
+
+typedef struct turbok_pool turbok_pool;
+
+/* fn computes items [from, to); thread is 0..threads-1, for scratch memory. */
+typedef void (*turbok_range_fn)(void *ctx, int64_t from, int64_t to, int thread);
+
+turbo_status turbok_pool_new(int threads, bool pin, int spin_us, turbok_pool **out, turbo_err *err);
+void turbok_pool_free(turbok_pool *p);
+int turbok_pool_threads(const turbok_pool *p);
+/* Runs fn over [0, n) and returns when all of it is done. Allocates nothing. */
+void turbok_pool_for(turbok_pool *p, int64_t n, int64_t grain, turbok_range_fn fn, void *ctx);
+/* CPUs this process may run on. */
+int turbok_cpu_count(void);
+
+#endif

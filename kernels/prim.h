@@ -1,0 +1,54 @@
+/* kernels/prim.h: the primitives that each instruction set implements, and that nn/ builds ops from.
+ *
+ * cpu/ref.c is the scalar reference and the judge; simd/body.h is one text compiled once for each
+ * instruction set. A table is chosen when a device opens. All of them obey one rule: the bits of a
+ * result depend on the inputs of its row only, so accumulation orders are fixed and never depend on
+ * how many rows are computed together. */
+#ifndef TURBOK_PRIM_H
+#define TURBOK_PRIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "turbok.h"
+
+/* A weight matrix [out,in] is stored in tiles of 64 output rows: tile t holds in*64 elements, element
+ * (k, lane) = W[64*t + lane][k]. So 64 outputs advance over k together, each with one chain of
+ * multiply-adds in the order of k, and a thread streams one contiguous piece of memory. Rows beyond
+ * `out` in the last tile are zero. */
+#define TURBOK_TILE 64
+#define TURBOK_TILE_ROWS 6 /* activation rows that one call of gemm_tile takes at most */
+
+typedef struct turbok_prim {
+    const char *name;
+    /* acc[r][lane] += sum over k in [0,n) of x[r*ldx + k] * w[k][lane], k ascending, fused
+     * multiply-add. rows 1..6; acc is [rows][64] with stride 64; w points at element (k0, 0). */
+    void (*gemm_tile)(int32_t dtype, const void *w, const float *x, int64_t ldx, int rows, int64_t n,
+                      float *acc);
+    /* h += delta (delta may be NULL); out = h * rsqrt(mean(h^2) + eps) * w. out may be delta. */
+    void (*rmsnorm)(float *h, const float *delta, const float *w, float eps, int64_t n, float *out);
+    /* out = act(gate) * up; out may be either input. act: TURBO_ACT_*. */
+    void (*gated)(int32_t act, const float *gate, const float *up, int64_t n, float *out);
+    /* [n] of dtype to f32 and back, rounding to nearest even. */
+    void (*widen)(int32_t dtype, const void *in, int64_t n, float *out);
+    void (*narrow)(int32_t dtype, const float *in, int64_t n, void *out);
+    /* s[j] = scale * (q . k[j]); k is [n][d] f32, n <= 64. */
+    void (*scores)(const float *q, const float *k, int64_t n, int64_t d, float scale, float *s);
+    /* s[j] = exp(s[j] - m) for j < n; returns their sum in the order of j in 16 lanes. */
+    float (*softmax)(float *s, int64_t n, float m);
+    /* out[i] = out[i] * f + sum_j p[j] * v[j][i], j ascending. v is [n][d] f32. */
+    void (*mix)(float *out, float f, const float *p, const float *v, int64_t n, int64_t d);
+} turbok_prim;
+
+extern const turbok_prim turbok_prim_scalar;
+#if defined(__x86_64__)
+extern const turbok_prim turbok_prim_avx2;
+extern const turbok_prim turbok_prim_avx512;
+#endif
+
+static inline size_t turbok_dtype_size(int32_t dtype)
+{
+    return dtype == TURBO_F32 ? 4 : 2;
+}
+
+#endif

@@ -1,0 +1,54 @@
+/* kernels/simd/avx512.c: body.h for AVX-512 F, BW, DQ, VL: 16 floats a vector, 32 registers. */
+#include "prim.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#define VW 16
+#define NV 4
+
+#define LOCAL static inline __attribute__((always_inline))
+
+LOCAL __m512 load_bf16(const char *p)
+{
+    __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+
+LOCAL __m512 load_f16(const char *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+
+LOCAL void store_f16(char *p, __m512 v)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+LOCAL void store_bf16(char *p, __m512 v)
+{
+    __m512i u = _mm512_castps_si512(v);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    __m512i r = _mm512_srli_epi32(
+        _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
+    r = _mm512_mask_mov_epi32(r, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), quiet);
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(r));
+}
+
+#include "simd/body.h"
+
+const turbok_prim turbok_prim_avx512 = {
+    .name = "avx512",
+    .gemm_tile = gemm_tile,
+    .rmsnorm = rmsnorm,
+    .gated = gated,
+    .widen = widen,
+    .narrow = narrow,
+    .scores = scores,
+    .softmax = softmax,
+    .mix = mix,
+};
+#endif

@@ -1,0 +1,287 @@
+/* kernels/simd/body.h: the primitives for vectors of VW floats. One text; avx2.c and avx512.c define
+ * VW, NV and the 16-bit loads and stores, and include it. Uses gcc's vector types, so that the
+ * arithmetic reads as arithmetic; built with -ffp-contract=fast, a * b + c is one fused operation.
+ *
+ * NV is how many vectors of outputs a block of gemm_tile holds in registers: NV * rows accumulators,
+ * NV weights and one broadcast must fit (16 registers of AVX2: NV 2; 32 of AVX-512: NV 4). */
+
+#define ALWAYS static inline __attribute__((always_inline))
+
+typedef float vf __attribute__((vector_size(VW * 4)));
+typedef int32_t vi __attribute__((vector_size(VW * 4)));
+
+ALWAYS vf load(const float *p)
+{
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+ALWAYS void store(float *p, vf v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+ALWAYS vf splat(float f)
+{
+    return f - (vf){0};
+}
+
+/* a where the mask is set, b elsewhere. */
+ALWAYS vf pick(vi mask, vf a, vf b)
+{
+    return (vf)(((vi)a & mask) | ((vi)b & ~mask));
+}
+
+ALWAYS vf load_as(int32_t dtype, const char *w, int64_t i)
+{
+    if (dtype == TURBO_F32)
+        return load((const float *)(const void *)w + i);
+    return dtype == TURBO_F16 ? load_f16(w + 2 * i) : load_bf16(w + 2 * i);
+}
+
+/* rows x nv vectors over n steps of k. All three are constants where this is called. The order of k
+ * is the same for every number of rows: that is what makes results independent of the batch. */
+ALWAYS void tile_block(int32_t dtype, const char *w, const float *x, int64_t ldx, int rows, int nv,
+                       int64_t n, float *acc)
+{
+    vf a[TURBOK_TILE_ROWS][TURBOK_TILE / VW];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < nv; v++)
+            a[r][v] = load(acc + r * TURBOK_TILE + v * VW);
+    const int64_t ahead = 1024 / (dtype == TURBO_F32 ? 4 : 2);
+    for (int64_t k = 0; k < n; k++) {
+        if (rows == 1) /* streaming: the matrix is far larger than the caches */
+            for (int line = 0; line < TURBOK_TILE; line += dtype == TURBO_F32 ? 16 : 32)
+                __builtin_prefetch(w + (k * TURBOK_TILE + line + ahead) *
+                                           (dtype == TURBO_F32 ? 4 : 2), 0, 3);
+        vf wv[TURBOK_TILE / VW];
+        for (int v = 0; v < nv; v++)
+            wv[v] = load_as(dtype, w, k * TURBOK_TILE + v * VW);
+        for (int r = 0; r < rows; r++) {
+            vf xv = splat(x[r * ldx + k]);
+            for (int v = 0; v < nv; v++)
+                a[r][v] = xv * wv[v] + a[r][v];
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < nv; v++)
+            store(acc + r * TURBOK_TILE + v * VW, a[r][v]);
+}
+
+ALWAYS void tile_rows(int32_t dtype, const char *w, const float *x, int64_t ldx, int rows, int64_t n,
+                      float *acc)
+{
+    if (rows == 1) {
+        tile_block(dtype, w, x, ldx, 1, TURBOK_TILE / VW, n, acc);
+        return;
+    }
+    for (int c = 0; c < TURBOK_TILE; c += NV * VW)
+        tile_block(dtype, w + (size_t)c * (dtype == TURBO_F32 ? 4 : 2), x, ldx, rows, NV, n, acc + c);
+}
+
+ALWAYS void tile_typed(int32_t dtype, const char *w, const float *x, int64_t ldx, int rows,
+                       int64_t n, float *acc)
+{
+    switch (rows) {
+    case 1: tile_rows(dtype, w, x, ldx, 1, n, acc); break;
+    case 2: tile_rows(dtype, w, x, ldx, 2, n, acc); break;
+    case 3: tile_rows(dtype, w, x, ldx, 3, n, acc); break;
+    case 4: tile_rows(dtype, w, x, ldx, 4, n, acc); break;
+    case 5: tile_rows(dtype, w, x, ldx, 5, n, acc); break;
+    default: tile_rows(dtype, w, x, ldx, 6, n, acc); break;
+    }
+}
+
+static void gemm_tile(int32_t dtype, const void *w, const float *x, int64_t ldx, int rows, int64_t n,
+                      float *acc)
+{
+    if (dtype == TURBO_BF16)
+        tile_typed(TURBO_BF16, w, x, ldx, rows, n, acc);
+    else if (dtype == TURBO_F16)
+        tile_typed(TURBO_F16, w, x, ldx, rows, n, acc);
+    else
+        tile_typed(TURBO_F32, w, x, ldx, rows, n, acc);
+}
+
+ALWAYS float sum_lanes(vf v)
+{
+    float s = 0;
+    for (int i = 0; i < VW; i++)
+        s += v[i];
+    return s;
+}
+
+static void rmsnorm(float *h, const float *delta, const float *w, float eps, int64_t n, float *out)
+{
+    vf acc = {0};
+    int64_t i = 0;
+    for (; i + VW <= n; i += VW) {
+        vf v = load(h + i);
+        if (delta) {
+            v = v + load(delta + i);
+            store(h + i, v);
+        }
+        acc = v * v + acc;
+    }
+    double sum = 0;
+    for (int l = 0; l < VW; l++)
+        sum += (double)acc[l];
+    for (; i < n; i++) {
+        if (delta)
+            h[i] += delta[i];
+        sum += (double)h[i] * (double)h[i];
+    }
+    float r = 1.0f / sqrtf((float)(sum / (double)n) + eps);
+    for (i = 0; i + VW <= n; i += VW)
+        store(out + i, load(w + i) * (load(h + i) * splat(r)));
+    for (; i < n; i++)
+        out[i] = w[i] * (h[i] * r);
+}
+
+/* e^x by range reduction x = n ln2 + r, |r| <= ln2/2, and a polynomial of degree 7 for e^r (Taylor
+ * coefficients; error below 1e-7 relative over that range). Below -87 the result is 0. */
+ALWAYS vf vexp(vf x)
+{
+    vf lo = splat(-87.0f), hi = splat(88.0f);
+    vi under = x < lo;
+    x = pick(under, lo, x);
+    x = pick(x > hi, hi, x);
+    vf n = x * splat(1.44269504f) + splat(12582912.0f); /* 1.5 * 2^23: rounds to an integer */
+    vi ni = (vi)n << 23;
+    n = n - splat(12582912.0f);
+    vf r = x - n * splat(0.693145752f);
+    r = r - n * splat(1.42860677e-6f);
+    vf p = splat(1.98412698e-4f);
+    p = p * r + splat(1.38888889e-3f);
+    p = p * r + splat(8.33333333e-3f);
+    p = p * r + splat(4.16666667e-2f);
+    p = p * r + splat(1.66666667e-1f);
+    p = p * r + splat(0.5f);
+    p = p * r + splat(1.0f);
+    p = p * r + splat(1.0f);
+    vf e = (vf)((vi)p + ni);
+    return (vf)((vi)e & ~under);
+}
+
+ALWAYS float activate_slow(int32_t act, float x)
+{
+    if (act == TURBO_ACT_GELU_ERF)
+        return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+    return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+}
+
+static void gated(int32_t act, const float *gate, const float *up, int64_t n, float *out)
+{
+    if (act == TURBO_ACT_GELU_ERF || act == TURBO_ACT_GELU_TANH) {
+        for (int64_t i = 0; i < n; i++)
+            out[i] = activate_slow(act, gate[i]) * up[i];
+        return;
+    }
+    vf f = splat(act == TURBO_ACT_QUICK_GELU ? -1.702f : -1.0f);
+    for (int64_t i = 0; i < n; i += VW) {
+        int64_t m = n - i < VW ? n - i : VW;
+        float g[VW] = {0}, u[VW] = {0}, o[VW];
+        memcpy(g, gate + i, (size_t)m * sizeof(float));
+        memcpy(u, up + i, (size_t)m * sizeof(float));
+        vf x = load(g);
+        store(o, x / (splat(1.0f) + vexp(x * f)) * load(u));
+        memcpy(out + i, o, (size_t)m * sizeof(float));
+    }
+}
+
+static void widen(int32_t dtype, const void *in, int64_t n, float *out)
+{
+    if (dtype == TURBO_F32) {
+        memcpy(out, in, (size_t)n * sizeof(float));
+        return;
+    }
+    int64_t i = 0;
+    for (; i + VW <= n; i += VW)
+        store(out + i, load_as(dtype, in, i));
+    if (i < n)
+        turbok_prim_scalar.widen(dtype, (const char *)in + 2 * i, n - i, out + i);
+}
+
+static void narrow(int32_t dtype, const float *in, int64_t n, void *out)
+{
+    if (dtype == TURBO_F32) {
+        memcpy(out, in, (size_t)n * sizeof(float));
+        return;
+    }
+    int64_t i = 0;
+    for (; i + VW <= n; i += VW) {
+        if (dtype == TURBO_F16)
+            store_f16((char *)out + 2 * i, load(in + i));
+        else
+            store_bf16((char *)out + 2 * i, load(in + i));
+    }
+    if (i < n)
+        turbok_prim_scalar.narrow(dtype, in + i, n - i, (char *)out + 2 * i);
+}
+
+/* Four keys at a time share the loads of q. The order of additions depends on d only. */
+static void scores(const float *q, const float *k, int64_t n, int64_t d, float scale, float *s)
+{
+    for (int64_t j = 0; j < n; j += 4) {
+        const float *row[4];
+        for (int u = 0; u < 4; u++)
+            row[u] = k + (j + u < n ? j + u : n - 1) * d;
+        vf a[4] = {{0}};
+        int64_t i = 0;
+        for (; i + VW <= d; i += VW) {
+            vf qv = load(q + i);
+            for (int u = 0; u < 4; u++)
+                a[u] = qv * load(row[u] + i) + a[u];
+        }
+        for (int u = 0; u < 4 && j + u < n; u++) {
+            float sum = sum_lanes(a[u]);
+            for (int64_t t = i; t < d; t++)
+                sum = q[t] * row[u][t] + sum;
+            s[j + u] = scale * sum;
+        }
+    }
+}
+
+static float softmax(float *s, int64_t n, float m)
+{
+    vf acc = {0};
+    for (int64_t j = 0; j < n; j += VW) {
+        int64_t c = n - j < VW ? n - j : VW;
+        float t[VW];
+        for (int64_t i = 0; i < VW; i++)
+            t[i] = i < c ? s[j + i] : -1e30f; /* lanes beyond n become 0 */
+        vf e = vexp(load(t) - splat(m));
+        acc = acc + e;
+        store(t, e);
+        memcpy(s + j, t, (size_t)c * sizeof(float));
+    }
+    return sum_lanes(acc);
+}
+
+static void mix(float *out, float f, const float *p, const float *v, int64_t n, int64_t d)
+{
+    int64_t i = 0;
+    for (; i + 4 * VW <= d; i += 4 * VW) {
+        vf a[4];
+        for (int u = 0; u < 4; u++)
+            a[u] = load(out + i + u * VW) * splat(f);
+        for (int64_t j = 0; j < n; j++)
+            for (int u = 0; u < 4; u++)
+                a[u] = splat(p[j]) * load(v + j * d + i + u * VW) + a[u];
+        for (int u = 0; u < 4; u++)
+            store(out + i + u * VW, a[u]);
+    }
+    for (; i + VW <= d; i += VW) {
+        vf a = load(out + i) * splat(f);
+        for (int64_t j = 0; j < n; j++)
+            a = splat(p[j]) * load(v + j * d + i) + a;
+        store(out + i, a);
+    }
+    for (; i < d; i++) {
+        float a = out[i] * f;
+        for (int64_t j = 0; j < n; j++)
+            a = p[j] * v[j * d + i] + a;
+        out[i] = a;
+    }
+}

@@ -1,0 +1,139 @@
+/* kernels/weights.c: weight handles: repacking into tiles, vectors. Caller's thread and the pool. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+static bool sizes(int32_t dtype, int64_t out, int64_t in, int64_t *tiles, size_t *bytes)
+{
+    if (out < 1 || in < 1 || out > INT32_MAX || in > INT32_MAX ||
+        (dtype != TURBO_F32 && dtype != TURBO_F16 && dtype != TURBO_BF16))
+        return false;
+    *tiles = (out + TURBOK_TILE - 1) / TURBOK_TILE;
+    size_t n;
+    return !__builtin_mul_overflow((size_t)*tiles * TURBOK_TILE, (size_t)in, &n) &&
+           !__builtin_mul_overflow(n, turbok_dtype_size(dtype), bytes);
+}
+
+uint64_t turbok_linear_bytes(const turbok_device *d, int32_t dtype, int64_t out, int64_t in,
+                             bool has_bias, uint32_t flags)
+{
+    int64_t tiles;
+    size_t bytes;
+    (void)d;
+    (void)flags;
+    if (!sizes(dtype, out, in, &tiles, &bytes))
+        return 0;
+    return (bytes + 63) / 64 * 64 + (has_bias ? (uint64_t)tiles * TURBOK_TILE * sizeof(float) : 0);
+}
+
+typedef struct repack {
+    const turbo_linear *w;
+    const char *src; /* [out,in] row-major, any alignment */
+} repack;
+
+/* Tile by tile: 64 rows of the source become columns. Done in pieces of 64 k, so that both sides
+ * stay in the first-level cache. */
+static void repack_tiles(void *ctx, int64_t from, int64_t to, int thread)
+{
+    const repack *r = ctx;
+    const turbo_linear *w = r->w;
+    size_t es = turbok_dtype_size(w->dtype);
+    (void)thread;
+    for (int64_t t = from; t < to; t++) {
+        char *dst = (char *)w->data + (size_t)t * (size_t)w->in * TURBOK_TILE * es;
+        for (int64_t k0 = 0; k0 < w->in; k0 += 64) {
+            int64_t k1 = k0 + 64 < w->in ? k0 + 64 : w->in;
+            for (int64_t lane = 0; lane < TURBOK_TILE; lane++) {
+                int64_t row = t * TURBOK_TILE + lane;
+                const char *src = r->src + ((size_t)row * (size_t)w->in) * es;
+                for (int64_t k = k0; k < k1; k++) {
+                    char *to_elt = dst + ((size_t)k * TURBOK_TILE + (size_t)lane) * es;
+                    if (row >= w->out)
+                        memset(to_elt, 0, es);
+                    else if (es == 2)
+                        memcpy(to_elt, src + (size_t)k * 2, 2);
+                    else
+                        memcpy(to_elt, src + (size_t)k * 4, 4);
+                }
+            }
+        }
+    }
+}
+
+turbo_status turbok_linear_new(turbok_device *d, int32_t dtype, const void *data, int64_t out,
+                               int64_t in, const void *bias, int32_t bias_dtype, uint32_t flags,
+                               turbo_linear **res, turbo_err *err)
+{
+    (void)flags; /* a table is read from the tiles: no second copy */
+    turbo_linear *w = calloc(1, sizeof *w);
+    if (!w)
+        return turbok_fail(err, TURBO_ENOMEM, "no memory for a weight handle");
+    w->dtype = dtype;
+    w->out = out;
+    w->in = in;
+    if (!sizes(dtype, out, in, &w->tiles, &w->data_bytes)) {
+        free(w);
+        return turbok_fail(err, TURBO_EINVAL, "a matrix of %lld x %lld cannot be stored",
+                           (long long)out, (long long)in);
+    }
+    w->data = turbok_alloc(d, w->data_bytes);
+    if (bias)
+        w->bias = turbok_alloc(d, (size_t)w->tiles * TURBOK_TILE * sizeof(float));
+    if (!w->data || (bias && !w->bias)) {
+        turbok_linear_free(d, w);
+        return turbok_fail(err, TURBO_ENOMEM, "no memory for a matrix of %lld x %lld (%zu MiB)",
+                           (long long)out, (long long)in, w->data_bytes >> 20);
+    }
+    if (bias) {
+        memset(w->bias, 0, (size_t)w->tiles * TURBOK_TILE * sizeof(float));
+        turbok_prim_scalar.widen(bias_dtype, bias, out, w->bias);
+    }
+    repack r = {w, data};
+    turbok_pool_for(d->exec.pool, w->tiles, 1, repack_tiles, &r);
+    *res = w;
+    return TURBO_OK;
+}
+
+void turbok_linear_free(turbok_device *d, turbo_linear *w)
+{
+    if (!w)
+        return;
+    turbok_release(d, w->data, w->data_bytes);
+    turbok_release(d, w->bias, (size_t)w->tiles * TURBOK_TILE * sizeof(float));
+    free(w);
+}
+
+int64_t turbok_linear_out(const turbo_linear *w)
+{
+    return w->out;
+}
+
+int64_t turbok_linear_in(const turbo_linear *w)
+{
+    return w->in;
+}
+
+turbo_status turbok_vector_new(turbok_device *d, int32_t dtype, const void *data, int64_t n,
+                               turbo_vector **res, turbo_err *err)
+{
+    turbo_vector *v = n > 0 && n <= INT32_MAX ? calloc(1, sizeof *v) : NULL;
+    if (v)
+        v->data = turbok_alloc(d, (size_t)n * sizeof(float));
+    if (!v || !v->data) {
+        free(v);
+        return turbok_fail(err, TURBO_ENOMEM, "no memory for a vector of %lld", (long long)n);
+    }
+    v->n = n;
+    turbok_prim_scalar.widen(dtype, data, n, v->data);
+    *res = v;
+    return TURBO_OK;
+}
+
+void turbok_vector_free(turbok_device *d, turbo_vector *v)
+{
+    if (!v)
+        return;
+    turbok_release(d, v->data, (size_t)v->n * sizeof(float));
+    free(v);
+}
