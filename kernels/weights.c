@@ -81,9 +81,10 @@ turbo_status turbok_linear_new(turbok_device *d, int32_t dtype, const void *data
     if (bias)
         w->bias = turbok_alloc(d, (size_t)w->tiles * TURBOK_TILE * sizeof(float));
     if (!w->data || (bias && !w->bias)) {
+        size_t mib = w->data_bytes >> 20;
         turbok_linear_free(d, w);
         return turbok_fail(err, TURBO_ENOMEM, "no memory for a matrix of %lld x %lld (%zu MiB)",
-                           (long long)out, (long long)in, w->data_bytes >> 20);
+                           (long long)out, (long long)in, mib);
     }
     if (bias) {
         memset(w->bias, 0, (size_t)w->tiles * TURBOK_TILE * sizeof(float));
