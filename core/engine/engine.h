@@ -14,7 +14,7 @@ typedef struct turbod_engine turbod_engine;
 
 typedef struct turbod_engine_opts {
     const char *model_dir;
-    turbod_registry *registry;
+    const turbod_registry *registry;
     int64_t session_len;    /* 0: the model's, at most what the KV pool holds */
     double cache_fraction;  /* of what is free after weights and workspaces; used when cache_bytes 0 */
     uint64_t cache_bytes;   /* absolute size of the KV pool, or 0 */
