@@ -1,0 +1,106 @@
+/* plugins/tok-spm/spm.h: a SentencePiece model in memory. Built once, then read-only; any thread.
+ *
+ * proto.c reads the file, map.c finds pieces, normalize.c prepares text, bpe.c and unigram.c segment
+ * it, config.c applies tokenizer_config.json, plugin.c is the border. */
+#ifndef SPM_H
+#define SPM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "turbo/plugin.h"
+
+#define SPM_MAX_PIECE 4096
+#define SPM_MAX_PIECES (1 << 21)
+#define SPM_SPACE "\xE2\x96\x81" /* U+2581, stands for a blank */
+
+enum { SPM_NORMAL = 1, SPM_UNKNOWN, SPM_CONTROL, SPM_USER, SPM_UNUSED, SPM_BYTE };
+enum { SPM_UNIGRAM = 1, SPM_BPE = 2 };
+
+typedef struct spm_piece {
+    const char *text; /* in the file's bytes or in a config's arena; len counted, may hold NUL */
+    const char *out;  /* as it decodes: blanks for U+2581 */
+    const char *name; /* as people see it: renamed by tokenizer_config.json */
+    uint32_t len, out_len, name_len;
+    float score;
+    uint8_t type;
+    bool special;     /* never results from text that is not trusted */
+    uint8_t byte;     /* value of a BYTE piece */
+    bool blank_first; /* text begins with U+2581 */
+} spm_piece;
+
+/* Strings to ids: open addressing, plus what longest-match needs. */
+typedef struct spm_map {
+    struct spm_map_slot {
+        const char *text;
+        uint32_t len;
+        int32_t id; /* -1: empty */
+    } *slots;
+    size_t mask, n;
+    uint8_t first[256];           /* some key begins with this byte */
+    uint8_t lens[SPM_MAX_PIECE + 1]; /* some key has this length */
+    uint32_t longest;
+} spm_map;
+
+typedef struct spm {
+    uint8_t *file; /* tokenizer.model, owned */
+    char *arena;   /* decoded forms and names, owned */
+    spm_piece *pieces;
+    int32_t n;
+    int32_t model_type, unk, bos, eos;
+    bool byte_fallback, suffix_space; /* trainer_spec */
+    bool dummy_prefix, squeeze, escape; /* normalizer_spec */
+    const uint8_t *charsmap;
+    size_t charsmap_len, trie_units;
+    const char *surface; /* of unknown tokens when decoding */
+    uint32_t surface_len;
+    int32_t bytes[256];  /* ids of BYTE pieces, -1 none */
+    float min_score, max_score; /* of normal pieces */
+    int32_t add_bos;
+    spm_map lookup;   /* what text may become: normal, user-defined, unused; no special ones */
+    spm_map user;     /* user-defined pieces, for the longest match */
+    spm_map specials; /* names that trusted text may use */
+} spm;
+
+/* Growing output of an encoder. */
+typedef struct spm_ids {
+    int32_t *ids;
+    uint64_t cap, n; /* n counts on beyond cap */
+} spm_ids;
+
+static inline void spm_emit(spm_ids *o, int32_t id)
+{
+    if (o->n < o->cap && o->ids)
+        o->ids[o->n] = id;
+    o->n++;
+}
+
+turbo_status spm_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+turbo_status spm_map_init(spm_map *m, size_t keys, turbo_err *err);
+void spm_map_free(spm_map *m);
+bool spm_map_add(spm_map *m, const char *text, uint32_t len, int32_t id); /* false: key exists */
+int32_t spm_map_find(const spm_map *m, const char *text, size_t len);     /* -1: none */
+/* Longest key that text begins with; its length, 0 for none. */
+uint32_t spm_map_longest(const spm_map *m, const char *text, size_t len, int32_t *id);
+
+turbo_status spm_parse(spm *s, const uint8_t *file, uint64_t len, turbo_err *err);
+turbo_status spm_configure(spm *s, const turbo_host *h, const char *folder, turbo_err *err);
+turbo_status spm_index(spm *s, turbo_err *err);
+
+/* *out is malloc'ed. first: a document begins here. */
+turbo_status spm_normalize(const spm *s, const char *text, size_t len, bool first, char **out,
+                           size_t *out_len, turbo_err *err);
+turbo_status spm_bpe(const spm *s, const char *text, size_t len, spm_ids *out, turbo_err *err);
+turbo_status spm_unigram(const spm *s, const char *text, size_t len, spm_ids *out, turbo_err *err);
+/* An unknown stretch: bytes, or one unk. prev_unk: the last thing emitted was such an unk. */
+bool spm_unknown(const spm *s, const char *text, size_t len, bool prev_unk, spm_ids *out);
+
+static inline size_t spm_char_len(unsigned char c)
+{
+    return c < 0x80 ? 1 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
+}
+
+#endif
