@@ -349,8 +349,8 @@ static turbo_status equip(turbod_engine *e, turbod_request *r, const turbod_requ
     r->sampler_state = calloc(1, bytes ? bytes : 1);
     if (!r->sampler_state)
         return turbod_err(err, TURBO_ENOMEM, "no memory for the sampler's state");
-    st = e->sampler_vtbl->begin(e->sampler, r->sampler_state, &r->params, r->tokens, r->n_prompt,
-                                err);
+    st = e->sampler_vtbl->begin(e->sampler, r->sampler_state, len, &r->params, r->tokens,
+                                r->n_prompt, err);
     if (st || !e->facts.tok_vtbl)
         return st;
     r->detok = turbod_detok_new(e->facts.tok_vtbl, e->facts.tok, spec->keep_special);

@@ -110,7 +110,7 @@ static void report(checker *c, const char *text)
 static turbo_status expect_one(void *ctx, const turbo_tensor_spec *spec)
 {
     checker *c = ctx;
-    char text[240], want[96], found[96];
+    char text[512], want[96], found[96];
     uint64_t dims[4] = {0};
     const turbod_st_tensor *t = turbod_index_find(c->w->index, spec->name);
     if (spec->ndim < 1 || spec->ndim > 4)

@@ -398,9 +398,10 @@ typedef struct turbo_sampler_vtbl {
     /* Bytes of state a sequence needs, 8-byte aligned memory owned by the core; for max_tokens
      * tokens of prompt and output together. [any] */
     uint64_t (*state_bytes)(const void *sampler, int32_t max_tokens);
-    /* Starts a sequence: state is zeroed memory of state_bytes. [any] */
-    turbo_status (*begin)(const void *sampler, void *state, const turbo_sample_params *p,
-                          const int32_t *prompt, int32_t n_prompt, turbo_err *err);
+    /* Starts a sequence: state is zeroed memory of state_bytes(max_tokens). [any] */
+    turbo_status (*begin)(const void *sampler, void *state, int32_t max_tokens,
+                          const turbo_sample_params *p, const int32_t *prompt, int32_t n_prompt,
+                          turbo_err *err);
     /* Samples n rows. Draws depend on (seed, number of tokens already accepted) only. Allocates
      * nothing. [engine] */
     turbo_status (*sample)(void *sampler, turbo_sample_row *rows, int32_t n, turbo_err *err);
