@@ -1,0 +1,55 @@
+/* core/lua/sandbox.h: Lua 5.4 states that hostile scripts cannot leave.
+ *
+ * A script is compiled once and runs in a fresh state each time (tens of microseconds), so nothing
+ * passes from one request to the next and no state is shared by threads. A state has a capped
+ * allocator, a trimmed library, no metatables, and a hook that ends it when its time is over; once
+ * over, every further instruction raises again, so pcall cannot swallow it. */
+#ifndef TURBOD_SANDBOX_H
+#define TURBOD_SANDBOX_H
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "turbo/plugin.h"
+
+#define TURBOD_LUA_SOURCE_MAX (64u << 10)
+#define TURBOD_LUA_MEMORY ((size_t)8 << 20)
+#define TURBOD_LUA_BLOCK ((size_t)1 << 20)
+#define TURBOD_LUA_REQUEST_MS 50
+
+/* A compiled script. Read-only after load; any thread. */
+typedef struct turbod_script {
+    char name[128]; /* file name, for messages */
+    char *code;     /* bytecode made by this process from checked source */
+    size_t len;
+} turbod_script;
+
+turbo_status turbod_script_load(const char *path, turbod_script *out, turbo_err *err);
+turbo_status turbod_script_compile(const char *source, size_t len, const char *name,
+                                   turbod_script *out, turbo_err *err);
+void turbod_script_free(turbod_script *s);
+
+/* One state. One thread at a time; usually lives for one call. */
+typedef struct turbod_lua {
+    lua_State *L;
+    size_t used, cap, block;
+    int64_t deadline; /* monotonic ns */
+    bool dead;        /* time is over: sticky */
+} turbod_lua;
+
+/* extra: bytes the state may take beyond its cap, for data the host puts in. bindings(L) adds the
+ * script's `turbo` table under protection (it may raise). */
+turbo_status turbod_lua_open(turbod_lua *s, size_t extra, lua_CFunction bindings, turbo_err *err);
+void turbod_lua_close(turbod_lua *s);
+/* Loads the script's chunk and runs it. */
+turbo_status turbod_lua_run(turbod_lua *s, const turbod_script *script, int ms, turbo_err *err);
+/* lua_pcall with the clock set: function and arguments are on the stack. */
+turbo_status turbod_lua_call(turbod_lua *s, int nargs, int nresults, int ms, turbo_err *err);
+/* Runs fn(L) protected, with arg as light userdata at index 1; for building tables. */
+turbo_status turbod_lua_protect(turbod_lua *s, lua_CFunction fn, void *arg, int ms, turbo_err *err);
+
+#endif

@@ -1,0 +1,2 @@
+-- Always the most probable token: the shortest policy there is.
+turbo.policy(turbo.chain():temperature(0))
