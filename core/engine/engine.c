@@ -217,6 +217,7 @@ static turbo_status open_scheduler(turbod_engine *e, turbo_err *err)
 {
     turbo_status st = turbod_sched_init(&e->sched, e->pool, &e->metrics, e->max_batch,
                                         e->max_step_tokens, err);
+    e->sched.plain_len = e->facts.model.max_position;
     if (!st)
         st = turbod_batch_init(&e->batch, e->pool, e->max_batch, e->max_step_tokens, e->workspace,
                                e->workspace_bytes, err);

@@ -156,7 +156,8 @@ static void adopt_session(turbod_sched *s, turbod_request *r)
     /* The last prompt token is always computed, because its logits are needed. */
     while (same < ses->n_tokens && same < r->n_prompt - 1 && ses->tokens[same] == r->tokens[same])
         same++;
-    if (ses->rope_len && ses->rope_len != r->rope_len)
+    /* Beyond plain_len the keys of another length may carry another rotation. */
+    if (ses->rope_len != r->rope_len && (ses->rope_len > s->plain_len || r->rope_len > s->plain_len))
         same = 0;
     turbok_kv_table_truncate(&ses->table, s->pool, same);
     turbok_kv_table tmp = r->table;

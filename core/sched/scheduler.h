@@ -21,6 +21,7 @@ typedef struct turbod_sched {
     turbok_kv_pool *pool;
     turbod_metrics *metrics;
     int32_t max_batch, max_step_tokens;
+    int32_t plain_len; /* up to this length a sequence's rotation does not depend on its length */
     turbod_fifo waiting;
     turbod_request **running; /* [max_batch], oldest first */
     int32_t n_running;
