@@ -16,6 +16,49 @@
 
 #define KNOWN_NEEDS UINT64_C(0) /* feature bits this host offers */
 
+turbo_status turbod_plugin_safe(const struct stat *st, const char *path, turbo_err *err)
+{
+    if (st->st_uid != 0 && st->st_uid != geteuid())
+        return turbod_err(err, TURBO_EABI, "%s belongs to user %u; root or user %u must own it", path,
+                          st->st_uid, geteuid());
+    if (st->st_mode & S_IWOTH)
+        return turbod_err(err, TURBO_EABI, "%s is writable by everyone (mode %04o); chmod o-w it",
+                          path, st->st_mode & 07777u);
+    /* A group of the owner's own number is his private one: umask 002 is common with those. */
+    if ((st->st_mode & S_IWGRP) && st->st_gid != st->st_uid)
+        return turbod_err(err, TURBO_EABI, "%s is writable by group %u (mode %04o); chmod g-w it",
+                          path, st->st_gid, st->st_mode & 07777u);
+    return TURBO_OK;
+}
+
+/* A mapped page behind the end of the file is a SIGBUS later, so every table and segment must end
+ * inside it. */
+static turbo_status check_extent(int fd, const char *path, const Elf64_Ehdr *h, uint64_t size,
+                                 turbo_err *err)
+{
+    uint64_t end, phend;
+    if (__builtin_mul_overflow((uint64_t)h->e_shnum, (uint64_t)h->e_shentsize, &end) ||
+        __builtin_add_overflow(end, h->e_shoff, &end))
+        end = UINT64_MAX;
+    if (__builtin_add_overflow((uint64_t)h->e_phnum * sizeof(Elf64_Phdr), h->e_phoff, &phend))
+        phend = UINT64_MAX;
+    end = phend > end ? phend : end;
+    for (uint64_t i = 0; end <= size && h->e_phentsize == sizeof(Elf64_Phdr) && i < h->e_phnum; i++) {
+        Elf64_Phdr ph;
+        uint64_t last;
+        if (pread(fd, &ph, sizeof ph, (off_t)(h->e_phoff + i * sizeof ph)) != (ssize_t)sizeof ph)
+            return turbod_err(err, TURBO_EIO, "%s: %s", path, strerror(errno));
+        if (ph.p_type == PT_LOAD)
+            end = __builtin_add_overflow(ph.p_offset, ph.p_filesz, &last) ? UINT64_MAX
+                  : last > end                                           ? last
+                                                                         : end;
+    }
+    if (end > size)
+        return turbod_err(err, TURBO_EABI, "%s is truncated: %llu bytes, its parts end at %llu", path,
+                          (unsigned long long)size, (unsigned long long)end);
+    return TURBO_OK;
+}
+
 static turbo_status check_file(int fd, const char *path, turbo_err *err)
 {
     struct stat st;
@@ -24,14 +67,16 @@ static turbo_status check_file(int fd, const char *path, turbo_err *err)
         return turbod_err(err, TURBO_EIO, "%s: %s", path, strerror(errno));
     if (!S_ISREG(st.st_mode))
         return turbod_err(err, TURBO_EABI, "%s is not a regular file", path);
-    if (st.st_uid != 0 && st.st_uid != geteuid())
-        return turbod_err(err, TURBO_EABI, "%s belongs to user %u; root or user %u must own it", path,
-                          st.st_uid, geteuid());
-    if (st.st_mode & S_IWOTH)
-        return turbod_err(err, TURBO_EABI, "%s is writable by everyone (mode %04o); chmod o-w it",
-                          path, st.st_mode & 07777u);
-    if (pread(fd, &h, sizeof h, 0) != (ssize_t)sizeof h || memcmp(h.e_ident, ELFMAG, SELFMAG))
-        return turbod_err(err, TURBO_EABI, "%s is not an ELF shared object", path);
+    turbo_status status = turbod_plugin_safe(&st, path, err);
+    if (status)
+        return status;
+    ssize_t got = pread(fd, &h, sizeof h, 0);
+    if (got < (ssize_t)SELFMAG || memcmp(h.e_ident, ELFMAG, SELFMAG))
+        return turbod_err(err, TURBO_EABI, "%s is not an ELF shared object (%lld bytes)", path,
+                          (long long)st.st_size);
+    if (got < (ssize_t)EI_NIDENT)
+        return turbod_err(err, TURBO_EABI, "%s is truncated: %lld bytes", path,
+                          (long long)st.st_size);
     if (h.e_ident[EI_CLASS] != ELFCLASS64 || h.e_ident[EI_DATA] != ELFDATA2LSB)
         return turbod_err(err, TURBO_EABI, "%s is ELF class %d, data %d; class 2, data 1 are needed",
                           path, h.e_ident[EI_CLASS], h.e_ident[EI_DATA]);
@@ -40,15 +85,13 @@ static turbo_status check_file(int fd, const char *path, turbo_err *err)
 #else
     const int machine = EM_AARCH64;
 #endif
+    if (got < (ssize_t)sizeof h)
+        return turbod_err(err, TURBO_EABI, "%s is truncated: %lld bytes, its header needs %zu", path,
+                          (long long)st.st_size, sizeof h);
     if (h.e_machine != machine || h.e_type != ET_DYN)
         return turbod_err(err, TURBO_EABI, "%s is for machine %d, type %d; %d and %d are needed", path,
                           h.e_machine, h.e_type, machine, ET_DYN);
-    uint64_t end;
-    if (__builtin_mul_overflow((uint64_t)h.e_shnum, (uint64_t)h.e_shentsize, &end) ||
-        __builtin_add_overflow(end, h.e_shoff, &end) || end > (uint64_t)st.st_size)
-        return turbod_err(err, TURBO_EABI, "%s is truncated: %lld bytes, its sections end at %llu",
-                          path, (long long)st.st_size, (unsigned long long)end);
-    return TURBO_OK;
+    return check_extent(fd, path, &h, (uint64_t)st.st_size, err);
 }
 
 static int good_id(const char *id)

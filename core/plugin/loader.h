@@ -5,6 +5,8 @@
 #ifndef TURBOD_LOADER_H
 #define TURBOD_LOADER_H
 
+#include <sys/stat.h>
+
 #include "turbo/plugin.h"
 
 #define TURBOD_MAX_VTBLS 32 /* of one kind in one plugin */
@@ -21,5 +23,8 @@ typedef struct turbod_plugin {
 /* folder/name; out is filled. The object stays mapped for ever. The plugin's init is not yet run. */
 turbo_status turbod_plugin_load(const char *folder, const char *name, turbod_plugin *out,
                                 turbo_err *err);
+
+/* Who may write to the file or folder: only root or this user. */
+turbo_status turbod_plugin_safe(const struct stat *st, const char *path, turbo_err *err);
 
 #endif

@@ -33,9 +33,30 @@ static int is_plugin(const struct dirent *d)
     return n > 3 && d->d_name[0] != '.' && !strcmp(d->d_name + n - 3, ".so");
 }
 
+/* Two tables of one kind with one id in a plugin; NULL when there are none. */
+static const char *inner_twin(const turbod_plugin *p)
+{
+    for (int a = 0; a < p->n_models; a++)
+        for (int b = 0; b < a; b++)
+            if (!strcmp(p->models[a].id, p->models[b].id))
+                return p->models[a].id;
+    for (int a = 0; a < p->n_tokenizers; a++)
+        for (int b = 0; b < a; b++)
+            if (!strcmp(p->tokenizers[a].id, p->tokenizers[b].id))
+                return p->tokenizers[a].id;
+    for (int a = 0; a < p->n_samplers; a++)
+        for (int b = 0; b < a; b++)
+            if (!strcmp(p->samplers[a].id, p->samplers[b].id))
+                return p->samplers[a].id;
+    return NULL;
+}
+
 /* Ids are unique within a kind over all loaded plugins. */
 static turbo_status check_unique(const turbod_registry *r, const turbod_plugin *p, turbo_err *err)
 {
+    const char *inner = inner_twin(p);
+    if (inner)
+        return turbod_err(err, TURBO_EABI, "%s: two of its tables have the id \"%s\"", p->path, inner);
     for (size_t i = 0; i < r->n; i++) {
         const turbod_plugin *q = r->entries[i].plugin;
         if (r->entries[i].refused)
@@ -92,9 +113,12 @@ static turbo_status load_folder(turbod_registry *r, const char *folder, turbo_er
     if (stat(folder, &st))
         return turbod_err(err, TURBO_ENOENT, "plugin folder %s: %s; set plugin_path", folder,
                           strerror(errno));
-    if (st.st_mode & S_IWOTH)
-        return turbod_err(err, TURBO_EABI, "plugin folder %s is writable by everyone; chmod o-w it",
+    if (!S_ISDIR(st.st_mode))
+        return turbod_err(err, TURBO_ENOENT, "plugin folder %s is not a folder; set plugin_path",
                           folder);
+    turbo_err unsafe;
+    if (turbod_plugin_safe(&st, folder, &unsafe))
+        return turbod_err(err, TURBO_EABI, "plugin folder %s", unsafe.text);
     int n = scandir(folder, &list, is_plugin, alphasort);
     if (n < 0)
         return turbod_err(err, TURBO_EIO, "plugin folder %s: %s", folder, strerror(errno));
