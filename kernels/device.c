@@ -120,8 +120,11 @@ turbo_status turbok_device_open(const turbok_device_opts *o, turbok_device **out
 static void scratch_free(turbok_device *d)
 {
     int n = d->exec.pool ? turbok_pool_threads(d->exec.pool) : 0;
-    for (int i = 0; i < n && d->exec.scratch; i++)
+    for (int i = 0; i < n && d->exec.scratch; i++) {
         free(d->exec.scratch[i].k);
+        d->exec.scratch[i].k = NULL;
+    }
+    d->scratch_dim = 0;
 }
 
 turbo_status turbok_scratch_fit(turbok_device *d, int32_t dim, turbo_err *err)

@@ -1,10 +1,9 @@
 /* kernels/pool.c: see pool.h. */
-#include "pool.h"
+#include "internal.h"
 
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -64,7 +63,7 @@ static void pin_to(pthread_t thread, const cpu_set_t *set, int i)
     cpu_set_t one;
     int n = CPU_COUNT(set);
     i = n ? i % n : 0;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+    for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++)
         if (CPU_ISSET(cpu, set) && i-- == 0) {
             CPU_ZERO(&one);
             CPU_SET(cpu, &one);
@@ -155,25 +154,24 @@ void turbok_pool_for(turbok_pool *p, int64_t n, int64_t grain, turbok_range_fn f
 turbo_status turbok_pool_new(int threads, bool pin, int spin_us, turbok_pool **out, turbo_err *err)
 {
     turbok_pool *p = aligned_alloc(64, (sizeof *p + 63) / 64 * 64);
-    if (!p) {
-        snprintf(err->text, sizeof err->text, "no memory for a thread pool");
-        return TURBO_ENOMEM;
-    }
+    if (!p)
+        return turbok_fail(err, TURBO_ENOMEM, "no memory for a thread pool");
     *p = (turbok_pool){.spin_us = spin_us < 0 ? 50 : spin_us};
     p->n = threads > 0 ? threads : turbok_cpu_count();
     p->n = p->n > MAX_THREADS ? MAX_THREADS : p->n;
     pthread_mutex_init(&p->mu, NULL);
     pthread_cond_init(&p->wake, NULL);
     cpu_set_t allowed;
+    /* The caller keeps its own affinity, which outlives the pool: workers take the other CPUs. */
     pin = pin && !sched_getaffinity(0, sizeof allowed, &allowed);
-    if (pin)
-        pin_to(pthread_self(), &allowed, 0);
     for (int i = 1; i < p->n; i++) {
         p->workers[i] = (worker){.pool = p, .index = i};
         if (pthread_create(&p->workers[i].thread, NULL, worker_main, &p->workers[i])) {
-            snprintf(err->text, sizeof err->text, "cannot start compute thread %d of %d", i, p->n);
+            turbo_status st = turbok_fail(err, TURBO_ENOMEM,
+                                          "cannot start compute thread %d of %d; set threads lower",
+                                          i, p->n);
             turbok_pool_free(p);
-            return TURBO_ENOMEM;
+            return st;
         }
         p->started = i;
         if (pin)

@@ -28,7 +28,7 @@ typedef enum {
 typedef struct turbok_device_opts {
     turbok_isa isa; /* AUTO: the best this CPU has; a named one that is missing is TURBO_EUNSUPPORTED */
     int threads;    /* 0: all CPUs this process may run on, at most 256 */
-    bool pin;       /* pin worker i to the i-th allowed CPU */
+    bool pin;       /* pin worker i to the i-th allowed CPU; the caller, thread 0, is left alone */
     int spin_us;    /* how long an idle worker spins before it sleeps; -1: default (50) */
 } turbok_device_opts;
 

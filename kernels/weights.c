@@ -4,10 +4,14 @@
 
 #include "internal.h"
 
+static bool is_float(int32_t dtype)
+{
+    return dtype == TURBO_F32 || dtype == TURBO_F16 || dtype == TURBO_BF16;
+}
+
 static bool sizes(int32_t dtype, int64_t out, int64_t in, int64_t *tiles, size_t *bytes)
 {
-    if (out < 1 || in < 1 || out > INT32_MAX || in > INT32_MAX ||
-        (dtype != TURBO_F32 && dtype != TURBO_F16 && dtype != TURBO_BF16))
+    if (out < 1 || in < 1 || out > INT32_MAX || in > INT32_MAX || !is_float(dtype))
         return false;
     *tiles = (out + TURBOK_TILE - 1) / TURBOK_TILE;
     size_t n;
@@ -72,10 +76,11 @@ turbo_status turbok_linear_new(turbok_device *d, int32_t dtype, const void *data
     w->dtype = dtype;
     w->out = out;
     w->in = in;
-    if (!sizes(dtype, out, in, &w->tiles, &w->data_bytes)) {
+    if (!sizes(dtype, out, in, &w->tiles, &w->data_bytes) || (bias && !is_float(bias_dtype))) {
         free(w);
-        return turbok_fail(err, TURBO_EINVAL, "a matrix of %lld x %lld cannot be stored",
-                           (long long)out, (long long)in);
+        return turbok_fail(err, TURBO_EINVAL,
+                           "a matrix of %lld x %lld of type %d cannot be stored; f32, f16 and bf16 can",
+                           (long long)out, (long long)in, dtype);
     }
     w->data = turbok_alloc(d, w->data_bytes);
     if (bias)
@@ -118,7 +123,11 @@ int64_t turbok_linear_in(const turbo_linear *w)
 turbo_status turbok_vector_new(turbok_device *d, int32_t dtype, const void *data, int64_t n,
                                turbo_vector **res, turbo_err *err)
 {
-    turbo_vector *v = n > 0 && n <= INT32_MAX ? calloc(1, sizeof *v) : NULL;
+    if (n < 1 || n > INT32_MAX || !is_float(dtype))
+        return turbok_fail(err, TURBO_EINVAL,
+                           "a vector of %lld of type %d cannot be stored; f32, f16 and bf16 can",
+                           (long long)n, dtype);
+    turbo_vector *v = calloc(1, sizeof *v);
     if (v)
         v->data = turbok_alloc(d, (size_t)n * sizeof(float));
     if (!v || !v->data) {

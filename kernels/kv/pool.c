@@ -56,6 +56,7 @@ turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, in
         return turbok_fail(err, TURBO_ENOMEM, "no memory for a KV cache of %llu MiB",
                            (unsigned long long)(total >> 20));
     }
+    madvise(p->map, total, MADV_HUGEPAGE); /* advice: fewer TLB misses when it is taken */
     p->dims = *dims;
     p->n_blocks = p->n_free = n_blocks;
     p->block_bytes = block;

@@ -1,14 +1,29 @@
 /* kernels/nn/rows.c: the ops that go row by row: embedding, RMSNorm, gather. */
 #include <string.h>
 
+#include "cpu/half.h"
 #include "internal.h"
 
 typedef struct embed_job {
-    const turbok_prim *prim;
     const turbo_linear *table;
     const turbo_batch *b;
     float *out; /* [T,E] */
 } embed_job;
+
+/* Row of a table out of its tile: elements lie a tile's width apart, so no vector can be loaded. */
+static void read_lane(int32_t dtype, const char *lane, size_t n, float *out)
+{
+    if (dtype == TURBO_F32) {
+        for (size_t k = 0; k < n; k++)
+            memcpy(&out[k], lane + k * TURBOK_TILE * 4, 4);
+        return;
+    }
+    for (size_t k = 0; k < n; k++) {
+        uint16_t h;
+        memcpy(&h, lane + k * TURBOK_TILE * 2, 2);
+        out[k] = dtype == TURBO_F16 ? turbok_f16_to_f32(h) : turbok_bf16_to_f32(h);
+    }
+}
 
 static void embed_range(void *ctx, int64_t from, int64_t to, int thread)
 {
@@ -26,15 +41,13 @@ static void embed_range(void *ctx, int64_t from, int64_t to, int thread)
         size_t id = (size_t)j->b->tokens[t];
         const char *lane = (const char *)w->data +
                            (id / TURBOK_TILE * E * TURBOK_TILE + id % TURBOK_TILE) * es;
-        for (size_t k = 0; k < E; k++)
-            j->prim->widen(w->dtype, lane + k * TURBOK_TILE * es, 1, out + k);
+        read_lane(w->dtype, lane, E, out);
     }
 }
 
 void turbok_op_embed(turbo_exec *x, const turbo_linear *table, const turbo_batch *b, void *out)
 {
-    /* The scalar conversion: elements of a row lie a tile apart, so there is no vector to load. */
-    embed_job j = {&turbok_prim_scalar, table, b, out};
+    embed_job j = {table, b, out};
     turbok_pool_for(x->pool, b->n_tokens, 16, embed_range, &j);
 }
 

@@ -11,6 +11,11 @@
 
 #define LOCAL static inline __attribute__((always_inline))
 
+LOCAL __m256 vfma(__m256 a, __m256 b, __m256 c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
 LOCAL __m256 load_bf16(const char *p)
 {
     __m128i h = _mm_loadu_si128((const __m128i *)(const void *)p);

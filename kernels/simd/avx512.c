@@ -11,6 +11,11 @@
 
 #define LOCAL static inline __attribute__((always_inline))
 
+LOCAL __m512 vfma(__m512 a, __m512 b, __m512 c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
 LOCAL __m512 load_bf16(const char *p)
 {
     __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)p);

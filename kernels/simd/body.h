@@ -1,6 +1,7 @@
 /* kernels/simd/body.h: the primitives for vectors of VW floats. One text; avx2.c and avx512.c define
- * VW, NV and the 16-bit loads and stores, and include it. Uses gcc's vector types, so that the
- * arithmetic reads as arithmetic; built with -ffp-contract=fast, a * b + c is one fused operation.
+ * VW, NV, vfma and the 16-bit loads and stores, and include it. Uses gcc's vector types, so that the
+ * arithmetic reads as arithmetic. Fused operations are written out and contraction is off: which
+ * operations are fused must not hang on how a compiler unrolls a loop.
  *
  * NV is how many vectors of outputs a block of gemm_tile holds in registers: NV * rows accumulators,
  * NV weights and one broadcast must fit (16 registers of AVX2: NV 2; 32 of AVX-512: NV 4). */
@@ -61,7 +62,7 @@ ALWAYS void tile_block(int32_t dtype, const char *w, const float *x, int64_t ldx
         for (int r = 0; r < rows; r++) {
             vf xv = splat(x[r * ldx + k]);
             for (int v = 0; v < nv; v++)
-                a[r][v] = xv * wv[v] + a[r][v];
+                a[r][v] = vfma(xv, wv[v], a[r][v]);
         }
     }
     for (int r = 0; r < rows; r++)
@@ -104,12 +105,19 @@ static void gemm_tile(int32_t dtype, const void *w, const float *x, int64_t ldx,
         tile_typed(TURBO_F32, w, x, ldx, rows, n, acc);
 }
 
+/* Sum of the lanes as a tree of halves. */
 ALWAYS float sum_lanes(vf v)
 {
-    float s = 0;
-    for (int i = 0; i < VW; i++)
-        s += v[i];
-    return s;
+    typedef float v4 __attribute__((vector_size(16)));
+    float f[VW];
+    v4 part[VW / 4];
+    store(f, v);
+    memcpy(part, f, sizeof part);
+    for (int w = VW / 8; w; w /= 2)
+        for (int i = 0; i < w; i++)
+            part[i] += part[i + w];
+    v4 s = part[0];
+    return (s[0] + s[2]) + (s[1] + s[3]);
 }
 
 static void rmsnorm(float *h, const float *delta, const float *w, float eps, int64_t n, float *out)
@@ -122,7 +130,7 @@ static void rmsnorm(float *h, const float *delta, const float *w, float eps, int
             v = v + load(delta + i);
             store(h + i, v);
         }
-        acc = v * v + acc;
+        acc = vfma(v, v, acc);
     }
     double sum = 0;
     for (int l = 0; l < VW; l++)
@@ -147,21 +155,21 @@ ALWAYS vf vexp(vf x)
     vi under = x < lo;
     x = pick(under, lo, x);
     x = pick(x > hi, hi, x);
-    vf n = x * splat(1.44269504f) + splat(12582912.0f); /* 1.5 * 2^23: rounds to an integer */
+    vf n = vfma(x, splat(1.44269504f), splat(12582912.0f)); /* 1.5 * 2^23: rounds to an integer */
     vi ni = (vi)n << 23;
     n = n - splat(12582912.0f);
-    vf r = x - n * splat(0.693145752f);
-    r = r - n * splat(1.42860677e-6f);
+    vf r = vfma(n, splat(-0.693145752f), x);
+    r = vfma(n, splat(-1.42860677e-6f), r);
     vf p = splat(1.98412698e-4f);
-    p = p * r + splat(1.38888889e-3f);
-    p = p * r + splat(8.33333333e-3f);
-    p = p * r + splat(4.16666667e-2f);
-    p = p * r + splat(1.66666667e-1f);
-    p = p * r + splat(0.5f);
-    p = p * r + splat(1.0f);
-    p = p * r + splat(1.0f);
+    p = vfma(p, r, splat(1.38888889e-3f));
+    p = vfma(p, r, splat(8.33333333e-3f));
+    p = vfma(p, r, splat(4.16666667e-2f));
+    p = vfma(p, r, splat(1.66666667e-1f));
+    p = vfma(p, r, splat(0.5f));
+    p = vfma(p, r, splat(1.0f));
+    p = vfma(p, r, splat(1.0f));
     vf e = (vf)((vi)p + ni);
-    return (vf)((vi)e & ~under);
+    return pick(x != x, x, (vf)((vi)e & ~under));
 }
 
 ALWAYS float activate_slow(int32_t act, float x)
@@ -232,12 +240,12 @@ static void scores(const float *q, const float *k, int64_t n, int64_t d, float s
         for (; i + VW <= d; i += VW) {
             vf qv = load(q + i);
             for (int u = 0; u < 4; u++)
-                a[u] = qv * load(row[u] + i) + a[u];
+                a[u] = vfma(qv, load(row[u] + i), a[u]);
         }
         for (int u = 0; u < 4 && j + u < n; u++) {
             float sum = sum_lanes(a[u]);
             for (int64_t t = i; t < d; t++)
-                sum = q[t] * row[u][t] + sum;
+                sum = fmaf(q[t], row[u][t], sum);
             s[j + u] = scale * sum;
         }
     }
@@ -268,20 +276,20 @@ static void mix(float *out, float f, const float *p, const float *v, int64_t n, 
             a[u] = load(out + i + u * VW) * splat(f);
         for (int64_t j = 0; j < n; j++)
             for (int u = 0; u < 4; u++)
-                a[u] = splat(p[j]) * load(v + j * d + i + u * VW) + a[u];
+                a[u] = vfma(splat(p[j]), load(v + j * d + i + u * VW), a[u]);
         for (int u = 0; u < 4; u++)
             store(out + i + u * VW, a[u]);
     }
     for (; i + VW <= d; i += VW) {
         vf a = load(out + i) * splat(f);
         for (int64_t j = 0; j < n; j++)
-            a = splat(p[j]) * load(v + j * d + i) + a;
+            a = vfma(splat(p[j]), load(v + j * d + i), a);
         store(out + i, a);
     }
     for (; i < d; i++) {
         float a = out[i] * f;
         for (int64_t j = 0; j < n; j++)
-            a = p[j] * v[j * d + i] + a;
+            a = fmaf(p[j], v[j * d + i], a);
         out[i] = a;
     }
 }
