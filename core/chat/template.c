@@ -12,6 +12,7 @@
 #define MAX_STOPS 16
 #define MAX_STOP 64
 #define MAX_SEGMENTS 65536
+#define MAX_MESSAGES 4096
 #define MAX_TEXT ((size_t)64 << 20)
 
 struct turbod_template {
@@ -131,8 +132,29 @@ static int bind_template(lua_State *L)
     }
     if (lua_type(L, -1) != LUA_TFUNCTION)
         return luaL_error(L, "turbo.template needs a function(messages, out, opts)");
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &key_render) != LUA_TNIL)
+        return luaL_error(L, "turbo.template is called a second time");
+    lua_pop(L, 1);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &key_render);
     return 0;
+}
+
+/* turbo.trim(s): without ASCII white space at both ends; many templates ask for it. */
+static int bind_trim(lua_State *L)
+{
+    static const char blank[] = " \t\n\r\f\v";
+    size_t n;
+    if (lua_type(L, 1) != LUA_TSTRING)
+        return luaL_error(L, "turbo.trim takes a string");
+    const char *s = lua_tolstring(L, 1, &n);
+    while (n && *s && strchr(blank, *s)) {
+        s++;
+        n--;
+    }
+    while (n && s[n - 1] && strchr(blank, s[n - 1]))
+        n--;
+    lua_pushlstring(L, s, n);
+    return 1;
 }
 
 static int bindings(lua_State *L)
@@ -140,6 +162,8 @@ static int bindings(lua_State *L)
     lua_newtable(L);
     lua_pushcfunction(L, bind_template);
     lua_setfield(L, -2, "template");
+    lua_pushcfunction(L, bind_trim);
+    lua_setfield(L, -2, "trim");
     lua_setglobal(L, "turbo");
     return 0;
 }
@@ -185,6 +209,17 @@ static int push_call(lua_State *L)
     return 4;
 }
 
+static turbo_status start(const turbod_template *t, turbod_lua *s, size_t extra, render_job *job,
+                          turbo_err *err)
+{
+    turbo_status st = turbod_lua_open(s, extra, bindings, err);
+    if (st)
+        return st;
+    turbod_lua_clock(s, TURBOD_LUA_REQUEST_MS);
+    st = turbod_lua_protect(s, set_job, job, &t->script, err);
+    return st ? st : turbod_lua_run(s, &t->script, err);
+}
+
 turbo_status turbod_template_load(const char *path, turbod_template **out, turbo_err *err)
 {
     turbod_lua s = {0};
@@ -194,15 +229,9 @@ turbo_status turbod_template_load(const char *path, turbod_template **out, turbo
     render_job job = {.load = t};
     turbo_status st = turbod_script_load(path, &t->script, err);
     if (!st)
-        st = turbod_lua_open(&s, 0, bindings, err);
-    if (!st)
-        st = turbod_lua_protect(&s, set_job, &job, TURBOD_LUA_REQUEST_MS, err);
-    if (!st)
-        st = turbod_lua_run(&s, &t->script, TURBOD_LUA_REQUEST_MS, err);
-    if (!st) {
-        if (lua_rawgetp(s.L, LUA_REGISTRYINDEX, &key_render) != LUA_TFUNCTION)
-            st = turbod_err(err, TURBO_EDATA, "%s does not call turbo.template", t->script.name);
-    }
+        st = start(t, &s, 0, &job, err);
+    if (!st && lua_rawgetp(s.L, LUA_REGISTRYINDEX, &key_render) != LUA_TFUNCTION)
+        st = turbod_err(err, TURBO_EDATA, "%s does not call turbo.template", t->script.name);
     turbod_lua_close(&s);
     if (st)
         turbod_template_free(t);
@@ -234,23 +263,25 @@ turbo_status turbod_template_render(const turbod_template *t, const turbod_messa
                                     turbo_err *err)
 {
     size_t extra = 0;
-    turbod_lua s;
+    turbod_lua s = {0};
     *out = (turbod_render){0};
     turbod_buf_init(&out->text, MAX_TEXT);
+    if (opts->add_generation_prompt && opts->continue_final_message)
+        return turbod_err(err, TURBO_EINVAL, "add_generation_prompt opens a new message and "
+                          "continue_final_message leaves the last one open: choose one");
+    if (opts->continue_final_message && !n)
+        return turbod_err(err, TURBO_EINVAL, "continue_final_message needs a message to continue");
+    if (n > MAX_MESSAGES)
+        return turbod_err(err, TURBO_ELIMIT, "%zu messages; at most %d are possible", n, MAX_MESSAGES);
     for (size_t i = 0; i < n; i++)
         if (!turbod_add(extra, msgs[i].content_len + 512, &extra))
             return turbod_err(err, TURBO_ELIMIT, "the messages are too long");
     render_job job = {.msgs = msgs, .n = n, .opts = opts, .out = out};
-    turbo_status st = turbod_lua_open(&s, extra, bindings, err);
-    if (st)
-        return st;
-    st = turbod_lua_protect(&s, set_job, &job, TURBOD_LUA_REQUEST_MS, err);
+    turbo_status st = start(t, &s, extra, &job, err);
     if (!st)
-        st = turbod_lua_run(&s, &t->script, TURBOD_LUA_REQUEST_MS, err);
+        st = turbod_lua_protect(&s, push_call, NULL, &t->script, err);
     if (!st)
-        st = turbod_lua_protect(&s, push_call, NULL, TURBOD_LUA_REQUEST_MS, err);
-    if (!st)
-        st = turbod_lua_call(&s, 3, 0, TURBOD_LUA_REQUEST_MS, err);
+        st = turbod_lua_call(&s, 3, 0, &t->script, err);
     turbod_lua_close(&s);
     if (st)
         turbod_render_free(out);
@@ -264,11 +295,50 @@ void turbod_render_free(turbod_render *r)
     *r = (turbod_render){0};
 }
 
+/* One special token by its name. A piece that merely looks alike is not one. */
+static turbo_status special_id(const turbo_tokenizer_vtbl *v, const void *tok, const char *name,
+                               size_t len, int32_t *id, turbo_err *err)
+{
+    const uint32_t special = (uint32_t)TURBO_TOKEN_CONTROL | (uint32_t)TURBO_TOKEN_SPECIAL;
+    *id = len <= UINT32_MAX ? v->find(tok, name, (uint32_t)len) : -1;
+    if (*id >= 0 && (v->attr(tok, *id) & special))
+        return TURBO_OK;
+    return turbod_err(err, TURBO_EDATA,
+                      "the chat template writes the special token %.*s, which this tokenizer does not "
+                      "have; set chat_template to one that fits the model",
+                      (int)(len < 64 ? len : 64), name);
+}
+
+/* Text to ids behind the n that are there; *cap grows when a normaliser lengthens the text. */
+static turbo_status append_text(const turbo_tokenizer_vtbl *v, const void *tok, const char *text,
+                                size_t len, uint32_t flags, int32_t **ids, size_t *n, size_t *cap,
+                                turbo_err *err)
+{
+    uint64_t k = 0;
+    turbo_status st = v->encode(tok, text, len, flags, *ids + *n, *cap - *n, &k, err);
+    if (st == TURBO_ELIMIT && k > *cap - *n) {
+        size_t more, bytes;
+        if (!turbod_add(*cap, (size_t)k, &more) || !turbod_mul(more, sizeof **ids, &bytes))
+            return turbod_err(err, TURBO_ELIMIT, "the prompt is too long");
+        int32_t *p = realloc(*ids, bytes);
+        if (!p)
+            return turbod_err(err, TURBO_ENOMEM, "no memory for a prompt");
+        *ids = p;
+        *cap = more;
+        st = v->encode(tok, text, len, flags, *ids + *n, *cap - *n, &k, err);
+    }
+    *n += st ? 0 : (size_t)k;
+    return st;
+}
+
 turbo_status turbod_template_encode(const turbo_tokenizer_vtbl *v, const void *tok,
                                     const turbod_render *r, int32_t **ids, size_t *n_ids,
                                     turbo_err *err)
 {
-    size_t cap = 16, n = 0, bytes;
+    size_t cap, n = 0, bytes;
+    turbo_tokenizer_info info = {.size = sizeof info};
+    v->info(tok, &info);
+    /* Every token stands for a byte of text at least, a dummy prefix and a special token for none. */
     if (!turbod_add(r->text.len, r->n + 16, &cap) || !turbod_mul(cap, sizeof **ids, &bytes))
         return turbod_err(err, TURBO_ELIMIT, "the prompt is too long");
     int32_t *out = malloc(bytes);
@@ -278,22 +348,17 @@ turbo_status turbod_template_encode(const turbo_tokenizer_vtbl *v, const void *t
     for (size_t i = 0; i < r->n && !st; i++) {
         const turbod_segment *g = &r->segments[i];
         const char *text = r->text.ptr + g->at;
-        uint64_t k = 1;
-        if (g->special) {
-            int32_t id = v->find(tok, text, (uint32_t)g->len);
-            uint32_t special = (uint32_t)TURBO_TOKEN_CONTROL | (uint32_t)TURBO_TOKEN_SPECIAL;
-            if (id < 0 || !(v->attr(tok, id) & special))
-                st = turbod_err(err, TURBO_EDATA,
-                                "the chat template uses %.*s, which this tokenizer has not as a "
-                                "special token",
-                                (int)(g->len < 64 ? g->len : 64), text);
-            else
-                out[n] = id;
-        } else { /* never more tokens than bytes: every piece stands for at least one */
-            uint32_t first = i == 0 ? (uint32_t)TURBO_TOK_FIRST : 0;
-            st = v->encode(tok, text, g->len, first, out + n, cap - n, &k, err);
+        if (n == cap) { /* earlier text took more ids than bytes */
+            st = turbod_err(err, TURBO_ELIMIT, "the prompt is too long");
+        } else if (g->special) {
+            st = special_id(v, tok, text, g->len, &out[n], err);
+            n += !st;
+        } else {
+            /* A text behind bos starts the document, as it does in a plain prompt. */
+            bool first = n == 0 || (n == 1 && out[0] == info.bos);
+            st = append_text(v, tok, text, g->len, first ? (uint32_t)TURBO_TOK_FIRST : 0, &out, &n,
+                             &cap, err);
         }
-        n += st ? 0 : k;
     }
     if (st) {
         free(out);

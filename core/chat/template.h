@@ -44,11 +44,14 @@ const char *turbod_template_name(const turbod_template *t); /* file name */
 /* Name of the i-th token that ends an answer; NULL behind the last. */
 const char *turbod_template_stops(const turbod_template *t, size_t i);
 
-/* An unknown role or a message the template refuses is TURBO_EINVAL with the script's words. */
+/* EINVAL: the script refuses the conversation by error("..."), err is its text; or the options exclude
+ * each other. EDATA: the script is wrong. ELIMIT: it ran too long, took too much memory, or the text is
+ * too long. Each call has its own Lua state. *out is filled only on success. */
 turbo_status turbod_template_render(const turbod_template *t, const turbod_message *msgs, size_t n,
                                     const turbod_render_opts *opts, turbod_render *out,
                                     turbo_err *err);
 void turbod_render_free(turbod_render *r);
+/* EDATA: a special token the tokenizer does not have. *ids is the caller's, free(). */
 turbo_status turbod_template_encode(const turbo_tokenizer_vtbl *v, const void *tok,
                                     const turbod_render *r, int32_t **ids, size_t *n_ids,
                                     turbo_err *err);

@@ -1,4 +1,4 @@
-/* core/lua/sandbox.c: see sandbox.h. What is removed, and why, is listed in doc/lua.md. */
+/* core/lua/sandbox.c: see sandbox.h. One thread a state. doc/lua.md has the script's side. */
 #include "lua/sandbox.h"
 
 #include <stdio.h>
@@ -6,18 +6,22 @@
 #include <string.h>
 #include <time.h>
 
+#include "util/checked.h"
 #include "util/err.h"
 #include "util/file.h"
+#include "util/utf8.h"
 
 #define HOOK_EVERY 20 /* instructions; with 100 the slowest hostile script ran 139 ms */
+#define BUSY_FACTOR 8 /* a script may wait this many budgets for a CPU before it ends regardless */
 
-static int64_t now_ns(void)
+static int64_t now_ns(clockid_t clock)
 {
     struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
+    clock_gettime(clock, &ts);
     return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
+/* Refuses growth beyond the caps; shrinking never fails. */
 static void *capped(void *ud, void *ptr, size_t osize, size_t nsize)
 {
     turbod_lua *s = ud;
@@ -30,281 +34,141 @@ static void *capped(void *ud, void *ptr, size_t osize, size_t nsize)
     if (nsize > old && (nsize > s->block || s->used - old + nsize > s->cap))
         return NULL;
     void *p = realloc(ptr, nsize);
+    if (!p && nsize <= old)
+        p = ptr; /* the old block is large enough */
     if (p)
-        s->used += nsize - old;
+        s->used = s->used - old + nsize;
     return p;
 }
 
-static turbod_lua *self(lua_State *L)
+turbod_lua *turbod_lua_of(lua_State *L)
 {
     void *ud;
     lua_getallocf(L, &ud);
     return ud;
 }
 
+/* The clock that counts is the wall's, so that requests are answered in time. But time in which this
+ * thread had no CPU is not the script's fault, and is given back within reason. */
 static void hook(lua_State *L, lua_Debug *ar)
 {
-    turbod_lua *s = self(L);
+    turbod_lua *s = turbod_lua_of(L);
     (void)ar;
-    if (!s->dead && now_ns() < s->deadline)
-        return;
-    s->dead = true;
-    lua_sethook(L, hook, LUA_MASKCOUNT, 1);
+    if (!s->dead) {
+        int64_t t = now_ns(CLOCK_MONOTONIC);
+        if (t < s->deadline)
+            return;
+        int64_t cpu = now_ns(CLOCK_THREAD_CPUTIME_ID) - s->cpu_start;
+        if (cpu < s->budget && t < s->last) {
+            s->deadline = t + (s->budget - cpu);
+            return;
+        }
+        s->dead = true;
+        lua_sethook(L, hook, LUA_MASKCOUNT, 1);
+    }
     luaL_error(L, "script limit");
 }
 
-/* ---- replaced library functions: bounded work, no addresses ------------------------------------- */
-
-static int safe_tostring(lua_State *L)
+void turbod_lua_clock(turbod_lua *s, int64_t ms)
 {
-    switch (lua_type(L, 1)) {
-    case LUA_TNONE: return luaL_error(L, "tostring: a value is needed");
-    case LUA_TSTRING: lua_settop(L, 1); return 1;
-    case LUA_TNUMBER:
-        lua_settop(L, 1);
-        lua_tolstring(L, 1, NULL);
-        return 1;
-    case LUA_TBOOLEAN: lua_pushstring(L, lua_toboolean(L, 1) ? "true" : "false"); return 1;
-    case LUA_TNIL: lua_pushliteral(L, "nil"); return 1;
-    default: lua_pushstring(L, lua_typename(L, lua_type(L, 1))); return 1;
-    }
-}
-
-static int safe_rep(lua_State *L)
-{
-    size_t len, sep_len = 0;
-    const char *s = luaL_checklstring(L, 1, &len);
-    lua_Integer n = luaL_checkinteger(L, 2);
-    const char *sep = luaL_optlstring(L, 3, "", &sep_len);
-    if (n <= 0) {
-        lua_pushliteral(L, "");
-        return 1;
-    }
-    size_t one = len + sep_len;
-    if (n > 65536 || (one && (size_t)n > 65536 / one))
-        return luaL_error(L, "string.rep: the result may have 64 KiB at most");
-    luaL_Buffer b;
-    luaL_buffinit(L, &b);
-    for (lua_Integer i = 0; i < n; i++) {
-        luaL_addlstring(&b, s, len);
-        if (i + 1 < n)
-            luaL_addlstring(&b, sep, sep_len);
-    }
-    luaL_pushresult(&b);
-    return 1;
-}
-
-/* Plain search only: patterns can backtrack for ever. */
-static int safe_find(lua_State *L)
-{
-    size_t len, want_len;
-    const char *s = luaL_checklstring(L, 1, &len);
-    const char *want = luaL_checklstring(L, 2, &want_len);
-    lua_Integer from = luaL_optinteger(L, 3, 1);
-    if (from < 0)
-        from = (size_t)-from > len ? 1 : (lua_Integer)len + from + 1;
-    if (from < 1)
-        from = 1;
-    const char *hit = NULL;
-    if ((size_t)from <= len + 1)
-        hit = want_len ? memmem(s + from - 1, len - (size_t)from + 1, want, want_len) : s + from - 1;
-    if (!hit) {
-        lua_pushnil(L);
-        return 1;
-    }
-    lua_pushinteger(L, hit - s + 1);
-    lua_pushinteger(L, hit - s + (lua_Integer)want_len);
-    return 2;
-}
-
-/* Pushes one number: spec is %[flags][width][.precision]letter, checked letter by letter. */
-static void push_number(lua_State *L, const char *spec, char letter, int arg)
-{
-    char out[512], wide[40];
-    int n;
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    if (letter == 'f' || letter == 'e' || letter == 'g') {
-        n = snprintf(out, sizeof out, spec, luaL_checknumber(L, arg));
-    } else {
-        snprintf(wide, sizeof wide, "%.*sll%c", (int)strlen(spec) - 1, spec,
-                 letter == 'u' ? 'd' : letter);
-        n = snprintf(out, sizeof out, wide, (long long)luaL_checkinteger(L, arg));
-    }
-#pragma GCC diagnostic pop
-    lua_pushlstring(L, out, n < 0 ? 0 : (size_t)n < sizeof out ? (size_t)n : sizeof out - 1);
-}
-
-static void push_conversion(lua_State *L, const char *spec, char letter, int arg)
-{
-    if (letter == 'c') {
-        char c = (char)luaL_checkinteger(L, arg);
-        lua_pushlstring(L, &c, 1);
-    } else if (letter == 's' || letter == 'q') {
-        int t = lua_type(L, arg);
-        if (t != LUA_TSTRING && t != LUA_TNUMBER && t != LUA_TBOOLEAN && t != LUA_TNIL)
-            luaL_error(L, "string.format: argument %d is a %s", arg, lua_typename(L, t));
-        if (letter == 'q')
-            lua_pushliteral(L, "\"");
-        lua_pushcfunction(L, safe_tostring);
-        lua_pushvalue(L, arg);
-        lua_call(L, 1, 1);
-        if (letter == 'q') {
-            lua_pushliteral(L, "\"");
-            lua_concat(L, 3);
-        }
-    } else {
-        push_number(L, spec, letter, arg);
-    }
-}
-
-static int safe_format(lua_State *L)
-{
-    size_t len;
-    const char *f = luaL_checklstring(L, 1, &len), *end = f + len;
-    int arg = 1;
-    /* The pieces are collected on the stack of values, so that nothing but Lua owns memory here. */
-    int top = lua_gettop(L), parts = 0;
-    while (f < end) {
-        const char *p = memchr(f, '%', (size_t)(end - f));
-        luaL_checkstack(L, 4, "string.format");
-        lua_pushlstring(L, f, (size_t)((p ? p : end) - f));
-        parts++;
-        if (!p)
-            break;
-        char spec[16] = "%";
-        size_t k = 1;
-        for (p++; p < end && k < 6 && strchr("-+ #0123456789.", *p) && *p; p++)
-            spec[k++] = *p;
-        if (p == end || !strchr("diufegxXcsq%", *p) || !*p)
-            return luaL_error(L, "string.format: only %%d %%i %%u %%f %%e %%g %%x %%X %%c %%s %%q");
-        spec[k] = *p;
-        f = p + 1;
-        if (*p == '%') {
-            lua_pushliteral(L, "%");
-        } else if (++arg > top) {
-            return luaL_error(L, "string.format: argument %d is missing", arg);
-        } else {
-            push_conversion(L, spec, *p, arg);
-        }
-        parts++;
-        if (parts > 64)
-            return luaL_error(L, "string.format: more than 32 conversions");
-    }
-    lua_concat(L, parts);
-    return 1;
-}
-
-/* ---- the library ---------------------------------------------------------------------------------- */
-
-static void drop(lua_State *L, const char *const *names)
-{
-    for (; *names; names++) {
-        lua_pushnil(L);
-        lua_setfield(L, -2, *names);
-    }
+    int64_t t = now_ns(CLOCK_MONOTONIC);
+    s->budget = ms * 1000000;
+    s->deadline = t + s->budget;
+    s->last = t + BUSY_FACTOR * s->budget;
+    s->cpu_start = now_ns(CLOCK_THREAD_CPUTIME_ID);
 }
 
 static int open_libraries(lua_State *L)
 {
-    static const char *const from_g[] = {"load", "loadfile", "dofile", "require", "collectgarbage",
-                                         "xpcall", "print", "warn", "rawset", "rawequal",
-                                         "getmetatable", "setmetatable", NULL};
-    static const char *const from_string[] = {"dump", "gsub", "gmatch", "match", "pack", "unpack",
-                                              "packsize", NULL};
-    static const char *const from_table[] = {"move", NULL};
-    static const char *const from_math[] = {"random", "randomseed", NULL};
-    luaL_requiref(L, "_G", luaopen_base, 1);
-    luaL_requiref(L, "table", luaopen_table, 1);
-    luaL_requiref(L, "string", luaopen_string, 1);
-    luaL_requiref(L, "math", luaopen_math, 1);
-    luaL_requiref(L, "utf8", luaopen_utf8, 1);
-    lua_settop(L, 1); /* the bindings */
-    lua_pushglobaltable(L);
-    drop(L, from_g);
-    lua_pushcfunction(L, safe_tostring);
-    lua_setfield(L, -2, "tostring");
-    lua_getfield(L, -1, "table");
-    drop(L, from_table);
-    lua_pop(L, 1);
-    lua_getfield(L, -1, "math");
-    drop(L, from_math);
-    lua_pop(L, 1);
-    lua_getfield(L, -1, "string");
-    drop(L, from_string);
-    lua_pushcfunction(L, safe_rep);
-    lua_setfield(L, -2, "rep");
-    lua_pushcfunction(L, safe_find);
-    lua_setfield(L, -2, "find");
-    lua_pushcfunction(L, safe_format);
-    lua_setfield(L, -2, "format");
-    /* ("x"):rep(n) must reach the trimmed table, and nobody its metatable. */
-    lua_pushliteral(L, "");
-    lua_getmetatable(L, -1);
-    lua_pushvalue(L, -3);
-    lua_setfield(L, -2, "__index");
-    lua_pushboolean(L, 0);
-    lua_setfield(L, -2, "__metatable");
-    lua_settop(L, 1);
-    /* The registry's table of loaded modules would hand the untrimmed tables out; nothing reads it. */
-    lua_pushnil(L);
-    lua_setfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-    lua_CFunction bindings = (lua_CFunction)lua_tocfunction(L, 1);
-    if (bindings) {
-        lua_pushcfunction(L, bindings);
-        lua_call(L, 0, 0);
-    }
+    lua_CFunction bindings = lua_tocfunction(L, 1);
+    turbod_lua_library(L);
+    if (bindings)
+        bindings(L);
     return 0;
 }
 
-/* The error value as a line; only strings are looked at. */
-static turbo_status explain(turbod_lua *s, int status, turbo_err *err)
+/* A script's bytes as one line of valid UTF-8. */
+static void say(turbo_err *err, const char *before, const char *text, size_t len)
 {
-    turbo_status st = TURBO_EINVAL;
-    if (s->dead)
-        st = turbod_err(err, TURBO_ELIMIT, "script limit: it ran too long");
-    else if (status == LUA_ERRMEM)
-        st = turbod_err(err, TURBO_ELIMIT, "not enough memory: a script may use %zu MiB",
-                        TURBOD_LUA_MEMORY >> 20);
-    else if (lua_type(s->L, -1) == LUA_TSTRING)
-        st = turbod_err(err, TURBO_EINVAL, "%.240s", lua_tostring(s->L, -1));
-    else
-        st = turbod_err(err, TURBO_EINVAL, "the script raised a %s",
-                        lua_typename(s->L, lua_type(s->L, -1)));
+    char clean[sizeof err->text];
+    size_t n = len < sizeof clean - 1 ? len : sizeof clean - 1;
+    while (n > 0 && n < len && ((unsigned char)text[n] & 0xC0) == 0x80)
+        n--; /* cut between two characters */
+    memcpy(clean, text, n);
+    clean[n] = '\0';
+    for (size_t i = 0; i < n;) {
+        size_t l = clean[i] ? turbod_utf8_len((const unsigned char *)clean + i, n - i) : 0;
+        if (!l)
+            clean[i] = '?';
+        i += l ? l : 1;
+    }
+    turbod_err(err, 0, "%s%s", before, clean);
+}
+
+/* The error value as a line; only strings are looked at, so that nothing of the script runs here. */
+static turbo_status explain(turbod_lua *s, int status, const turbod_script *script, turbo_err *err)
+{
+    char before[sizeof script->name + 3];
+    const char *name = script ? script->name : "script";
+    turbo_status st = TURBO_EDATA;
+    if (s->dead) {
+        st = turbod_err(err, TURBO_ELIMIT, "%s: script limit: it ran longer than %lld ms", name,
+                        (long long)(s->budget / 1000000));
+    } else if (status == LUA_ERRMEM) {
+        st = turbod_err(err, TURBO_ELIMIT, "%s: not enough memory: a script may use %zu MiB, %zu MiB "
+                        "at a time", name, TURBOD_LUA_MEMORY >> 20, TURBOD_LUA_BLOCK >> 20);
+    } else if (lua_type(s->L, -1) == LUA_TSTRING) {
+        size_t len, n = strlen(name);
+        const char *text = lua_tolstring(s->L, -1, &len);
+        bool own = s->raised && lua_topointer(s->L, -1) == s->raised;
+        /* Lua's own texts begin with "file.lua:3:". */
+        bool named = len > n && !memcmp(text, name, n) && text[n] == ':';
+        snprintf(before, sizeof before, "%s%s", own || named ? "" : name, own || named ? "" : ": ");
+        say(err, before, text, len);
+        st = own ? TURBO_EINVAL : TURBO_EDATA;
+    } else {
+        turbod_err(err, st, "%s: it raised a %s; error() takes a text", name,
+                   lua_typename(s->L, lua_type(s->L, -1)));
+    }
     lua_settop(s->L, 0);
     return st;
 }
 
-turbo_status turbod_lua_call(turbod_lua *s, int nargs, int nresults, int ms, turbo_err *err)
+turbo_status turbod_lua_call(turbod_lua *s, int nargs, int nresults, const turbod_script *script,
+                             turbo_err *err)
 {
-    s->deadline = now_ns() + (int64_t)ms * 1000000;
+    s->raised = NULL;
     lua_sethook(s->L, hook, LUA_MASKCOUNT, HOOK_EVERY);
     int status = lua_pcall(s->L, nargs, nresults, 0);
     lua_sethook(s->L, NULL, 0, 0);
     if (status != LUA_OK || s->dead)
-        return explain(s, status, err);
+        return explain(s, status, script, err);
     return TURBO_OK;
 }
 
-turbo_status turbod_lua_protect(turbod_lua *s, lua_CFunction fn, void *arg, int ms, turbo_err *err)
+turbo_status turbod_lua_protect(turbod_lua *s, lua_CFunction fn, void *arg,
+                                const turbod_script *script, turbo_err *err)
 {
     lua_pushcfunction(s->L, fn); /* light C functions and userdata take no memory */
     lua_pushlightuserdata(s->L, arg);
-    return turbod_lua_call(s, 1, LUA_MULTRET, ms, err);
+    return turbod_lua_call(s, 1, LUA_MULTRET, script, err);
 }
 
 turbo_status turbod_lua_open(turbod_lua *s, size_t extra, lua_CFunction bindings, turbo_err *err)
 {
-    *s = (turbod_lua){.cap = TURBOD_LUA_MEMORY + extra, .block = TURBOD_LUA_BLOCK + extra};
+    *s = (turbod_lua){.cap = TURBOD_LUA_MEMORY, .block = TURBOD_LUA_BLOCK};
+    if (!turbod_add(s->cap, extra, &s->cap) || !turbod_add(s->block, extra, &s->block))
+        return turbod_err(err, TURBO_ELIMIT, "a script's data is too large");
     s->L = lua_newstate(capped, s);
     if (!s->L)
         return turbod_err(err, TURBO_ENOMEM, "no memory for a script");
+    turbod_lua_clock(s, 1000);
     lua_pushcfunction(s->L, open_libraries);
     if (bindings)
         lua_pushcfunction(s->L, bindings);
     else
         lua_pushnil(s->L);
-    turbo_status st = turbod_lua_call(s, 1, 0, 1000, err);
+    turbo_status st = turbod_lua_call(s, 1, 0, NULL, err);
     if (st)
         turbod_lua_close(s);
     return st;
@@ -319,12 +183,12 @@ void turbod_lua_close(turbod_lua *s)
     s->L = NULL;
 }
 
-turbo_status turbod_lua_run(turbod_lua *s, const turbod_script *script, int ms, turbo_err *err)
+turbo_status turbod_lua_run(turbod_lua *s, const turbod_script *script, turbo_err *err)
 {
     int status = luaL_loadbufferx(s->L, script->code, script->len, script->name, "b");
     if (status != LUA_OK)
-        return explain(s, status, err);
-    return turbod_lua_call(s, 0, 0, ms, err);
+        return explain(s, status, script, err);
+    return turbod_lua_call(s, 0, 0, script, err);
 }
 
 /* ---- compiling ------------------------------------------------------------------------------------- */
@@ -358,7 +222,7 @@ turbo_status turbod_script_compile(const char *source, size_t len, const char *n
     snprintf(chunk, sizeof chunk, "@%s", out->name); /* messages read "file.lua:3: ..." */
     int status = luaL_loadbufferx(s.L, source, len, chunk, "t");
     if (status != LUA_OK)
-        st = explain(&s, status, err);
+        st = explain(&s, status, out, err);
     else if (lua_dump(s.L, append_code, out, 0))
         st = turbod_err(err, TURBO_ENOMEM, "no memory to compile %s", out->name);
     turbod_lua_close(&s);

@@ -33,23 +33,36 @@ turbo_status turbod_script_compile(const char *source, size_t len, const char *n
                                    turbod_script *out, turbo_err *err);
 void turbod_script_free(turbod_script *s);
 
-/* One state. One thread at a time; usually lives for one call. */
+/* One state. One thread at a time; lives for one call. Must not move while it is open. */
 typedef struct turbod_lua {
     lua_State *L;
     size_t used, cap, block;
-    int64_t deadline; /* monotonic ns */
-    bool dead;        /* time is over: sticky */
+    int64_t budget;          /* ns; the whole visit of a script has one */
+    int64_t deadline, last;  /* monotonic ns; last: not even on a busy machine */
+    int64_t cpu_start;       /* ns of this thread */
+    const void *raised;      /* the string that the script gave to error() or assert() */
+    bool dead;               /* time is over: sticky */
 } turbod_lua;
 
 /* extra: bytes the state may take beyond its cap, for data the host puts in. bindings(L) adds the
- * script's `turbo` table under protection (it may raise). */
+ * script's `turbo` table under protection (it may raise). No clock runs yet. */
 turbo_status turbod_lua_open(turbod_lua *s, size_t extra, lua_CFunction bindings, turbo_err *err);
-void turbod_lua_close(turbod_lua *s);
+void turbod_lua_close(turbod_lua *s); /* a zeroed one is allowed */
+turbod_lua *turbod_lua_of(lua_State *L);
+
+/* Starts the clock that the calls below share. */
+void turbod_lua_clock(turbod_lua *s, int64_t ms);
+/* All three: EINVAL the script ended itself with error("text") or assert(x, "text"), err is that text;
+ * EDATA the script is wrong; ELIMIT out of time or memory. The texts of the last two name `script`. */
 /* Loads the script's chunk and runs it. */
-turbo_status turbod_lua_run(turbod_lua *s, const turbod_script *script, int ms, turbo_err *err);
-/* lua_pcall with the clock set: function and arguments are on the stack. */
-turbo_status turbod_lua_call(turbod_lua *s, int nargs, int nresults, int ms, turbo_err *err);
+turbo_status turbod_lua_run(turbod_lua *s, const turbod_script *script, turbo_err *err);
+/* lua_pcall: function and arguments are on the stack. */
+turbo_status turbod_lua_call(turbod_lua *s, int nargs, int nresults, const turbod_script *script,
+                             turbo_err *err);
 /* Runs fn(L) protected, with arg as light userdata at index 1; for building tables. */
-turbo_status turbod_lua_protect(turbod_lua *s, lua_CFunction fn, void *arg, int ms, turbo_err *err);
+turbo_status turbod_lua_protect(turbod_lua *s, lua_CFunction fn, void *arg,
+                                const turbod_script *script, turbo_err *err);
+
+void turbod_lua_library(lua_State *L); /* library.c: fills _G; raises */
 
 #endif

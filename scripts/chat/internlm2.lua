@@ -5,27 +5,44 @@
 --   <|im_start|>assistant
 --   Hello!<|im_end|>
 --
--- Special tokens are written with out:special; nothing a user types can become one.
+-- Special tokens are written with out:special(); nothing a user types can become one. There is no
+-- default system text: whoever wants one sends a system message.
 
-local roles = { system = true, user = true, assistant = true, environment = true }
+local names = {
+    system = "system", developer = "system",
+    user = "user", assistant = "assistant",
+    -- Results of tools: the model knows them as messages of its environment.
+    tool = "environment", environment = "environment", ["function"] = "environment",
+}
+
+-- A system or environment message may name the tool that it is about. The model was trained with these
+-- two, as special tokens behind "name=".
+local tools = { plugin = "<|plugin|>", interpreter = "<|interpreter|>" }
+
+local function open(out, message)
+    local name = names[message.role]
+    if not name then
+        error("unknown role \"" .. message.role .. "\"; use system, user, assistant or tool")
+    end
+    out:special("<|im_start|>")
+    local tool = (name == "system" or name == "environment") and tools[message.name]
+    if tool then
+        out:text(name .. " name=")
+        out:special(tool)
+        out:text("\n")
+    else
+        out:text(name .. "\n")
+    end
+end
 
 turbo.template {
     stop = { "<|im_end|>" },
     render = function(messages, out, opts)
         out:special("<s>")
-        for i, m in ipairs(messages) do
-            local role = m.role
-            if role == "tool" then role = "environment" end
-            if role == "developer" then role = "system" end
-            if not roles[role] then
-                error("unknown role \"" .. role .. "\"; use system, user, assistant or tool", 0)
-            end
-            out:special("<|im_start|>")
-            out:text(role)
-            out:text("\n")
-            out:user(m.content)
-            local open = opts.continue_final_message and i == #messages
-            if not open then
+        for i, message in ipairs(messages) do
+            open(out, message)
+            out:user(message.content)
+            if i < #messages or not opts.continue_final_message then
                 out:special("<|im_end|>")
                 out:text("\n")
             end
