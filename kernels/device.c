@@ -132,8 +132,9 @@ turbo_status turbok_scratch_fit(turbok_device *d, int32_t dim, turbo_err *err)
     if (dim <= d->scratch_dim)
         return TURBO_OK;
     scratch_free(d);
-    size_t D = ((size_t)dim + 15) / 16 * 16;
-    size_t floats = (2 * TURBOK_CHUNK + TURBOK_QROWS) * D + TURBOK_CHUNK + 2 * TURBOK_QROWS + D;
+    size_t D = ((size_t)dim + 63) / 64 * 64;
+    size_t floats = (2 * TURBOK_CHUNK + 2 * TURBOK_QROWS + 1) * D +
+                    (TURBOK_CHUNK + 2) * TURBOK_QROWS;
     for (int i = 0; i < turbok_pool_threads(d->exec.pool); i++) {
         turbok_scratch *s = &d->exec.scratch[i];
         float *p = aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64);
@@ -141,9 +142,10 @@ turbo_status turbok_scratch_fit(turbok_device *d, int32_t dim, turbo_err *err)
         if (!p)
             return turbok_fail(err, TURBO_ENOMEM, "no memory for attention scratch");
         s->v = p + TURBOK_CHUNK * D;
-        s->acc = s->v + TURBOK_CHUNK * D;
+        s->q = s->v + TURBOK_CHUNK * D;
+        s->acc = s->q + TURBOK_QROWS * D;
         s->s = s->acc + TURBOK_QROWS * D;
-        s->m = s->s + TURBOK_CHUNK;
+        s->m = s->s + TURBOK_QROWS * TURBOK_CHUNK;
         s->l = s->m + TURBOK_QROWS;
         s->inv = s->l + TURBOK_QROWS;
     }

@@ -7,9 +7,11 @@
 
 /* Scratch of one thread: what attention needs for one work item. */
 typedef struct turbok_scratch {
-    float *k, *v;      /* [64, D] a chunk of keys and values in fp32 */
-    float *acc;        /* [TURBOK_QROWS, D] */
-    float *s;          /* [64] scores of one query */
+    float *k;          /* [D, 64] a chunk of keys in fp32, when the cache cannot be used in place */
+    float *v;          /* [64, Dp] a chunk of values, Dp = D rounded up to 64 */
+    float *q;          /* [TURBOK_QROWS, D] */
+    float *acc;        /* [Dp/64, TURBOK_QROWS, 64] weighted sums of values */
+    float *s;          /* [TURBOK_QROWS, 64] scores */
     float *m, *l;      /* [TURBOK_QROWS] running maximum and sum */
     float *inv;        /* [D/2] rotary frequencies of one sequence */
 } turbok_scratch;
@@ -71,9 +73,14 @@ turbo_status turbok_scratch_fit(turbok_device *d, int32_t dim, turbo_err *err);
 turbo_status turbok_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* kv/pool.c: where token pos of a table keeps K or V of a layer and head. */
-char *turbok_kv_at(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t layer, bool value,
-                   int32_t head, int32_t pos);
+/* kv/pool.c: where the block of token pos keeps K [D, block_tokens] or V [block_tokens, D] of a layer
+ * and head. */
+char *turbok_kv_plane(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t layer, bool value,
+                      int32_t head, int32_t pos);
+/* Writes K or V of one token and head; in [D] f32, tmp [D] floats. */
+void turbok_kv_write(const turbok_prim *prim, const turbok_kv_pool *p, const turbok_kv_table *t,
+                     int32_t layer, bool value, int32_t head, int32_t pos, const float *in,
+                     float *tmp);
 /* nn/rope.c: frequencies of a sequence whose RoPE length is rope_len, into inv [dim/2]. */
 void turbok_rope_inv(const turbo_rope *r, int32_t rope_len, float *inv);
 

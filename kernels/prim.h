@@ -21,10 +21,11 @@
 
 typedef struct turbok_prim {
     const char *name;
-    /* acc[r][lane] += sum over k in [0,n) of x[r*ldx + k] * w[k][lane], k ascending, fused
-     * multiply-add. rows 1..6; acc is [rows][64] with stride 64; w points at element (k0, 0). */
-    void (*gemm_tile)(int32_t dtype, const void *w, const float *x, int64_t ldx, int rows, int64_t n,
-                      float *acc);
+    /* acc[r][lane] += sum over k in [0,n) of x[r*ldx + k] * w[k*ldw + lane], k ascending, fused
+     * multiply-add, 64 lanes. rows 1..6; acc is [rows][64]. Used on weight tiles (ldw 64) and on the
+     * KV cache: scores are q times K^T, the sum of values is p times V. */
+    void (*gemm_tile)(int32_t dtype, const void *w, int64_t ldw, const float *x, int64_t ldx,
+                      int rows, int64_t n, float *acc);
     /* h += delta (delta may be NULL); out = h * rsqrt(mean(h^2) + eps) * w. out may be delta. */
     void (*rmsnorm)(float *h, const float *delta, const float *w, float eps, int64_t n, float *out);
     /* out = act(gate) * up; out may be either input. act: TURBO_ACT_*. */
@@ -32,12 +33,10 @@ typedef struct turbok_prim {
     /* [n] of dtype to f32 and back, rounding to nearest even. */
     void (*widen)(int32_t dtype, const void *in, int64_t n, float *out);
     void (*narrow)(int32_t dtype, const float *in, int64_t n, void *out);
-    /* s[j] = scale * (q . k[j]); k is [n][d] f32, n <= 64. */
-    void (*scores)(const float *q, const float *k, int64_t n, int64_t d, float scale, float *s);
-    /* s[j] = exp(s[j] - m) for j < n; returns their sum in the order of j in 16 lanes. */
-    float (*softmax)(float *s, int64_t n, float m);
-    /* out[i] = out[i] * f + sum_j p[j] * v[j][i], j ascending. v is [n][d] f32. */
-    void (*mix)(float *out, float f, const float *p, const float *v, int64_t n, int64_t d);
+    /* One step of an online softmax: *m becomes the maximum of *m and scale * s[j], j < n <= 64;
+     * s[j] = exp(scale * s[j] - *m); returns their sum. s has room for 64; those from n on may be
+     * overwritten. */
+    float (*softmax)(float *s, int64_t n, float scale, float *m);
 } turbok_prim;
 
 extern const turbok_prim turbok_prim_scalar;

@@ -13,6 +13,10 @@
 
 #include "internal.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 static double now(void)
 {
     struct timespec ts;
@@ -71,23 +75,59 @@ static double bandwidth(turbok_device *d, reader *r)
 
 /* ---- peak ------------------------------------------------------------------------------------------- */
 
+#if defined(__x86_64__)
+/* Independent chains of fused multiply-adds in registers: nothing but the arithmetic units. */
+#define PEAK_LOOP 4096
+#define PEAK(name, isa, vec, set1, fma, chains)                                                    \
+    __attribute__((target(isa))) static float name(float f)                                        \
+    {                                                                                              \
+        vec a[chains], m = set1(f), c = set1(1e-3f);                                               \
+        _Pragma("GCC unroll 24") for (int i = 0; i < chains; i++) {                                 \
+            a[i] = c;                                                                              \
+            __asm__("" : "+v"(a[i])); /* or all chains become one */                             \
+        }                                                                                          \
+        for (int n = 0; n < PEAK_LOOP; n++) {                                                      \
+            _Pragma("GCC unroll 24") for (int i = 0; i < chains; i++) a[i] = fma(a[i], m, c);      \
+        }                                                                                          \
+        _Pragma("GCC unroll 24") for (int i = 0; i < chains; i++) c += a[i];                       \
+        return c[0];                                                                               \
+    }
+PEAK(peak_avx512, "avx512f", __m512, _mm512_set1_ps, _mm512_fmadd_ps, 24)
+PEAK(peak_avx2, "avx2,fma", __m256, _mm256_set1_ps, _mm256_fmadd_ps, 12)
+
+typedef struct peak {
+    turbok_isa isa;
+    _Atomic uint32_t sink;
+} peak;
+
 static void peak_range(void *ctx, int64_t from, int64_t to, int thread)
 {
-    turbok_device *d = ctx;
-    static const float w[64 * TURBOK_TILE]; /* zeros: stays in the first-level cache */
-    float x[6 * 64] = {0}, acc[6 * TURBOK_TILE] = {0};
+    peak *p = ctx;
+    float f = 0;
     (void)thread;
     for (int64_t i = from; i < to; i++)
-        d->exec.prim->gemm_tile(TURBO_F32, w, x, 64, 6, 64, acc);
+        f += p->isa == TURBOK_ISA_AVX512 ? peak_avx512(0.5f) : peak_avx2(0.5f);
+    p->sink += f > 1;
 }
 
 static double peak_flops(turbok_device *d)
 {
-    const int64_t n = 40000;
+    const int64_t n = 1000;
+    peak p = {.isa = d->isa};
     double t = now();
-    turbok_pool_for(d->exec.pool, n, n / 64, peak_range, d);
-    return (double)n * 2 * 6 * 64 * TURBOK_TILE / (now() - t);
+    if (d->isa == TURBOK_ISA_SCALAR)
+        return 0; /* the reference has no peak worth naming */
+    turbok_pool_for(d->exec.pool, n, 16, peak_range, &p);
+    int per = d->isa == TURBOK_ISA_AVX512 ? 24 * 16 : 12 * 8;
+    return (double)n * 2 * PEAK_LOOP * per / (now() - t);
 }
+#else
+static double peak_flops(turbok_device *d)
+{
+    (void)d;
+    return 0;
+}
+#endif
 
 /* ---- linear layers ------------------------------------------------------------------------------------ */
 
@@ -114,10 +154,22 @@ static turbo_linear *random_linear(turbok_device *d, int32_t dtype, int64_t out,
 }
 
 typedef struct options {
-    bool json, quick, step;
+    bool json, quick, step, help;
     int threads;
     turbok_isa isa;
 } options;
+
+/* Seconds of one call, over at least 30 ms of calls. */
+static double time_linear(turbo_exec *ex, const turbo_linear *w, const float *x, int T, float *y)
+{
+    int reps = 0;
+    double t = now(), dt;
+    do {
+        turbok_op_linear(ex, w, x, T, y);
+        dt = now() - t;
+    } while (++reps < 3 || dt < 0.03);
+    return dt / reps;
+}
 
 static void bench_linear(turbok_device *d, const options *o, reader *r, int32_t dtype, int64_t out,
                          int64_t in)
@@ -129,27 +181,29 @@ static void bench_linear(turbok_device *d, const options *o, reader *r, int32_t 
         return;
     const int T = 128;
     float *x = calloc((size_t)T * (size_t)in, 4), *y = calloc((size_t)T * (size_t)out, 4);
-    double gemv[16], gemm[16], bw[16];
+    turbo_exec *ex = turbok_device_exec(d);
+    double gemv[16], few[16], gemm[16], bw[16], fl[16];
+    if (x && y)
+        turbok_op_linear(ex, w, x, T, y); /* touches the pages of y */
     for (int i = 0; i < rounds && x && y; i++) {
         bw[i] = bandwidth(d, r);
-        int reps = 0;
-        double t = now(), dt;
-        do {
-            turbok_op_linear(turbok_device_exec(d), w, x, 1, y);
-            dt = now() - t;
-        } while (++reps < 3 || dt < 0.05);
-        gemv[i] = (double)w->data_bytes * reps / dt;
-        t = now();
-        turbok_op_linear(turbok_device_exec(d), w, x, T, y);
-        gemm[i] = 2.0 * T * (double)out * (double)in / (now() - t);
+        fl[i] = peak_flops(d);
+        gemv[i] = (double)w->data_bytes / time_linear(ex, w, x, 1, y);
+        few[i] = (double)w->data_bytes / time_linear(ex, w, x, 4, y);
+        gemm[i] = 2.0 * T * (double)out * (double)in / time_linear(ex, w, x, T, y);
     }
     double b = median(bw, rounds), v = median(gemv, rounds), m = median(gemm, rounds);
-    const char *form = o->json ? "{\"op\":\"linear\",\"dtype\":\"%s\",\"out\":%lld,\"in\":%lld,"
-                                 "\"gemv_bytes_s\":%.4g,\"of_bandwidth\":%.3f,\"gemm_flops\":%.4g}\n"
-                               : "linear %-4s %6lld x %5lld   T=1 %6.2f GB/s  %5.2f of bandwidth   "
-                                 "T=128 %7.2f GFLOP/s\n";
-    printf(form, names[dtype], (long long)out, (long long)in, o->json ? v : v * 1e-9, v / b,
-           o->json ? m : m * 1e-9);
+    double p = median(fl, rounds), v4 = median(few, rounds);
+    p = p > 0 ? m / p : 0;
+    if (o->json)
+        printf("{\"op\":\"linear\",\"dtype\":\"%s\",\"out\":%lld,\"in\":%lld,\"t1_bytes_s\":%.4g,"
+               "\"t1_of_bandwidth\":%.3f,\"t4_bytes_s\":%.4g,\"t128_flops\":%.4g,"
+               "\"t128_of_peak\":%.3f}\n",
+               names[dtype], (long long)out, (long long)in, v, v / b, v4, m, p);
+    else
+        printf("linear %-4s %6lld x %5lld  T=1 %6.1f GB/s, %4.2f of bandwidth  T=4 %6.1f GB/s  "
+               "T=128 %6.1f GFLOP/s, %4.2f of peak\n",
+               names[dtype], (long long)out, (long long)in, v * 1e-9, v / b, v4 * 1e-9, m * 1e-9, p);
     fflush(stdout);
     free(x);
     free(y);
@@ -206,6 +260,60 @@ static void bench_step(turbok_device *d, const options *o, reader *r)
     free(z);
 }
 
+/* Attention of the 1.8B shape (16 query heads, 8 KV heads of 128, bf16 cache): T new tokens of one
+ * sequence that ends at len. Decode is judged by the bytes of keys and values it has to read,
+ * prefill by its multiply-adds (causal: only the keys a query sees count). */
+static void bench_attention(turbok_device *d, const options *o, reader *r, int32_t T, int32_t len)
+{
+    enum { H = 16, K = 8, D = 128, BT = 64 };
+    const turbok_kv_dims dims = {1, K, D, BT, TURBO_BF16};
+    const turbo_attn a = {.size = sizeof a, .n_heads = H, .n_kv = K, .head_dim = D, .scale = 0.088f};
+    turbok_kv_pool *pool = NULL;
+    turbok_kv_table table = {0};
+    turbo_err err;
+    float *q = calloc((size_t)T * H * D, 4), *out = calloc((size_t)T * H * D, 4);
+    int32_t *pos = calloc((size_t)T, sizeof *pos), cu[2] = {0, T};
+    double s[16], bw[16];
+    int rounds = o->quick ? 3 : 7;
+    if (!q || !out || !pos || turbok_kv_pool_new(d, &dims, len / BT + 1, &pool, &err) ||
+        turbok_kv_table_init(&table, pool, len, &err) ||
+        !turbok_kv_table_reserve(&table, pool, len)) {
+        fputs("bench: no memory for the attention case\n", stderr);
+        goto out;
+    }
+    memset(pool->map, 0, pool->map_bytes);
+    for (int32_t t = 0; t < T; t++)
+        pos[t] = len - T + t;
+    turbok_kv_table *tables[1] = {&table};
+    struct turbo_kv kv = {pool, tables};
+    turbo_batch b = {.size = sizeof b, .n_tokens = T, .n_seqs = 1, .positions = pos,
+                     .cu_seqlens = cu, .kv_lens = &len, .rope_lens = &len, .kv = &kv};
+    for (int i = 0; i < rounds; i++) {
+        bw[i] = bandwidth(d, r);
+        double t = now();
+        int reps = 0;
+        do
+            turbok_op_attention(turbok_device_exec(d), &a, &b, q, out);
+        while (++reps < 3 || now() - t < 0.03);
+        s[i] = (now() - t) / reps;
+    }
+    double sec = median(s, rounds), bytes = 4.0 * K * D * len;
+    double flops = 4.0 * H * D * (double)T * ((double)len - 0.5 * T);
+    printf(o->json ? "{\"op\":\"attention\",\"tokens\":%d,\"len\":%d,\"seconds\":%.4g,"
+                     "\"kv_bytes_s\":%.4g,\"of_bandwidth\":%.3f,\"flops\":%.4g}\n"
+                   : "attention T=%-4d len %-5d  %.4g s, keys and values %.3g bytes/s (%.2f of "
+                     "bandwidth), %.3g FLOP/s\n",
+           T, len, sec, bytes / sec, bytes / sec / median(bw, rounds), flops / sec);
+    fflush(stdout);
+out:
+    if (pool)
+        turbok_kv_table_free(&table, pool);
+    turbok_kv_pool_free(pool);
+    free(q);
+    free(out);
+    free(pos);
+}
+
 static void usage(void)
 {
     puts("usage: kernels/bench/bench [options]\n"
@@ -218,30 +326,58 @@ static void usage(void)
          "  --isa NAME    auto, scalar, avx2, avx512");
 }
 
-int main(int argc, char **argv)
+/* 0, or -1 after a message. */
+static int parse(int argc, char **argv, options *o)
 {
     static const struct option longs[] = {
         {"json", 0, NULL, 'j'}, {"quick", 0, NULL, 'q'}, {"no-step", 0, NULL, 's'},
         {"threads", 1, NULL, 't'}, {"isa", 1, NULL, 'i'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
-    options o = {.step = true};
+    static const char *const isas[] = {"auto", "scalar", "avx2", "avx512"};
     for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
-        if (c == 'j')
-            o.json = true;
-        else if (c == 'q')
-            o.quick = true;
-        else if (c == 's')
-            o.step = false;
-        else if (c == 't')
-            o.threads = (int)strtol(optarg, NULL, 10);
-        else if (c == 'i')
-            o.isa = !strcmp(optarg, "scalar") ? TURBOK_ISA_SCALAR
-                    : !strcmp(optarg, "avx2") ? TURBOK_ISA_AVX2
-                    : !strcmp(optarg, "avx512") ? TURBOK_ISA_AVX512
-                                                : TURBOK_ISA_AUTO;
-        else {
-            usage();
-            return c == 'h' ? 0 : 64;
+        if (c == 'j') {
+            o->json = true;
+        } else if (c == 'q') {
+            o->quick = true;
+        } else if (c == 's') {
+            o->step = false;
+        } else if (c == 'h') {
+            o->help = true;
+        } else if (c == 't') {
+            char *end;
+            long n = strtol(optarg, &end, 10);
+            if (end == optarg || *end || n < 0 || n > 256) {
+                fprintf(stderr, "bench: --threads is '%s'; 0 to 256 are possible\n", optarg);
+                return -1;
+            }
+            o->threads = (int)n;
+        } else if (c == 'i') {
+            int k = 0;
+            while (k < 4 && strcmp(optarg, isas[k]))
+                k++;
+            if (k == 4) {
+                fprintf(stderr, "bench: --isa is '%s'; auto, scalar, avx2 or avx512\n", optarg);
+                return -1;
+            }
+            o->isa = (turbok_isa)k;
+        } else {
+            return -1;
         }
+    }
+    if (optind < argc) {
+        fprintf(stderr, "bench: '%s' is no option; see --help\n", argv[optind]);
+        return -1;
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    options o = {.step = true};
+    if (parse(argc, argv, &o))
+        return 64;
+    if (o.help) {
+        usage();
+        return 0;
     }
     turbok_device *d = NULL;
     turbo_err err;
@@ -270,6 +406,8 @@ int main(int argc, char **argv)
         for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
             if (!o.quick || (t == TURBO_BF16 && s < 4))
                 bench_linear(d, &o, &r, t, shapes[s][0], shapes[s][1]);
+    bench_attention(d, &o, &r, 1, 16384);
+    bench_attention(d, &o, &r, o.quick ? 256 : 512, 2048);
     if (o.step)
         bench_step(d, &o, &r);
     turbok_release(d, buf, r.n * 8);

@@ -18,12 +18,12 @@ static float element(int32_t dtype, const void *p, int64_t i)
     return dtype == TURBO_F16 ? turbok_f16_to_f32(h) : turbok_bf16_to_f32(h);
 }
 
-static void gemm_tile(int32_t dtype, const void *w, const float *x, int64_t ldx, int rows, int64_t n,
-                      float *acc)
+static void gemm_tile(int32_t dtype, const void *w, int64_t ldw, const float *x, int64_t ldx,
+                      int rows, int64_t n, float *acc)
 {
     for (int64_t k = 0; k < n; k++)
         for (int lane = 0; lane < TURBOK_TILE; lane++) {
-            float v = element(dtype, w, k * TURBOK_TILE + lane);
+            float v = element(dtype, w, k * ldw + lane);
             for (int r = 0; r < rows; r++)
                 acc[r * TURBOK_TILE + lane] = fmaf(x[r * ldx + k], v, acc[r * TURBOK_TILE + lane]);
         }
@@ -80,34 +80,19 @@ static void narrow(int32_t dtype, const float *in, int64_t n, void *out)
     }
 }
 
-static void scores(const float *q, const float *k, int64_t n, int64_t d, float scale, float *s)
-{
-    for (int64_t j = 0; j < n; j++) {
-        float sum = 0;
-        for (int64_t i = 0; i < d; i++)
-            sum = fmaf(q[i], k[j * d + i], sum);
-        s[j] = scale * sum;
-    }
-}
-
-static float softmax(float *s, int64_t n, float m)
+static float softmax(float *s, int64_t n, float scale, float *m)
 {
     float sum = 0;
     for (int64_t j = 0; j < n; j++) {
-        s[j] = expf(s[j] - m);
+        s[j] *= scale;
+        if (s[j] > *m)
+            *m = s[j];
+    }
+    for (int64_t j = 0; j < n; j++) {
+        s[j] = expf(s[j] - *m);
         sum += s[j];
     }
     return sum;
-}
-
-static void mix(float *out, float f, const float *p, const float *v, int64_t n, int64_t d)
-{
-    for (int64_t i = 0; i < d; i++) {
-        float a = out[i] * f;
-        for (int64_t j = 0; j < n; j++)
-            a = fmaf(p[j], v[j * d + i], a);
-        out[i] = a;
-    }
 }
 
 const turbok_prim turbok_prim_scalar = {
@@ -117,7 +102,5 @@ const turbok_prim turbok_prim_scalar = {
     .gated = gated,
     .widen = widen,
     .narrow = narrow,
-    .scores = scores,
     .softmax = softmax,
-    .mix = mix,
 };

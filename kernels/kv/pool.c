@@ -1,5 +1,6 @@
 /* kernels/kv/pool.c: the KV region, its free list and reference counts.
- * Block b holds, for each layer: K [K,block_tokens,D], then V of the same shape. */
+ * Block b holds, for each layer: K as [K,D,block_tokens], then V as [K,block_tokens,D]. Keys lie
+ * transposed so that the scores of 64 keys are 64 lanes of one multiply-add, read in place. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -111,21 +112,44 @@ void turbok_kv_block_put(turbok_kv_pool *p, int32_t block)
     p->free_list[p->n_free++] = block;
 }
 
-char *turbok_kv_at(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t layer, bool value,
-                   int32_t head, int32_t pos)
+char *turbok_kv_plane(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t layer, bool value,
+                      int32_t head, int32_t pos)
 {
     const turbok_kv_dims *d = &p->dims;
-    size_t row = (size_t)(layer * 2 + value) * (size_t)d->n_kv + (size_t)head;
-    size_t bt = (size_t)d->block_tokens;
-    size_t elt = (row * bt + (size_t)pos % bt) * (size_t)d->head_dim;
+    size_t row = ((size_t)layer * 2 + value) * (size_t)d->n_kv + (size_t)head;
     return p->map + (size_t)t->blocks[pos / d->block_tokens] * p->block_bytes +
-           elt * turbok_dtype_size(d->dtype);
+           row * (size_t)d->block_tokens * (size_t)d->head_dim * turbok_dtype_size(d->dtype);
+}
+
+void turbok_kv_write(const turbok_prim *prim, const turbok_kv_pool *p, const turbok_kv_table *t,
+                     int32_t layer, bool value, int32_t head, int32_t pos, const float *in,
+                     float *tmp)
+{
+    char *plane = turbok_kv_plane(p, t, layer, value, head, pos);
+    size_t es = turbok_dtype_size(p->dims.dtype), bt = (size_t)p->dims.block_tokens;
+    size_t slot = (size_t)pos % bt, D = (size_t)p->dims.head_dim;
+    if (value) {
+        prim->narrow(p->dims.dtype, in, (int64_t)D, plane + slot * D * es);
+        return;
+    }
+    prim->narrow(p->dims.dtype, in, (int64_t)D, tmp);
+    for (size_t i = 0; i < D; i++) { /* a column: keys lie transposed, see the head of this file */
+        if (es == 2)
+            memcpy(plane + (i * bt + slot) * 2, (const char *)tmp + i * 2, 2);
+        else
+            memcpy(plane + (i * bt + slot) * 4, (const char *)tmp + i * 4, 4);
+    }
 }
 
 void turbok_kv_read(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t layer, int32_t pos,
                     bool value, float *out)
 {
+    size_t es = turbok_dtype_size(p->dims.dtype), bt = (size_t)p->dims.block_tokens;
+    size_t slot = (size_t)pos % bt, D = (size_t)p->dims.head_dim;
     for (int32_t h = 0; h < p->dims.n_kv; h++)
-        turbok_prim_scalar.widen(p->dims.dtype, turbok_kv_at(p, t, layer, value, h, pos),
-                                 p->dims.head_dim, out + (size_t)h * (size_t)p->dims.head_dim);
+        for (size_t i = 0; i < D; i++)
+            turbok_prim_scalar.widen(p->dims.dtype,
+                                     turbok_kv_plane(p, t, layer, value, h, pos) +
+                                         (value ? slot * D + i : i * bt + slot) * es,
+                                     1, out + (size_t)h * D + i);
 }

@@ -3,7 +3,8 @@
  * Online softmax (arXiv 2205.14135) over chunks of 64 keys that begin at multiples of 64, whatever
  * the block size and however a prompt was cut: the bits of a row depend on its position and cache
  * only. A work item is one KV head and up to 64 query rows of one sequence (tokens times the heads
- * that share the KV head), so a chunk of K and V is widened once and used by all of them. */
+ * that share the KV head), so that a chunk of K and V is read once for all of them. Scores and sums
+ * run on the primitive of the linear layers, in place where the block size allows it. */
 #include <math.h>
 #include <string.h>
 
@@ -31,21 +32,9 @@ static int64_t items_of(const attn_job *j, int32_t seq)
     return (n + j->tokens - 1) / j->tokens * j->a->n_kv * j->splits;
 }
 
-/* Widens keys or values [from, to) of a head into rows of D floats. */
-static void fetch(const attn_job *j, const attn_item *it, bool value, int32_t from, int32_t to,
-                  float *dst)
+static int32_t tiles_of(int32_t D)
 {
-    const turbok_kv_pool *p = j->b->kv->pool;
-    const turbok_kv_table *t = j->b->kv->tables[it->seq];
-    int32_t bt = p->dims.block_tokens, D = j->a->head_dim;
-    while (from < to) { /* tokens of one block lie side by side */
-        int32_t end = (from / bt + 1) * bt;
-        end = end < to ? end : to;
-        j->x->prim->widen(p->dims.dtype, turbok_kv_at(p, t, j->a->layer, value, it->kv_head, from),
-                          (int64_t)(end - from) * D, dst);
-        dst += (size_t)(end - from) * (size_t)D;
-        from = end;
-    }
+    return (D + TURBOK_TILE - 1) / TURBOK_TILE;
 }
 
 static int32_t first_key(const turbo_attn *a, int32_t pos)
@@ -53,26 +42,108 @@ static int32_t first_key(const turbo_attn *a, int32_t pos)
     return a->window > 0 && pos >= a->window ? pos - a->window + 1 : 0;
 }
 
-/* One query row against the keys [c0, c1) that are in the scratch. */
-static void row_chunk(const attn_job *j, turbok_scratch *s, int32_t row, const float *q, int32_t pos,
-                      int32_t c0, int32_t c1)
+/* Where 64 keys or values from position `from` on can be read: the cache itself when a chunk lies in
+ * one block and its rows fill whole tiles, a copy in fp32 otherwise. Keys [D][64], values [64][Dp].
+ * Only tokens before `to` have been written. */
+typedef struct chunk {
+    const char *data;
+    int32_t dtype;
+    int64_t ld;
+} chunk;
+
+static chunk fetch_keys(const attn_job *j, const attn_item *it, int32_t from, int32_t to, float *tmp)
 {
-    int32_t D = j->a->head_dim, lo = first_key(j->a, pos), hi = pos + 1;
-    lo = lo > c0 ? lo : c0;
-    hi = hi < c1 ? hi : c1;
-    if (lo >= hi)
-        return;
+    const turbok_kv_pool *p = j->b->kv->pool;
+    const turbok_kv_table *t = j->b->kv->tables[it->seq];
+    int32_t bt = p->dims.block_tokens, D = j->a->head_dim, start = from;
+    size_t es = turbok_dtype_size(p->dims.dtype);
+    if (bt % TURBOK_CHUNK == 0)
+        return (chunk){turbok_kv_plane(p, t, j->a->layer, false, it->kv_head, from) +
+                           (size_t)(from % bt) * es, p->dims.dtype, bt};
+    memset(tmp, 0, (size_t)D * TURBOK_CHUNK * sizeof *tmp);
+    while (from < to) {
+        int32_t end = (from / bt + 1) * bt;
+        end = end < to ? end : to;
+        const char *plane = turbok_kv_plane(p, t, j->a->layer, false, it->kv_head, from);
+        for (int32_t i = 0; i < D; i++)
+            j->x->prim->widen(p->dims.dtype, plane + ((size_t)i * (size_t)bt + (size_t)(from % bt)) * es,
+                              end - from, tmp + i * TURBOK_CHUNK + (from - start));
+        from = end;
+    }
+    return (chunk){(const char *)tmp, TURBO_F32, TURBOK_CHUNK};
+}
+
+static chunk fetch_values(const attn_job *j, const attn_item *it, int32_t from, int32_t to,
+                          float *tmp)
+{
+    const turbok_kv_pool *p = j->b->kv->pool;
+    const turbok_kv_table *t = j->b->kv->tables[it->seq];
+    int32_t bt = p->dims.block_tokens, D = j->a->head_dim;
+    size_t es = turbok_dtype_size(p->dims.dtype), Dp = (size_t)tiles_of(D) * TURBOK_TILE;
+    const char *plane = turbok_kv_plane(p, t, j->a->layer, true, it->kv_head, from);
+    if (bt % TURBOK_CHUNK == 0 && D % TURBOK_TILE == 0)
+        return (chunk){plane + (size_t)(from % bt) * (size_t)D * es, p->dims.dtype, D};
+    float *row = tmp;
+    for (; from < to; from++, row += Dp) {
+        plane = turbok_kv_plane(p, t, j->a->layer, true, it->kv_head, from);
+        j->x->prim->widen(p->dims.dtype, plane + (size_t)(from % bt) * (size_t)D * es, D, row);
+        memset(row + D, 0, (Dp - (size_t)D) * sizeof *row);
+    }
+    return (chunk){(const char *)tmp, TURBO_F32, (int64_t)Dp};
+}
+
+/* Up to 6 query rows, all of which see the keys [lo, hi) of a chunk. */
+static void rows_chunk(const attn_job *j, turbok_scratch *s, int32_t row, int rows, int32_t lo,
+                       int32_t hi, chunk k, chunk v)
+{
     const turbok_prim *prim = j->x->prim;
-    int64_t n = hi - lo;
-    const float *k = s->k + (size_t)(lo - c0) * (size_t)D, *v = s->v + (size_t)(lo - c0) * (size_t)D;
-    prim->scores(q, k, n, D, j->a->scale, s->s);
-    float m = s->m[row];
-    for (int64_t i = 0; i < n; i++)
-        m = s->s[i] > m ? s->s[i] : m;
-    float shrink = s->m[row] > -INFINITY ? expf(s->m[row] - m) : 0.0f;
-    s->l[row] = s->l[row] * shrink + prim->softmax(s->s, n, m);
-    s->m[row] = m;
-    prim->mix(s->acc + (size_t)row * (size_t)D, shrink, s->s, v, n, D);
+    int32_t D = j->a->head_dim;
+    float *sc = s->s + row * TURBOK_CHUNK;
+    memset(sc, 0, (size_t)rows * TURBOK_CHUNK * sizeof *sc);
+    prim->gemm_tile(k.dtype, k.data, k.ld, s->q + (size_t)row * (size_t)D, D, rows, D, sc);
+    for (int r = 0; r < rows; r++) {
+        float before = s->m[row + r], *sr = sc + r * TURBOK_CHUNK;
+        if (lo)
+            memmove(sr, sr + lo, (size_t)(hi - lo) * sizeof *sr);
+        float sum = prim->softmax(sr, hi - lo, j->a->scale, &s->m[row + r]);
+        float shrink = before > -INFINITY ? expf(before - s->m[row + r]) : 0.0f;
+        s->l[row + r] = s->l[row + r] * shrink + sum;
+        for (int32_t c = 0; c < tiles_of(D) && shrink < 1; c++) {
+            float *acc = s->acc + (c * TURBOK_QROWS + row + r) * TURBOK_TILE;
+            for (int i = 0; i < TURBOK_TILE; i++)
+                acc[i] *= shrink;
+        }
+    }
+    size_t es = turbok_dtype_size(v.dtype);
+    for (int32_t c = 0; c < tiles_of(D); c++)
+        prim->gemm_tile(v.dtype, v.data + (size_t)(lo * v.ld + c * TURBOK_TILE) * es, v.ld, sc,
+                        TURBOK_CHUNK, rows, hi - lo,
+                        s->acc + (c * TURBOK_QROWS + row) * TURBOK_TILE);
+}
+
+/* The keys of chunk c that token t of the batch sees, relative to the chunk. */
+static void visible(const attn_job *j, int32_t t, int32_t c, int32_t *lo, int32_t *hi)
+{
+    int32_t pos = j->b->positions[t], first = first_key(j->a, pos);
+    *lo = first > c ? first - c : 0;
+    *hi = pos + 1 - c < TURBOK_CHUNK ? pos + 1 - c : TURBOK_CHUNK;
+}
+
+static void item_chunk(const attn_job *j, const attn_item *it, turbok_scratch *s, int32_t c,
+                       chunk k, chunk v)
+{
+    int32_t rows = (it->t1 - it->t0) * it->heads, n;
+    for (int32_t r = 0; r < rows; r += n) {
+        int32_t lo, hi, lo2, hi2;
+        visible(j, it->t0 + r / it->heads, c, &lo, &hi);
+        for (n = 1; n < TURBOK_TILE_ROWS && r + n < rows; n++) {
+            visible(j, it->t0 + (r + n) / it->heads, c, &lo2, &hi2);
+            if (lo2 != lo || hi2 != hi)
+                break;
+        }
+        if (lo < hi)
+            rows_chunk(j, s, r, n, lo, hi, k, v);
+    }
 }
 
 static void run_item(const attn_job *j, const attn_item *it, turbok_scratch *s)
@@ -81,28 +152,29 @@ static void run_item(const attn_job *j, const attn_item *it, turbok_scratch *s)
     int32_t D = a->head_dim, rows = (it->t1 - it->t0) * it->heads;
     int32_t last = j->b->positions[it->t1 - 1];
     int32_t begin = first_key(a, j->b->positions[it->t0]) / TURBOK_CHUNK * TURBOK_CHUNK;
-    memset(s->acc, 0, (size_t)rows * (size_t)D * sizeof(float));
     for (int32_t r = 0; r < rows; r++) {
         s->m[r] = -INFINITY;
         s->l[r] = 0;
+        size_t at = (size_t)(it->t0 + r / it->heads) * (size_t)a->n_heads +
+                    (size_t)(it->head0 + r % it->heads);
+        memcpy(s->q + (size_t)r * (size_t)D, j->q + at * (size_t)D, (size_t)D * sizeof *s->q);
     }
+    for (int32_t c = 0; c < tiles_of(D); c++)
+        memset(s->acc + c * TURBOK_QROWS * TURBOK_TILE, 0,
+               (size_t)rows * TURBOK_TILE * sizeof *s->acc);
     for (int32_t c = begin; c <= last; c += TURBOK_CHUNK) {
         int32_t end = c + TURBOK_CHUNK < last + 1 ? c + TURBOK_CHUNK : last + 1;
-        fetch(j, it, false, c, end, s->k);
-        fetch(j, it, true, c, end, s->v);
-        for (int32_t t = it->t0, r = 0; t < it->t1; t++)
-            for (int32_t h = 0; h < it->heads; h++, r++) {
-                size_t at = ((size_t)t * (size_t)a->n_heads + (size_t)(it->head0 + h)) * (size_t)D;
-                row_chunk(j, s, r, j->q + at, j->b->positions[t], c, end);
-            }
+        chunk k = fetch_keys(j, it, c, end, s->k), v = fetch_values(j, it, c, end, s->v);
+        item_chunk(j, it, s, c, k, v);
     }
-    for (int32_t t = it->t0, r = 0; t < it->t1; t++)
-        for (int32_t h = 0; h < it->heads; h++, r++) {
-            size_t at = ((size_t)t * (size_t)a->n_heads + (size_t)(it->head0 + h)) * (size_t)D;
-            float inv = 1.0f / s->l[r];
-            for (int32_t i = 0; i < D; i++)
-                j->out[at + (size_t)i] = s->acc[(size_t)r * (size_t)D + (size_t)i] * inv;
-        }
+    for (int32_t r = 0; r < rows; r++) {
+        size_t at = (size_t)(it->t0 + r / it->heads) * (size_t)a->n_heads +
+                    (size_t)(it->head0 + r % it->heads);
+        float inv = 1.0f / s->l[r];
+        for (int32_t i = 0; i < D; i++)
+            j->out[at * (size_t)D + (size_t)i] =
+                s->acc[(i / TURBOK_TILE * TURBOK_QROWS + r) * TURBOK_TILE + i % TURBOK_TILE] * inv;
+    }
 }
 
 static void attn_range(void *ctx, int64_t from, int64_t to, int thread)

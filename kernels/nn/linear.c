@@ -30,8 +30,8 @@ static void tile_times(const turbok_prim *prim, const turbo_linear *w, int64_t t
         int64_t n = w->in - k < PIECE ? w->in - k : PIECE;
         for (int64_t r = 0; r < rows; r += TURBOK_TILE_ROWS) {
             int64_t m = rows - r < TURBOK_TILE_ROWS ? rows - r : TURBOK_TILE_ROWS;
-            prim->gemm_tile(w->dtype, tile + (size_t)k * TURBOK_TILE * es, in + r * w->in + k, w->in,
-                            (int)m, n, acc + r * TURBOK_TILE);
+            prim->gemm_tile(w->dtype, tile + (size_t)k * TURBOK_TILE * es, TURBOK_TILE,
+                            in + r * w->in + k, w->in, (int)m, n, acc + r * TURBOK_TILE);
         }
     }
     if (w->bias)

@@ -155,9 +155,9 @@ static void store_token(const store_job *j, int32_t t, int32_t seq, const float 
             rotate(&a->rope->spec, c, s, k, D, tmp);
             k = tmp;
         }
-        j->x->prim->narrow(pool->dims.dtype, k, D, turbok_kv_at(pool, table, a->layer, false, h, pos));
-        j->x->prim->narrow(pool->dims.dtype, row + column(a, 2, h), D,
-                           turbok_kv_at(pool, table, a->layer, true, h, pos));
+        turbok_kv_write(j->x->prim, pool, table, a->layer, false, h, pos, k, tmp + D);
+        turbok_kv_write(j->x->prim, pool, table, a->layer, true, h, pos, row + column(a, 2, h),
+                        tmp + D);
     }
 }
 

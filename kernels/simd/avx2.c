@@ -54,8 +54,6 @@ const turbok_prim turbok_prim_avx2 = {
     .gated = gated,
     .widen = widen,
     .narrow = narrow,
-    .scores = scores,
     .softmax = softmax,
-    .mix = mix,
 };
 #endif

@@ -52,8 +52,6 @@ const turbok_prim turbok_prim_avx512 = {
     .gated = gated,
     .widen = widen,
     .narrow = narrow,
-    .scores = scores,
     .softmax = softmax,
-    .mix = mix,
 };
 #endif

@@ -43,66 +43,74 @@ ALWAYS vf load_as(int32_t dtype, const char *w, int64_t i)
 
 /* rows x nv vectors over n steps of k. All three are constants where this is called. The order of k
  * is the same for every number of rows: that is what makes results independent of the batch. */
-ALWAYS void tile_block(int32_t dtype, const char *w, const float *x, int64_t ldx, int rows, int nv,
-                       int64_t n, float *acc)
+ALWAYS void tile_block(int32_t dtype, const char *w, int64_t ldw, const float *x, int64_t ldx,
+                       int rows, int nv, int64_t n, float *acc)
 {
     vf a[TURBOK_TILE_ROWS][TURBOK_TILE / VW];
+#pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
         for (int v = 0; v < nv; v++)
             a[r][v] = load(acc + r * TURBOK_TILE + v * VW);
     const int64_t ahead = 1024 / (dtype == TURBO_F32 ? 4 : 2);
     for (int64_t k = 0; k < n; k++) {
         if (rows == 1) /* streaming: the matrix is far larger than the caches */
             for (int line = 0; line < TURBOK_TILE; line += dtype == TURBO_F32 ? 16 : 32)
-                __builtin_prefetch(w + (k * TURBOK_TILE + line + ahead) *
+                __builtin_prefetch(w + (k * ldw + line + ahead) *
                                            (dtype == TURBO_F32 ? 4 : 2), 0, 3);
         vf wv[TURBOK_TILE / VW];
+#pragma GCC unroll 8
         for (int v = 0; v < nv; v++)
-            wv[v] = load_as(dtype, w, k * TURBOK_TILE + v * VW);
+            wv[v] = load_as(dtype, w, k * ldw + v * VW);
+#pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
             vf xv = splat(x[r * ldx + k]);
+#pragma GCC unroll 8
             for (int v = 0; v < nv; v++)
                 a[r][v] = vfma(xv, wv[v], a[r][v]);
         }
     }
+#pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
         for (int v = 0; v < nv; v++)
             store(acc + r * TURBOK_TILE + v * VW, a[r][v]);
 }
 
-ALWAYS void tile_rows(int32_t dtype, const char *w, const float *x, int64_t ldx, int rows, int64_t n,
-                      float *acc)
+ALWAYS void tile_rows(int32_t dtype, const char *w, int64_t ldw, const float *x, int64_t ldx,
+                      int rows, int64_t n, float *acc)
 {
     if (rows == 1) {
-        tile_block(dtype, w, x, ldx, 1, TURBOK_TILE / VW, n, acc);
+        tile_block(dtype, w, ldw, x, ldx, 1, TURBOK_TILE / VW, n, acc);
         return;
     }
     for (int c = 0; c < TURBOK_TILE; c += NV * VW)
-        tile_block(dtype, w + (size_t)c * (dtype == TURBO_F32 ? 4 : 2), x, ldx, rows, NV, n, acc + c);
+        tile_block(dtype, w + (size_t)c * (dtype == TURBO_F32 ? 4 : 2), ldw, x, ldx, rows, NV, n,
+                   acc + c);
 }
 
-ALWAYS void tile_typed(int32_t dtype, const char *w, const float *x, int64_t ldx, int rows,
-                       int64_t n, float *acc)
+ALWAYS void tile_typed(int32_t dtype, const char *w, int64_t ldw, const float *x, int64_t ldx,
+                       int rows, int64_t n, float *acc)
 {
     switch (rows) {
-    case 1: tile_rows(dtype, w, x, ldx, 1, n, acc); break;
-    case 2: tile_rows(dtype, w, x, ldx, 2, n, acc); break;
-    case 3: tile_rows(dtype, w, x, ldx, 3, n, acc); break;
-    case 4: tile_rows(dtype, w, x, ldx, 4, n, acc); break;
-    case 5: tile_rows(dtype, w, x, ldx, 5, n, acc); break;
-    default: tile_rows(dtype, w, x, ldx, 6, n, acc); break;
+    case 1: tile_rows(dtype, w, ldw, x, ldx, 1, n, acc); break;
+    case 2: tile_rows(dtype, w, ldw, x, ldx, 2, n, acc); break;
+    case 3: tile_rows(dtype, w, ldw, x, ldx, 3, n, acc); break;
+    case 4: tile_rows(dtype, w, ldw, x, ldx, 4, n, acc); break;
+    case 5: tile_rows(dtype, w, ldw, x, ldx, 5, n, acc); break;
+    default: tile_rows(dtype, w, ldw, x, ldx, 6, n, acc); break;
     }
 }
 
-static void gemm_tile(int32_t dtype, const void *w, const float *x, int64_t ldx, int rows, int64_t n,
-                      float *acc)
+static void gemm_tile(int32_t dtype, const void *w, int64_t ldw, const float *x, int64_t ldx,
+                      int rows, int64_t n, float *acc)
 {
     if (dtype == TURBO_BF16)
-        tile_typed(TURBO_BF16, w, x, ldx, rows, n, acc);
+        tile_typed(TURBO_BF16, w, ldw, x, ldx, rows, n, acc);
     else if (dtype == TURBO_F16)
-        tile_typed(TURBO_F16, w, x, ldx, rows, n, acc);
+        tile_typed(TURBO_F16, w, ldw, x, ldx, rows, n, acc);
     else
-        tile_typed(TURBO_F32, w, x, ldx, rows, n, acc);
+        tile_typed(TURBO_F32, w, ldw, x, ldx, rows, n, acc);
 }
 
 /* Sum of the lanes as a tree of halves. */
@@ -113,7 +121,9 @@ ALWAYS float sum_lanes(vf v)
     v4 part[VW / 4];
     store(f, v);
     memcpy(part, f, sizeof part);
+#pragma GCC unroll 2
     for (int w = VW / 8; w; w /= 2)
+#pragma GCC unroll 2
         for (int i = 0; i < w; i++)
             part[i] += part[i + w];
     v4 s = part[0];
@@ -228,68 +238,30 @@ static void narrow(int32_t dtype, const float *in, int64_t n, void *out)
         turbok_prim_scalar.narrow(dtype, in + i, n - i, (char *)out + 2 * i);
 }
 
-/* Four keys at a time share the loads of q. The order of additions depends on d only. */
-static void scores(const float *q, const float *k, int64_t n, int64_t d, float scale, float *s)
-{
-    for (int64_t j = 0; j < n; j += 4) {
-        const float *row[4];
-        for (int u = 0; u < 4; u++)
-            row[u] = k + (j + u < n ? j + u : n - 1) * d;
-        vf a[4] = {{0}};
-        int64_t i = 0;
-        for (; i + VW <= d; i += VW) {
-            vf qv = load(q + i);
-            for (int u = 0; u < 4; u++)
-                a[u] = vfma(qv, load(row[u] + i), a[u]);
-        }
-        for (int u = 0; u < 4 && j + u < n; u++) {
-            float sum = sum_lanes(a[u]);
-            for (int64_t t = i; t < d; t++)
-                sum = fmaf(q[t], row[u][t], sum);
-            s[j + u] = scale * sum;
-        }
-    }
-}
+static const int32_t lane_number[64] = {
+    0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+    22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
+    44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
 
-static float softmax(float *s, int64_t n, float m)
+static float softmax(float *s, int64_t n, float scale, float *m)
 {
-    vf acc = {0};
-    for (int64_t j = 0; j < n; j += VW) {
-        int64_t c = n - j < VW ? n - j : VW;
-        float t[VW];
-        for (int64_t i = 0; i < VW; i++)
-            t[i] = i < c ? s[j + i] : -1e30f; /* lanes beyond n become 0 */
-        vf e = vexp(load(t) - splat(m));
+    enum { N = 64 / VW };
+    vf v[N], top = splat(*m), acc = {0};
+    vi count = (vi){0} + (int32_t)n;
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++) { /* lanes beyond n neither raise the maximum nor add to the sum */
+        vi lane;
+        memcpy(&lane, lane_number + i * VW, sizeof lane);
+        v[i] = pick(lane < count, load(s + i * VW) * splat(scale), splat(-INFINITY));
+        top = pick(v[i] > top, v[i], top);
+    }
+    for (int i = 0; i < VW; i++)
+        *m = top[i] > *m ? top[i] : *m;
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++) {
+        vf e = vexp(v[i] - splat(*m));
         acc = acc + e;
-        store(t, e);
-        memcpy(s + j, t, (size_t)c * sizeof(float));
+        store(s + i * VW, e);
     }
     return sum_lanes(acc);
-}
-
-static void mix(float *out, float f, const float *p, const float *v, int64_t n, int64_t d)
-{
-    int64_t i = 0;
-    for (; i + 4 * VW <= d; i += 4 * VW) {
-        vf a[4];
-        for (int u = 0; u < 4; u++)
-            a[u] = load(out + i + u * VW) * splat(f);
-        for (int64_t j = 0; j < n; j++)
-            for (int u = 0; u < 4; u++)
-                a[u] = vfma(splat(p[j]), load(v + j * d + i + u * VW), a[u]);
-        for (int u = 0; u < 4; u++)
-            store(out + i + u * VW, a[u]);
-    }
-    for (; i + VW <= d; i += VW) {
-        vf a = load(out + i) * splat(f);
-        for (int64_t j = 0; j < n; j++)
-            a = vfma(splat(p[j]), load(v + j * d + i), a);
-        store(out + i, a);
-    }
-    for (; i < d; i++) {
-        float a = out[i] * f;
-        for (int64_t j = 0; j < n; j++)
-            a = fmaf(p[j], v[j * d + i], a);
-        out[i] = a;
-    }
 }
