@@ -1,0 +1,516 @@
+/* tests/unit/test_lua.c: the sandbox against tests/lua/hostile.txt, and sampling policies. Environment:
+ * srcdir, the source folder. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "lua/policies.h"
+#include "lua/sandbox.h"
+#include "util/log.h"
+
+static char folder[64];
+
+static void neutral(turbo_sample_params *p)
+{
+    *p = (turbo_sample_params){.size = sizeof *p, .temperature = 1, .top_p = 1,
+                               .repetition_penalty = 1, .n_logprobs = -1};
+}
+
+static const char *source_dir(void)
+{
+    const char *s = getenv("srcdir");
+    return s && *s ? s : ".";
+}
+
+static double now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+/* How one script ends: L, M, N or R. */
+static char class_of(const char *text, turbo_err *err)
+{
+    turbod_script script;
+    turbod_lua s;
+    char c = 'N';
+    err->text[0] = '\0';
+    if (turbod_script_compile(text, strlen(text), "hostile.lua", &script, err))
+        return 'N';
+    assert_int_equal(turbod_lua_open(&s, 0, NULL, err), TURBO_OK);
+    turbod_lua_clock(&s, TURBOD_LUA_REQUEST_MS);
+    turbo_status st = turbod_lua_run(&s, &script, err);
+    if (!st)
+        c = 'R';
+    else if (st == TURBO_ELIMIT)
+        c = s.dead ? 'L' : 'M';
+    assert_int_equal(s.dead, c == 'L');
+    turbod_lua_close(&s);
+    assert_int_equal(s.used, 0);
+    turbod_script_free(&script);
+    return c;
+}
+
+/* Every script of the file ends as it must, in time. */
+static int run_hostile(double *slowest)
+{
+    char path[4096], line[1024];
+    int n = 0, wrong = 0;
+    snprintf(path, sizeof path, "%s/tests/lua/hostile.txt", source_dir());
+    FILE *f = fopen(path, "r");
+    if (!f)
+        fail_msg("%s is missing; set srcdir", path);
+    while (fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = '\0';
+        char *script = strchr(line, ' ');
+        if (line[0] == '#' || !script)
+            continue;
+        *script++ = '\0';
+        turbo_err err;
+        double t = now_ms();
+        char c = class_of(script, &err);
+        t = now_ms() - t;
+        if (!strchr(line, c)) {
+            print_message("ended as %c, not %s: %s\n(%s)\n", c, line, script, err.text);
+            wrong++;
+        }
+        if (c != 'R')
+            assert_true(strlen(err.text) > 0);
+        /* 50 ms and one library call; eight times that when other processes take the CPU. */
+        if (t > 8 * 50 + 400)
+            fail_msg("took %.0f ms: %s", t, script);
+        *slowest = t > *slowest ? t : *slowest;
+        n++;
+    }
+    fclose(f);
+    assert_int_equal(wrong, 0);
+    return n;
+}
+
+static void test_hostile(void **state)
+{
+    (void)state;
+    double slowest = 0;
+    int n = run_hostile(&slowest);
+    assert_true(n >= 90);
+    print_message("%d scripts, slowest %.1f ms\n", n, slowest);
+}
+
+static long rss_kib(void)
+{
+    long size = 0, pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (!f || fscanf(f, "%ld %ld", &size, &pages) != 2)
+        pages = 0;
+    if (f)
+        fclose(f);
+    return pages * (sysconf(_SC_PAGESIZE) / 1024);
+}
+
+/* Memory hogs a thousand times: the process does not grow. */
+static void test_rss(void **state)
+{
+    static const char *const hogs[] = {
+        "local t = {} while true do t = { t } end",
+        "local s = '' while true do s = s .. s .. 'x' end",
+        "local t = {} for i = 1, 1e6 do t[i] = 1 end",
+        "return tostring(('x'):rep(1e9))",
+    };
+    turbo_err err;
+    long before = 0;
+    (void)state;
+    for (int round = 0; round < 1000; round++) {
+        class_of(hogs[round % 4], &err);
+        if (round == 100)
+            before = rss_kib();
+    }
+    long grown = rss_kib() - before;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    print_message("grown by %ld KiB (not judged under a sanitizer)\n", grown);
+#else
+    if (grown > 8 * 1024)
+        fail_msg("grown by %ld KiB", grown);
+#endif
+}
+
+/* What one script leaves behind the next does not see. */
+static void test_fresh(void **state)
+{
+    turbo_err err;
+    (void)state;
+    assert_int_equal(class_of("string.len = function() return 1 end secret = 7 "
+                              "string.upper = nil math.floor = nil", &err), 'R');
+    assert_int_equal(class_of("assert(secret == nil) assert(('abc'):len() == 3) "
+                              "assert(('a'):upper() == 'A') assert(math.floor(1.5) == 1)", &err), 'R');
+    assert_int_equal(class_of("assert(secret == 7, 'nothing was left')", &err), 'N');
+    assert_string_equal(err.text, "nothing was left");
+}
+
+/* The replaced functions do what Lua's manual says, within their bounds. */
+static void test_library(void **state)
+{
+    static const char *const good[] = {
+        "assert(('ab'):rep(3, '-') == 'ab-ab-ab')",
+        "assert(('ab'):rep(0) == '' and ('x'):rep(-5) == '')",
+        "assert(#('x'):rep(65536) == 65536)",
+        "local a, b = ('hello'):find('l') assert(a == 3 and b == 3)",
+        "assert(('a.b'):find('.') == 2)",
+        "assert(('hello'):find('l', 4) == 4 and ('hello'):find('l', 5) == nil)",
+        "assert(('hello'):find('o', -1) == 5 and ('hello'):find('h', -99) == 1)",
+        "local a, b = ('abc'):find('') assert(a == 1 and b == 0)",
+        "local a, b = ('abc'):find('', 4) assert(a == 4 and b == 3)",
+        "assert(('abc'):find('', 5) == nil and ('a\\0b'):find('\\0') == 2)",
+        "assert(string.format('%d %5.2f %s %s', 3, 1.5, 'x', nil) == '3  1.50 x nil')",
+        "assert(string.format('%-5s|%05d|%x', 'ab', 42, 255) == 'ab   |00042|ff')",
+        "assert(string.format('%q', 'a\"b') == '\"a\\\\\"b\"')",
+        "assert(string.format('100%%') == '100%')",
+        "assert(tostring(12) == '12' and tostring(true) == 'true' and tostring(nil) == 'nil')",
+        "assert(tostring({}) == 'table' and tostring(tostring) == 'function')",
+        "assert(select('#', assert(1, 2, 3)) == 3)",
+        "local ok, e = pcall(error, 'x') assert(not ok and e == 'x')",
+        "local ok, e = pcall(error, {1}) assert(not ok and e[1] == 1)",
+        "assert(tonumber('0x10') == 16 and '10' + 1 == 11)",
+    };
+    turbo_err err;
+    (void)state;
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
+        if (class_of(good[i], &err) != 'R')
+            fail_msg("%s: %s", good[i], err.text);
+}
+
+/* Texts: the script's own words, or file and line; always one line of UTF-8. */
+static void test_texts(void **state)
+{
+    turbo_err err;
+    (void)state;
+    class_of("error('plain words')", &err);
+    assert_string_equal(err.text, "plain words");
+    class_of("\n\nlocal x = nil; x.y = 1", &err);
+    assert_non_null(strstr(err.text, "hostile.lua:3: "));
+    class_of("x = = 1", &err);
+    assert_non_null(strstr(err.text, "hostile.lua:1: "));
+    class_of("error('a\\nb\\0c\\xff')", &err);
+    assert_string_equal(err.text, "a?b?c?");
+    class_of("error({})", &err);
+    assert_non_null(strstr(err.text, "raised a table"));
+    /* Binary code never comes in from outside. */
+    assert_int_equal(class_of("\x1bLua", &err), 'N');
+    assert_non_null(strstr(err.text, "binary"));
+    static char long_script[TURBOD_LUA_SOURCE_MAX + 2];
+    memset(long_script, ' ', sizeof long_script - 1);
+    class_of(long_script, &err);
+    assert_non_null(strstr(err.text, "65537"));
+}
+
+/* ---- policies -------------------------------------------------------------------------------- */
+
+static turbo_status load_text(const char *text, turbod_policy **out, turbo_err *err)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/test.lua", folder);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+    return turbod_policy_load(path, "test", out, err);
+}
+
+static turbo_status ask(const char *text, const char *args, turbo_sample_params *p, turbo_err *err)
+{
+    turbod_policy *policy = NULL;
+    turbo_status st = load_text(text, &policy, err);
+    if (st)
+        fail_msg("%s: %s", text, err->text);
+    cJSON *a = args ? cJSON_Parse(args) : NULL;
+    neutral(p);
+    st = turbod_policy_request(policy, p, a, err);
+    cJSON_Delete(a);
+    turbod_policy_free(policy);
+    return st;
+}
+
+static bool near(float a, double b)
+{
+    return (double)a > b - 1e-6 && (double)a < b + 1e-6;
+}
+
+static void test_policy_sets(void **state)
+{
+    turbo_err err = {{0}};
+    turbo_sample_params p;
+    (void)state;
+    assert_int_equal(ask("turbo.policy(turbo.chain():temperature(0))", NULL, &p, &err), TURBO_OK);
+    assert_true(near(p.temperature, 0));
+    assert_int_equal(ask("turbo.policy{ chain = turbo.chain():penalize{rep=1.1, freq=0.5, pres=-1}"
+                         ":temperature(0.7):top_k(40):top_p(0.9):min_p(0.05) }", NULL, &p, &err), 0);
+    assert_true(near(p.temperature, 0.7) && near(p.top_p, 0.9) && near(p.min_p, 0.05));
+    assert_true(near(p.repetition_penalty, 1.1) && near(p.frequency_penalty, 0.5));
+    assert_true(near(p.presence_penalty, -1) && p.top_k == 40);
+    assert_int_equal(ask("turbo.policy{ request = function(req) "
+                         "req.temperature = req.temperature / 2; req.seed = 99; req.top_k = 7.0; "
+                         "req.min_tokens = req.args.least end }", "{\"least\": 3}", &p, &err), 0);
+    assert_true(near(p.temperature, 0.5) && p.seed == 99 && p.top_k == 7 && p.min_tokens == 3);
+    /* The chain comes first, the hook sees its result and what was asked for. */
+    assert_int_equal(ask("turbo.policy{ chain = turbo.chain():temperature(0.3), request = function(req)"
+                         " assert(req.asked.temperature == 1 and req.policy == 'test') "
+                         "req.top_p = req.temperature end }", NULL, &p, &err), 0);
+    assert_true(near(p.top_p, 0.3) && near(p.temperature, 0.3));
+    assert_int_equal(ask("local base = turbo.chain():temperature(0.3) local hot = base:top_p(0.5) "
+                         "turbo.policy{ request = function(req) req:use(base) end }", NULL, &p, &err), 0);
+    assert_true(near(p.top_p, 1) && near(p.temperature, 0.3));
+    /* init runs in the same state, before. */
+    assert_int_equal(ask("local t turbo.policy{ init = function(c) t = #c.name end, "
+                         "request = function(req) req.top_k = t end }", NULL, &p, &err), 0);
+    assert_int_equal(p.top_k, 4);
+    /* Reproducible randomness. */
+    turbo_sample_params q;
+    static const char dice[] = "turbo.policy{ request = function(req) local u = req:random() "
+        "assert(u >= 0 and u < 1) req.top_k = req:random(1, 1000000) end }";
+    assert_int_equal(ask(dice, NULL, &p, &err), 0);
+    assert_int_equal(ask(dice, NULL, &q, &err), 0);
+    assert_true(p.top_k == q.top_k && p.top_k >= 1);
+}
+
+static void test_policy_refused_at_load(void **state)
+{
+    static const char *const bad[][2] = {
+        {"return 1", "does not call turbo.policy"},
+        {"turbo.policy{ token = function() end }", "token"},
+        {"turbo.policy{ finish = function() end }", "finish"},
+        {"turbo.policy{ logits = function() end }", "logits"},
+        {"turbo.policy{ requets = function() end }", "requets"},
+        {"turbo.policy{ request = 5 }", "request"},
+        {"turbo.policy{}", "needs a chain"},
+        {"turbo.policy(5)", "takes a table"},
+        {"turbo.policy{ chain = {} }", "turbo.chain()"},
+        {"turbo.policy{ on_error = 'never' }", "on_error"},
+        {"turbo.policy{ args = 'x' }", "args"},
+        {"turbo.policy{ init = function() error('not today') end }", "not today"},
+        {"turbo.policy{ init = function() while true do end end }", "script limit"},
+        {"turbo.policy(turbo.chain():top_p(0.9):temperature(1))", "temperature stands behind top_p"},
+        {"turbo.policy(turbo.chain():temperature(1):penalize{rep=1.1})", "penalize stands behind"},
+        {"turbo.policy(turbo.chain():temperature(1):temperature(1))", "twice"},
+        {"turbo.policy(turbo.chain():mirostat(5))", "no operation \"mirostat\""},
+        {"turbo.policy(turbo.chain():penalize{last_n=64})", "last_n"},
+        {"turbo.policy(turbo.chain():temperature(3))", "temperature is 3"},
+        {"turbo.policy(turbo.chain():temperature(0/0))", "temperature is"},
+        {"turbo.policy(turbo.chain():temperature('1'))", "a number is needed"},
+        {"turbo.policy(turbo.chain():top_p(0))", "top_p is 0"},
+        {"turbo.policy(turbo.chain():top_k(1.5))", "whole number"},
+        {"turbo.policy(turbo.chain().temperature(1))", "colon"},
+        {"local c = turbo.chain() c.x = 1 turbo.policy(c)", "cannot be changed"},
+        {"local c = turbo.chain():temperature(1) turbo.policy(c) turbo.policy(c)", "second time"},
+    };
+    turbo_err err;
+    turbod_policy *p = NULL;
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        if (load_text(bad[i][0], &p, &err) == TURBO_OK)
+            fail_msg("loads: %s", bad[i][0]);
+        if (!strstr(err.text, bad[i][1]))
+            fail_msg("%s: \"%s\" lacks \"%s\"", bad[i][0], err.text, bad[i][1]);
+    }
+    assert_int_equal(turbod_policy_load("/nonexistent/x.lua", "x", &p, &err), TURBO_ENOENT);
+}
+
+#define HOOK(body) "turbo.policy{ request = function(req) " body " end }"
+
+static void test_policy_fails(void **state)
+{
+    static const struct {
+        const char *script, *args;
+        turbo_status status;
+        const char *text;
+    } rows[] = {
+        {HOOK("req:reject('not on Sundays')"), NULL, TURBO_ECANCELLED, "not on Sundays"},
+        {HOOK("pcall(req.reject, req, 'first') pcall(req.reject, req, 'second')"), NULL,
+         TURBO_ECANCELLED, "first"},
+        {HOOK("req:reject('a\\xff\\n')"), NULL, TURBO_ECANCELLED, "a"},
+        {HOOK("req.temperature = 0.1 req.top_p = 7"), NULL, TURBO_EDATA, "top_p is 7"},
+        {HOOK("req.temprature = 1"), NULL, TURBO_EDATA, "temprature"},
+        {HOOK("return req.temprature"), NULL, TURBO_EDATA, "temprature"},
+        {HOOK("req.seed = 1.5"), NULL, TURBO_EDATA, "seed"},
+        {HOOK("req.temperature = nil"), NULL, TURBO_EDATA, "a nil"},
+        {HOOK("error('broken')"), NULL, TURBO_EDATA, "broken"},
+        {HOOK("error({})"), NULL, TURBO_EDATA, "raised a table"},
+        {HOOK("local x = nil + 1"), NULL, TURBO_EDATA, "test.lua:1:"},
+        {HOOK("req.temperature = 0.1 while true do end"), NULL, TURBO_ELIMIT, "script limit"},
+        {HOOK("req.temperature = 0.1 local t = {} while true do t = {t} end"), NULL, TURBO_ELIMIT,
+         "not enough memory"},
+        {"turbo.policy(turbo.chain():temperature(1))", "{\"x\":1}", TURBO_EINVAL, "takes no \"x\""},
+        {"turbo.policy{ args = {'a', 'b'}, request = function() end }", "{\"c\":1}", TURBO_EINVAL,
+         "takes no \"c\""},
+        {HOOK(""), "[1]", TURBO_EINVAL, "must be an object"},
+        {HOOK(""), "{\"a\":[[[[[[[[[[1]]]]]]]]]]}", TURBO_EDATA, "deep"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        turbo_sample_params p, before;
+        turbo_err err = {{0}};
+        neutral(&before);
+        turbo_status st = ask(rows[i].script, rows[i].args, &p, &err);
+        if (st != rows[i].status || !strstr(err.text, rows[i].text))
+            fail_msg("%s: %d \"%s\"", rows[i].script, st, err.text);
+        assert_memory_equal(&p, &before, sizeof p); /* never half a change */
+    }
+}
+
+static void test_policy_args(void **state)
+{
+    turbo_sample_params p;
+    turbo_err err = {{0}};
+    (void)state;
+    assert_int_equal(ask(HOOK("local a = req.args assert(a.s == 'x' and a.b == false and a.n == nil and "
+                              "a.l[2] == 20 and a.o.k == 1.5 and math.type(a.l[1]) == 'integer') "
+                              "assert(next(a.e) == nil)"),
+                         "{\"s\":\"x\",\"b\":false,\"n\":null,\"l\":[10,20],\"o\":{\"k\":1.5},\"e\":[]}",
+                         &p, &err), TURBO_OK);
+    assert_int_equal(ask(HOOK("assert(next(req.args) == nil)"), NULL, &p, &err), TURBO_OK);
+}
+
+/* on_error = "skip": the request goes on as it was asked for. */
+static void test_policy_skip(void **state)
+{
+    turbo_sample_params p;
+    turbo_err err = {{0}};
+    (void)state;
+    assert_int_equal(ask("turbo.policy{ on_error = 'skip', chain = turbo.chain():temperature(0.1), "
+                         "request = function() error('x') end }", NULL, &p, &err), TURBO_OK);
+    assert_true(near(p.temperature, 1));
+    assert_int_equal(ask("turbo.policy{ on_error = 'skip', request = function(r) r:reject('no') end }",
+                         NULL, &p, &err), TURBO_ECANCELLED);
+}
+
+/* Five time-outs within a minute switch a policy off: the sixth request is answered at once. */
+static void test_policy_switched_off(void **state)
+{
+    turbod_policy *policy = NULL;
+    turbo_err err = {{0}};
+    turbo_sample_params p;
+    (void)state;
+    assert_int_equal(load_text(HOOK("while true do end"), &policy, &err), TURBO_OK);
+    neutral(&p);
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(turbod_policy_request(policy, &p, NULL, &err), TURBO_ELIMIT);
+        assert_non_null(strstr(err.text, "script limit"));
+    }
+    double t = now_ms();
+    assert_int_equal(turbod_policy_request(policy, &p, NULL, &err), TURBO_ELIMIT);
+    assert_non_null(strstr(err.text, "switched off"));
+    assert_true(now_ms() - t < 20);
+    turbod_policy_free(policy);
+}
+
+static void *many(void *arg)
+{
+    for (int i = 0; i < 200; i++) {
+        turbo_sample_params p;
+        turbo_err err;
+        neutral(&p);
+        p.seed = (uint64_t)i;
+        if (turbod_policy_request(arg, &p, NULL, &err) || p.top_k != i + 1)
+            return arg;
+    }
+    return NULL;
+}
+
+static void test_policy_threads(void **state)
+{
+    turbod_policy *policy = NULL;
+    turbo_err err = {{0}};
+    pthread_t t[4];
+    (void)state;
+    assert_int_equal(load_text("n = 0 turbo.policy{ request = function(req) n = n + 1 "
+                               "req.top_k = req.seed + n end }", &policy, &err), TURBO_OK);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&t[i], NULL, many, policy), 0);
+    for (int i = 0; i < 4; i++) {
+        void *bad;
+        pthread_join(t[i], &bad);
+        assert_null(bad);
+    }
+    turbod_policy_free(policy);
+}
+
+/* The scripts that ship. */
+static void test_policy_shipped(void **state)
+{
+    char dir[4096];
+    turbod_policies *set = NULL;
+    turbo_err err = {{0}};
+    turbo_sample_params p;
+    (void)state;
+    snprintf(dir, sizeof dir, "%s/scripts/sampling", source_dir());
+    if (turbod_policies_load(dir, &set, &err))
+        fail_msg("%s", err.text);
+    turbod_policy *house = turbod_policies_find(set, "house");
+    assert_non_null(house);
+    assert_non_null(turbod_policies_find(set, "greedy"));
+    neutral(&p);
+    assert_int_equal(turbod_policy_request(house, &p, NULL, &err), TURBO_OK);
+    assert_true(near(p.temperature, 0.7) && near(p.min_p, 0.05) && near(p.repetition_penalty, 1.05));
+    p.temperature = 0;
+    assert_int_equal(turbod_policy_request(house, &p, NULL, &err), TURBO_OK);
+    assert_true(near(p.temperature, 0));
+    cJSON *a = cJSON_Parse("{\"warmth\":0.9}");
+    neutral(&p);
+    assert_int_equal(turbod_policy_request(house, &p, a, &err), TURBO_OK);
+    assert_true(near(p.temperature, 0.9));
+    cJSON_Delete(a);
+    a = cJSON_Parse("{\"warmth\":\"hot\"}");
+    assert_int_equal(turbod_policy_request(house, &p, a, &err), TURBO_ECANCELLED);
+    cJSON_Delete(a);
+    double t = now_ms();
+    neutral(&p);
+    for (int i = 0; i < 200; i++)
+        assert_int_equal(turbod_policy_request(house, &p, NULL, &err), TURBO_OK);
+    print_message("house policy: %.0f us a request\n", (now_ms() - t) * 1e3 / 200);
+    turbod_policies_free(set);
+}
+
+static int make_folder(void **state)
+{
+    (void)state;
+    snprintf(folder, sizeof folder, "/tmp/turbo-lua-XXXXXX");
+    turbod_log_level(TURBO_LOG_ERROR);
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int drop_folder(void **state)
+{
+    char path[128];
+    (void)state;
+    snprintf(path, sizeof path, "%s/test.lua", folder);
+    unlink(path);
+    return rmdir(folder);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_rss),
+        cmocka_unit_test(test_fresh),
+        cmocka_unit_test(test_library),
+        cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_policy_sets),
+        cmocka_unit_test(test_policy_refused_at_load),
+        cmocka_unit_test(test_policy_fails),
+        cmocka_unit_test(test_policy_args),
+        cmocka_unit_test(test_policy_skip),
+        cmocka_unit_test(test_policy_switched_off),
+        cmocka_unit_test(test_policy_threads),
+        cmocka_unit_test(test_policy_shipped),
+    };
+    return cmocka_run_group_tests(tests, make_folder, drop_folder);
+}
