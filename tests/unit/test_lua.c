@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -478,6 +479,59 @@ static void test_policy_shipped(void **state)
     turbod_policies_free(set);
 }
 
+/* The names after `prefix` in the definition file, between two lines; each one once. */
+static int names_of(const char *from, const char *to, const char *prefix, char out[][32], int max)
+{
+    char path[4096], line[512];
+    bool inside = false;
+    int n = 0;
+    snprintf(path, sizeof path, "%s/scripts/lua/turbo.d.lua", source_dir());
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    while (fgets(line, sizeof line, f)) {
+        inside = (inside || !strncmp(line, from, strlen(from))) && strncmp(line, to, strlen(to));
+        if (inside && !strncmp(line, prefix, strlen(prefix)) && n < max)
+            sscanf(line + strlen(prefix), "%31[a-z_]", out[n++]);
+    }
+    fclose(f);
+    return n;
+}
+
+/* Editors are told what there is: neither more nor less. */
+static void test_definitions(void **state)
+{
+    char names[32][32], script[256];
+    turbo_sample_params p;
+    turbo_err err = {{0}};
+    (void)state;
+    int n = names_of("---@class turbo.Request", "local req", "---@field ", names, 32);
+    assert_int_equal(n, 9 + 3);
+    n += names_of("local req", "---@class turbo.PolicySpec", "function req:", names + n, 32 - n);
+    assert_int_equal(n, 9 + 3 + 3);
+    for (int i = 0; i < n; i++) {
+        snprintf(script, sizeof script, HOOK("assert(req.%.31s ~= nil)"), names[i]);
+        if (ask(script, NULL, &p, &err))
+            fail_msg("%s: %s", names[i], err.text);
+    }
+    /* The error that lists the fields names each of them. */
+    assert_int_equal(ask(HOOK("return req.nothing"), NULL, &p, &err), TURBO_EDATA);
+    for (int i = 0; i < n; i++)
+        if (!strstr(err.text, names[i]))
+            fail_msg("\"%s\" lacks %s", err.text, names[i]);
+    n = names_of("local chain", "---A chain without", "function chain:", names, 32);
+    assert_int_equal(n, 5);
+    for (int i = 0; i < n; i++) {
+        snprintf(script, sizeof script, "assert(turbo.chain().%.31s) turbo.policy(turbo.chain())", names[i]);
+        assert_int_equal(ask(script, NULL, &p, &err), TURBO_OK);
+    }
+    n = names_of("---@class turbo.PolicySpec", "---Registers the policy", "---@field ", names, 32);
+    assert_int_equal(n, 5);
+    turbod_policy *none = NULL;
+    assert_int_not_equal(load_text("turbo.policy{ nonsense = 1 }", &none, &err), TURBO_OK);
+    for (int i = 0; i < n; i++)
+        assert_non_null(strstr(err.text, names[i]));
+}
+
 static int make_folder(void **state)
 {
     (void)state;
@@ -511,6 +565,7 @@ int main(void)
         cmocka_unit_test(test_policy_switched_off),
         cmocka_unit_test(test_policy_threads),
         cmocka_unit_test(test_policy_shipped),
+        cmocka_unit_test(test_definitions),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }
