@@ -40,7 +40,8 @@ static render_job *job_of(lua_State *L)
     return j;
 }
 
-/* ---- out:special, out:text, out:user ---------------------------------------------------------------- */
+/* ---- out:special, out:text, out:user
+ * ---------------------------------------------------------------- */
 
 static int add_segment(lua_State *L, bool special)
 {
@@ -83,7 +84,8 @@ static int out_text(lua_State *L)
     return add_segment(L, false);
 }
 
-/* ---- turbo.template ------------------------------------------------------------------------------------ */
+/* ---- turbo.template
+ * ------------------------------------------------------------------------------------ */
 
 static int read_stops(lua_State *L, int table)
 {
@@ -122,8 +124,8 @@ static int bind_template(lua_State *L)
         while (lua_next(L, 1)) {
             const char *k = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
             if (strcmp(k, "stop") && strcmp(k, "render"))
-                return luaL_error(L, "turbo.template: unknown field \"%s\"; stop and render are known",
-                                  k);
+                return luaL_error(
+                    L, "turbo.template: unknown field \"%s\"; stop and render are known", k);
             lua_pop(L, 1);
         }
         read_stops(L, 1);
@@ -267,12 +269,14 @@ turbo_status turbod_template_render(const turbod_template *t, const turbod_messa
     *out = (turbod_render){0};
     turbod_buf_init(&out->text, MAX_TEXT);
     if (opts->add_generation_prompt && opts->continue_final_message)
-        return turbod_err(err, TURBO_EINVAL, "add_generation_prompt opens a new message and "
+        return turbod_err(err, TURBO_EINVAL,
+                          "add_generation_prompt opens a new message and "
                           "continue_final_message leaves the last one open: choose one");
     if (opts->continue_final_message && !n)
         return turbod_err(err, TURBO_EINVAL, "continue_final_message needs a message to continue");
     if (n > MAX_MESSAGES)
-        return turbod_err(err, TURBO_ELIMIT, "%zu messages; at most %d are possible", n, MAX_MESSAGES);
+        return turbod_err(err, TURBO_ELIMIT, "%zu messages; at most %d are possible", n,
+                          MAX_MESSAGES);
     for (size_t i = 0; i < n; i++)
         if (!turbod_add(extra, msgs[i].content_len + 512, &extra))
             return turbod_err(err, TURBO_ELIMIT, "the messages are too long");
@@ -303,10 +307,11 @@ static turbo_status special_id(const turbo_tokenizer_vtbl *v, const void *tok, c
     *id = len <= UINT32_MAX ? v->find(tok, name, (uint32_t)len) : -1;
     if (*id >= 0 && (v->attr(tok, *id) & special))
         return TURBO_OK;
-    return turbod_err(err, TURBO_EDATA,
-                      "the chat template writes the special token %.*s, which this tokenizer does not "
-                      "have; set chat_template to one that fits the model",
-                      (int)(len < 64 ? len : 64), name);
+    return turbod_err(
+        err, TURBO_EDATA,
+        "the chat template writes the special token %.*s, which this tokenizer does not "
+        "have; set chat_template to one that fits the model",
+        (int)(len < 64 ? len : 64), name);
 }
 
 /* Text to ids behind the n that are there; *cap grows when a normaliser lengthens the text. */
@@ -338,7 +343,8 @@ turbo_status turbod_template_encode(const turbo_tokenizer_vtbl *v, const void *t
     size_t cap, n = 0, bytes;
     turbo_tokenizer_info info = {.size = sizeof info};
     v->info(tok, &info);
-    /* Every token stands for a byte of text at least, a dummy prefix and a special token for none. */
+    /* Every token stands for a byte of text at least, a dummy prefix and a special token for none.
+     */
     if (!turbod_add(r->text.len, r->n + 16, &cap) || !turbod_mul(cap, sizeof **ids, &bytes))
         return turbod_err(err, TURBO_ELIMIT, "the prompt is too long");
     int32_t *out = malloc(bytes);

@@ -1,9 +1,9 @@
 /* core/chat/template.h: messages to a prompt, by a Lua script.
  *
- * A template writes segments: special tokens by name (trusted), its own text, and text of users. Only
- * a special segment ever becomes a control token. Everything between two special tokens is encoded as
- * one text, as the reference tokenizers do, so that merges across the border of template and message
- * come out the same. Load on the main thread; render and encode from any thread. */
+ * A template writes segments: special tokens by name (trusted), its own text, and text of users.
+ * Only a special segment ever becomes a control token. Everything between two special tokens is
+ * encoded as one text, as the reference tokenizers do, so that merges across the border of template
+ * and message come out the same. Load on the main thread; render and encode from any thread. */
 #ifndef TURBOD_TEMPLATE_H
 #define TURBOD_TEMPLATE_H
 
@@ -16,8 +16,8 @@
 typedef struct turbod_template turbod_template;
 
 typedef struct turbod_message {
-    const char *role;    /* NUL-terminated */
-    const char *name;    /* or NULL */
+    const char *role; /* NUL-terminated */
+    const char *name; /* or NULL */
     const char *content; /* content_len bytes of valid UTF-8 */
     size_t content_len;
 } turbod_message;
@@ -44,9 +44,9 @@ const char *turbod_template_name(const turbod_template *t); /* file name */
 /* Name of the i-th token that ends an answer; NULL behind the last. */
 const char *turbod_template_stops(const turbod_template *t, size_t i);
 
-/* EINVAL: the script refuses the conversation by error("..."), err is its text; or the options exclude
- * each other. EDATA: the script is wrong. ELIMIT: it ran too long, took too much memory, or the text is
- * too long. Each call has its own Lua state. *out is filled only on success. */
+/* EINVAL: the script refuses the conversation by error("..."), err is its text; or the options
+ * exclude each other. EDATA: the script is wrong. ELIMIT: it ran too long, took too much memory, or
+ * the text is too long. Each call has its own Lua state. *out is filled only on success. */
 turbo_status turbod_template_render(const turbod_template *t, const turbod_message *msgs, size_t n,
                                     const turbod_render_opts *opts, turbod_render *out,
                                     turbo_err *err);

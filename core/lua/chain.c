@@ -1,6 +1,6 @@
-/* core/lua/chain.c: turbo.chain(), an immutable list of built-in processors. The standard sampler runs
- * them in one fixed order, so a chain is accepted only when it reads in that order: a script never
- * says one thing and gets another. */
+/* core/lua/chain.c: turbo.chain(), an immutable list of built-in processors. The standard sampler
+ * runs them in one fixed order, so a chain is accepted only when it reads in that order: a script
+ * never says one thing and gets another. */
 #include <string.h>
 
 #include "lua/bind.h"
@@ -16,12 +16,15 @@ static const char op_list[] = "penalize, temperature, top_k, top_p, min_p";
 
 /* What a chain sets: the parameters of the steps that it has. */
 typedef struct chain {
-    uint32_t steps;  /* bit i: op i is there */
+    uint32_t steps; /* bit i: op i is there */
     uint32_t params; /* bit i: row i of the table below is set */
     turbo_sample_params values;
 } chain;
 
-#define ROW(name, kind, lo, hi) {#name, offsetof(turbo_sample_params, name), kind, lo, hi}
+#define ROW(name, kind, lo, hi)                                                                    \
+    {                                                                                              \
+#name, offsetof(turbo_sample_params, name), kind, lo, hi                                   \
+    }
 static const param_row rows[] = {
     ROW(temperature, PARAM_FLOAT, 0, 2),
     ROW(top_p, PARAM_FLOAT, 1e-12, 1),
@@ -116,9 +119,8 @@ static void read_penalties(lua_State *L, chain *c, int at)
 {
     static const struct {
         const char *key, *param;
-    } names[MAX_PENALTIES] = {{"rep", "repetition_penalty"},
-                              {"pres", "presence_penalty"},
-                              {"freq", "frequency_penalty"}};
+    } names[MAX_PENALTIES] = {
+        {"rep", "repetition_penalty"}, {"pres", "presence_penalty"}, {"freq", "frequency_penalty"}};
     if (lua_type(L, at) != LUA_TTABLE)
         luaL_error(L, "chain:penalize takes a table {rep=, pres=, freq=}");
     lua_pushnil(L);
@@ -128,7 +130,8 @@ static void read_penalties(lua_State *L, chain *c, int at)
         for (size_t i = 0; i < MAX_PENALTIES; i++)
             param = strcmp(key, names[i].key) ? param : names[i].param;
         if (!param)
-            luaL_error(L, "chain:penalize: this version has no \"%s\"; it has rep, pres, freq", key);
+            luaL_error(L, "chain:penalize: this version has no \"%s\"; it has rep, pres, freq",
+                       key);
         set_row(L, c, param, lua_gettop(L));
         lua_pop(L, 1);
     }
@@ -154,8 +157,8 @@ static int chain_step(lua_State *L)
         return luaL_error(L, "chain: %s is there twice", op_names[op]);
     for (int later = op + 1; later < N_OPS; later++)
         if (from->steps >> later & 1)
-            return luaL_error(L, "chain: %s stands behind %s; the sampler's order is %s", op_names[op],
-                              op_names[later], op_list);
+            return luaL_error(L, "chain: %s stands behind %s; the sampler's order is %s",
+                              op_names[op], op_names[later], op_list);
     chain *c = push_chain(L);
     *c = *from;
     luaL_setmetatable(L, CHAIN);

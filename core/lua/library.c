@@ -1,5 +1,5 @@
-/* core/lua/library.c: what a script can name. The parts of Lua's library that reach the machine, run
- * unbounded C loops, or let a script put code where errors are handled are not there. */
+/* core/lua/library.c: what a script can name. The parts of Lua's library that reach the machine,
+ * run unbounded C loops, or let a script put code where errors are handled are not there. */
 #include <string.h>
 
 #include "lua/sandbox.h"
@@ -52,8 +52,8 @@ static int s_find(lua_State *L)
         init = init < -size ? 1 : size + init + 1;
     else if (init == 0)
         init = 1;
-    const char *at = init > size + 1 ? NULL
-                                     : memmem(s + init - 1, len - (size_t)(init - 1), what, n);
+    const char *at =
+        init > size + 1 ? NULL : memmem(s + init - 1, len - (size_t)(init - 1), what, n);
     if (!at) {
         lua_pushnil(L);
         return 1;
@@ -63,8 +63,8 @@ static int s_find(lua_State *L)
     return 2;
 }
 
-/* string.format: conversions d i f e g x X c s q %, of numbers, strings, booleans and nil. The format
- * is read here, then Lua's own function does the work. */
+/* string.format: conversions d i f e g x X c s q %, of numbers, strings, booleans and nil. The
+ * format is read here, then Lua's own function does the work. */
 static int s_format(lua_State *L)
 {
     const char *f = luaL_checkstring(L, 1);
@@ -115,7 +115,8 @@ static int raise(lua_State *L, int at)
     return lua_error(L);
 }
 
-/* error(text): ends the script; the text is for whoever made the request, so no position is added. */
+/* error(text): ends the script; the text is for whoever made the request, so no position is added.
+ */
 static int g_error(lua_State *L)
 {
     lua_settop(L, 1);
@@ -135,8 +136,8 @@ static int g_assert(lua_State *L)
 
 static void string_library(lua_State *L)
 {
-    static const char *const gone[] = {"dump", "gsub", "gmatch", "match", "pack", "unpack",
-                                       "packsize", NULL};
+    static const char *const gone[] = {"dump", "gsub",   "gmatch",   "match",
+                                       "pack", "unpack", "packsize", NULL};
     drop(L, LUA_STRLIBNAME, gone);
     lua_getglobal(L, LUA_STRLIBNAME);
     lua_getfield(L, -1, "format");
@@ -161,13 +162,13 @@ static void string_library(lua_State *L)
 void turbod_lua_library(lua_State *L)
 {
     static const luaL_Reg libs[] = {
-        {LUA_GNAME, luaopen_base},       {LUA_TABLIBNAME, luaopen_table},
+        {LUA_GNAME, luaopen_base},        {LUA_TABLIBNAME, luaopen_table},
         {LUA_STRLIBNAME, luaopen_string}, {LUA_MATHLIBNAME, luaopen_math},
-        {LUA_UTF8LIBNAME, luaopen_utf8}, {NULL, NULL},
+        {LUA_UTF8LIBNAME, luaopen_utf8},  {NULL, NULL},
     };
     static const char *const globals[] = {
-        "load",    "loadfile", "dofile",       "require",      "collectgarbage", "xpcall", "print",
-        "warn",    "rawset",   "rawequal",     "getmetatable", "setmetatable",   NULL};
+        "load", "loadfile", "dofile",   "require",      "collectgarbage", "xpcall", "print",
+        "warn", "rawset",   "rawequal", "getmetatable", "setmetatable",   NULL};
     static const char *const table[] = {"move", NULL};
     static const char *const math[] = {"random", "randomseed", NULL};
     static const char *const utf8[] = {"charpattern", NULL};

@@ -1,5 +1,5 @@
-/* core/lua/policy.c: see policy.h. Any thread; the only thing requests share is the count of time-outs,
- * behind a mutex that is never held while a script runs. */
+/* core/lua/policy.c: see policy.h. Any thread; the only thing requests share is the count of
+ * time-outs, behind a mutex that is never held while a script runs. */
 #include "lua/policy.h"
 
 #include <pthread.h>
@@ -15,7 +15,7 @@
 #define MAX_ARGS 1024
 #define MAX_ARG_DEPTH 8
 #define MAX_ARG_NAMES 32
-#define MAX_TIMEOUTS 5    /* of a policy ... */
+#define MAX_TIMEOUTS 5 /* of a policy ... */
 #define TIMEOUT_WINDOW 60 /* ... within so many seconds switch it off */
 #define REQUEST "turbo.request"
 
@@ -28,16 +28,16 @@ struct turbod_policy {
         int64_t at[MAX_TIMEOUTS]; /* seconds; a ring */
         unsigned n;
         bool off;
-    } *timeouts;
+    } * timeouts;
 };
 
 typedef struct policy_job {
     const turbod_policy *policy;
     turbo_sample_params *params; /* what the script sees and changes */
-    turbo_sample_params asked;   /* what the caller asked for */
+    turbo_sample_params asked; /* what the caller asked for */
     const cJSON *args;
-    turbod_policy *load;         /* while loading: on_error goes here */
-    uint64_t draws;              /* of req:random() */
+    turbod_policy *load; /* while loading: on_error goes here */
+    uint64_t draws; /* of req:random() */
     bool args_wrong;
     bool is_rejected;
     bool timed_out;
@@ -62,8 +62,10 @@ static void check_field(lua_State *L, const char *key, int value)
     int t = lua_type(L, value);
     for (size_t i = 0; i < sizeof later / sizeof later[0]; i++)
         if (!strcmp(key, later[i]))
-            luaL_error(L, "turbo.policy: the hook \"%s\" is not run by this version; init and request "
-                       "are", key);
+            luaL_error(L,
+                       "turbo.policy: the hook \"%s\" is not run by this version; init and request "
+                       "are",
+                       key);
     if (!strcmp(key, "init") || !strcmp(key, "request")) {
         if (t != LUA_TFUNCTION)
             luaL_error(L, "turbo.policy: %s must be a function", key);
@@ -78,8 +80,11 @@ static void check_field(lua_State *L, const char *key, int value)
         if (t != LUA_TTABLE || lua_rawlen(L, value) > MAX_ARG_NAMES)
             luaL_error(L, "turbo.policy: args must be a list of at most %d names", MAX_ARG_NAMES);
     } else {
-        luaL_error(L, "turbo.policy: unknown field \"%s\"; init, request, chain, args and on_error are "
-                   "known", key);
+        luaL_error(
+            L,
+            "turbo.policy: unknown field \"%s\"; init, request, chain, args and on_error are "
+            "known",
+            key);
     }
 }
 
@@ -149,7 +154,8 @@ static int req_reject(lua_State *L)
         return luaL_error(L, "req:reject takes the reason, a text");
     if (!j->is_rejected) {
         turbo_err line;
-        turbod_err(&line, 0, "%.*s", (int)(n < sizeof j->rejected ? n : sizeof j->rejected - 1), why);
+        turbod_err(&line, 0, "%.*s", (int)(n < sizeof j->rejected ? n : sizeof j->rejected - 1),
+                   why);
         size_t len = strlen(line.text);
         bool whole = turbod_utf8_valid(line.text, len);
         while (!whole && len > 0) /* cut inside a character, or not UTF-8 from the start */
@@ -163,7 +169,8 @@ static int req_reject(lua_State *L)
     return luaL_error(L, "rejected");
 }
 
-/* req:random(): a number in [0,1); req:random(m, n): a whole number in m..n. From the request's seed. */
+/* req:random(): a number in [0,1); req:random(m, n): a whole number in m..n. From the request's
+ * seed. */
 static int req_random(lua_State *L)
 {
     policy_job *j = job_of(L);
@@ -207,8 +214,10 @@ static int req_index(lua_State *L)
         lua_pushstring(L, j->policy->name);
         return 1;
     }
-    return luaL_error(L, "a request has no field \"%s\"; it has args, asked, policy, use, reject, "
-                      "random, %s", key, turbod_param_names());
+    return luaL_error(L,
+                      "a request has no field \"%s\"; it has args, asked, policy, use, reject, "
+                      "random, %s",
+                      key, turbod_param_names());
 }
 
 static int req_newindex(lua_State *L)
@@ -262,7 +271,8 @@ static void check_args(lua_State *L, policy_job *j, int policy)
     for (const cJSON *m = j->args ? j->args->child : NULL; m; m = m->next) {
         bool known = hook && !listed;
         for (lua_Integer i = 1; listed && !known && i <= MAX_ARG_NAMES; i++) {
-            known = lua_rawgeti(L, list, i) == LUA_TSTRING && !strcmp(lua_tostring(L, -1), m->string);
+            known =
+                lua_rawgeti(L, list, i) == LUA_TSTRING && !strcmp(lua_tostring(L, -1), m->string);
             lua_pop(L, 1);
         }
         if (!known) {
@@ -305,7 +315,8 @@ static void push_request(lua_State *L, policy_job *j)
     lua_setmetatable(L, req);
 }
 
-/* ---- running ---------------------------------------------------------------------------------- */
+/* ---- running ----------------------------------------------------------------------------------
+ */
 
 /* After the script's main chunk: its init hook. */
 static int run_init(lua_State *L)
@@ -423,8 +434,9 @@ static void note_timeout(struct timeouts *t, const char *name)
     t->off = t->off || off;
     pthread_mutex_unlock(&t->mu);
     if (off)
-        turbod_log(TURBO_LOG_ERROR, "policy %s is switched off: it ran too long %d times within %d s",
-                   name, MAX_TIMEOUTS, TIMEOUT_WINDOW);
+        turbod_log(TURBO_LOG_ERROR,
+                   "policy %s is switched off: it ran too long %d times within %d s", name,
+                   MAX_TIMEOUTS, TIMEOUT_WINDOW);
 }
 
 static bool is_off(struct timeouts *t)
@@ -445,8 +457,10 @@ turbo_status turbod_policy_request(const turbod_policy *policy, turbo_sample_par
     if (args && !cJSON_IsObject(args))
         return turbod_err(err, TURBO_EINVAL, "policy_args must be an object");
     if (is_off(policy->timeouts))
-        st = turbod_err(&why, TURBO_ELIMIT, "the policy %s is switched off: it ran too long %d times; "
-                        "mend it and reload", policy->name, MAX_TIMEOUTS);
+        st = turbod_err(&why, TURBO_ELIMIT,
+                        "the policy %s is switched off: it ran too long %d times; "
+                        "mend it and reload",
+                        policy->name, MAX_TIMEOUTS);
     else
         st = run(&job, true, &why);
     if (job.timed_out)

@@ -12,7 +12,8 @@
 #include "util/utf8.h"
 
 #define HOOK_EVERY 20 /* instructions; with 100 the slowest hostile script ran 139 ms */
-#define BUSY_FACTOR 8 /* a script may wait this many budgets for a CPU before it ends regardless */
+#define BUSY_FACTOR 8 /* a script may wait this many budgets for a CPU before it ends regardless   \
+                       */
 
 static int64_t now_ns(clockid_t clock)
 {
@@ -48,8 +49,8 @@ turbod_lua *turbod_lua_of(lua_State *L)
     return ud;
 }
 
-/* The clock that counts is the wall's, so that requests are answered in time. But time in which this
- * thread had no CPU is not the script's fault, and is given back within reason. */
+/* The clock that counts is the wall's, so that requests are answered in time. But time in which
+ * this thread had no CPU is not the script's fault, and is given back within reason. */
 static void hook(lua_State *L, lua_Debug *ar)
 {
     turbod_lua *s = turbod_lua_of(L);
@@ -105,7 +106,8 @@ static void say(turbo_err *err, const char *before, const char *text, size_t len
     turbod_err(err, 0, "%s%s", before, clean);
 }
 
-/* The error value as a line; only strings are looked at, so that nothing of the script runs here. */
+/* The error value as a line; only strings are looked at, so that nothing of the script runs here.
+ */
 static turbo_status explain(turbod_lua *s, int status, const turbod_script *script, turbo_err *err)
 {
     char before[sizeof script->name + 3];
@@ -115,8 +117,10 @@ static turbo_status explain(turbod_lua *s, int status, const turbod_script *scri
         st = turbod_err(err, TURBO_ELIMIT, "%s: script limit: it ran longer than %lld ms", name,
                         (long long)(s->budget / 1000000));
     } else if (status == LUA_ERRMEM) {
-        st = turbod_err(err, TURBO_ELIMIT, "%s: not enough memory: a script may use %zu MiB, %zu MiB "
-                        "at a time", name, TURBOD_LUA_MEMORY >> 20, TURBOD_LUA_BLOCK >> 20);
+        st = turbod_err(err, TURBO_ELIMIT,
+                        "%s: not enough memory: a script may use %zu MiB, %zu MiB "
+                        "at a time",
+                        name, TURBOD_LUA_MEMORY >> 20, TURBOD_LUA_BLOCK >> 20);
     } else if (lua_type(s->L, -1) == LUA_TSTRING) {
         size_t len, n = strlen(name);
         const char *text = lua_tolstring(s->L, -1, &len);
@@ -191,7 +195,8 @@ turbo_status turbod_lua_run(turbod_lua *s, const turbod_script *script, turbo_er
     return turbod_lua_call(s, 0, 0, script, err);
 }
 
-/* ---- compiling ------------------------------------------------------------------------------------- */
+/* ---- compiling
+ * ------------------------------------------------------------------------------------- */
 
 static int append_code(lua_State *L, const void *p, size_t n, void *ud)
 {
@@ -214,8 +219,8 @@ turbo_status turbod_script_compile(const char *source, size_t len, const char *n
     *out = (turbod_script){0};
     snprintf(out->name, sizeof out->name, "%.120s", name);
     if (len > TURBOD_LUA_SOURCE_MAX)
-        return turbod_err(err, TURBO_ELIMIT, "%s has %zu bytes; a script may have %u", out->name, len,
-                          TURBOD_LUA_SOURCE_MAX);
+        return turbod_err(err, TURBO_ELIMIT, "%s has %zu bytes; a script may have %u", out->name,
+                          len, TURBOD_LUA_SOURCE_MAX);
     turbo_status st = turbod_lua_open(&s, 0, NULL, err);
     if (st)
         return st;
@@ -243,7 +248,8 @@ turbo_status turbod_script_load(const char *path, turbod_script *out, turbo_err 
         return turbod_err(err, TURBO_ELIMIT, "the path of a script is too long");
     memcpy(folder, slash ? path : ".", n);
     folder[n] = '\0';
-    turbo_status st = turbod_file_read(n ? folder : "/", name, TURBOD_LUA_SOURCE_MAX, &text, &len, err);
+    turbo_status st =
+        turbod_file_read(n ? folder : "/", name, TURBOD_LUA_SOURCE_MAX, &text, &len, err);
     if (st)
         return st;
     st = turbod_script_compile((const char *)text, len, name, out, err);

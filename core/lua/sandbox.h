@@ -24,7 +24,7 @@
 /* A compiled script. Read-only after load; any thread. */
 typedef struct turbod_script {
     char name[128]; /* file name, for messages */
-    char *code;     /* bytecode made by this process from checked source */
+    char *code; /* bytecode made by this process from checked source */
     size_t len;
 } turbod_script;
 
@@ -37,11 +37,11 @@ void turbod_script_free(turbod_script *s);
 typedef struct turbod_lua {
     lua_State *L;
     size_t used, cap, block;
-    int64_t budget;          /* ns; the whole visit of a script has one */
-    int64_t deadline, last;  /* monotonic ns; last: not even on a busy machine */
-    int64_t cpu_start;       /* ns of this thread */
-    const void *raised;      /* the string that the script gave to error() or assert() */
-    bool dead;               /* time is over: sticky */
+    int64_t budget; /* ns; the whole visit of a script has one */
+    int64_t deadline, last; /* monotonic ns; last: not even on a busy machine */
+    int64_t cpu_start; /* ns of this thread */
+    const void *raised; /* the string that the script gave to error() or assert() */
+    bool dead; /* time is over: sticky */
 } turbod_lua;
 
 /* extra: bytes the state may take beyond its cap, for data the host puts in. bindings(L) adds the
@@ -52,8 +52,9 @@ turbod_lua *turbod_lua_of(lua_State *L);
 
 /* Starts the clock that the calls below share. */
 void turbod_lua_clock(turbod_lua *s, int64_t ms);
-/* All three: EINVAL the script ended itself with error("text") or assert(x, "text"), err is that text;
- * EDATA the script is wrong; ELIMIT out of time or memory. The texts of the last two name `script`. */
+/* All three: EINVAL the script ended itself with error("text") or assert(x, "text"), err is that
+ * text; EDATA the script is wrong; ELIMIT out of time or memory. The texts of the last two name
+ * `script`. */
 /* Loads the script's chunk and runs it. */
 turbo_status turbod_lua_run(turbod_lua *s, const turbod_script *script, turbo_err *err);
 /* lua_pcall: function and arguments are on the stack. */

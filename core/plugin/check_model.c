@@ -46,7 +46,8 @@ static const char *const hostile[] = {
 static int failed(turbo_err *why, turbo_err *said, const char *text, const char *config)
 {
     said->text[sizeof said->text - 1] = '\0';
-    turbod_err(why, 0, "%s (config %.60s%s%.80s)", text, config, *said->text ? ": " : "", said->text);
+    turbod_err(why, 0, "%s (config %.60s%s%.80s)", text, config, *said->text ? ": " : "",
+               said->text);
     return CHECK_FAILED;
 }
 
@@ -104,8 +105,8 @@ static int model_hostile(const void *vtbl, turbo_err *why)
 typedef struct tensors {
     const turbo_model_info *info;
     size_t n, stop_at;
-    uint64_t hash;       /* of all names and dims, in order */
-    bool has_table;      /* some tensor is [V,E] */
+    uint64_t hash; /* of all names and dims, in order */
+    bool has_table; /* some tensor is [V,E] */
     const char *problem;
 } tensors;
 
@@ -165,7 +166,8 @@ static int model_expect(const void *vtbl, turbo_err *why)
     else if (a.n != b.n || a.hash != b.hash)
         result = failed(why, &said, "two calls of expect differ", "generic");
     else if (!a.has_table)
-        result = failed(why, &said, "no tensor has the shape [vocab, embed_dim] of describe", "generic");
+        result =
+            failed(why, &said, "no tensor has the shape [vocab, embed_dim] of describe", "generic");
     else if (!st_cut)
         result = failed(why, &said, "expect succeeds although emit returned an error", "generic");
     turbod_config_close(c);
@@ -177,8 +179,15 @@ static int model_workspace(const void *vtbl, turbo_err *why)
     const turbo_model_vtbl *v = vtbl;
     static const int32_t sizes[] = {1, 2, 3, 8, 64, 513, 4096};
     const size_t n = sizeof sizes / sizeof sizes[0];
-    turbo_model_info m = {.size = sizeof m, .n_layers = 2, .n_heads = 4, .n_kv = 2, .head_dim = 16,
-                          .embed_dim = 64, .mlp_dim = 128, .vocab = 320, .max_position = 8192,
+    turbo_model_info m = {.size = sizeof m,
+                          .n_layers = 2,
+                          .n_heads = 4,
+                          .n_kv = 2,
+                          .head_dim = 16,
+                          .embed_dim = 64,
+                          .mlp_dim = 128,
+                          .vocab = 320,
+                          .max_position = 8192,
                           .bos = 1};
     for (int32_t act = 2; act <= 4; act += 2)
         for (size_t t = 0; t < n; t++)
@@ -187,8 +196,10 @@ static int model_workspace(const void *vtbl, turbo_err *why)
                 if (here != v->workspace(&m, sizes[t], sizes[r], act) || here > UINT64_C(1) << 40 ||
                     (t && here < v->workspace(&m, sizes[t - 1], sizes[r], act)) ||
                     (r && here < v->workspace(&m, sizes[t], sizes[r - 1], act))) {
-                    turbod_err(why, 0, "workspace(T=%d, R=%d, %d bytes) = %llu shrinks, varies or is "
-                               "absurd", sizes[t], sizes[r], act, (unsigned long long)here);
+                    turbod_err(why, 0,
+                               "workspace(T=%d, R=%d, %d bytes) = %llu shrinks, varies or is "
+                               "absurd",
+                               sizes[t], sizes[r], act, (unsigned long long)here);
                     return CHECK_FAILED;
                 }
             }

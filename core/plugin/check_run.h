@@ -1,6 +1,6 @@
 /* core/plugin/check_run.h: how one conformance test runs and reports; between the check_*.c files.
- * A test returns CHECK_OK, or CHECK_FAILED or CHECK_SKIPPED with the reason in why->text. It runs in a
- * child process. */
+ * A test returns CHECK_OK, or CHECK_FAILED or CHECK_SKIPPED with the reason in why->text. It runs
+ * in a child process. */
 #ifndef TURBOD_CHECK_RUN_H
 #define TURBOD_CHECK_RUN_H
 

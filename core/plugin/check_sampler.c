@@ -18,7 +18,7 @@
 typedef struct rig {
     const turbo_sampler_vtbl *v;
     void *sampler;
-    uint8_t *state[ROWS];   /* state_bytes, then GUARD bytes of MARK */
+    uint8_t *state[ROWS]; /* state_bytes, then GUARD bytes of MARK */
     uint64_t state_bytes;
     float logits[ROWS][V];
     turbo_logprob top[ROWS][20];
@@ -29,8 +29,12 @@ typedef struct rig {
 
 static turbo_sample_params neutral(uint64_t seed)
 {
-    return (turbo_sample_params){.size = sizeof(turbo_sample_params), .temperature = 1, .top_p = 1,
-                                 .repetition_penalty = 1, .n_logprobs = -1, .seed = seed};
+    return (turbo_sample_params){.size = sizeof(turbo_sample_params),
+                                 .temperature = 1,
+                                 .top_p = 1,
+                                 .repetition_penalty = 1,
+                                 .n_logprobs = -1,
+                                 .seed = seed};
 }
 
 static uint64_t mix(uint64_t x)
@@ -72,7 +76,8 @@ static rig *rig_open(const void *vtbl, turbo_err *why)
     }
     g->state_bytes = g->v->state_bytes(g->sampler, STEPS + 8);
     if (g->state_bytes > UINT64_C(1) << 28 || !turbod_add(g->state_bytes, GUARD, &bytes)) {
-        turbod_err(why, 0, "state_bytes(%d) is %llu", STEPS + 8, (unsigned long long)g->state_bytes);
+        turbod_err(why, 0, "state_bytes(%d) is %llu", STEPS + 8,
+                   (unsigned long long)g->state_bytes);
         rig_close(g);
         return NULL;
     }
@@ -91,8 +96,11 @@ static turbo_status start(rig *g, int i, const turbo_sample_params *p, turbo_err
     g->p[i] = *p;
     memset(g->state[i], 0, g->state_bytes);
     memset(g->state[i] + g->state_bytes, MARK, GUARD);
-    g->rows[i] = (turbo_sample_row){.logits = g->logits[i], .state = g->state[i],
-                                    .params = &g->p[i], .top = g->top[i], .token = -1};
+    g->rows[i] = (turbo_sample_row){.logits = g->logits[i],
+                                    .state = g->state[i],
+                                    .params = &g->p[i],
+                                    .top = g->top[i],
+                                    .token = -1};
     return g->v->begin(g->sampler, g->state[i], STEPS + 8, &g->p[i], prompt, 5, why);
 }
 
@@ -221,7 +229,8 @@ static int sampler_allowed(const void *vtbl, turbo_err *why)
     else if (!(result = run_steps(g, 1, got, why)))
         for (int s = 0; s < STEPS && !result; s++)
             if (got[s] != 7 && got[s] != 500 && got[s] != 999)
-                result = say(why, "a token outside `allowed` is sampled; honour it or refuse in begin");
+                result =
+                    say(why, "a token outside `allowed` is sampled; honour it or refuse in begin");
     rig_close(g);
     return result;
 }
@@ -261,7 +270,8 @@ static int sampler_logprobs(const void *vtbl, turbo_err *why)
         result = step_rows(g, 1, s, why);
         const turbo_sample_row *r = &g->rows[0];
         if (!result && (r->n_top != 5 || !(r->logprob <= 0)))
-            result = say(why, "n_logprobs = 5 does not give five alternatives and a log-probability");
+            result =
+                say(why, "n_logprobs = 5 does not give five alternatives and a log-probability");
         for (int32_t i = 0; i < r->n_top && !result; i++)
             if (r->top[i].id < 0 || r->top[i].id >= V || !(r->top[i].logprob <= 0) ||
                 (i && r->top[i].logprob > r->top[i - 1].logprob))

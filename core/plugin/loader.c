@@ -19,8 +19,8 @@
 turbo_status turbod_plugin_safe(const struct stat *st, const char *path, turbo_err *err)
 {
     if (st->st_uid != 0 && st->st_uid != geteuid())
-        return turbod_err(err, TURBO_EABI, "%s belongs to user %u; root or user %u must own it", path,
-                          st->st_uid, geteuid());
+        return turbod_err(err, TURBO_EABI, "%s belongs to user %u; root or user %u must own it",
+                          path, st->st_uid, geteuid());
     if (st->st_mode & S_IWOTH)
         return turbod_err(err, TURBO_EABI, "%s is writable by everyone (mode %04o); chmod o-w it",
                           path, st->st_mode & 07777u);
@@ -43,19 +43,20 @@ static turbo_status check_extent(int fd, const char *path, const Elf64_Ehdr *h, 
     if (__builtin_add_overflow((uint64_t)h->e_phnum * sizeof(Elf64_Phdr), h->e_phoff, &phend))
         phend = UINT64_MAX;
     end = phend > end ? phend : end;
-    for (uint64_t i = 0; end <= size && h->e_phentsize == sizeof(Elf64_Phdr) && i < h->e_phnum; i++) {
+    for (uint64_t i = 0; end <= size && h->e_phentsize == sizeof(Elf64_Phdr) && i < h->e_phnum;
+         i++) {
         Elf64_Phdr ph;
         uint64_t last;
         if (pread(fd, &ph, sizeof ph, (off_t)(h->e_phoff + i * sizeof ph)) != (ssize_t)sizeof ph)
             return turbod_err(err, TURBO_EIO, "%s: %s", path, strerror(errno));
         if (ph.p_type == PT_LOAD)
             end = __builtin_add_overflow(ph.p_offset, ph.p_filesz, &last) ? UINT64_MAX
-                  : last > end                                           ? last
-                                                                         : end;
+                  : last > end                                            ? last
+                                                                          : end;
     }
     if (end > size)
-        return turbod_err(err, TURBO_EABI, "%s is truncated: %llu bytes, its parts end at %llu", path,
-                          (unsigned long long)size, (unsigned long long)end);
+        return turbod_err(err, TURBO_EABI, "%s is truncated: %llu bytes, its parts end at %llu",
+                          path, (unsigned long long)size, (unsigned long long)end);
     return TURBO_OK;
 }
 
@@ -78,19 +79,20 @@ static turbo_status check_file(int fd, const char *path, turbo_err *err)
         return turbod_err(err, TURBO_EABI, "%s is truncated: %lld bytes", path,
                           (long long)st.st_size);
     if (h.e_ident[EI_CLASS] != ELFCLASS64 || h.e_ident[EI_DATA] != ELFDATA2LSB)
-        return turbod_err(err, TURBO_EABI, "%s is ELF class %d, data %d; class 2, data 1 are needed",
-                          path, h.e_ident[EI_CLASS], h.e_ident[EI_DATA]);
+        return turbod_err(err, TURBO_EABI,
+                          "%s is ELF class %d, data %d; class 2, data 1 are needed", path,
+                          h.e_ident[EI_CLASS], h.e_ident[EI_DATA]);
 #if defined(__x86_64__)
     const int machine = EM_X86_64;
 #else
     const int machine = EM_AARCH64;
 #endif
     if (got < (ssize_t)sizeof h)
-        return turbod_err(err, TURBO_EABI, "%s is truncated: %lld bytes, its header needs %zu", path,
-                          (long long)st.st_size, sizeof h);
+        return turbod_err(err, TURBO_EABI, "%s is truncated: %lld bytes, its header needs %zu",
+                          path, (long long)st.st_size, sizeof h);
     if (h.e_machine != machine || h.e_type != ET_DYN)
-        return turbod_err(err, TURBO_EABI, "%s is for machine %d, type %d; %d and %d are needed", path,
-                          h.e_machine, h.e_type, machine, ET_DYN);
+        return turbod_err(err, TURBO_EABI, "%s is for machine %d, type %d; %d and %d are needed",
+                          path, h.e_machine, h.e_type, machine, ET_DYN);
     return check_extent(fd, path, &h, (uint64_t)st.st_size, err);
 }
 
@@ -109,8 +111,8 @@ static turbo_status copy_table(const char *path, const char *kind, const void *f
     uint32_t size;
     memcpy(&size, from, sizeof size);
     if (size < least || size > 65536)
-        return turbod_err(err, TURBO_EABI, "%s: a %s table has size %u; at least %u are needed", path,
-                          kind, size, least);
+        return turbod_err(err, TURBO_EABI, "%s: a %s table has size %u; at least %u are needed",
+                          path, kind, size, least);
     memset(to, 0, host_size);
     memcpy(to, from, size < host_size ? size : host_size);
     return TURBO_OK;
@@ -132,21 +134,24 @@ static turbo_status check_slots(const char *path, const char *kind, const void *
         void *p;
         memcpy(&p, (const char *)table + slots[i].offset, sizeof p);
         if (!p)
-            return turbod_err(err, TURBO_EABI, "%s: the %s \"%s\" lacks the slot %s", path, kind, id,
-                              slots[i].name);
+            return turbod_err(err, TURBO_EABI, "%s: the %s \"%s\" lacks the slot %s", path, kind,
+                              id, slots[i].name);
     }
     return TURBO_OK;
 }
 
-#define SLOT(type, name) {#name, offsetof(type, name)}
+#define SLOT(type, name)                                                                           \
+    {                                                                                              \
+#name, offsetof(type, name)                                                                \
+    }
 #define END_OF(type, name) ((uint32_t)(offsetof(type, name) + sizeof(((type *)0)->name)))
 
 static turbo_status copy_models(turbod_plugin *p, turbo_err *err)
 {
     static const slot slots[] = {
-        SLOT(turbo_model_vtbl, probe),     SLOT(turbo_model_vtbl, describe),
-        SLOT(turbo_model_vtbl, expect),    SLOT(turbo_model_vtbl, workspace),
-        SLOT(turbo_model_vtbl, open),      SLOT(turbo_model_vtbl, close),
+        SLOT(turbo_model_vtbl, probe),   SLOT(turbo_model_vtbl, describe),
+        SLOT(turbo_model_vtbl, expect),  SLOT(turbo_model_vtbl, workspace),
+        SLOT(turbo_model_vtbl, open),    SLOT(turbo_model_vtbl, close),
         SLOT(turbo_model_vtbl, forward),
     };
     const turbo_model_vtbl *const *v = p->desc.models;
@@ -170,10 +175,10 @@ static turbo_status copy_models(turbod_plugin *p, turbo_err *err)
 static turbo_status copy_tokenizers(turbod_plugin *p, turbo_err *err)
 {
     static const slot slots[] = {
-        SLOT(turbo_tokenizer_vtbl, probe), SLOT(turbo_tokenizer_vtbl, open),
-        SLOT(turbo_tokenizer_vtbl, close), SLOT(turbo_tokenizer_vtbl, info),
+        SLOT(turbo_tokenizer_vtbl, probe),  SLOT(turbo_tokenizer_vtbl, open),
+        SLOT(turbo_tokenizer_vtbl, close),  SLOT(turbo_tokenizer_vtbl, info),
         SLOT(turbo_tokenizer_vtbl, encode), SLOT(turbo_tokenizer_vtbl, piece),
-        SLOT(turbo_tokenizer_vtbl, attr),  SLOT(turbo_tokenizer_vtbl, name),
+        SLOT(turbo_tokenizer_vtbl, attr),   SLOT(turbo_tokenizer_vtbl, name),
         SLOT(turbo_tokenizer_vtbl, find),
     };
     const turbo_tokenizer_vtbl *const *v = p->desc.tokenizers;
@@ -228,23 +233,25 @@ static turbo_status check_descriptor(turbod_plugin *p, const turbo_plugin *d, tu
         return turbod_err(err, TURBO_EABI, "%s has the magic 0x%08x; 0x%08x is needed", p->path,
                           d->magic, TURBO_PLUGIN_MAGIC);
     if (d->abi_major != TURBO_ABI_MAJOR)
-        return turbod_err(err, TURBO_EABI, "%s was built for ABI %u.%u; this host has %d.%d: rebuild it",
-                          p->path, d->abi_major, d->abi_minor, TURBO_ABI_MAJOR, TURBO_ABI_MINOR);
+        return turbod_err(err, TURBO_EABI,
+                          "%s was built for ABI %u.%u; this host has %d.%d: rebuild it", p->path,
+                          d->abi_major, d->abi_minor, TURBO_ABI_MAJOR, TURBO_ABI_MINOR);
     if (d->min_minor > TURBO_ABI_MINOR)
-        return turbod_err(err, TURBO_EABI, "%s needs ABI %u.%u or later; this host has %d.%d", p->path,
-                          d->abi_major, d->min_minor, TURBO_ABI_MAJOR, TURBO_ABI_MINOR);
+        return turbod_err(err, TURBO_EABI, "%s needs ABI %u.%u or later; this host has %d.%d",
+                          p->path, d->abi_major, d->min_minor, TURBO_ABI_MAJOR, TURBO_ABI_MINOR);
     uint32_t least = END_OF(turbo_plugin, samplers);
     if (d->size < least || d->size > 65536)
         return turbod_err(err, TURBO_EABI, "%s: the descriptor has size %u; at least %u are needed",
                           p->path, d->size, least);
     memcpy(&p->desc, d, d->size < sizeof p->desc ? d->size : sizeof p->desc);
     if (p->desc.needs & ~KNOWN_NEEDS)
-        return turbod_err(err, TURBO_EABI, "%s needs features 0x%llx; this host offers 0x%llx", p->path,
-                          (unsigned long long)p->desc.needs, (unsigned long long)KNOWN_NEEDS);
+        return turbod_err(err, TURBO_EABI, "%s needs features 0x%llx; this host offers 0x%llx",
+                          p->path, (unsigned long long)p->desc.needs,
+                          (unsigned long long)KNOWN_NEEDS);
     if (!good_id(p->desc.id))
         return turbod_err(err, TURBO_EABI,
-                          "%s has the id \"%.40s\"; 1 to 31 of a-z, 0-9 and '-' are needed", p->path,
-                          p->desc.id ? p->desc.id : "(null)");
+                          "%s has the id \"%.40s\"; 1 to 31 of a-z, 0-9 and '-' are needed",
+                          p->path, p->desc.id ? p->desc.id : "(null)");
     p->desc.version = p->desc.version ? p->desc.version : "";
     p->desc.license = p->desc.license ? p->desc.license : "";
     p->desc.build = p->desc.build ? p->desc.build : "";
@@ -268,10 +275,10 @@ turbo_status turbod_plugin_load(const char *folder, const char *name, turbod_plu
     /* NOFOLLOW: what is loaded lies in the folder the administrator named, not behind a link. */
     int fd = open(p->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0)
-        return turbod_err(err, errno == ELOOP ? TURBO_EABI : TURBO_EIO,
-                          errno == ELOOP ? "%s is a symbolic link; copy the file into the folder (%s)"
-                                         : "%s: %s",
-                          p->path, strerror(errno));
+        return turbod_err(
+            err, errno == ELOOP ? TURBO_EABI : TURBO_EIO,
+            errno == ELOOP ? "%s is a symbolic link; copy the file into the folder (%s)" : "%s: %s",
+            p->path, strerror(errno));
     turbo_status st = check_file(fd, p->path, err);
     void *so = NULL;
     if (!st) {

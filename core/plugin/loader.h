@@ -20,7 +20,8 @@ typedef struct turbod_plugin {
     int n_models, n_tokenizers, n_samplers;
 } turbod_plugin;
 
-/* folder/name; out is filled. The object stays mapped for ever. The plugin's init is not yet run. */
+/* folder/name; out is filled. The object stays mapped for ever. The plugin's init is not yet run.
+ */
 turbo_status turbod_plugin_load(const char *folder, const char *name, turbod_plugin *out,
                                 turbo_err *err);
 

@@ -72,8 +72,7 @@ static turbo_status write_one(size_t i, const char *name, const char *dir, const
     uint8_t *text = NULL;
     uint64_t len = 0;
     turbod_buf b;
-    snprintf(file, sizeof file, "%s%s", files[i].to ? files[i].to : name,
-             files[i].to ? "" : ".c");
+    snprintf(file, sizeof file, "%s%s", files[i].to ? files[i].to : name, files[i].to ? "" : ".c");
     int n = snprintf(path, sizeof path, "%s/%s", dir, file);
     if (n < 0 || (size_t)n >= sizeof path)
         return turbod_err(err, TURBO_ELIMIT, "the folder's name is too long");
@@ -82,7 +81,8 @@ static turbo_status write_one(size_t i, const char *name, const char *dir, const
         return st;
     turbod_buf_init(&b, 2 * MAX_TEMPLATE);
     expand(&b, (const char *)text, len, name);
-    st = b.failed ? turbod_err(err, TURBO_ENOMEM, "no memory for %s", file) : write_new(path, &b, err);
+    st = b.failed ? turbod_err(err, TURBO_ENOMEM, "no memory for %s", file)
+                  : write_new(path, &b, err);
     turbod_buf_free(&b);
     free(text);
     return st;
@@ -95,7 +95,8 @@ turbo_status turbod_plugin_new(const char *name, const char *dir, const char *da
     if (!good_name(name))
         return turbod_err(err, TURBO_EINVAL,
                           "\"%.40s\" is no plugin name; use 1 to %d of a-z, 0-9 and '-', a letter "
-                          "first", name ? name : "", MAX_PROJECT_NAME);
+                          "first",
+                          name ? name : "", MAX_PROJECT_NAME);
     int n = snprintf(from, sizeof from, "%s/plugin-new", data_dir);
     if (n < 0 || (size_t)n >= sizeof from)
         return turbod_err(err, TURBO_ELIMIT, "the data folder's name is too long");

@@ -56,7 +56,8 @@ static turbo_status check_unique(const turbod_registry *r, const turbod_plugin *
 {
     const char *inner = inner_twin(p);
     if (inner)
-        return turbod_err(err, TURBO_EABI, "%s: two of its tables have the id \"%s\"", p->path, inner);
+        return turbod_err(err, TURBO_EABI, "%s: two of its tables have the id \"%s\"", p->path,
+                          inner);
     for (size_t i = 0; i < r->n; i++) {
         const turbod_plugin *q = r->entries[i].plugin;
         if (r->entries[i].refused)
@@ -67,7 +68,8 @@ static turbo_status check_unique(const turbod_registry *r, const turbod_plugin *
                 twin = strcmp(p->models[a].id, q->models[b].id) ? twin : p->models[a].id;
         for (int a = 0; a < p->n_tokenizers; a++)
             for (int b = 0; b < q->n_tokenizers; b++)
-                twin = strcmp(p->tokenizers[a].id, q->tokenizers[b].id) ? twin : p->tokenizers[a].id;
+                twin =
+                    strcmp(p->tokenizers[a].id, q->tokenizers[b].id) ? twin : p->tokenizers[a].id;
         for (int a = 0; a < p->n_samplers; a++)
             for (int b = 0; b < q->n_samplers; b++)
                 twin = strcmp(p->samplers[a].id, q->samplers[b].id) ? twin : p->samplers[a].id;
@@ -78,7 +80,8 @@ static turbo_status check_unique(const turbod_registry *r, const turbod_plugin *
     return TURBO_OK;
 }
 
-static turbo_status load_one(turbod_registry *r, const char *folder, const char *name, turbo_err *err)
+static turbo_status load_one(turbod_registry *r, const char *folder, const char *name,
+                             turbo_err *err)
 {
     if (r->n == MAX_PLUGINS)
         return turbod_err(err, TURBO_ELIMIT, "more than %d plugins", MAX_PLUGINS);
@@ -191,10 +194,11 @@ turbo_status turbod_registry_model_for(const turbod_registry *r, const turbo_con
         arch = "(not a string)";
     if (h->cfg_str(config, "model_type", "(none)", &type, &none))
         type = "(not a string)";
-    return turbod_err(err, TURBO_EUNSUPPORTED,
-                      "no plugin runs the architecture %.48s (model_type %.32s); loaded models: %s. "
-                      "Install its plugin into the plugin folder",
-                      arch, type, *known ? known : "none");
+    return turbod_err(
+        err, TURBO_EUNSUPPORTED,
+        "no plugin runs the architecture %.48s (model_type %.32s); loaded models: %s. "
+        "Install its plugin into the plugin folder",
+        arch, type, *known ? known : "none");
 }
 
 turbo_status turbod_registry_tokenizer_for(const turbod_registry *r, const char *folder,

@@ -1,5 +1,5 @@
-/* core/plugin/registry.h: all plugins of a process: loaded ones by what they offer, refused ones with
- * the reason. Filled once on the main thread, then read-only; any thread. */
+/* core/plugin/registry.h: all plugins of a process: loaded ones by what they offer, refused ones
+ * with the reason. Filled once on the main thread, then read-only; any thread. */
 #ifndef TURBOD_REGISTRY_H
 #define TURBOD_REGISTRY_H
 

@@ -1,9 +1,10 @@
 /* plugins/example/mirostat.c: the example plugin, a sampler that steers surprise.
  *
- * Mirostat 2.0 (Basu et al., arXiv 2007.14966, algorithm 2): tokens whose surprise -log2 p exceeds a
- * running limit mu are dropped, one of the rest is drawn, and mu moves by ETA times the difference
- * between the drawn token's surprise and the target TAU. Text neither bores nor rambles, without a
- * top_k or top_p to tune. Built outside the tree against turbo/plugin.h alone, as any plugin is. */
+ * Mirostat 2.0 (Basu et al., arXiv 2007.14966, algorithm 2): tokens whose surprise -log2 p exceeds
+ * a running limit mu are dropped, one of the rest is drawn, and mu moves by ETA times the
+ * difference between the drawn token's surprise and the target TAU. Text neither bores nor rambles,
+ * without a top_k or top_p to tune. Built outside the tree against turbo/plugin.h alone, as any
+ * plugin is. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,10 +16,11 @@
 
 typedef struct sampler {
     int32_t vocab; /* V */
-    double *p;     /* [V] scratch: probabilities of the row at hand */
+    double *p; /* [V] scratch: probabilities of the row at hand */
 } sampler;
 
-/* Of one sequence. mu is kept as its distance from the start 2*TAU, so that zeroed memory is right. */
+/* Of one sequence. mu is kept as its distance from the start 2*TAU, so that zeroed memory is right.
+ */
 typedef struct state {
     uint64_t position; /* tokens accepted */
     double mu_moved;
@@ -103,8 +105,8 @@ static double uniform(uint64_t seed, uint64_t position)
     return (double)(x >> 11) * 0x1p-53;
 }
 
-/* Allowed ids and biases, in place; then the id of the largest logit, -1 when none is finite or one is
- * NaN. logits [V] f32 */
+/* Allowed ids and biases, in place; then the id of the largest logit, -1 when none is finite or one
+ * is NaN. logits [V] f32 */
 static int32_t prepare(const sampler *s, const turbo_sample_params *par, double *z,
                        const float *logits)
 {

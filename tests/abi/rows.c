@@ -29,7 +29,8 @@ int main(int argc, char **argv)
     }
     const turbo_sampler_vtbl *good = turbod_registry_sampler(r, "good");
     printf("sampler good: %s\n", good ? good->id : "none");
-    static const char text[] = "{\"architectures\":[\"FrobnicatorForCausalLM\"],\"model_type\":\"frob\"}";
+    static const char text[] =
+        "{\"architectures\":[\"FrobnicatorForCausalLM\"],\"model_type\":\"frob\"}";
     turbo_config *c = NULL;
     const turbo_model_vtbl *m = NULL;
     if (!turbod_config_parse(text, sizeof text - 1, "config.json", &c, &err)) {

@@ -1,6 +1,6 @@
-/* tests/unit/test_loader.c: the registry and the conformance check, in process. What the loader refuses
- * is judged file by file in tests/abi/refuse.sh; here are the calls that programs make. The plugins are
- * those of the build tree. Environment: top_builddir, srcdir. */
+/* tests/unit/test_loader.c: the registry and the conformance check, in process. What the loader
+ * refuses is judged file by file in tests/abi/refuse.sh; here are the calls that programs make. The
+ * plugins are those of the build tree. Environment: top_builddir, srcdir. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -179,8 +179,8 @@ static void test_new(void **state)
         unlink(path);
     }
     rmdir(dir);
-    static const char *const bad[] = {"", "Upper", "9lives", "../x", "a b",
-                                      "abcdefghijklmnopqrstuvwxyz0123456"};
+    static const char *const bad[] = {"",     "Upper", "9lives",
+                                      "../x", "a b",   "abcdefghijklmnopqrstuvwxyz0123456"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         assert_int_equal(turbod_plugin_new(bad[i], dir, data, &err), TURBO_EINVAL);
     assert_int_not_equal(turbod_plugin_new("x", dir, "/nonexistent", &err), TURBO_OK);

@@ -1,5 +1,5 @@
-/* tests/unit/test_lua.c: the sandbox against tests/lua/hostile.txt, and sampling policies. Environment:
- * srcdir, the source folder. */
+/* tests/unit/test_lua.c: the sandbox against tests/lua/hostile.txt, and sampling policies.
+ * Environment: srcdir, the source folder. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,8 +22,8 @@ static char folder[64];
 
 static void neutral(turbo_sample_params *p)
 {
-    *p = (turbo_sample_params){.size = sizeof *p, .temperature = 1, .top_p = 1,
-                               .repetition_penalty = 1, .n_logprobs = -1};
+    *p = (turbo_sample_params){
+        .size = sizeof *p, .temperature = 1, .top_p = 1, .repetition_penalty = 1, .n_logprobs = -1};
 }
 
 static const char *source_dir(void)
@@ -150,9 +150,13 @@ static void test_fresh(void **state)
     turbo_err err;
     (void)state;
     assert_int_equal(class_of("string.len = function() return 1 end secret = 7 "
-                              "string.upper = nil math.floor = nil", &err), 'R');
+                              "string.upper = nil math.floor = nil",
+                              &err),
+                     'R');
     assert_int_equal(class_of("assert(secret == nil) assert(('abc'):len() == 3) "
-                              "assert(('a'):upper() == 'A') assert(math.floor(1.5) == 1)", &err), 'R');
+                              "assert(('a'):upper() == 'A') assert(math.floor(1.5) == 1)",
+                              &err),
+                     'R');
     assert_int_equal(class_of("assert(secret == 7, 'nothing was left')", &err), 'N');
     assert_string_equal(err.text, "nothing was left");
 }
@@ -253,30 +257,41 @@ static void test_policy_sets(void **state)
     assert_int_equal(ask("turbo.policy(turbo.chain():temperature(0))", NULL, &p, &err), TURBO_OK);
     assert_true(near(p.temperature, 0));
     assert_int_equal(ask("turbo.policy{ chain = turbo.chain():penalize{rep=1.1, freq=0.5, pres=-1}"
-                         ":temperature(0.7):top_k(40):top_p(0.9):min_p(0.05) }", NULL, &p, &err), 0);
+                         ":temperature(0.7):top_k(40):top_p(0.9):min_p(0.05) }",
+                         NULL, &p, &err),
+                     0);
     assert_true(near(p.temperature, 0.7) && near(p.top_p, 0.9) && near(p.min_p, 0.05));
     assert_true(near(p.repetition_penalty, 1.1) && near(p.frequency_penalty, 0.5));
     assert_true(near(p.presence_penalty, -1) && p.top_k == 40);
     assert_int_equal(ask("turbo.policy{ request = function(req) "
                          "req.temperature = req.temperature / 2; req.seed = 99; req.top_k = 7.0; "
-                         "req.min_tokens = req.args.least end }", "{\"least\": 3}", &p, &err), 0);
+                         "req.min_tokens = req.args.least end }",
+                         "{\"least\": 3}", &p, &err),
+                     0);
     assert_true(near(p.temperature, 0.5) && p.seed == 99 && p.top_k == 7 && p.min_tokens == 3);
     /* The chain comes first, the hook sees its result and what was asked for. */
-    assert_int_equal(ask("turbo.policy{ chain = turbo.chain():temperature(0.3), request = function(req)"
-                         " assert(req.asked.temperature == 1 and req.policy == 'test') "
-                         "req.top_p = req.temperature end }", NULL, &p, &err), 0);
+    assert_int_equal(
+        ask("turbo.policy{ chain = turbo.chain():temperature(0.3), request = function(req)"
+            " assert(req.asked.temperature == 1 and req.policy == 'test') "
+            "req.top_p = req.temperature end }",
+            NULL, &p, &err),
+        0);
     assert_true(near(p.top_p, 0.3) && near(p.temperature, 0.3));
     assert_int_equal(ask("local base = turbo.chain():temperature(0.3) local hot = base:top_p(0.5) "
-                         "turbo.policy{ request = function(req) req:use(base) end }", NULL, &p, &err), 0);
+                         "turbo.policy{ request = function(req) req:use(base) end }",
+                         NULL, &p, &err),
+                     0);
     assert_true(near(p.top_p, 1) && near(p.temperature, 0.3));
     /* init runs in the same state, before. */
     assert_int_equal(ask("local t turbo.policy{ init = function(c) t = #c.name end, "
-                         "request = function(req) req.top_k = t end }", NULL, &p, &err), 0);
+                         "request = function(req) req.top_k = t end }",
+                         NULL, &p, &err),
+                     0);
     assert_int_equal(p.top_k, 4);
     /* Reproducible randomness. */
     turbo_sample_params q;
     static const char dice[] = "turbo.policy{ request = function(req) local u = req:random() "
-        "assert(u >= 0 and u < 1) req.top_k = req:random(1, 1000000) end }";
+                               "assert(u >= 0 and u < 1) req.top_k = req:random(1, 1000000) end }";
     assert_int_equal(ask(dice, NULL, &p, &err), 0);
     assert_int_equal(ask(dice, NULL, &q, &err), 0);
     assert_true(p.top_k == q.top_k && p.top_k >= 1);
@@ -298,7 +313,8 @@ static void test_policy_refused_at_load(void **state)
         {"turbo.policy{ args = 'x' }", "args"},
         {"turbo.policy{ init = function() error('not today') end }", "not today"},
         {"turbo.policy{ init = function() while true do end end }", "script limit"},
-        {"turbo.policy(turbo.chain():top_p(0.9):temperature(1))", "temperature stands behind top_p"},
+        {"turbo.policy(turbo.chain():top_p(0.9):temperature(1))",
+         "temperature stands behind top_p"},
         {"turbo.policy(turbo.chain():temperature(1):penalize{rep=1.1})", "penalize stands behind"},
         {"turbo.policy(turbo.chain():temperature(1):temperature(1))", "twice"},
         {"turbo.policy(turbo.chain():mirostat(5))", "no operation \"mirostat\""},
@@ -371,11 +387,13 @@ static void test_policy_args(void **state)
     turbo_sample_params p;
     turbo_err err = {{0}};
     (void)state;
-    assert_int_equal(ask(HOOK("local a = req.args assert(a.s == 'x' and a.b == false and a.n == nil and "
-                              "a.l[2] == 20 and a.o.k == 1.5 and math.type(a.l[1]) == 'integer') "
-                              "assert(next(a.e) == nil)"),
-                         "{\"s\":\"x\",\"b\":false,\"n\":null,\"l\":[10,20],\"o\":{\"k\":1.5},\"e\":[]}",
-                         &p, &err), TURBO_OK);
+    assert_int_equal(
+        ask(HOOK("local a = req.args assert(a.s == 'x' and a.b == false and a.n == nil and "
+                 "a.l[2] == 20 and a.o.k == 1.5 and math.type(a.l[1]) == 'integer') "
+                 "assert(next(a.e) == nil)"),
+            "{\"s\":\"x\",\"b\":false,\"n\":null,\"l\":[10,20],\"o\":{\"k\":1.5},\"e\":[]}", &p,
+            &err),
+        TURBO_OK);
     assert_int_equal(ask(HOOK("assert(next(req.args) == nil)"), NULL, &p, &err), TURBO_OK);
 }
 
@@ -386,10 +404,14 @@ static void test_policy_skip(void **state)
     turbo_err err = {{0}};
     (void)state;
     assert_int_equal(ask("turbo.policy{ on_error = 'skip', chain = turbo.chain():temperature(0.1), "
-                         "request = function() error('x') end }", NULL, &p, &err), TURBO_OK);
+                         "request = function() error('x') end }",
+                         NULL, &p, &err),
+                     TURBO_OK);
     assert_true(near(p.temperature, 1));
-    assert_int_equal(ask("turbo.policy{ on_error = 'skip', request = function(r) r:reject('no') end }",
-                         NULL, &p, &err), TURBO_ECANCELLED);
+    assert_int_equal(
+        ask("turbo.policy{ on_error = 'skip', request = function(r) r:reject('no') end }", NULL, &p,
+            &err),
+        TURBO_ECANCELLED);
 }
 
 /* Five time-outs within a minute switch a policy off: the sixth request is answered at once. */
@@ -432,7 +454,9 @@ static void test_policy_threads(void **state)
     pthread_t t[4];
     (void)state;
     assert_int_equal(load_text("n = 0 turbo.policy{ request = function(req) n = n + 1 "
-                               "req.top_k = req.seed + n end }", &policy, &err), TURBO_OK);
+                               "req.top_k = req.seed + n end }",
+                               &policy, &err),
+                     TURBO_OK);
     for (int i = 0; i < 4; i++)
         assert_int_equal(pthread_create(&t[i], NULL, many, policy), 0);
     for (int i = 0; i < 4; i++) {
@@ -459,7 +483,8 @@ static void test_policy_shipped(void **state)
     assert_non_null(turbod_policies_find(set, "greedy"));
     neutral(&p);
     assert_int_equal(turbod_policy_request(house, &p, NULL, &err), TURBO_OK);
-    assert_true(near(p.temperature, 0.7) && near(p.min_p, 0.05) && near(p.repetition_penalty, 1.05));
+    assert_true(near(p.temperature, 0.7) && near(p.min_p, 0.05) &&
+                near(p.repetition_penalty, 1.05));
     p.temperature = 0;
     assert_int_equal(turbod_policy_request(house, &p, NULL, &err), TURBO_OK);
     assert_true(near(p.temperature, 0));
@@ -521,7 +546,8 @@ static void test_definitions(void **state)
     n = names_of("local chain", "---A chain without", "function chain:", names, 32);
     assert_int_equal(n, 5);
     for (int i = 0; i < n; i++) {
-        snprintf(script, sizeof script, "assert(turbo.chain().%.31s) turbo.policy(turbo.chain())", names[i]);
+        snprintf(script, sizeof script, "assert(turbo.chain().%.31s) turbo.policy(turbo.chain())",
+                 names[i]);
         assert_int_equal(ask(script, NULL, &p, &err), TURBO_OK);
     }
     n = names_of("---@class turbo.PolicySpec", "---Registers the policy", "---@field ", names, 32);

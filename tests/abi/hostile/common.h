@@ -1,5 +1,5 @@
-/* tests/abi/hostile/common.h: a plugin that would load, for the files beside it to spoil in one place.
- * Its sampler picks the first token; nothing here is meant to be sampled with. */
+/* tests/abi/hostile/common.h: a plugin that would load, for the files beside it to spoil in one
+ * place. Its sampler picks the first token; nothing here is meant to be sampled with. */
 #ifndef HOSTILE_COMMON_H
 #define HOSTILE_COMMON_H
 
@@ -46,21 +46,32 @@ static void h_accept(const void *p, void *s, const turbo_sample_params *par, int
     (void)p, (void)s, (void)par, (void)token;
 }
 
-#define SAMPLER(name, its_id, ...)                                                                \
-    static const turbo_sampler_vtbl name = {                                                      \
-        .size = sizeof(turbo_sampler_vtbl), .id = its_id, .open = h_open, .close = h_close,       \
-        .state_bytes = h_state, .begin = h_begin, .sample = h_sample, .accept = h_accept,         \
-        __VA_ARGS__}
+#define SAMPLER(name, its_id, ...)                                                                 \
+    static const turbo_sampler_vtbl name = {.size = sizeof(turbo_sampler_vtbl),                    \
+                                            .id = its_id,                                          \
+                                            .open = h_open,                                        \
+                                            .close = h_close,                                      \
+                                            .state_bytes = h_state,                                \
+                                            .begin = h_begin,                                      \
+                                            .sample = h_sample,                                    \
+                                            .accept = h_accept,                                    \
+                                            __VA_ARGS__}
 
-#define PLUGIN(its_id, list, ...)                                                                 \
-    static const turbo_plugin plugin = {                                                          \
-        .magic = TURBO_PLUGIN_MAGIC, .abi_major = TURBO_ABI_MAJOR, .abi_minor = TURBO_ABI_MINOR,  \
-        .size = sizeof(turbo_plugin), .id = its_id, .version = "1", .license = "Apache-2.0",      \
-        .build = "test", .samplers = list, __VA_ARGS__};                                          \
-    const turbo_plugin *turbo_plugin_entry(uint32_t host_abi)                                     \
-    {                                                                                             \
-        (void)host_abi;                                                                           \
-        return &plugin;                                                                           \
+#define PLUGIN(its_id, list, ...)                                                                  \
+    static const turbo_plugin plugin = {.magic = TURBO_PLUGIN_MAGIC,                               \
+                                        .abi_major = TURBO_ABI_MAJOR,                              \
+                                        .abi_minor = TURBO_ABI_MINOR,                              \
+                                        .size = sizeof(turbo_plugin),                              \
+                                        .id = its_id,                                              \
+                                        .version = "1",                                            \
+                                        .license = "Apache-2.0",                                   \
+                                        .build = "test",                                           \
+                                        .samplers = list,                                          \
+                                        __VA_ARGS__};                                              \
+    const turbo_plugin *turbo_plugin_entry(uint32_t host_abi)                                      \
+    {                                                                                              \
+        (void)host_abi;                                                                            \
+        return &plugin;                                                                            \
     }
 
 #endif

@@ -1,4 +1,5 @@
-/* tests/abi/hostile/yfuture.c: built with a later header: bigger structs, which the host cuts to its own size. */
+/* tests/abi/hostile/yfuture.c: built with a later header: bigger structs, which the host cuts to
+ * its own size. */
 #include "common.h"
 
 typedef struct later_sampler {
@@ -13,15 +14,27 @@ static void added(void)
 {
 }
 static const later_sampler one = {
-    .now = {.size = sizeof(later_sampler), .id = "future", .open = h_open, .close = h_close,
-            .state_bytes = h_state, .begin = h_begin, .sample = h_sample, .accept = h_accept},
+    .now = {.size = sizeof(later_sampler),
+            .id = "future",
+            .open = h_open,
+            .close = h_close,
+            .state_bytes = h_state,
+            .begin = h_begin,
+            .sample = h_sample,
+            .accept = h_accept},
     .added = added,
 };
 static const turbo_sampler_vtbl *const list[] = {&one.now, NULL};
 static const later_plugin plugin = {
-    .now = {.magic = TURBO_PLUGIN_MAGIC, .abi_major = TURBO_ABI_MAJOR,
-            .abi_minor = TURBO_ABI_MINOR + 1, .size = sizeof(later_plugin), .id = "future",
-            .version = "1", .license = "Apache-2.0", .build = "test", .samplers = list},
+    .now = {.magic = TURBO_PLUGIN_MAGIC,
+            .abi_major = TURBO_ABI_MAJOR,
+            .abi_minor = TURBO_ABI_MINOR + 1,
+            .size = sizeof(later_plugin),
+            .id = "future",
+            .version = "1",
+            .license = "Apache-2.0",
+            .build = "test",
+            .samplers = list},
     .added = added,
 };
 
