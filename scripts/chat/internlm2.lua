@@ -15,8 +15,8 @@ local names = {
     tool = "environment", environment = "environment", ["function"] = "environment",
 }
 
--- A system or environment message may name the tool that it is about. The model was trained with these
--- two, as special tokens behind "name=".
+-- A system or environment message may name the tool that it is about. The model was trained
+-- with these two, as special tokens behind "name=".
 local tools = { plugin = "<|plugin|>", interpreter = "<|interpreter|>" }
 
 local function open(out, message)

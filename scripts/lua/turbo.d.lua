@@ -1,6 +1,6 @@
 ---@meta
--- What scripts of turbod can call, for editors that speak the Lua language server. Not run by turbod.
--- tests/unit/test_lua.c compares the names in this file with the bindings.
+-- What scripts of turbod can call, for editors that speak the Lua language server. Not run by
+-- turbod. tests/unit/test_lua.c compares the names in this file with the bindings.
 
 ---@class turbo
 turbo = {}
@@ -28,12 +28,14 @@ function out:text(text) end
 ---@param text string
 function out:user(text) end
 
+---@alias turbo.Render fun(messages: turbo.Message[], out: turbo.Out, opts: turbo.RenderOptions)
+
 ---@class turbo.TemplateSpec
----@field render fun(messages: turbo.Message[], out: turbo.Out, opts: turbo.RenderOptions)
+---@field render turbo.Render
 ---@field stop? string[] names of the special tokens that end an answer
 
 ---Registers the chat template of this script.
----@param spec turbo.TemplateSpec|fun(messages: turbo.Message[], out: turbo.Out, opts: turbo.RenderOptions)
+---@param spec turbo.TemplateSpec|turbo.Render
 function turbo.template(spec) end
 
 ---Without white space at both ends. Templates only.
@@ -41,8 +43,8 @@ function turbo.template(spec) end
 ---@return string
 function turbo.trim(text) end
 
----A list of the sampler's steps. Never changes: each method returns a new chain. Steps are given in the
----sampler's order: penalize, temperature, top_k, top_p, min_p.
+---A list of the sampler's steps. Never changes: each method returns a new chain. Steps are
+---given in the sampler's order: penalize, temperature, top_k, top_p, min_p.
 ---@class turbo.Chain
 local chain = {}
 ---@param p { rep?: number, pres?: number, freq?: number }

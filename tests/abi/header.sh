@@ -1,6 +1,6 @@
 #!/bin/sh
-# tests/abi/header.sh: turbo/plugin.h alone, as C11 and C++17, without padding; and every size, offset
-# and declaration as plugin-1.0.offsets has them. A new field is appended there by
+# tests/abi/header.sh: turbo/plugin.h alone, as C11 and C++17, without padding; and every size,
+# offset and declaration as plugin-1.0.offsets has them. A new field is appended there by
 #   UPDATE=1 tests/abi/header.sh
 # which refuses to change or drop a line that is already there.
 set -eu
@@ -12,7 +12,11 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT INT TERM
 flags="-Wall -Wextra -Wpadded -Wpedantic -Werror -I$srcdir/core/include"
 
-printf '#include "turbo/plugin.h"\nint use(void);\nint use(void) { return TURBO_OK; }\n' > "$tmp/use.c"
+cat > "$tmp/use.c" << 'END'
+#include "turbo/plugin.h"
+int use(void);
+int use(void) { return TURBO_OK; }
+END
 $cc -std=c11 $flags -c -o "$tmp/c.o" "$tmp/use.c"
 if command -v "${cxx%% *}" > /dev/null; then
     $cxx -std=c++17 $flags -x c++ -c -o "$tmp/cc.o" "$tmp/use.c"
@@ -25,18 +29,20 @@ $cc -std=c11 -Wall -Wextra -Werror -I"$srcdir/core/include" -I"$tmp" -o "$tmp/of
 "$tmp/offsets" > "$tmp/now"
 structs=$(grep -c '^typedef struct .*{$' "$srcdir/core/include/turbo/plugin.h")
 found=$(grep -c ' size [0-9]*$' "$tmp/now")
-[ "$structs" = "$found" ] || { echo "the header has $structs structs, fields.awk found $found"; exit 1; }
+[ "$structs" = "$found" ] || { echo "$structs structs, fields.awk found $found"; exit 1; }
 # Lines with an offset are promises; the size of a struct may grow with its fields.
 if [ "${UPDATE:-}" ]; then
-    grep ' offset ' "$golden" 2>/dev/null | grep -Fvxf "$tmp/now" && { echo "refused: see above"; exit 1; }
+    if grep ' offset ' "$golden" 2> /dev/null | grep -Fvxf "$tmp/now"; then
+        echo "refused: see above"
+        exit 1
+    fi
     cp "$tmp/now" "$golden"
 fi
 diff -u "$golden" "$tmp/now" || { echo "the ABI differs from $golden"; exit 1; }
 # The test can fail: a field put first must be seen.
-sed 's/^typedef struct turbo_attn {/&\n    uint64_t intruder;/' "$srcdir/core/include/turbo/plugin.h" \
-    > "$tmp/spoiled.h"
 mkdir "$tmp/turbo"
-cp "$tmp/spoiled.h" "$tmp/turbo/plugin.h"
+sed 's/^typedef struct turbo_attn {/&\n    uint64_t intruder;/' \
+    "$srcdir/core/include/turbo/plugin.h" > "$tmp/turbo/plugin.h"
 awk -f "$srcdir/tests/abi/fields.awk" "$tmp/turbo/plugin.h" > "$tmp/offsets.h"
 $cc -std=c11 -I"$tmp" -o "$tmp/offsets" "$srcdir/tests/abi/offsets.c"
 "$tmp/offsets" > "$tmp/then"

@@ -1,7 +1,7 @@
 #!/bin/sh
-# tests/abi/out-of-tree.sh: a plugin as its author sees it. Installs turbod into a temporary root, builds
-# the example plugin and a fresh `turbo plugin new` project with nothing but pkg-config, and runs the
-# conformance tests of the installed `turbo` on both.
+# tests/abi/out-of-tree.sh: a plugin as its author sees it. Installs turbod into a temporary
+# root, builds the example plugin and a fresh `turbo plugin new` project with nothing but pkg-
+# config, and runs the conformance tests of the installed `turbo` on both.
 set -eu
 srcdir=${srcdir:-.}
 top_builddir=${top_builddir:-.}

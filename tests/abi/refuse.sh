@@ -1,6 +1,7 @@
 #!/bin/sh
-# tests/abi/refuse.sh: builds every spoiled plugin of hostile/ into one folder with the good ones, adds
-# files that are no plugins, and compares what the registry says of each with what it must say.
+# tests/abi/refuse.sh: builds every spoiled plugin of hostile/ into one folder with the good
+# ones, adds files that are no plugins, and compares what the registry says of each with what it
+# must say.
 set -eu
 srcdir=${srcdir:-.}
 top_builddir=${top_builddir:-.}
@@ -73,17 +74,19 @@ want '^refused world.so: .*writable by everyone \(mode 0666\)'
 want '^refused link.so: .*symbolic link'
 want '^refused folder.so: .*not a regular file'
 want '^sampler good: good$'
-want '^model_for: -3 no plugin runs the architecture FrobnicatorForCausalLM \(model_type frob\); loaded models: none'
+want '^model_for: -3 no plugin runs .* FrobnicatorForCausalLM \(model_type frob\); .*: none'
 n=$(ls "$dir" | grep -c '\.so$')
 got=$(grep -Ec '^(loaded|refused) ' "$tmp/out")
 [ "$n" = "$got" ] || { echo "$n files, $got lines"; fail=1; }
 
 # Folders: a second one is read after the first; an unusable one fails by name.
 "$rows" "$dir:$tmp/outside" > "$tmp/two"
-grep -q '^refused linked.so: .*the id "good" is taken by' "$tmp/two" || { echo "second folder"; fail=1; }
+grep -q '^refused linked.so: .*the id "good" is taken by' "$tmp/two" ||
+    { echo "second folder"; fail=1; }
 chmod 777 "$tmp/outside"
 if "$rows" "$tmp/outside" > "$tmp/bad"; then echo "a world-writable folder is taken"; fail=1; fi
-grep -q '^error plugin folder .*writable by everyone (mode 0777)' "$tmp/bad" || { cat "$tmp/bad"; fail=1; }
+grep -q '^error plugin folder .*writable by everyone (mode 0777)' "$tmp/bad" ||
+    { cat "$tmp/bad"; fail=1; }
 if "$rows" "$tmp/absent" > "$tmp/bad"; then echo "an absent folder is taken"; fail=1; fi
 grep -q '^error plugin folder .*absent.*No such file' "$tmp/bad" || { cat "$tmp/bad"; fail=1; }
 [ $fail = 0 ] || { cat "$tmp/out"; exit 1; }
