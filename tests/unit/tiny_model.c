@@ -41,7 +41,9 @@ static void put(writer *w, float v)
     }
 }
 
-/* cols 0: a norm weight. */
+#define BIAS 1000 /* k of a bias: a vector of small random numbers */
+
+/* cols 0: a norm weight, or a bias. */
 static void tensor(writer *w, const char *name, int k, int64_t rows, int64_t cols)
 {
     int64_t n = rows * (cols ? cols : 1);
@@ -58,7 +60,7 @@ static void tensor(writer *w, const char *name, int k, int64_t rows, int64_t col
         (unsigned long long)w->at, (unsigned long long)end);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < (cols ? cols : 1); c++)
-            put(w, cols ? value(w, k, r, c, cols) : 1.0f + 0.1f * (float)((k + r) % 3));
+            put(w, cols || k == BIAS ? value(w, k, r, c, cols ? cols : 100) : 1.0f + 0.1f * (float)((k + r) % 3));
     w->at = end;
 }
 
@@ -72,9 +74,9 @@ static void write_config(const tiny_model *m, const char *folder)
             "\"vocab_size\":%d,\"hidden_size\":%d,\"num_hidden_layers\":%d,"
             "\"num_attention_heads\":%d,\"num_key_value_heads\":%d,\"intermediate_size\":%d,"
             "\"max_position_embeddings\":%d,\"rms_norm_eps\":1e-5,\"rope_theta\":10000,"
-            "\"bias\":false,\"bos_token_id\":1,\"eos_token_id\":2,\"torch_dtype\":\"%s\"%s%s}",
+            "\"bias\":%s,\"tie_word_embeddings\":%s,\"bos_token_id\":1,\"eos_token_id\":2,\"torch_dtype\":\"%s\"%s%s}",
             m->vocab, m->embed, m->layers, m->heads, m->kv_heads, m->inner, m->max_position,
-            m->bf16 ? "bfloat16" : "float32", m->extra && *m->extra ? "," : "",
+            m->bias ? "true" : "false", m->tied ? "true" : "false", m->bf16 ? "bfloat16" : "float32", m->extra && *m->extra ? "," : "",
             m->extra ? m->extra : "");
     fclose(f);
 }
@@ -92,7 +94,8 @@ void tiny_model_write(const tiny_model *m, char *folder)
     w->header[w->header_len++] = '{';
     int64_t D = m->embed / m->heads;
     tensor(w, "model.tok_embeddings.weight", 1, m->vocab, m->embed);
-    tensor(w, "output.weight", 2, m->vocab, m->embed);
+    if (!m->tied)
+        tensor(w, "output.weight", 2, m->vocab, m->embed);
     tensor(w, "model.norm.weight", 5, m->embed, 0);
     for (int l = 0; l < m->layers; l++) {
         const struct {
@@ -111,6 +114,10 @@ void tiny_model_write(const tiny_model *m, char *folder)
         for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
             snprintf(name, sizeof name, "model.layers.%d.%s.weight", l, t[i].name);
             tensor(w, name, t[i].k, t[i].rows, t[i].cols);
+            if (m->bias && i < 2) {
+                snprintf(name, sizeof name, "model.layers.%d.%s.bias", l, t[i].name);
+                tensor(w, name, BIAS, t[i].rows, 0);
+            }
         }
     }
     w->header[w->header_len++] = '}';

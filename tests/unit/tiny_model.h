@@ -8,6 +8,7 @@ typedef struct tiny_model {
     int32_t vocab, embed, layers, heads, kv_heads, inner, max_position;
     int bf16;            /* store bf16 instead of f32 */
     int random;          /* 0: the published val() formula; else a seed */
+    int bias, tied;
     const char *extra;   /* more JSON members of config.json, "" for none */
 } tiny_model;
 
