@@ -27,12 +27,7 @@ typedef struct merger {
     int32_t n;
     candidate *heap;
     size_t heap_n, heap_cap;
-    /* UNUSED pieces formed so far, as halves; looked up when the result is split back */
-    struct half {
-        const char *text;
-        uint32_t len, left;
-    } *halves;
-    size_t halves_n, halves_cap;
+    uint16_t *left_of; /* [pieces] once an UNUSED piece was formed: bytes of its latest left half */
     bool no_memory;
 } merger;
 
@@ -82,19 +77,14 @@ static candidate pop(merger *m)
     return top;
 }
 
-static void remember_halves(merger *m, const char *text, uint32_t len, uint32_t left)
+static void remember_half(merger *m, int32_t id, uint32_t left)
 {
-    if (m->halves_n == m->halves_cap) {
-        size_t cap = m->halves_cap ? m->halves_cap * 2 : 64;
-        struct half *h = realloc(m->halves, cap * sizeof *h);
-        if (!h) {
-            m->no_memory = true;
-            return;
-        }
-        m->halves = h;
-        m->halves_cap = cap;
-    }
-    m->halves[m->halves_n++] = (struct half){text, len, left};
+    if (!m->left_of)
+        m->left_of = calloc((size_t)m->s->n, sizeof *m->left_of);
+    if (m->left_of)
+        m->left_of[id] = (uint16_t)left; /* less than SPM_MAX_PIECE */
+    else
+        m->no_memory = true;
 }
 
 static void consider(merger *m, int32_t left, int32_t right)
@@ -107,7 +97,7 @@ static void consider(merger *m, int32_t left, int32_t right)
         return;
     push(m, (candidate){m->s->pieces[id].score, left, right, len, id});
     if (m->s->pieces[id].type == SPM_UNUSED)
-        remember_halves(m, m->sym[left].text, len, m->sym[left].len);
+        remember_half(m, id, m->sym[left].len);
 }
 
 static turbo_status split_symbols(merger *m, const char *text, size_t len, turbo_err *err)
@@ -120,7 +110,7 @@ static turbo_status split_symbols(merger *m, const char *text, size_t len, turbo
         return spm_fail(err, TURBO_ENOMEM, "no memory to tokenise %zu bytes", len);
     while (len) {
         int32_t id = -1;
-        size_t n = spm_map_longest(&m->s->user, text, len, &id);
+        size_t n = spm_trie_longest(&m->s->user, text, len, &id);
         bool frozen = n > 0;
         if (!frozen) {
             n = spm_char_len((unsigned char)*text);
@@ -142,21 +132,18 @@ static turbo_status split_symbols(merger *m, const char *text, size_t len, turbo
     return TURBO_OK;
 }
 
-/* Emits a piece, splitting UNUSED ones back. Depth is bounded by the piece's length in merges. */
+/* Emits a piece, splitting an UNUSED one back into the pair seen last. Each half is shorter than the
+ * whole, so the depth is less than SPM_MAX_PIECE. */
 static bool emit(const merger *m, const char *text, uint32_t len, int32_t id, bool prev_unk,
                  spm_ids *out)
 {
-    if (id >= 0 && m->s->pieces[id].type == SPM_UNUSED)
-        for (size_t i = m->halves_n; i-- > 0;) { /* the pair that was seen last, as the reference */
-            const struct half *h = &m->halves[i];
-            if (h->len != len || memcmp(h->text, text, len))
-                continue;
-            prev_unk = emit(m, text, h->left, spm_map_find(&m->s->lookup, text, h->left), prev_unk,
-                            out);
-            text += h->left;
-            len -= h->left;
-            return emit(m, text, len, spm_map_find(&m->s->lookup, text, len), prev_unk, out);
-        }
+    while (id >= 0 && m->s->pieces[id].type == SPM_UNUSED && m->left_of && m->left_of[id]) {
+        uint32_t left = m->left_of[id];
+        prev_unk = emit(m, text, left, spm_map_find(&m->s->lookup, text, left), prev_unk, out);
+        text += left;
+        len -= left;
+        id = spm_map_find(&m->s->lookup, text, len);
+    }
     if (id < 0)
         return spm_unknown(m->s, text, len, prev_unk, out);
     spm_emit(out, id);
@@ -202,6 +189,6 @@ turbo_status spm_bpe(const spm *s, const char *text, size_t len, spm_ids *out, t
         prev_unk = emit(&m, m.sym[i].text, m.sym[i].len, m.sym[i].id, prev_unk, out);
     free(m.sym);
     free(m.heap);
-    free(m.halves);
+    free(m.left_of);
     return st;
 }

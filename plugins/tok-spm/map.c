@@ -1,4 +1,4 @@
-/* plugins/tok-spm/map.c: strings to ids, and the longest key at a position. */
+/* plugins/tok-spm/map.c: whole strings to ids, by open addressing. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,8 +42,6 @@ bool spm_map_add(spm_map *m, const char *text, uint32_t len, int32_t id)
     m->slots[i].text = text;
     m->slots[i].len = len;
     m->slots[i].id = id;
-    m->n++;
-    m->first[(uint8_t)text[0]] = 1;
     m->lens[len] = 1;
     m->longest = len > m->longest ? len : m->longest;
     return true;
@@ -57,18 +55,4 @@ int32_t spm_map_find(const spm_map *m, const char *text, size_t len)
         if (m->slots[i].len == len && !memcmp(m->slots[i].text, text, len))
             return m->slots[i].id;
     return -1;
-}
-
-uint32_t spm_map_longest(const spm_map *m, const char *text, size_t len, int32_t *id)
-{
-    if (!len || !m->first[(uint8_t)text[0]])
-        return 0;
-    for (size_t l = len < m->longest ? len : m->longest; l; l--) {
-        int32_t found = m->lens[l] ? spm_map_find(m, text, l) : -1;
-        if (found >= 0) {
-            *id = found;
-            return (uint32_t)l;
-        }
-    }
-    return 0;
 }

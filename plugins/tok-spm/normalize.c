@@ -68,7 +68,7 @@ static size_t rule(const spm *s, const char *text, size_t len, const char **to, 
 static size_t prefix(const spm *s, const char *text, size_t len, const char **to, size_t *to_len)
 {
     int32_t id;
-    uint32_t user = spm_map_longest(&s->user, text, len, &id);
+    uint32_t user = spm_trie_longest(&s->user, text, len, &id);
     size_t used;
     if (user) {
         *to = text;

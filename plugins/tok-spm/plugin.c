@@ -1,8 +1,10 @@
-/* plugins/tok-spm/plugin.c: the tokenizer "spm": SentencePiece models (BPE and Unigram) with the special
- * tokens of tokenizer_config.json. This file is the border; see spm.h for the parts.
+/* plugins/tok-spm/plugin.c: the tokenizer "tok-spm": SentencePiece models (BPE and Unigram) with the
+ * special tokens of the JSON files beside them. This file is the border; see spm.h for the parts.
  *
- * A dummy prefix, where the model has one, is put in front of a document (TURBO_TOK_FIRST) only, not
- * behind special tokens inside it. */
+ * A dummy prefix, where the model has one, is put in front of a document (TURBO_TOK_FIRST) that begins
+ * with ordinary text: not behind special tokens, neither at its beginning nor inside. (Transformers do
+ * the same since its "legacy" behaviour, a prefix for each stretch between special tokens, became
+ * optional.) */
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,9 +29,12 @@ static void close_spm(void *p)
     if (!s)
         return;
     spm_map_free(&s->lookup);
-    spm_map_free(&s->user);
-    spm_map_free(&s->specials);
+    spm_map_free(&s->names);
+    spm_trie_free(&s->words);
+    spm_trie_free(&s->user);
+    spm_trie_free(&s->specials);
     free(s->pieces);
+    free(s->forms);
     free(s->arena);
     free(s->file);
     free(s);
@@ -75,45 +80,14 @@ static void info(const void *p, turbo_tokenizer_info *out)
     out->add_bos = s->add_bos;
 }
 
-static turbo_status encode_plain(const spm *s, const char *text, size_t len, bool first, spm_ids *out,
-                                 turbo_err *err)
-{
-    char *norm;
-    size_t n;
-    if (!len)
-        return TURBO_OK;
-    turbo_status st = spm_normalize(s, text, len, first, &norm, &n, err);
-    if (st)
-        return st;
-    if (n)
-        st = s->model_type == SPM_BPE ? spm_bpe(s, norm, n, out, err)
-                                      : spm_unigram(s, norm, n, out, err);
-    free(norm);
-    return st;
-}
-
 static turbo_status encode(const void *p, const char *text, uint64_t len, uint32_t flags,
                            int32_t *ids, uint64_t cap, uint64_t *n, turbo_err *err)
 {
     const spm *s = p;
     spm_ids out = {.ids = ids, .cap = cap};
     bool first = flags & TURBO_TOK_FIRST;
-    turbo_status st = TURBO_OK;
-    size_t from = 0, i = 0;
-    if (flags & TURBO_TOK_TRUSTED)
-        while (i < len && !st) {
-            int32_t id;
-            uint32_t l = spm_map_longest(&s->specials, text + i, len - i, &id);
-            if (!l) {
-                i++;
-                continue;
-            }
-            st = encode_plain(s, text + from, i - from, first && from == 0, &out, err);
-            spm_emit(&out, id);
-            from = i += l;
-        }
-    if (!st)
-        st = encode_plain(s, text + from, len - from, first && from == 0, &out, err);
+    turbo_status st = flags & TURBO_TOK_TRUSTED ? spm_trusted(s, text, len, first, &out, err)
+                                                : spm_plain(s, text, len, first, &out, err);
     *n = out.n;
     if (!st && ids && out.n > cap)
         st = spm_fail(err, TURBO_ELIMIT, "the text has %llu tokens, room was for %llu",
@@ -179,13 +153,12 @@ static turbo_status name(const void *tok, int32_t id, const char **out, uint32_t
 static int32_t find(const void *tok, const char *text, uint32_t len)
 {
     const spm *s = tok;
-    int32_t id = spm_map_find(&s->specials, text, len);
-    return id >= 0 ? id : spm_map_find(&s->lookup, text, len);
+    return spm_map_find(&s->names, text, len);
 }
 
 static const turbo_tokenizer_vtbl vtbl = {
     .size = sizeof vtbl,
-    .id = "spm",
+    .id = "tok-spm",
     .probe = probe,
     .open = open_spm,
     .close = close_spm,

@@ -186,9 +186,10 @@ static turbo_status check_ids(spm *s, turbo_err *err)
                         s->model_type == 3 ? "word" : s->model_type == 4 ? "char" : "unknown");
     if (s->unk < 0 || s->unk >= s->n || s->pieces[s->unk].type != SPM_UNKNOWN)
         return spm_fail(err, TURBO_EDATA, "tokenizer.model: piece %d is not the unknown piece", s->unk);
-    if (s->bos >= s->n || s->bos < 0)
+    /* As the library has it, bos and eos are control pieces or there are none. */
+    if (s->bos >= s->n || s->bos < 0 || s->pieces[s->bos].type != SPM_CONTROL)
         s->bos = -1;
-    if (s->eos >= s->n || s->eos < 0)
+    if (s->eos >= s->n || s->eos < 0 || s->pieces[s->eos].type != SPM_CONTROL)
         s->eos = -1;
     int32_t found = 0;
     for (int i = 0; i < 256; i++)

@@ -1,7 +1,8 @@
 /* plugins/tok-spm/spm.h: a SentencePiece model in memory. Built once, then read-only; any thread.
  *
- * proto.c reads the file, map.c finds pieces, normalize.c prepares text, bpe.c and unigram.c segment
- * it, config.c applies tokenizer_config.json, plugin.c is the border. */
+ * proto.c reads the file, config.c applies the JSON files beside it, index.c builds the tables, map.c
+ * and trie.c find pieces, special.c cuts trusted text at special tokens, normalize.c prepares text,
+ * bpe.c and unigram.c segment it, plugin.c is the border. Nothing here knows a model by name. */
 #ifndef SPM_H
 #define SPM_H
 
@@ -15,37 +16,59 @@
 #define SPM_MAX_PIECES (1 << 21)
 #define SPM_SPACE "\xE2\x96\x81" /* U+2581, stands for a blank */
 
-enum { SPM_NORMAL = 1, SPM_UNKNOWN, SPM_CONTROL, SPM_USER, SPM_UNUSED, SPM_BYTE };
+/* The types of the file, and one for tokens that only a JSON file knows. */
+enum { SPM_NORMAL = 1, SPM_UNKNOWN, SPM_CONTROL, SPM_USER, SPM_UNUSED, SPM_BYTE, SPM_ADDED };
 enum { SPM_UNIGRAM = 1, SPM_BPE = 2 };
 
 typedef struct spm_piece {
-    const char *text; /* in the file's bytes or in a config's arena; len counted, may hold NUL */
+    const char *text; /* in the file's bytes; len counted, may hold NUL */
     const char *out;  /* as it decodes: blanks for U+2581 */
     const char *name; /* as people see it: renamed by tokenizer_config.json */
     uint32_t len, out_len, name_len;
     float score;
     uint8_t type;
-    bool special;     /* never results from text that is not trusted */
     uint8_t byte;     /* value of a BYTE piece */
-    bool blank_first; /* text begins with U+2581 */
+    bool blank_first; /* out begins with a blank that was U+2581 */
+    bool special;     /* hidden from readers, never a result of text that is not trusted */
+    bool added;       /* a JSON file lists it: trusted text is cut at its name */
+    bool renamed;     /* its name is not the piece's text, which no text matches any more */
+    bool lstrip, rstrip; /* white space before or behind it in trusted text goes */
 } spm_piece;
 
-/* Strings to ids: open addressing, plus what longest-match needs. */
+/* Whole strings to ids. */
 typedef struct spm_map {
     struct spm_map_slot {
         const char *text;
         uint32_t len;
         int32_t id; /* -1: empty */
     } *slots;
-    size_t mask, n;
-    uint8_t first[256];           /* some key begins with this byte */
+    size_t mask;
     uint8_t lens[SPM_MAX_PIECE + 1]; /* some key has this length */
     uint32_t longest;
 } spm_map;
 
+/* Prefixes to ids. Node 0 is the root; an empty trie has no nodes. */
+typedef struct spm_node {
+    uint32_t child;   /* the first of its children, which are sorted by label */
+    int32_t id;       /* of the key that ends here, -1 */
+    uint16_t n_child; /* 0..256 */
+    uint8_t label;
+} spm_node;
+
+typedef struct spm_trie {
+    spm_node *nodes;
+} spm_trie;
+
+typedef struct spm_key {
+    const char *text;
+    uint32_t len;
+    int32_t id;
+} spm_key;
+
 typedef struct spm {
     uint8_t *file; /* tokenizer.model, owned */
-    char *arena;   /* decoded forms and names, owned */
+    char *forms;   /* decoded forms, owned */
+    char *arena;   /* names of a JSON file, owned */
     spm_piece *pieces;
     int32_t n;
     int32_t model_type, unk, bos, eos;
@@ -58,9 +81,12 @@ typedef struct spm {
     int32_t bytes[256];  /* ids of BYTE pieces, -1 none */
     float min_score, max_score; /* of normal pieces */
     int32_t add_bos;
-    spm_map lookup;   /* what text may become: normal, user-defined, unused; no special ones */
-    spm_map user;     /* user-defined pieces, for the longest match */
-    spm_map specials; /* names that trusted text may use */
+    int32_t n_file; /* pieces of the file; ids from here to n were added by a JSON file */
+    spm_map lookup; /* what text may become: normal, user-defined, unused; no special ones */
+    spm_map names;  /* every token by its name */
+    spm_trie words; /* Unigram: what may stand in a segmentation */
+    spm_trie user;  /* user-defined pieces */
+    spm_trie specials; /* names that trusted text is cut at */
 } spm;
 
 /* Growing output of an encoder. */
@@ -83,13 +109,23 @@ turbo_status spm_map_init(spm_map *m, size_t keys, turbo_err *err);
 void spm_map_free(spm_map *m);
 bool spm_map_add(spm_map *m, const char *text, uint32_t len, int32_t id); /* false: key exists */
 int32_t spm_map_find(const spm_map *m, const char *text, size_t len);     /* -1: none */
-/* Longest key that text begins with; its length, 0 for none. */
-uint32_t spm_map_longest(const spm_map *m, const char *text, size_t len, int32_t *id);
+turbo_status spm_trie_build(spm_trie *t, spm_key *keys, size_t n, turbo_err *err); /* sorts keys */
+void spm_trie_free(spm_trie *t);
+/* From *node to its child with this label. */
+bool spm_trie_step(const spm_trie *t, uint32_t *node, uint8_t label);
+/* Length of the longest key that text begins with, 0 for none. */
+uint32_t spm_trie_longest(const spm_trie *t, const char *text, size_t len, int32_t *id);
 
 turbo_status spm_parse(spm *s, const uint8_t *file, uint64_t len, turbo_err *err);
 turbo_status spm_configure(spm *s, const turbo_host *h, const char *folder, turbo_err *err);
 turbo_status spm_index(spm *s, turbo_err *err);
 
+/* Text in which special tokens may be named. */
+turbo_status spm_trusted(const spm *s, const char *text, size_t len, bool first, spm_ids *out,
+                         turbo_err *err);
+/* Ordinary text: normalised, then segmented. */
+turbo_status spm_plain(const spm *s, const char *text, size_t len, bool first, spm_ids *out,
+                       turbo_err *err);
 /* *out is malloc'ed. first: a document begins here. */
 turbo_status spm_normalize(const spm *s, const char *text, size_t len, bool first, char **out,
                            size_t *out_len, turbo_err *err);

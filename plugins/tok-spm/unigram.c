@@ -1,6 +1,6 @@
 /* plugins/tok-spm/unigram.c: the most probable segmentation under a unigram model, by Viterbi
- * (arXiv 1804.10959). Scores add up in float and candidates in double, as in the reference, so that
- * near-ties fall the same way. */
+ * (arXiv 1804.10959). Scores add up in single precision, as in the reference, so that ties ("...." is
+ * "." + "..." or "..." + ".") fall the same way. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,11 +12,10 @@ typedef struct node {
     int64_t start; /* -1: not reached */
 } node;
 
-static void offer(node *to, double candidate, int64_t start, int32_t id)
+static void offer(node *to, float candidate, int64_t start, int32_t id)
 {
-    if (to->start >= 0 && !(candidate > (double)to->score))
-        return;
-    *to = (node){id, (float)candidate, start};
+    if (to->start < 0 || candidate > to->score)
+        *to = (node){id, candidate, start};
 }
 
 static void extend(const spm *s, const char *text, size_t len, size_t at, node *best)
@@ -25,22 +24,19 @@ static void extend(const spm *s, const char *text, size_t len, size_t at, node *
     size_t one = spm_char_len((unsigned char)text[at]);
     one = one < len - at ? one : len - at;
     bool single = false;
-    size_t most = len - at < s->lookup.longest ? len - at : s->lookup.longest;
-    for (size_t l = one; l <= most;) {
-        int32_t id = spm_map_find(&s->lookup, text + at, l);
-        if (id >= 0 && s->pieces[id].type != SPM_UNUSED) {
-            double score = s->pieces[id].type == SPM_USER
-                               ? (double)((float)l * s->max_score) - 0.1
-                               : (double)s->pieces[id].score;
-            offer(&best[at + l], score + (double)here, (int64_t)at, id);
-            single = single || l == one;
-        }
-        if (at + l >= len)
-            break;
-        l += spm_char_len((unsigned char)text[at + l]);
+    uint32_t where = 0;
+    for (size_t l = 1; l <= len - at && spm_trie_step(&s->words, &where, (uint8_t)text[at + l - 1]);
+         l++) {
+        int32_t id = s->words.nodes[where].id;
+        if (id < 0)
+            continue;
+        double score = s->pieces[id].type == SPM_USER ? (double)((float)l * s->max_score) - 0.1
+                                                      : (double)s->pieces[id].score;
+        offer(&best[at + l], score + (double)here, (int64_t)at, id);
+        single = single || l == one;
     }
     if (!single)
-        offer(&best[at + one], (double)(s->min_score - 10.0f + here), (int64_t)at, s->unk);
+        offer(&best[at + one], s->min_score - 10.0f + here, (int64_t)at, s->unk);
 }
 
 turbo_status spm_unigram(const spm *s, const char *text, size_t len, spm_ids *out, turbo_err *err)
