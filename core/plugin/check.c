@@ -85,8 +85,8 @@ void check_one(check_run *run, const char *kind, const char *id, const check_tes
     else if (WIFSIGNALED(status))
         turbod_err(&why, 0, "crashed with signal %d (%s)", WTERMSIG(status),
                    strsignal(WTERMSIG(status)));
-    else if (result > CHECK_SKIPPED)
-        turbod_err(&why, 0, "ended the process with exit code %d", result);
+    else if (result > CHECK_SKIPPED || (result == CHECK_FAILED && !why.text[0]))
+        turbod_err(&why, 0, "crashed, or ended the process with exit code %d", result);
     report(run, result > CHECK_SKIPPED ? CHECK_FAILED : result, what, why.text);
 }
 

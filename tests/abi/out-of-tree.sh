@@ -35,6 +35,17 @@ if "$turbo" plugin new my-sampler "$tmp/my-sampler" 2> /dev/null; then
     echo "plugin new overwrites files"
     exit 1
 fi
+# The check can fail: a sampler that always picks token 0, and one that crashes.
+for bad in "good:temperature 0 is greedy: temperature 0 does not give" "xcrash:crashed"; do
+    name=${bad%%:*}
+    ${CC:-cc} -std=c11 -fPIC -shared $(pkg-config --cflags turbo) -o "$tmp/$name.so" \
+        "$srcdir/tests/abi/hostile/$name.c"
+    if "$turbo" plugin check "$tmp/$name.so" > "$tmp/check" 2>&1; then
+        echo "$name.so passes"
+        exit 1
+    fi
+    grep -q "${bad#*:}" "$tmp/check" || { cat "$tmp/check"; exit 1; }
+done
 # Installed beside the others, it is listed; a spoiled one is listed with the reason.
 plugins=$(dirname "$(find "$root" -name 'samp-std.so')")
 cp "$tmp/my-sampler/my-sampler.so" "$plugins/"

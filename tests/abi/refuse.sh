@@ -47,6 +47,7 @@ want() {
 want '^loaded good.so: good, sampler good$'
 want '^loaded frozen.so: frozen-1-0, sampler frozen$'
 want '^loaded yfuture.so: future, sampler future$'
+want '^loaded xcrash.so: xcrash, sampler crash$'
 want '^refused magic.so: .*magic 0x12345678; 0x6f627274 is needed'
 want '^refused major.so: .*built for ABI 2.0; this host has 1.0'
 want '^refused minminor.so: .*needs ABI 1.77 or later; this host has 1.0'
