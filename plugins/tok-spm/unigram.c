@@ -30,9 +30,9 @@ static void extend(const spm *s, const char *text, size_t len, size_t at, node *
         int32_t id = s->words.nodes[where].id;
         if (id < 0)
             continue;
-        double score = s->pieces[id].type == SPM_USER ? (double)((float)l * s->max_score) - 0.1
-                                                      : (double)s->pieces[id].score;
-        offer(&best[at + l], score + (double)here, (int64_t)at, id);
+        float score = s->pieces[id].type == SPM_USER ? (float)l * s->max_score - 0.1f
+                                                     : s->pieces[id].score;
+        offer(&best[at + l], score + here, (int64_t)at, id);
         single = single || l == one;
     }
     if (!single)
