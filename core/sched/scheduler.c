@@ -55,14 +55,14 @@ static int32_t index_of(const turbod_sched *s, const turbod_request *r)
 static void give_kv_back(turbod_sched *s, turbod_request *r)
 {
     turbod_session *ses = r->session;
-    if (ses && ses->busy && r->phase == TURBOD_RUNNING) {
+    if (r->adopted) {
         turbok_kv_table_free(&ses->table, s->pool);
         ses->table = r->table;
         r->table = (turbok_kv_table){0};
         memcpy(ses->tokens, r->tokens, (size_t)r->computed * sizeof *r->tokens);
         ses->n_tokens = r->computed;
         ses->rope_len = r->rope_len;
-        ses->busy = false;
+        ses->busy = r->adopted = false;
     }
     turbok_kv_table_free(&r->table, s->pool);
 }
@@ -151,7 +151,7 @@ static void adopt_session(turbod_sched *s, turbod_request *r)
     turbod_session *ses = r->session;
     if (!ses || ses->busy)
         return;
-    ses->busy = true;
+    ses->busy = r->adopted = true;
     int32_t same = 0;
     /* The last prompt token is always computed, because its logits are needed. */
     while (same < ses->n_tokens && same < r->n_prompt - 1 && ses->tokens[same] == r->tokens[same])
@@ -172,10 +172,9 @@ static void admit(turbod_sched *s)
     while (s->waiting.head && s->n_running < s->max_batch && s->n_items < s->max_batch &&
            s->n_tokens < s->max_step_tokens) {
         turbod_request *r = s->waiting.head;
-        if (r->session && r->session->busy && !r->preemptions)
+        if (r->session && r->session->busy && !r->adopted)
             return; /* the dialogue's previous request is still running */
-        if (!r->preemptions)
-            adopt_session(s, r);
+        adopt_session(s, r);
         int32_t budget = s->max_step_tokens - s->n_tokens;
         int32_t n = pending(r) < budget ? pending(r) : budget;
         /* Room for the whole known text, so that an arrival does not preempt what runs only to be

@@ -38,6 +38,7 @@ struct turbod_request {
     /* engine thread */
     turbod_phase phase;
     bool started;     /* its first step was counted */
+    bool adopted;     /* it has its session's KV, and owes it back */
     int32_t *tokens;  /* [n_prompt + max_tokens] */
     int32_t n_tokens; /* prompt and sampled so far */
     int32_t computed; /* of them in the KV cache */
