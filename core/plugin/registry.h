@@ -23,7 +23,7 @@ const turbo_sampler_vtbl *turbod_registry_sampler(const turbod_registry *r, cons
 typedef struct turbod_plugin_row {
     const char *path, *refused; /* refused: NULL when loaded, else why not */
     const char *id, *version, *license, *build;
-    char offers[512]; /* "model internlm2, sampler std" */
+    char offers[512]; /* "model NAME, sampler std" */
 } turbod_plugin_row;
 size_t turbod_registry_count(const turbod_registry *r);
 void turbod_registry_row(const turbod_registry *r, size_t i, turbod_plugin_row *out);
