@@ -34,19 +34,28 @@ typedef struct turbod_conf {
 #undef OPT
 } turbod_conf;
 
+#define TURBOD_EUSAGE (-100) /* status of turbod_conf_load alone: a flag is wrong; exit code 64 */
+
 /* Reads flags (argv[0] is skipped), environment and the conf file that --conf names. Flags that are
  * not in the table are handed to extra(ctx, argc, argv, i), which returns how many words it took, 0
- * when it does not know the flag. NULL extra: none. The result is owned by the caller. */
+ * when it does not know the flag, -1 when it is wrong. NULL extra: none. The result is owned by the caller. */
 typedef int (*turbod_extra_flag)(void *ctx, int argc, char **argv, int i);
 turbo_status turbod_conf_load(int argc, char **argv, turbod_extra_flag extra, void *ctx,
                               turbod_conf **out, turbo_err *err);
 void turbod_conf_free(turbod_conf *c);
+
+/* Sets one option by its key, as a flag would; for programs that take it in another way. Before the
+ * configuration is handed to others. */
+turbo_status turbod_conf_set(turbod_conf *c, const char *key, const char *text, turbo_err *err);
+turbod_origin turbod_conf_origin(const turbod_conf *c, const char *key);
 
 /* "8GiB", "512 MiB", "1.5GB", "4096": bytes. False on anything else or overflow. */
 bool turbod_conf_size(const char *text, uint64_t *out);
 
 void turbod_conf_print(const turbod_conf *c, FILE *out); /* -T: values with their origins */
 void turbod_conf_help(FILE *out);                        /* the option part of --help */
-void turbod_conf_man(FILE *out);                         /* the option part of turbo.conf(5), mdoc */
+/* The same for the options that want() wants; NULL: all. */
+void turbod_conf_help_some(FILE *out, bool (*want)(void *, const char *, const char *), void *ctx);
+void turbod_conf_man(FILE *out);                         /* the option part of turbo.conf(5) */
 
 #endif

@@ -1,0 +1,90 @@
+/* core/cli/chat.c: turbo chat: a dialogue with a model in this process. The session keeps the KV of
+ * earlier turns, so each turn computes its own tokens only. Main thread. */
+#include <stdlib.h>
+
+#include "cli/cli.h"
+#include "util/err.h"
+
+static const cli_flag flags[] = {
+    CLI_SAMPLING_FLAGS,
+    {"system", CLI_TEXT, "TEXT", "System message at the start.", 0, 0},
+    {"stop", CLI_MULTI, "TEXT", "Ends an answer before this text; may be given several times.", 0, 0},
+    {NULL, CLI_SWITCH, NULL, NULL, 0, 0},
+};
+
+typedef struct local {
+    cli_args *args;
+    turbod_service *svc;
+    turbod_session *session;
+} local;
+
+static turbo_status ask(void *ctx, const turbod_message *msgs, size_t n_msgs, uint64_t round,
+                        turbod_buf *text, double *rate, int32_t *n, turbo_err *err)
+{
+    local *l = ctx;
+    int32_t *ids = NULL;
+    size_t n_ids = 0;
+    cli_answer an = {0};
+    turbod_render_opts opts = {.add_generation_prompt = true};
+    turbo_status st = turbod_service_prompt(l->svc, msgs, n_msgs, &opts, &ids, &n_ids, err);
+    if (st)
+        return st;
+    if (n_ids > INT32_MAX) {
+        free(ids);
+        return turbod_err(err, TURBO_ELIMIT, "the dialogue is too long; /clear starts a new one");
+    }
+    turbod_request_spec spec = {.prompt = ids,
+                                .n_prompt = (int32_t)n_ids,
+                                .stop_ids = l->svc->stop_ids,
+                                .n_stop_ids = l->svc->n_stop_ids,
+                                .session = l->session};
+    st = cli_sampling(l->args, l->svc, &spec, err);
+    if (cli_given(l->args, "seed"))
+        spec.params.seed += round; /* repeatable, and /regen still says something else */
+    if (!st) {
+        st = cli_generate(l->svc, &spec, stdout, &an, err);
+        turbod_buf_add(text, an.text.ptr, an.text.len);
+        *rate = cli_rate(&an.timings);
+        *n = an.timings.predicted_n;
+        cli_answer_free(&an);
+    }
+    free(ids);
+    return st;
+}
+
+static int run(cli_args *a)
+{
+    turbo_err err = {{0}};
+    turbod_service s;
+    local l = {.args = a, .svc = &s};
+    turbo_status st = cli_open_model(a, &s, true, &err);
+    int code = 0;
+    if (st)
+        return cli_fail(st, &err);
+    if (!s.chat)
+        st = turbod_err(&err, TURBO_EUNSUPPORTED, "no chat: %.200s", s.chat_reason);
+    if (!st)
+        st = turbod_session_open(s.engine, &l.session, &err);
+    if (!st) {
+        char where[256];
+        snprintf(where, sizeof where, "%s on %s", s.name, turbod_engine_facts_of(s.engine)->device);
+        cli_backend b = {.ctx = &l, .where = where, .ask = ask};
+        code = cli_dialog(&b, cli_text(a, "system"));
+    }
+    turbod_session_close(s.engine, l.session);
+    turbod_service_close(&s);
+    return st ? cli_fail(st, &err) : code;
+}
+
+const cli_cmd cli_chat = {
+    .name = "chat",
+    .words = "MODEL [flags]",
+    .summary = "Talks with a model in this process.",
+    .about = "A message ends with an empty line, so it may have several lines. Lines that begin with / are\n"
+             "commands; /help lists them. Ctrl-C ends an answer, Ctrl-D the program.\n",
+    .flags = flags,
+    .keys = "model chat_template plugin_path policies default_policy log_level allow_nonfinite engine",
+    .min_words = 0,
+    .max_words = 1,
+    .run = run,
+};

@@ -1,0 +1,97 @@
+/* core/conf/paths.c: where plugins and scripts lie: what was configured, else the build tree this
+ * program stands in, else the place of installation. Main thread first, then read-only. */
+#include <glob.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "conf/paths.h"
+
+#ifndef TURBO_PLUGINDIR
+#define TURBO_PLUGINDIR "/usr/local/lib/turbo/plugins"
+#endif
+#ifndef TURBO_SCRIPTDIR
+#define TURBO_SCRIPTDIR "/usr/local/share/turbo/scripts"
+#endif
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static char plugin_path[8192]; /* of the build tree; "" when this is no build tree */
+static char script_dir[PATH_MAX];
+
+/* configure leaves core/conf/source-tree in a build tree: one line, the name of the source tree. */
+static bool read_marker(const char *dir, char *source, size_t cap)
+{
+    char path[PATH_MAX + 32];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/core/conf/source-tree", dir);
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return false;
+    /* A program in /usr/bin must not be led astray by a file that somebody else put beside it. */
+    bool ok = !fstat(fileno(f), &st) && S_ISREG(st.st_mode) && !(st.st_mode & S_IWOTH) &&
+              (st.st_uid == 0 || st.st_uid == geteuid()) && fgets(source, (int)cap, f) &&
+              source[0] == '/';
+    fclose(f);
+    if (ok)
+        source[strcspn(source, "\n")] = '\0';
+    return ok;
+}
+
+static void find_build_tree(void)
+{
+    char dir[PATH_MAX], source[PATH_MAX], pattern[PATH_MAX + 32];
+    ssize_t n = readlink("/proc/self/exe", dir, sizeof dir - 1);
+    if (n <= 0)
+        return;
+    dir[n] = '\0';
+    for (int up = 0; up < 4; up++) { /* turbod is at the top, tests lie up to three folders down */
+        char *slash = strrchr(dir, '/');
+        if (!slash || slash == dir)
+            return;
+        *slash = '\0';
+        if (read_marker(dir, source, sizeof source))
+            break;
+        if (up == 3)
+            return;
+    }
+    glob_t g = {0};
+    size_t at = 0;
+    snprintf(pattern, sizeof pattern, "%s/plugins/*/.libs", dir);
+    if (!glob(pattern, GLOB_ONLYDIR, NULL, &g))
+        for (size_t i = 0; i < g.gl_pathc; i++) {
+            size_t len = strlen(g.gl_pathv[i]);
+            if (at + len + 2 > sizeof plugin_path)
+                break;
+            if (at)
+                plugin_path[at++] = ':';
+            memcpy(plugin_path + at, g.gl_pathv[i], len + 1);
+            at += len;
+        }
+    globfree(&g);
+    if (strlen(source) + sizeof "/scripts" <= sizeof script_dir) {
+        memcpy(script_dir, source, strlen(source) + 1);
+        strncat(script_dir, "/scripts", sizeof script_dir - strlen(script_dir) - 1);
+    }
+}
+
+const char *turbod_plugin_path(const char *configured)
+{
+    if (configured && *configured)
+        return configured;
+    pthread_once(&once, find_build_tree);
+    return *plugin_path ? plugin_path : TURBO_PLUGINDIR;
+}
+
+const char *turbod_data_dir(void)
+{
+    const char *env = getenv("TURBO_DATA");
+    if (env && *env)
+        return env;
+    pthread_once(&once, find_build_tree);
+    return *script_dir ? script_dir : TURBO_SCRIPTDIR;
+}

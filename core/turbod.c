@@ -1,0 +1,280 @@
+/* core/turbod.c: the daemon: reads its configuration, listens, loads the model in a thread, serves
+ * until a signal says otherwise. This file is the life of the main thread; what it does at each
+ * station lies in core/daemon. Must not know: HTTP, models. */
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "daemon/daemon.h"
+#include "util/err.h"
+#include "util/log.h"
+#include "version.h"
+
+#define EX_USAGE 64
+#define EX_ENGINE 75
+#define SICK_AFTER_S 60.0 /* an engine that shows no step for so long gets no watchdog ping */
+#define TICK_MS 20        /* how often a drain looks whether it is done */
+
+typedef struct daemon_state {
+    int argc;
+    char **argv;
+    bool help, version, test, print;
+    turbod_conf *conf;
+    turbod_service svc;
+    turbod_http *http;
+    turbod_retired *retired;
+    turbod_progress progress;
+    int signals, loaded; /* signalfd, eventfd of the loading thread */
+    pthread_t loader;
+    turbo_status load_status;
+    turbo_err load_err;
+    struct timespec t0;
+} daemon_state;
+
+static int own_flag(void *ctx, int argc, char **argv, int i)
+{
+    daemon_state *d = ctx;
+    (void)argc;
+    bool *slot = !strcmp(argv[i], "-h") || !strcmp(argv[i], "--help") ? &d->help
+                 : !strcmp(argv[i], "-V") || !strcmp(argv[i], "--version") ? &d->version
+                 : !strcmp(argv[i], "-t") || !strcmp(argv[i], "--test")    ? &d->test
+                 : !strcmp(argv[i], "-T") || !strcmp(argv[i], "--print")   ? &d->print
+                                                                           : NULL;
+    if (!slot)
+        return 0;
+    *slot = true;
+    return 1;
+}
+
+static void print_help(void)
+{
+    fputs("usage: turbod --conf FILE [flags]\n"
+          "\n"
+          "Serves one language model over HTTP with an OpenAI-compatible API.\n"
+          "\n"
+          "  turbod --conf turbo.conf                start with a conf file\n"
+          "  turbod --model /models/chat-7b          start without one\n"
+          "  turbod --conf FILE -t                    test the conf, the model folder, scripts; exit\n"
+          "  turbod --conf FILE -T                    print every option with its origin; exit\n"
+          "  turbod --version                         build facts for a bug report\n"
+          "\n"
+          "An option comes from a flag, else from the environment (TURBO_KEY, TURBO_GROUP_KEY), else\n"
+          "from the conf file (group = { key = value; };), else from its default.\n"
+          "\n"
+          "Signals: SIGTERM and SIGINT let running answers finish (drain_ms), a second one stops at\n"
+          "once; SIGHUP reads conf file, template, policies and keys again.\n"
+          "Exit codes: 0 stopped, 64 usage, 65 model data, 66 no such file, 71 out of memory, 74 I/O,\n"
+          "75 engine failure, 78 configuration.\n"
+          "\n",
+          stdout);
+    turbod_conf_help(stdout);
+}
+
+static double seconds_since(const struct timespec *t0)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)(t.tv_sec - t0->tv_sec) + (double)(t.tv_nsec - t0->tv_nsec) * 1e-9;
+}
+
+static void *load_main(void *arg)
+{
+    daemon_state *d = arg;
+    uint64_t one = 1;
+    d->load_status = turbod_service_load(&d->svc, true, turbod_progress_step, &d->progress,
+                                         &d->load_err);
+    turbod_progress_end(&d->progress);
+    ssize_t n = write(d->loaded, &one, sizeof one);
+    (void)n; /* an eventfd with one writer takes it */
+    return NULL;
+}
+
+static turbo_status start(daemon_state *d, turbo_err *err)
+{
+    turbo_status st = turbod_process_limits(d->conf, err);
+    if (!st)
+        st = turbod_signals_open(&d->signals, err);
+    if (!st)
+        st = turbod_service_init(&d->svc, d->conf, err);
+    if (st)
+        return st;
+    d->loaded = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (d->loaded < 0)
+        return turbod_err(err, TURBO_EINTERNAL, "eventfd: %s", strerror(errno));
+    st = turbod_http_start(&d->svc, &d->http, err);
+    if (st)
+        return st;
+    const char *host = d->conf->host;
+    bool six = strchr(host, ':') && *host != '[';
+    turbod_log(TURBO_LOG_INFO, "listening on http://%s%s%s:%d", six ? "[" : "", host,
+               six ? "]" : "", turbod_http_port(d->http));
+    turbod_notify("STATUS=loading the model");
+    turbod_progress_init(&d->progress, &d->svc);
+    if (pthread_create(&d->loader, NULL, load_main, d))
+        return turbod_err(err, TURBO_ENOMEM, "cannot start the loading thread");
+    return TURBO_OK;
+}
+
+/* After a failed start or load: the text was logged, what is open is closed. */
+static void abandon(daemon_state *d)
+{
+    if (d->http)
+        turbod_http_stop(d->http);
+    turbod_service_close(&d->svc);
+}
+
+static void reload(daemon_state *d)
+{
+    turbo_err err = {{0}};
+    turbod_conf *fresh = NULL;
+    if (atomic_load(&d->svc.state) != TURBOD_READY) {
+        turbod_log(TURBO_LOG_WARN, "reload: not while the model loads or the server drains");
+        return;
+    }
+    turbod_notify("RELOADING=1");
+    turbo_status st = turbod_conf_load(d->argc, d->argv, own_flag, d, &fresh, &err);
+    if (!st)
+        st = turbod_reload(&d->svc, d->http, &d->conf, fresh, &d->retired, &err);
+    if (st)
+        turbod_log(TURBO_LOG_ERROR, "reload: %s; the old configuration stays", err.text);
+    else
+        turbod_log(TURBO_LOG_INFO, "reloaded");
+    turbod_notify("READY=1");
+}
+
+static void ready(daemon_state *d)
+{
+    turbod_log(TURBO_LOG_INFO, "ready in %.2f s", seconds_since(&d->t0));
+    turbod_notify("READY=1\nSTATUS=serving");
+}
+
+static void watchdog(daemon_state *d)
+{
+    double age = atomic_load(&d->svc.state) == TURBOD_READY ? turbod_engine_age(d->svc.engine) : 0;
+    if (age >= 0 && age < SICK_AFTER_S)
+        turbod_notify("WATCHDOG=1");
+}
+
+/* True: the engine has failed for good, and only a new process helps. */
+static bool engine_dead(daemon_state *d)
+{
+    return atomic_load(&d->svc.state) == TURBOD_READY && turbod_engine_age(d->svc.engine) < 0;
+}
+
+/* From the first signal to the end of the last answer, of drain_ms, or to the second signal. */
+static void drain(daemon_state *d)
+{
+    struct timespec t0;
+    bool hurry = false;
+    int64_t most = d->svc.conf->drain_ms;
+    clock_gettime(CLOCK_MONOTONIC, &t0);
+    turbod_notify("STOPPING=1\nSTATUS=draining");
+    turbod_log(TURBO_LOG_INFO, "stopping: running answers have %.1f s", (double)most / 1000);
+    atomic_store(&d->svc.state, TURBOD_DRAINING);
+    turbod_http_quiesce(d->http);
+    while (!hurry && !turbod_http_drained(d->http) &&
+           seconds_since(&t0) * 1000 < (double)most) {
+        struct pollfd p = {.fd = d->signals, .events = POLLIN};
+        if (poll(&p, 1, TICK_MS) > 0) {
+            int sig = turbod_signals_next(d->signals);
+            hurry = sig == SIGTERM || sig == SIGINT;
+        }
+    }
+    if (hurry)
+        turbod_log(TURBO_LOG_WARN, "stopping at once");
+}
+
+/* Serves until the end; returns the exit code. */
+static int serve(daemon_state *d)
+{
+    bool loading = true;
+    int beat = turbod_notify_watchdog_ms(), tick = beat > 0 && beat < 1000 ? beat : 1000;
+    for (;;) {
+        struct pollfd p[2] = {{.fd = d->signals, .events = POLLIN},
+                              {.fd = loading ? d->loaded : -1, .events = POLLIN}};
+        poll(p, 2, tick);
+        if (loading && (p[1].revents & POLLIN)) {
+            pthread_join(d->loader, NULL);
+            loading = false;
+            if (d->load_status) {
+                turbod_log(TURBO_LOG_ERROR, "%s", d->load_err.text);
+                abandon(d);
+                return turbod_exit_code(d->load_status);
+            }
+            ready(d);
+        }
+        for (int sig; (sig = turbod_signals_next(d->signals));) {
+            if (sig == SIGHUP) {
+                reload(d);
+            } else if (loading) { /* loading cannot be interrupted; nothing of worth is lost */
+                turbod_log(TURBO_LOG_INFO, "stopped while loading");
+                turbod_notify("STOPPING=1");
+                _exit(0);
+            } else {
+                drain(d);
+                abandon(d);
+                turbod_log(TURBO_LOG_INFO, "stopped");
+                return 0;
+            }
+        }
+        if (beat > 0)
+            watchdog(d);
+        if (!loading && engine_dead(d)) {
+            turbod_log(TURBO_LOG_ERROR, "the engine has failed; exiting so that it can be restarted");
+            abandon(d);
+            return EX_ENGINE;
+        }
+    }
+}
+
+static int usage_error(const turbo_err *err, turbo_status st)
+{
+    fprintf(stderr, "turbod: %s\n", err->text);
+    return st == TURBOD_EUSAGE ? EX_USAGE : turbod_exit_code(st);
+}
+
+int main(int argc, char **argv)
+{
+    daemon_state d = {.argc = argc, .argv = argv, .signals = -1, .loaded = -1};
+    turbo_err err = {{0}};
+    clock_gettime(CLOCK_MONOTONIC, &d.t0);
+    turbo_status st = turbod_process_begin(&err);
+    if (!st)
+        st = turbod_conf_load(argc, argv, own_flag, &d, &d.conf, &err);
+    if (d.help || d.version) { /* also beside a conf that is wrong */
+        if (d.help)
+            print_help();
+        else
+            turbod_version_print(stdout, "turbod");
+        turbod_conf_free(st ? NULL : d.conf);
+        return 0;
+    }
+    if (st)
+        return usage_error(&err, st);
+    turbod_log_level(turbod_log_level_of(d.conf->log_level));
+    int code = 0;
+    if (d.print || d.test) {
+        if (d.print)
+            turbod_conf_print(d.conf, stdout);
+        else
+            st = turbod_preflight(d.conf, stdout, &err);
+        if (st)
+            fprintf(stderr, "turbod: %s\n", err.text);
+        code = turbod_exit_code(st);
+    } else if ((st = start(&d, &err))) {
+        turbod_log(TURBO_LOG_ERROR, "%s", err.text);
+        abandon(&d);
+        code = turbod_exit_code(st);
+    } else {
+        code = serve(&d);
+    }
+    turbod_conf_free(d.conf);
+    turbod_retired_free(d.retired);
+    return code;
+}
