@@ -44,7 +44,7 @@ ALWAYS vf load_as(int32_t dtype, const char *w, int64_t i)
 /* rows x nv vectors over n steps of k. All three are constants where this is called. The order of k
  * is the same for every number of rows: that is what makes results independent of the batch. */
 ALWAYS void tile_block(int32_t dtype, const char *w, int64_t ldw, const float *x, int64_t ldx,
-                       int rows, int nv, int64_t n, float *acc)
+                       int rows, int nv, bool first, int64_t n, float *acc)
 {
     vf a[TURBOK_TILE_ROWS][TURBOK_TILE / VW];
 #pragma GCC unroll 8
@@ -54,7 +54,8 @@ ALWAYS void tile_block(int32_t dtype, const char *w, int64_t ldw, const float *x
             a[r][v] = load(acc + r * TURBOK_TILE + v * VW);
     const int64_t ahead = 1024 / (dtype == TURBO_F32 ? 4 : 2);
     for (int64_t k = 0; k < n; k++) {
-        if (rows == 1) /* streaming: the matrix is far larger than the caches */
+        if (first) /* the matrix is far larger than the caches: whole rows, once */
+#pragma GCC unroll 4
             for (int line = 0; line < TURBOK_TILE; line += dtype == TURBO_F32 ? 16 : 32)
                 __builtin_prefetch(w + (k * ldw + line + ahead) *
                                            (dtype == TURBO_F32 ? 4 : 2), 0, 3);
@@ -81,12 +82,13 @@ ALWAYS void tile_rows(int32_t dtype, const char *w, int64_t ldw, const float *x,
                       int rows, int64_t n, float *acc)
 {
     if (rows == 1) {
-        tile_block(dtype, w, ldw, x, ldx, 1, TURBOK_TILE / VW, n, acc);
+        tile_block(dtype, w, ldw, x, ldx, 1, TURBOK_TILE / VW, true, n, acc);
         return;
     }
-    for (int c = 0; c < TURBOK_TILE; c += NV * VW)
-        tile_block(dtype, w + (size_t)c * (dtype == TURBO_F32 ? 4 : 2), ldw, x, ldx, rows, NV, n,
-                   acc + c);
+    tile_block(dtype, w, ldw, x, ldx, rows, NV, true, n, acc);
+    for (int c = NV * VW; c < TURBOK_TILE; c += NV * VW)
+        tile_block(dtype, w + (size_t)c * (dtype == TURBO_F32 ? 4 : 2), ldw, x, ldx, rows, NV, false,
+                   n, acc + c);
 }
 
 ALWAYS void tile_typed(int32_t dtype, const char *w, int64_t ldw, const float *x, int64_t ldx,
