@@ -27,6 +27,7 @@ void turbod_engine_defaults(turbod_engine_opts *o)
         .max_step_tokens = 2048,
         .queue_size = 1024,
         .isa = "auto",
+        .sampler = "std",
     };
 }
 
@@ -85,10 +86,11 @@ static turbo_status open_model_files(turbod_engine *e, const turbod_engine_opts 
     } else {
         turbod_log(TURBO_LOG_WARN, "no tokenizer: %s; only token ids can be used", none.text);
     }
-    e->sampler_vtbl = turbod_registry_sampler(o->registry, "std");
+    e->sampler_vtbl = turbod_registry_sampler(o->registry, o->sampler);
     if (!e->sampler_vtbl)
         return turbod_err(err, TURBO_ENOENT,
-                          "no plugin offers the sampler \"std\"; check --plugin-path");
+                          "no plugin offers the sampler \"%.40s\"; check sampler and plugin_path",
+                          o->sampler);
     return e->sampler_vtbl->open(host, f->model.vocab, &e->sampler, err);
 }
 

@@ -25,6 +25,7 @@ typedef struct turbod_engine_opts {
     int32_t queue_size;
     int32_t threads;        /* 0: all */
     const char *isa;        /* "auto" ... */
+    const char *sampler;    /* id of the sampler: "std" */
     bool pin;
     bool allow_nonfinite;
     void (*progress)(void *ctx, uint64_t done, uint64_t total); /* bytes of weights; may be NULL */

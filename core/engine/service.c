@@ -75,6 +75,7 @@ turbo_status turbod_service_engine_opts(const turbod_conf *c, turbod_engine_opts
     o->queue_size = (int32_t)c->queue_size;
     o->threads = (int32_t)c->threads;
     o->isa = c->isa;
+    o->sampler = c->sampler;
     o->pin = c->pin_threads;
     o->allow_nonfinite = c->allow_nonfinite;
     turbo_status st = parse_cache(c->cache_max_entry_count, o, err);
