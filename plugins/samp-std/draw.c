@@ -1,127 +1,162 @@
 /* plugins/samp-std/draw.c: temperature, top_k, top_p, min_p and the draw.
  *
- * Candidates are ordered by logit, then by id: a total order, so ties fall the same way everywhere. A
- * heap hands them out best first, so a narrow filter over 92,544 logits costs one pass plus a few
- * pops and never a full sort. */
+ * Candidates are ordered by logit, then by id: a total order, so ties fall the same way everywhere.
+ * They are dealt into buckets of equal width by logit, and a bucket is sorted only when the filters
+ * or the draw reach it: a few passes over the vocabulary, and no sort of 92,544 entries.
+ *
+ * A token 60 temperatures below the best has a weight of at most e^-60 of it. 2^24 of them, the
+ * largest vocabulary, weigh less than 2^-62: less than half of the last bit of any sum here.
+ * Leaving them out changes no result. */
 #include <math.h>
 
 #include "samp.h"
 
-int32_t samp_argmax(const float *l, int32_t n)
-{
-    int32_t best = -1;
-    for (int32_t i = 0; i < n; i++)
-        if (isfinite(l[i]) && (best < 0 || l[i] > l[best]))
-            best = i;
-    return best;
-}
+#define DEPTH 60.0 /* in units of the temperature */
 
-typedef struct heap {
+typedef struct draw {
+    samp *s;
     const float *l;
-    int32_t *ids;
-    int32_t n;
-} heap;
+    double m, inv_t; /* largest logit, 1 / temperature */
+    int32_t sorted; /* entries of ids that stand in their final place */
+    int32_t bucket; /* the next one to sort */
+} draw;
 
-static bool above(const heap *h, int32_t a, int32_t b)
+static double weight(const draw *d, int32_t id)
 {
-    float x = h->l[a], y = h->l[b];
-    return x > y || (!(x < y) && a < b);
+    return exp(((double)d->l[id] - d->m) * d->inv_t);
 }
 
-static void sift(heap *h, int32_t i)
+static bool above(const float *l, int32_t a, int32_t b)
 {
-    int32_t id = h->ids[i];
-    for (;;) {
-        int32_t k = 2 * i + 1;
-        if (k >= h->n)
-            break;
-        if (k + 1 < h->n && above(h, h->ids[k + 1], h->ids[k]))
+    return l[a] > l[b] || (!(l[a] < l[b]) && a < b);
+}
+
+/* Heap order with the worst on top, for a heap sort that leaves the best first. */
+static void sift(const float *l, int32_t *ids, int32_t i, int32_t n)
+{
+    int32_t id = ids[i];
+    for (int32_t k; (k = 2 * i + 1) < n; i = k) {
+        if (k + 1 < n && above(l, ids[k], ids[k + 1]))
             k++;
-        if (!above(h, h->ids[k], id))
+        if (!above(l, id, ids[k]))
             break;
-        h->ids[i] = h->ids[k];
-        i = k;
+        ids[i] = ids[k];
     }
-    h->ids[i] = id;
+    ids[i] = id;
 }
 
-/* Moves the best candidate behind the heap: the popped ones stand at the end, best last. */
-static int32_t pop(heap *h)
+static void sort(const float *l, int32_t *ids, int32_t n)
 {
-    int32_t top = h->ids[0], last = h->ids[--h->n];
-    h->ids[0] = last;
-    if (h->n)
-        sift(h, 0);
-    h->ids[h->n] = top;
-    return top;
+    if (n <= 24) {
+        for (int32_t i = 1; i < n; i++) {
+            int32_t id = ids[i], k = i;
+            for (; k > 0 && above(l, id, ids[k - 1]); k--)
+                ids[k] = ids[k - 1];
+            ids[k] = id;
+        }
+        return;
+    }
+    for (int32_t i = n / 2; i-- > 0;)
+        sift(l, ids, i, n);
+    while (--n > 0) {
+        int32_t id = ids[0];
+        ids[0] = ids[n];
+        ids[n] = id;
+        sift(l, ids, 0, n);
+    }
 }
 
 /* Without filters: one pass in order of id. */
-static int32_t draw_all(const float *l, int32_t n, float m, double inv_t, double u)
+static int32_t draw_all(const draw *d, int32_t best, double u)
 {
+    int32_t n = d->s->vocab;
     double total = 0, sum = 0;
     for (int32_t i = 0; i < n; i++)
-        total += exp(((double)l[i] - (double)m) * inv_t);
-    int32_t last = -1;
+        total += weight(d, i);
     for (int32_t i = 0; i < n; i++) {
-        double w = exp(((double)l[i] - (double)m) * inv_t);
+        double w = weight(d, i);
         if (!(w > 0))
             continue;
         sum += w;
-        last = i;
         if (sum > u * total)
             return i;
     }
-    return last;
+    return best;
+}
+
+/* 0..SAMP_BUCKETS-1 by logit, -1 for what weighs nothing. Grows with the distance from the best. */
+static int32_t bucket_of(const draw *d, int32_t id)
+{
+    double depth = (d->m - (double)d->l[id]) * d->inv_t;
+    if (!(depth < DEPTH))
+        return -1;
+    int32_t b = (int32_t)(depth * (SAMP_BUCKETS / DEPTH));
+    return b < SAMP_BUCKETS ? b : SAMP_BUCKETS - 1;
+}
+
+/* Deals the candidates into s->ids, bucket after bucket; returns their number. */
+static int32_t deal(draw *d)
+{
+    int32_t *end = d->s->end, *pool = d->s->pool, n = 0;
+    for (int32_t b = 0; b <= SAMP_BUCKETS; b++)
+        end[b] = 0;
+    for (int32_t i = 0; i < d->s->vocab; i++) {
+        int32_t b = bucket_of(d, i);
+        if (b < 0)
+            continue;
+        pool[n++] = i;
+        end[b + 1]++; /* counts, one place further */
+    }
+    for (int32_t b = 1; b <= SAMP_BUCKETS; b++)
+        end[b] += end[b - 1]; /* where bucket b begins, and so where b - 1 ends */
+    for (int32_t k = 0; k < n; k++)
+        d->s->ids[end[bucket_of(d, pool[k])]++] = pool[k];
+    return n; /* every end[b] has moved on to the end of bucket b */
+}
+
+/* The candidate of rank k. Ranks are asked for in order. */
+static int32_t ranked(draw *d, int32_t k)
+{
+    while (d->sorted <= k) {
+        int32_t stop = d->s->end[d->bucket++];
+        sort(d->l, d->s->ids + d->sorted, stop - d->sorted);
+        d->sorted = stop;
+    }
+    return d->s->ids[k];
 }
 
 int32_t samp_draw(samp *s, const float *l, const turbo_sample_params *p, uint32_t position)
 {
-    int32_t best = samp_argmax(l, s->vocab);
-    if (best < 0 || p->temperature <= 0)
+    int32_t best;
+    if (samp_argmax(l, s->vocab, &best) || p->temperature <= 0)
         return best;
-    double inv_t = 1.0 / (double)p->temperature, u = samp_uniform(p->seed, position);
-    float m = l[best];
-    bool top_k = p->top_k > 0 && p->top_k < s->vocab, top_p = p->top_p < 1, min_p = p->min_p > 0;
-    if (!top_k && !top_p && !min_p) {
-        int32_t id = draw_all(l, s->vocab, m, inv_t, u);
-        return id < 0 ? best : id;
-    }
-    heap h = {.l = l, .ids = s->ids};
-    double total = 0;
-    for (int32_t i = 0; i < s->vocab; i++)
-        if (isfinite(l[i])) {
-            s->ids[h.n++] = i;
-            total += top_k ? 0 : exp(((double)l[i] - (double)m) * inv_t);
-        }
-    int32_t all = h.n;
-    for (int32_t i = h.n / 2; i-- > 0;)
-        sift(&h, i);
+    draw d = {.s = s, .l = l, .m = (double)l[best], .inv_t = 1.0 / (double)p->temperature};
+    double u = samp_uniform(p->seed, position);
+    bool top_k = p->top_k > 0 && p->top_k < s->vocab, top_p = p->top_p<1, min_p = p->min_p> 0;
+    if (!top_k && !top_p && !min_p)
+        return draw_all(&d, best, u);
+    int32_t n = deal(&d), kept = 0;
+    double total = 0, sum = 0;
     /* top_p is of what top_k leaves, so that sum must be known first. */
-    int32_t k = top_k && p->top_k < all ? p->top_k : all;
-    int32_t kept = 0;
-    double sum = 0;
-    if (top_k) {
-        for (; kept < k; kept++) {
-            s->prob[kept] = exp(((double)l[pop(&h)] - (double)m) * inv_t);
-            total += s->prob[kept];
-        }
-        k = kept;
-        kept = 0;
-    }
-    for (; kept < k; kept++) {
-        if (!top_k)
-            s->prob[kept] = exp(((double)l[pop(&h)] - (double)m) * inv_t);
-        if (kept && ((top_p && sum >= (double)p->top_p * total) ||
-                     (min_p && s->prob[kept] < (double)p->min_p)))
+    if (top_k && p->top_k < n)
+        n = p->top_k;
+    if (top_k)
+        for (int32_t k = 0; k < n; k++)
+            total += s->prob[k] = weight(&d, ranked(&d, k));
+    else if (top_p)
+        for (int32_t k = 0; k < n; k++)
+            total += weight(&d, s->pool[k]);
+    for (; kept < n; kept++) {
+        double w = s->prob[kept] = top_k ? s->prob[kept] : weight(&d, ranked(&d, kept));
+        if (kept && ((top_p && sum >= (double)p->top_p * total) || (min_p && w < (double)p->min_p)))
             break;
-        sum += s->prob[kept];
+        sum += w;
     }
     double at = 0;
-    for (int32_t i = 0; i < kept; i++) {
-        at += s->prob[i];
+    for (int32_t k = 0; k < kept; k++) {
+        at += s->prob[k];
         if (at > u * sum)
-            return s->ids[all - 1 - i];
+            return s->ids[k];
     }
     return best;
 }

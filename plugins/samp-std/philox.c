@@ -1,6 +1,6 @@
-/* plugins/samp-std/philox.c: the counter-based generator Philox-4x32-10: Salmon, Moraes, Dror, Shaw,
- * "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011. A draw is a function of seed and position, so
- * every backend and every batch gives the same one. */
+/* plugins/samp-std/philox.c: the counter-based generator Philox-4x32-10: Salmon, Moraes, Dror,
+ * Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011. A draw is a function of seed and
+ * position, so every backend and every batch gives the same one. */
 #include "samp.h"
 
 void samp_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])

@@ -12,28 +12,34 @@
 #include "turbo/plugin.h"
 
 #define SAMP_RECENT 64 /* longest bad-word sequence */
+#define SAMP_BUCKETS 16384 /* of candidates by logit, see draw.c */
 
 typedef struct samp {
     int32_t vocab;
     int32_t reserved;
-    int32_t *ids;  /* [V] scratch: candidates */
-    double *prob;  /* [V] scratch: their weights, by candidate */
+    int32_t *ids; /* [V] scratch: candidates, best first */
+    int32_t *pool; /* [V] scratch: candidates in order of id */
+    double *prob; /* [V] scratch: weights of ids */
     float *values; /* [V] scratch: the untouched logits of a row */
+    int32_t end[SAMP_BUCKETS + 1]; /* scratch: where a bucket ends in ids */
 } samp;
 
-/* What a sequence has seen: an open-addressing table of token counts, and the latest tokens. */
+/* A token of the prompt or of the output. */
 typedef struct seen {
-    int32_t id; /* id + 1; 0: empty */
-    int32_t output;
+    int32_t id;
+    int32_t output; /* times it was put out */
 } seen;
 
+/* Of one sequence, in the core's memory: this struct, seen[room], then uint32_t slots[mask + 1]: an
+ * open-addressing index of the seen tokens. Penalties walk the tokens seen, not the vocabulary. */
 typedef struct samp_state {
     uint32_t position; /* tokens accepted: the counter of the generator */
-    uint32_t mask;     /* table size - 1 */
-    uint32_t n_recent;
+    uint32_t mask; /* slots - 1 */
+    uint32_t room, n_seen;
+    uint32_t n_recent; /* tokens ever; the latest SAMP_RECENT stand in recent */
     int32_t tracking; /* some penalty is on */
     int32_t recent[SAMP_RECENT];
-    seen table[];
+    seen list[];
 } samp_state;
 
 /* philox.c: Philox-4x32-10 (Salmon et al., SC 2011), a pure function of key and counter. */
@@ -42,10 +48,12 @@ void samp_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[
 double samp_uniform(uint64_t seed, uint32_t position);
 
 /* shape.c: everything up to the penalties, on the logits in place. */
-turbo_status samp_logprobs(const samp *s, turbo_sample_row *row, double *log_z);
+/* The largest logit's lowest id; EDATA when one is NaN or +inf, or none is finite. */
+turbo_status samp_argmax(const float *logits, int32_t n, int32_t *best);
+/* Log-probabilities of the n_logprobs best into row->top; the logarithm of the sum in *log_z. */
+void samp_logprobs(const samp *s, turbo_sample_row *row, float best, double *log_z);
 void samp_shape(samp *s, const turbo_sample_row *row);
-/* draw.c: temperature, filters, draw. Returns the id. */
+/* draw.c: temperature, filters, draw. Returns the id, -1 when no logit is finite. */
 int32_t samp_draw(samp *s, const float *logits, const turbo_sample_params *p, uint32_t position);
-int32_t samp_argmax(const float *logits, int32_t n); /* lowest id on ties; -1 when none is finite */
 
 #endif

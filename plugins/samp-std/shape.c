@@ -1,4 +1,5 @@
 /* plugins/samp-std/shape.c: logprobs, masks, bias and penalties. */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -10,23 +11,42 @@ static bool better(float la, int32_t a, float lb, int32_t b)
     return la > lb || (!(la < lb) && a < b);
 }
 
-turbo_status samp_logprobs(const samp *s, turbo_sample_row *row, double *log_z)
+turbo_status samp_argmax(const float *l, int32_t n, int32_t *best)
+{
+    /* Eight running maxima: independent, so that a compiler can keep them in one register. */
+    float m[8];
+    int bad = 0;
+    int32_t i = 0;
+    for (int k = 0; k < 8; k++)
+        m[k] = -INFINITY;
+    for (; i + 8 <= n; i += 8)
+        for (int k = 0; k < 8; k++) {
+            float v = l[i + k];
+            bad |= !(v <= FLT_MAX); /* NaN or +inf */
+            m[k] = v > m[k] ? v : m[k];
+        }
+    for (; i < n; i++) {
+        bad |= !(l[i] <= FLT_MAX);
+        m[0] = l[i] > m[0] ? l[i] : m[0];
+    }
+    for (int k = 1; k < 8; k++)
+        m[0] = m[k] > m[0] ? m[k] : m[0];
+    *best = -1;
+    if (bad || isinf(m[0]))
+        return TURBO_EDATA;
+    for (i = 0; l[i] < m[0]; i++)
+        ;
+    *best = i;
+    return TURBO_OK;
+}
+
+void samp_logprobs(const samp *s, turbo_sample_row *row, float best, double *log_z)
 {
     const float *l = row->logits;
-    float m = -INFINITY;
-    int32_t want = row->params->n_logprobs > 0 ? row->params->n_logprobs : 0, n = 0;
-    for (int32_t i = 0; i < s->vocab; i++) {
-        if (isnan(l[i]) || (isinf(l[i]) && l[i] > 0))
-            return TURBO_EDATA;
-        m = l[i] > m ? l[i] : m;
-    }
-    if (isinf(m))
-        return TURBO_EDATA;
-    if (row->params->n_logprobs < 0)
-        return TURBO_OK;
+    int32_t want = row->params->n_logprobs < s->vocab ? row->params->n_logprobs : s->vocab, n = 0;
     double sum = 0;
     for (int32_t i = 0; i < s->vocab; i++) {
-        sum += (double)expf(l[i] - m);
+        sum += (double)expf(l[i] - best);
         if (n == want && (!want || !better(l[i], i, row->top[n - 1].logprob, row->top[n - 1].id)))
             continue;
         int32_t k = n < want ? n++ : n - 1; /* insertion into the best so far */
@@ -36,11 +56,10 @@ turbo_status samp_logprobs(const samp *s, turbo_sample_row *row, double *log_z)
         }
         row->top[k] = (turbo_logprob){i, l[i]};
     }
-    *log_z = (double)m + log(sum);
+    *log_z = (double)best + log(sum);
     for (int32_t k = 0; k < n; k++)
         row->top[k].logprob = (float)((double)row->top[k].logprob - *log_z);
     row->n_top = n;
-    return TURBO_OK;
 }
 
 static void mask_allowed(samp *s, float *l, const turbo_sample_params *p)
@@ -62,7 +81,8 @@ static void mask_bad_words(float *l, const turbo_sample_params *p, const samp_st
         int32_t head = p->bad_len[w] - 1;
         bool match = head >= 0 && head <= SAMP_RECENT && (uint32_t)head <= st->n_recent;
         for (int32_t k = 0; match && k < head; k++)
-            match = st->recent[(st->n_recent - (uint32_t)head + (uint32_t)k) % SAMP_RECENT] == word[k];
+            match =
+                st->recent[(st->n_recent - (uint32_t)head + (uint32_t)k) % SAMP_RECENT] == word[k];
         if (match)
             l[word[head]] = -INFINITY;
     }
@@ -70,15 +90,17 @@ static void mask_bad_words(float *l, const turbo_sample_params *p, const samp_st
 
 static void penalise(float *l, const turbo_sample_params *p, const samp_state *st)
 {
-    for (uint32_t i = 0; st->tracking && i <= st->mask; i++) {
-        const seen *e = &st->table[i];
-        if (!e->id)
-            continue;
-        float *v = &l[e->id - 1];
+    for (uint32_t i = 0; st->tracking && i < st->n_seen; i++) {
+        const seen *e = &st->list[i];
+        float *v = &l[e->id];
+        if (isinf(*v))
+            continue; /* banned */
         /* CTRL, arXiv 1909.05858: divide what is positive, multiply what is negative. */
-        *v = *v > 0 ? *v / p->repetition_penalty : *v * p->repetition_penalty;
+        float w = *v > 0 ? *v / p->repetition_penalty : *v * p->repetition_penalty;
         if (e->output)
-            *v -= p->presence_penalty + p->frequency_penalty * (float)e->output;
+            w -= p->presence_penalty + p->frequency_penalty * (float)e->output;
+        /* Extreme settings must not turn a number into a ban. */
+        *v = w > FLT_MAX ? FLT_MAX : w < -FLT_MAX ? -FLT_MAX : w;
     }
 }
 

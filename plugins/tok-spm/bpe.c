@@ -1,6 +1,6 @@
-/* plugins/tok-spm/bpe.c: BPE as SentencePiece does it: merge the adjacent pair whose concatenation is
- * the piece with the highest score, leftmost first, from a heap: O(n log n). User-defined pieces are
- * frozen symbols. A merged piece of type UNUSED is split back into the pair that formed it. */
+/* plugins/tok-spm/bpe.c: BPE as SentencePiece does it: merge the adjacent pair whose concatenation
+ * is the piece with the highest score, leftmost first, from a heap: O(n log n). User-defined pieces
+ * are frozen symbols. A merged piece of type UNUSED is split back into the pair that formed it. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,7 +10,7 @@ typedef struct symbol {
     const char *text;
     uint32_t len; /* 0: merged away */
     int32_t prev, next;
-    int32_t id;    /* of a known piece, -1 */
+    int32_t id; /* of a known piece, -1 */
     bool frozen;
 } symbol;
 
@@ -132,8 +132,8 @@ static turbo_status split_symbols(merger *m, const char *text, size_t len, turbo
     return TURBO_OK;
 }
 
-/* Emits a piece, splitting an UNUSED one back into the pair seen last. Each half is shorter than the
- * whole, so the depth is less than SPM_MAX_PIECE. */
+/* Emits a piece, splitting an UNUSED one back into the pair seen last. Each half is shorter than
+ * the whole, so the depth is less than SPM_MAX_PIECE. */
 static bool emit(const merger *m, const char *text, uint32_t len, int32_t id, bool prev_unk,
                  spm_ids *out)
 {

@@ -1,9 +1,9 @@
 /* plugins/tok-spm/config.c: the JSON files beside tokenizer.model, all optional.
  *
- * tokenizer_config.json: added_tokens_decoder names tokens by id: `[UNUSED_TOKEN_145]` of the .model may
- * be `<|im_end|>` of the chat format; ids behind the last piece are new tokens. Where there is no such
- * table, added_tokens.json (name to id) is read, and what it lists is special. special_tokens_map.json
- * and tokenizer_config.json say which tokens are bos, eos and special. */
+ * tokenizer_config.json: added_tokens_decoder names tokens by id: `[UNUSED_TOKEN_145]` of the
+ * .model may be `<|im_end|>` of the chat format; ids behind the last piece are new tokens. Where
+ * there is no such table, added_tokens.json (name to id) is read, and what it lists is special.
+ * special_tokens_map.json and tokenizer_config.json say which tokens are bos, eos and special. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,7 +60,8 @@ static turbo_status read_decoder_line(const source *f, int64_t i, added *a, turb
     for (const char *p = key; id >= 0 && *p; p++)
         id = *p < '0' || *p > '9' || id > SPM_MAX_PIECES ? -1 : id * 10 + (*p - '0');
     if (id < 0 || id > SPM_MAX_PIECES)
-        return spm_fail(err, TURBO_EDATA, CONFIG ": " DECODER " has the key \"%.32s\", an id is needed",
+        return spm_fail(err, TURBO_EDATA,
+                        CONFIG ": " DECODER " has the key \"%.32s\", an id is needed",
                         key ? key : "");
     int32_t single = 0;
     a->id = (int32_t)id;
@@ -85,8 +86,10 @@ static turbo_status read_names_line(const source *f, int64_t i, added *a, turbo_
     const char *key = f->h->cfg_key(f->names, "", i);
     int64_t id = -1;
     if (!key || !*key || !f->h->cfg_has(f->names, key)) /* a dot in a name reads as a path */
-        return spm_fail(err, TURBO_EUNSUPPORTED, ADDED ": the token \"%.40s\" cannot be read; list it in "
-                        CONFIG " as " DECODER, key ? key : "");
+        return spm_fail(err, TURBO_EUNSUPPORTED,
+                        ADDED ": the token \"%.40s\" cannot be read; list it in " CONFIG
+                              " as " DECODER,
+                        key ? key : "");
     turbo_status st = f->h->cfg_int(f->names, key, -1, 0, SPM_MAX_PIECES, &id, err);
     *a = (added){.content = key, .id = (int32_t)id, .special = 1};
     return st;
@@ -147,7 +150,8 @@ static turbo_status extend(spm *s, const source *f, turbo_err *err)
     s->n_file = s->n;
     if (last - s->n >= MAX_ADDED)
         return spm_fail(err, TURBO_EDATA,
-                        "added token id %d is far beyond the %d pieces of tokenizer.model", last, s->n);
+                        "added token id %d is far beyond the %d pieces of tokenizer.model", last,
+                        s->n);
     if (last < s->n)
         return TURBO_OK;
     spm_piece *more = realloc(s->pieces, ((size_t)last + 1) * sizeof *more);
@@ -194,7 +198,8 @@ static turbo_status name_tokens(spm *s, const source *f, turbo_err *err)
         if (!s->pieces[i].added)
             return spm_fail(err, TURBO_EDATA,
                             "token %d has no name: tokenizer.model ends at %d, and added tokens "
-                            "behind it must leave no gap", i, s->n_file - 1);
+                            "behind it must leave no gap",
+                            i, s->n_file - 1);
     return TURBO_OK;
 }
 
@@ -217,8 +222,8 @@ static turbo_status named(spm *s, const turbo_host *h, const turbo_config *c, co
             return TURBO_OK;
         }
     if (must)
-        return spm_fail(err, TURBO_EDATA, "%s \"%.40s\" is no token of tokenizer.model or " DECODER, key,
-                        name);
+        return spm_fail(err, TURBO_EDATA, "%s \"%.40s\" is no token of tokenizer.model or " DECODER,
+                        key, name);
     return TURBO_OK;
 }
 

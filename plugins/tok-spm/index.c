@@ -1,7 +1,7 @@
 /* plugins/tok-spm/index.c: the tables of a model, once files and names are known.
  *
- * What ordinary text may become is decided here: a special, renamed or added token is in no table that
- * such text is looked up in, neither by its new name nor by its old one. */
+ * What ordinary text may become is decided here: a special, renamed or added token is in no table
+ * that such text is looked up in, neither by its new name nor by its old one. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,7 +39,8 @@ static turbo_status build(const spm *s, bool (*wanted)(const spm_piece *), bool 
     for (int32_t i = 0; i < s->n; i++) {
         const spm_piece *p = &s->pieces[i];
         if (wanted(p))
-            keys[n++] = by_name ? (spm_key){p->name, p->name_len, i} : (spm_key){p->text, p->len, i};
+            keys[n++] =
+                by_name ? (spm_key){p->name, p->name_len, i} : (spm_key){p->text, p->len, i};
     }
     turbo_status st = spm_trie_build(t, keys, n, err);
     free(keys);

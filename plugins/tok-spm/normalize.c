@@ -37,8 +37,9 @@ static uint32_t unit(const spm *s, size_t i)
     return u;
 }
 
-/* Longest key of the trie at text: its length, and where its replacement begins. Units: bit 31 marks a
- * value, bits 0..7 a label, bit 8 "has a value", bits 10.. an offset (scaled by 256 with bit 9). */
+/* Longest key of the trie at text: its length, and where its replacement begins. Units: bit 31
+ * marks a value, bits 0..7 a label, bit 8 "has a value", bits 10.. an offset (scaled by 256 with
+ * bit 9). */
 static size_t rule(const spm *s, const char *text, size_t len, const char **to, size_t *to_len)
 {
     size_t best = 0;

@@ -1,10 +1,11 @@
-/* plugins/tok-spm/plugin.c: the tokenizer "tok-spm": SentencePiece models (BPE and Unigram) with the
- * special tokens of the JSON files beside them. This file is the border; see spm.h for the parts.
+/* plugins/tok-spm/plugin.c: the tokenizer "tok-spm": SentencePiece models (BPE and Unigram) with
+ * the special tokens of the JSON files beside them. This file is the border; see spm.h for the
+ * parts.
  *
- * A dummy prefix, where the model has one, is put in front of a document (TURBO_TOK_FIRST) that begins
- * with ordinary text: not behind special tokens, neither at its beginning nor inside. (Transformers do
- * the same since its "legacy" behaviour, a prefix for each stretch between special tokens, became
- * optional.) */
+ * A dummy prefix, where the model has one, is put in front of a document (TURBO_TOK_FIRST) that
+ * begins with ordinary text: not behind special tokens, neither at its beginning nor inside.
+ * (Transformers do the same since its "legacy" behaviour, a prefix for each stretch between special
+ * tokens, became optional.) */
 #include <stdlib.h>
 #include <string.h>
 
@@ -116,7 +117,8 @@ static turbo_status piece(const void *tok, int32_t id, uint32_t flags, const cha
         *len = s->surface_len;
         return TURBO_OK;
     }
-    /* A dummy prefix goes from the first piece; squeezed blanks from every piece of an empty text. */
+    /* A dummy prefix goes from the first piece; squeezed blanks from every piece of an empty text.
+     */
     bool strip = p->blank_first && ((s->dummy_prefix && (flags & TURBO_TOK_FIRST)) ||
                                     (s->squeeze && (flags & TURBO_TOK_EMPTY)));
     *bytes = p->out + strip;

@@ -1,6 +1,6 @@
 /* plugins/tok-spm/proto.c: reads tokenizer.model, a protobuf message of type ModelProto.
- * Field numbers are those of sentencepiece_model.proto. Every length is checked against what is left
- * of the message that holds it. */
+ * Field numbers are those of sentencepiece_model.proto. Every length is checked against what is
+ * left of the message that holds it. */
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -26,7 +26,7 @@ typedef struct cursor {
 typedef struct field {
     uint32_t number, wire;
     uint64_t value; /* wire 0, 1, 5 */
-    cursor bytes;   /* wire 2 */
+    cursor bytes; /* wire 2 */
 } field;
 
 static uint64_t varint(cursor *c)
@@ -103,15 +103,17 @@ static turbo_status read_piece(cursor c, int32_t id, spm_piece *p, turbo_err *er
         if (f.number == 1 && f.wire == 2) {
             p->text = (const char *)f.bytes.p;
             if (f.bytes.end - f.bytes.p > SPM_MAX_PIECE)
-                return spm_fail(err, TURBO_EDATA, "tokenizer.model: piece %d has %lld bytes; at most %d",
-                                id, (long long)(f.bytes.end - f.bytes.p), SPM_MAX_PIECE);
+                return spm_fail(err, TURBO_EDATA,
+                                "tokenizer.model: piece %d has %lld bytes; at most %d", id,
+                                (long long)(f.bytes.end - f.bytes.p), SPM_MAX_PIECE);
             p->len = (uint32_t)(f.bytes.end - f.bytes.p);
         } else if (f.number == 2 && f.wire == 5) {
             p->score = as_float(f.value);
         } else if (f.number == 3 && f.wire == 0) {
             if (f.value < SPM_NORMAL || f.value > SPM_BYTE)
-                return spm_fail(err, TURBO_EDATA, "tokenizer.model: piece %d has the unknown type %llu",
-                                id, (unsigned long long)f.value);
+                return spm_fail(err, TURBO_EDATA,
+                                "tokenizer.model: piece %d has the unknown type %llu", id,
+                                (unsigned long long)f.value);
             p->type = (uint8_t)f.value;
         }
     }
@@ -173,7 +175,8 @@ static turbo_status check_charsmap(spm *s, turbo_err *err)
     }
     if (size < 4 || size % 4 || size > s->charsmap_len - 4 ||
         s->charsmap[s->charsmap_len - 1] != '\0')
-        return spm_fail(err, TURBO_EDATA, "tokenizer.model: the normaliser's character map is damaged");
+        return spm_fail(err, TURBO_EDATA,
+                        "tokenizer.model: the normaliser's character map is damaged");
     s->trie_units = (size_t)(size / 4);
     return TURBO_OK;
 }
@@ -183,9 +186,12 @@ static turbo_status check_ids(spm *s, turbo_err *err)
     if (s->model_type != SPM_UNIGRAM && s->model_type != SPM_BPE)
         return spm_fail(err, TURBO_EUNSUPPORTED,
                         "tokenizer.model has the type %s; Unigram and BPE are read",
-                        s->model_type == 3 ? "word" : s->model_type == 4 ? "char" : "unknown");
+                        s->model_type == 3   ? "word"
+                        : s->model_type == 4 ? "char"
+                                             : "unknown");
     if (s->unk < 0 || s->unk >= s->n || s->pieces[s->unk].type != SPM_UNKNOWN)
-        return spm_fail(err, TURBO_EDATA, "tokenizer.model: piece %d is not the unknown piece", s->unk);
+        return spm_fail(err, TURBO_EDATA, "tokenizer.model: piece %d is not the unknown piece",
+                        s->unk);
     /* As the library has it, bos and eos are control pieces or there are none. */
     if (s->bos >= s->n || s->bos < 0 || s->pieces[s->bos].type != SPM_CONTROL)
         s->bos = -1;
@@ -203,15 +209,15 @@ static turbo_status check_ids(spm *s, turbo_err *err)
         if (p->len == 6)
             memcpy(text, p->text, 6);
         if (sscanf(text, "<0x%2X%c", &v, &end) != 2 || end != '>' || s->bytes[v & 255] >= 0)
-            return spm_fail(err, TURBO_EDATA, "tokenizer.model: piece %d is no byte <0xHH> or a second one",
-                            id);
+            return spm_fail(err, TURBO_EDATA,
+                            "tokenizer.model: piece %d is no byte <0xHH> or a second one", id);
         s->bytes[v & 255] = id;
         p->byte = (uint8_t)v;
         found++;
     }
     if (s->byte_fallback && found != 256)
-        return spm_fail(err, TURBO_EDATA, "tokenizer.model: byte fallback with %d of 256 byte pieces",
-                        found);
+        return spm_fail(err, TURBO_EDATA,
+                        "tokenizer.model: byte fallback with %d of 256 byte pieces", found);
     return TURBO_OK;
 }
 
@@ -225,8 +231,8 @@ turbo_status spm_parse(spm *s, const uint8_t *file, uint64_t len, turbo_err *err
     if (c.bad)
         return spm_fail(err, TURBO_EDATA, "tokenizer.model is truncated or no SentencePiece model");
     if (!count || count > SPM_MAX_PIECES)
-        return spm_fail(err, TURBO_EDATA, "tokenizer.model has %zu pieces; 1 to %d are possible", count,
-                        SPM_MAX_PIECES);
+        return spm_fail(err, TURBO_EDATA, "tokenizer.model has %zu pieces; 1 to %d are possible",
+                        count, SPM_MAX_PIECES);
     s->pieces = calloc(count, sizeof *s->pieces);
     if (!s->pieces)
         return spm_fail(err, TURBO_ENOMEM, "no memory for %zu pieces", count);

@@ -26,8 +26,8 @@ turbo_status spm_plain(const spm *s, const char *text, size_t len, bool first, s
 static size_t space_at(const char *text, size_t len)
 {
     static const char *const wide[] = {
-        "\xC2\x85",     "\xC2\xA0",     "\xE1\x9A\x80", "\xE2\x80\xA8", "\xE2\x80\xA9",
-        "\xE2\x80\xAF", "\xE2\x81\x9F", "\xE3\x80\x80",
+        "\xC2\x85",     "\xC2\xA0",     "\xE1\x9A\x80", "\xE2\x80\xA8",
+        "\xE2\x80\xA9", "\xE2\x80\xAF", "\xE2\x81\x9F", "\xE3\x80\x80",
     };
     if (len && (*text == ' ' || (*text >= '\t' && *text <= '\r')))
         return 1;

@@ -1,8 +1,9 @@
 /* plugins/tok-spm/spm.h: a SentencePiece model in memory. Built once, then read-only; any thread.
  *
- * proto.c reads the file, config.c applies the JSON files beside it, index.c builds the tables, map.c
- * and trie.c find pieces, special.c cuts trusted text at special tokens, normalize.c prepares text,
- * bpe.c and unigram.c segment it, plugin.c is the border. Nothing here knows a model by name. */
+ * proto.c reads the file, config.c applies the JSON files beside it, index.c builds the tables,
+ * map.c and trie.c find pieces, special.c cuts trusted text at special tokens, normalize.c prepares
+ * text, bpe.c and unigram.c segment it, plugin.c is the border. Nothing here knows a model by name.
+ */
 #ifndef SPM_H
 #define SPM_H
 
@@ -22,16 +23,16 @@ enum { SPM_UNIGRAM = 1, SPM_BPE = 2 };
 
 typedef struct spm_piece {
     const char *text; /* in the file's bytes; len counted, may hold NUL */
-    const char *out;  /* as it decodes: blanks for U+2581 */
+    const char *out; /* as it decodes: blanks for U+2581 */
     const char *name; /* as people see it: renamed by tokenizer_config.json */
     uint32_t len, out_len, name_len;
     float score;
     uint8_t type;
-    uint8_t byte;     /* value of a BYTE piece */
+    uint8_t byte; /* value of a BYTE piece */
     bool blank_first; /* out begins with a blank that was U+2581 */
-    bool special;     /* hidden from readers, never a result of text that is not trusted */
-    bool added;       /* a JSON file lists it: trusted text is cut at its name */
-    bool renamed;     /* its name is not the piece's text, which no text matches any more */
+    bool special; /* hidden from readers, never a result of text that is not trusted */
+    bool added; /* a JSON file lists it: trusted text is cut at its name */
+    bool renamed; /* its name is not the piece's text, which no text matches any more */
     bool lstrip, rstrip; /* white space before or behind it in trusted text goes */
 } spm_piece;
 
@@ -41,7 +42,7 @@ typedef struct spm_map {
         const char *text;
         uint32_t len;
         int32_t id; /* -1: empty */
-    } *slots;
+    } * slots;
     size_t mask;
     uint8_t lens[SPM_MAX_PIECE + 1]; /* some key has this length */
     uint32_t longest;
@@ -49,8 +50,8 @@ typedef struct spm_map {
 
 /* Prefixes to ids. Node 0 is the root; an empty trie has no nodes. */
 typedef struct spm_node {
-    uint32_t child;   /* the first of its children, which are sorted by label */
-    int32_t id;       /* of the key that ends here, -1 */
+    uint32_t child; /* the first of its children, which are sorted by label */
+    int32_t id; /* of the key that ends here, -1 */
     uint16_t n_child; /* 0..256 */
     uint8_t label;
 } spm_node;
@@ -67,8 +68,8 @@ typedef struct spm_key {
 
 typedef struct spm {
     uint8_t *file; /* tokenizer.model, owned */
-    char *forms;   /* decoded forms, owned */
-    char *arena;   /* names of a JSON file, owned */
+    char *forms; /* decoded forms, owned */
+    char *arena; /* names of a JSON file, owned */
     spm_piece *pieces;
     int32_t n;
     int32_t model_type, unk, bos, eos;
@@ -78,14 +79,14 @@ typedef struct spm {
     size_t charsmap_len, trie_units;
     const char *surface; /* of unknown tokens when decoding */
     uint32_t surface_len;
-    int32_t bytes[256];  /* ids of BYTE pieces, -1 none */
+    int32_t bytes[256]; /* ids of BYTE pieces, -1 none */
     float min_score, max_score; /* of normal pieces */
     int32_t add_bos;
     int32_t n_file; /* pieces of the file; ids from here to n were added by a JSON file */
     spm_map lookup; /* what text may become: normal, user-defined, unused; no special ones */
-    spm_map names;  /* every token by its name */
+    spm_map names; /* every token by its name */
     spm_trie words; /* Unigram: what may stand in a segmentation */
-    spm_trie user;  /* user-defined pieces */
+    spm_trie user; /* user-defined pieces */
     spm_trie specials; /* names that trusted text is cut at */
 } spm;
 
@@ -108,7 +109,7 @@ turbo_status spm_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
 turbo_status spm_map_init(spm_map *m, size_t keys, turbo_err *err);
 void spm_map_free(spm_map *m);
 bool spm_map_add(spm_map *m, const char *text, uint32_t len, int32_t id); /* false: key exists */
-int32_t spm_map_find(const spm_map *m, const char *text, size_t len);     /* -1: none */
+int32_t spm_map_find(const spm_map *m, const char *text, size_t len); /* -1: none */
 turbo_status spm_trie_build(spm_trie *t, spm_key *keys, size_t n, turbo_err *err); /* sorts keys */
 void spm_trie_free(spm_trie *t);
 /* From *node to its child with this label. */

@@ -1,5 +1,5 @@
-/* plugins/tok-spm/trie.c: all keys that a text begins with, in one walk. Built once from sorted keys,
- * level by level, so the children of a node stand side by side and are found by bisection. */
+/* plugins/tok-spm/trie.c: all keys that a text begins with, in one walk. Built once from sorted
+ * keys, level by level, so the children of a node stand side by side and are found by bisection. */
 #include <stdlib.h>
 #include <string.h>
 

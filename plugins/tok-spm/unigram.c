@@ -1,5 +1,6 @@
 /* plugins/tok-spm/unigram.c: the most probable segmentation under a unigram model, by Viterbi
- * (arXiv 1804.10959). Scores add up in single precision, as in the reference, so that ties ("...." is
+ * (arXiv 1804.10959). Scores add up in single precision, as in the reference, so that ties ("...."
+ * is
  * "." + "..." or "..." + ".") fall the same way. */
 #include <stdlib.h>
 #include <string.h>
@@ -30,8 +31,8 @@ static void extend(const spm *s, const char *text, size_t len, size_t at, node *
         int32_t id = s->words.nodes[where].id;
         if (id < 0)
             continue;
-        float score = s->pieces[id].type == SPM_USER ? (float)l * s->max_score - 0.1f
-                                                     : s->pieces[id].score;
+        float score =
+            s->pieces[id].type == SPM_USER ? (float)l * s->max_score - 0.1f : s->pieces[id].score;
         offer(&best[at + l], score + here, (int64_t)at, id);
         single = single || l == one;
     }

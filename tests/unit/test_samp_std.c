@@ -13,6 +13,7 @@
 #include "samp.h"
 
 #define V 50
+#define BIG 20000
 
 static const turbo_sampler_vtbl *vtbl;
 static void *sampler;
@@ -82,27 +83,36 @@ static int by_logit(const void *a, const void *b)
     return x->id - y->id;
 }
 
-/* The straightforward way: sort everything, filter, renormalise, walk. */
-static int32_t reference(const float *l, const turbo_sample_params *p, uint32_t position)
+static int by_id(const void *a, const void *b)
 {
-    cand c[V];
-    int n = 0;
-    double total = 0, sum = 0, best = -INFINITY;
-    for (int i = 0; i < V; i++)
+    return ((const cand *)a)->id - ((const cand *)b)->id;
+}
+
+/* The straightforward way: sort everything, filter, renormalise, walk. */
+static int32_t reference_of(const float *l, int32_t size, const turbo_sample_params *p,
+                            uint32_t position)
+{
+    cand *c = malloc((size_t)size * sizeof *c);
+    int n = 0, kept = 0;
+    double total = 0, sum = 0, best = -INFINITY, at = 0;
+    for (int i = 0; i < size; i++)
         if (isfinite(l[i])) {
             c[n++] = (cand){i, (double)l[i], 0};
             best = (double)l[i] > best ? (double)l[i] : best;
         }
     qsort(c, (size_t)n, sizeof *c, by_logit);
-    if (p->temperature <= 0)
-        return c[0].id;
+    int32_t id = n ? c[0].id : -1;
+    if (p->temperature <= 0 || !n)
+        goto out;
     for (int i = 0; i < n; i++)
         c[i].p = exp((c[i].z - best) / (double)p->temperature);
+    bool sorted = (p->top_k > 0 && p->top_k < size) || p->top_p < 1 || p->min_p > 0;
+    if (!sorted) /* without a filter candidates are walked by id */
+        qsort(c, (size_t)n, sizeof *c, by_id);
     if (p->top_k > 0 && p->top_k < n)
         n = p->top_k;
     for (int i = 0; i < n; i++)
         total += c[i].p;
-    int kept = 0;
     for (; kept < n; kept++) {
         if (kept && p->top_p < 1 && sum >= (double)p->top_p * total)
             break;
@@ -110,24 +120,22 @@ static int32_t reference(const float *l, const turbo_sample_params *p, uint32_t 
             break;
         sum += c[kept].p;
     }
-    double u = samp_uniform(p->seed, position), at = 0;
-    bool sorted = p->top_k > 0 || p->top_p < 1 || p->min_p > 0;
-    if (!sorted) { /* without a filter candidates are walked by id */
-        for (int id = 0; id < V; id++)
-            for (int i = 0; i < n; i++)
-                if (c[i].id == id) {
-                    at += c[i].p;
-                    if (at > u * total)
-                        return id;
-                }
-        return c[0].id;
-    }
+    double u = samp_uniform(p->seed, position);
     for (int i = 0; i < kept; i++) {
         at += c[i].p;
-        if (at > u * sum)
-            return c[i].id;
+        if (at > u * sum) {
+            id = c[i].id;
+            break;
+        }
     }
-    return c[0].id;
+out:
+    free(c);
+    return id;
+}
+
+static int32_t reference(const float *l, const turbo_sample_params *p, uint32_t position)
+{
+    return reference_of(l, V, p, position);
 }
 
 static void test_filters(void **s)
@@ -323,6 +331,218 @@ static void test_extremes(void **s)
                 }
 }
 
+/* Many logits: buckets that are sorted only in part, with and without ties. */
+static void test_large(void **s)
+{
+    (void)s;
+    void *big;
+    turbo_err err;
+    float *l = malloc(BIG * sizeof *l), *scratch = malloc(BIG * sizeof *l);
+    assert_int_equal(vtbl->open(NULL, BIG, &big, &err), TURBO_OK);
+    for (int round = 0; round < 60; round++) {
+        for (int i = 0; i < BIG; i++)
+            l[i] = round % 4 == 0   ? 1.0f
+                   : round % 4 == 1 ? (float)(rnd() % 7)
+                                    : (float)(rnd() % 100000) / 4000 - 12;
+        turbo_sample_params p = neutral();
+        p.seed = rnd();
+        p.temperature = round % 3 ? 0.1f + (float)(rnd() % 20) / 10 : 2;
+        p.top_k = rnd() % 2 ? (int32_t)(rnd() % 3000) : 0;
+        p.top_p = rnd() % 2 ? (float)(1 + rnd() % 100) / 100 : 1;
+        p.min_p = rnd() % 2 ? (float)(rnd() % 100) / 1000 : 0;
+        void *st = calloc(1, vtbl->state_bytes(big, 64));
+        assert_int_equal(vtbl->begin(big, st, 64, &p, NULL, 0, &err), TURBO_OK);
+        memcpy(scratch, l, BIG * sizeof *l);
+        turbo_sample_row row = {.logits = scratch, .state = st, .params = &p};
+        assert_int_equal(vtbl->sample(big, &row, 1, &err), TURBO_OK);
+        assert_int_equal(row.token, reference_of(l, BIG, &p, 0));
+        free(st);
+    }
+    free(l);
+    free(scratch);
+    vtbl->close(big);
+}
+
+typedef struct history {
+    int32_t ids[128];
+    int n, prompt;
+} history;
+
+static int times(const history *h, int from, int32_t id)
+{
+    int n = 0;
+    for (int i = from; i < h->n; i++)
+        n += h->ids[i] == id;
+    return n;
+}
+
+/* Masks, bias and penalties recomputed from the whole history, id by id. */
+static void shape_slowly(float *l, const turbo_sample_params *p, const history *h)
+{
+    for (int32_t id = 0; id < V; id++) {
+        bool banned = p->n_allowed > 0;
+        for (int i = 0; i < p->n_allowed; i++)
+            banned = banned && p->allowed[i] != id;
+        const int32_t *word = p->bad_ids;
+        for (int w = 0; w < p->n_bad; word += p->bad_len[w++]) {
+            int head = p->bad_len[w] - 1;
+            banned = banned || (word[head] == id && head <= h->n &&
+                                !memcmp(h->ids + h->n - head, word, (size_t)head * sizeof *word));
+        }
+        for (int i = 0; i < p->n_stop; i++)
+            banned = banned || (h->n - h->prompt < p->min_tokens && p->stop_ids[i] == id);
+        if (banned) {
+            l[id] = -INFINITY;
+            continue;
+        }
+        for (int i = 0; i < p->n_bias; i++)
+            l[id] += p->bias[i].id == id ? p->bias[i].bias : 0;
+        int all = times(h, 0, id), out = times(h, h->prompt, id);
+        if (all)
+            l[id] = l[id] > 0 ? l[id] / p->repetition_penalty : l[id] * p->repetition_penalty;
+        if (out)
+            l[id] -= p->presence_penalty + p->frequency_penalty * (float)out;
+    }
+}
+
+/* Every option switched on and off at random, along whole sequences. */
+static void test_combinations(void **s)
+{
+    (void)s;
+    for (int round = 0; round < 1500; round++) {
+        int32_t bad[12], lens[4], stop[3], allowed[20];
+        turbo_logit_bias bias[6];
+        history h = {.prompt = (int)(rnd() % 20)};
+        turbo_sample_params p = neutral();
+        for (h.n = 0; h.n < h.prompt; h.n++)
+            h.ids[h.n] = (int32_t)(rnd() % 6);
+        for (int i = 0; i < 12; i++)
+            bad[i] = (int32_t)(rnd() % 4);
+        for (int i = 0; i < 4; i++)
+            lens[i] = 1 + i % 3;
+        for (int i = 0; i < 20; i++)
+            allowed[i] = (int32_t)(rnd() % V);
+        for (int i = 0; i < 6; i++)
+            bias[i] = (turbo_logit_bias){i * 3, (float)(rnd() % 201) - 100};
+        stop[0] = 1, stop[1] = 2, stop[2] = 2;
+        p.seed = rnd();
+        p.temperature = rnd() % 3 ? (float)(rnd() % 200) / 100 : 1e-6f;
+        p.top_k = rnd() % 2 ? (int32_t)(rnd() % V) : 0;
+        p.top_p = rnd() % 2 ? (float)(1 + rnd() % 100) / 100 : rnd() % 2 ? 1 : 1e-9f;
+        p.min_p = rnd() % 2 ? (float)(rnd() % 100) / 100 : 0;
+        p.repetition_penalty = rnd() % 2 ? 0.5f + (float)(rnd() % 100) / 50 : 1;
+        p.presence_penalty = rnd() % 2 ? (float)(rnd() % 400) / 100 - 2 : 0;
+        p.frequency_penalty = rnd() % 2 ? (float)(rnd() % 400) / 100 - 2 : 0;
+        p.bad_ids = bad, p.bad_len = lens, p.n_bad = rnd() % 2 ? 4 : 0;
+        p.stop_ids = stop, p.n_stop = 3, p.min_tokens = rnd() % 2 ? 10 : 0;
+        p.allowed = allowed, p.n_allowed = rnd() % 2 ? 20 : 0;
+        p.bias = bias, p.n_bias = rnd() % 2 ? 6 : 0;
+        p.n_logprobs = (int32_t)(rnd() % 22) - 1;
+        void *st = begin(&p, h.ids, h.n);
+        for (uint32_t step = 0; step < 30; step++) {
+            float l[V], slow[V];
+            for (int i = 0; i < V; i++)
+                l[i] = (float)(rnd() % 1000) / 100 - 5;
+            memcpy(slow, l, sizeof l);
+            shape_slowly(slow, &p, &h);
+            turbo_sample_row r = draw(l, st, &p);
+            int32_t want = reference(slow, &p, step);
+            if (want < 0) { /* nothing left: the model's own best */
+                turbo_sample_params greedy = neutral();
+                greedy.temperature = 0;
+                want = reference(l, &greedy, 0);
+            }
+            assert_int_equal(r.status, TURBO_OK);
+            assert_int_equal(r.token, want);
+            assert_int_equal(r.n_top, p.n_logprobs < 0 ? 0 : p.n_logprobs);
+            vtbl->accept(sampler, st, &p, r.token);
+            h.ids[h.n++] = r.token;
+        }
+        free(st);
+    }
+}
+
+/* The same seed gives the same draws; another seed, or another position, gives others. */
+static void test_seeds(void **s)
+{
+    (void)s;
+    float l[V] = {0};
+    turbo_sample_params p = neutral(), q = neutral();
+    p.seed = UINT64_C(0x123456789abcdef0);
+    q.seed = p.seed ^ UINT64_C(1) << 63; /* the upper half of the seed counts too */
+    void *a = begin(&p, NULL, 0), *b = begin(&p, NULL, 0), *c = begin(&q, NULL, 0);
+    int moved = 0, other = 0;
+    int32_t last = -1;
+    for (int i = 0; i < 100; i++) {
+        int32_t x = draw(l, a, &p).token;
+        assert_int_equal(draw(l, a, &p).token, x); /* sampling twice is the same draw */
+        assert_int_equal(draw(l, b, &p).token, x);
+        other += draw(l, c, &q).token != x;
+        moved += x != last;
+        last = x;
+        vtbl->accept(sampler, a, &p, x);
+        vtbl->accept(sampler, b, &p, x);
+        vtbl->accept(sampler, c, &q, x);
+    }
+    assert_true(moved > 80 && other > 80);
+    free(a);
+    free(b);
+    free(c);
+}
+
+/* What would write outside the logits or the state is refused or ignored. */
+static void test_range(void **s)
+{
+    (void)s;
+    static const int32_t beyond[] = {V}, below[] = {-1}, one[] = {1}, zero[] = {0}, long_[] = {65};
+    static const turbo_logit_bias bias[] = {{V, 1}};
+    turbo_err err = {{0}};
+    uint64_t bytes = vtbl->state_bytes(sampler, 4);
+    void *st = calloc(1, bytes);
+    turbo_sample_params p[7];
+    for (int i = 0; i < 7; i++)
+        p[i] = neutral();
+    p[0].stop_ids = beyond, p[0].n_stop = 1;
+    p[1].allowed = below, p[1].n_allowed = 1;
+    p[2].bad_ids = beyond, p[2].bad_len = one, p[2].n_bad = 1;
+    p[3].bad_ids = one, p[3].bad_len = zero, p[3].n_bad = 1;
+    p[4].bad_ids = one, p[4].bad_len = long_, p[4].n_bad = 1;
+    p[5].bias = bias, p[5].n_bias = 1;
+    p[6].n_logprobs = 21;
+    for (int i = 0; i < 7; i++) {
+        memset(&err, 0, sizeof err);
+        assert_true(vtbl->begin(sampler, st, 4, &p[i], NULL, 0, &err) < 0);
+        assert_true(err.text[0]);
+    }
+    turbo_sample_params q = neutral();
+    q.frequency_penalty = 1;
+    static const int32_t five[] = {0, 1, 2, 3, 4};
+    assert_true(vtbl->begin(sampler, st, 4, &q, five, 5, &err) < 0);
+    assert_true(vtbl->begin(sampler, st, 4, &q, beyond, 1, &err) < 0);
+    memset(st, 0, bytes);
+    assert_int_equal(vtbl->begin(sampler, st, 4, &q, NULL, 0, &err), TURBO_OK);
+    for (int32_t i = -2; i < V + 2; i++) /* more than 4, and wrong ones: the sanitizer watches */
+        vtbl->accept(sampler, st, &q, i);
+    assert_int_equal(((samp_state *)st)->n_seen, 4);
+    free(st);
+}
+
+/* Penalties at the edge of single precision do not ban what they should favour. */
+static void test_overflow(void **s)
+{
+    (void)s;
+    float l[V] = {0};
+    static const int32_t prompt[] = {3};
+    turbo_sample_params p = neutral();
+    p.temperature = 0;
+    p.repetition_penalty = 1e-38f;
+    l[3] = 100;
+    l[4] = 101;
+    void *st = begin(&p, prompt, 1);
+    assert_int_equal(draw(l, st, &p).token, 3);
+    free(st);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -330,6 +550,9 @@ int main(void)
         cmocka_unit_test(test_distribution), cmocka_unit_test(test_penalties),
         cmocka_unit_test(test_masks),     cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_bad_logits), cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_large),     cmocka_unit_test(test_combinations),
+        cmocka_unit_test(test_seeds),     cmocka_unit_test(test_range),
+        cmocka_unit_test(test_overflow),
     };
     turbo_err err;
     vtbl = turbo_plugin_entry(TURBO_HOST_ABI)->samplers[0];
