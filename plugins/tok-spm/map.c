@@ -18,7 +18,7 @@ turbo_status spm_map_init(spm_map *m, size_t keys, turbo_err *err)
     *m = (spm_map){0};
     while (cap < keys * 2)
         cap *= 2;
-    m->slots = malloc(cap * sizeof *m->slots);
+    m->slots = calloc(cap, sizeof *m->slots);
     if (!m->slots)
         return spm_fail(err, TURBO_ENOMEM, "no memory for %zu pieces", keys);
     for (size_t i = 0; i < cap; i++)
