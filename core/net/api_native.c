@@ -1,0 +1,402 @@
+/* core/net/api_native.c: routes beside OpenAI's: state, figures, tokens, templates, abort.
+ * GET on the daemon thread, POST on a worker. */
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef HAVE_CONFIG_H
+#include "config.h"
+#endif
+#include "net/gen.h"
+#include "util/json.h"
+
+#ifndef PACKAGE_VERSION
+#define PACKAGE_VERSION "unversioned"
+#endif
+
+#define HEALTHY_S 10.0 /* the engine must have shown life so recently */
+
+/* ---- state --------------------------------------------------------------------------------------------- */
+
+static const char *state_of(turbod_service *svc)
+{
+    switch (atomic_load(&svc->state)) {
+    case TURBOD_LOADING: return "loading";
+    case TURBOD_DRAINING: return "draining";
+    case TURBOD_FAILED: return "failed";
+    default: {
+        double age = turbod_engine_age(svc->engine);
+        return age >= 0 && age <= HEALTHY_S ? "ok" : "failed";
+    }
+    }
+}
+
+void turbod_api_health(turbod_exchange *x)
+{
+    turbod_service *svc = x->http->svc;
+    const char *state = state_of(svc);
+    turbod_buf *b = &x->reply.body;
+    x->reply.status = !strcmp(state, "ok") ? 200 : 503;
+    turbod_buf_printf(b, "{\"status\":\"%s\"", state);
+    if (!strcmp(state, "loading")) {
+        uint64_t total = atomic_load(&svc->load_total), done = atomic_load(&svc->load_done);
+        turbod_buf_printf(b, ",\"progress\":%.3f", total ? (double)done / (double)total : 0.0);
+        x->reply.retry_after = 2;
+    }
+    turbod_buf_str(b, "}");
+}
+
+void turbod_api_ready(turbod_exchange *x)
+{
+    bool ready = atomic_load(&x->http->svc->state) == TURBOD_READY && !atomic_load(&x->http->quiet);
+    x->reply.status = ready ? 200 : 503;
+    turbod_buf_str(&x->reply.body, ready ? "{\"ready\":true}" : "{\"ready\":false}");
+}
+
+void turbod_api_version(turbod_exchange *x)
+{
+    x->reply.status = 200;
+    turbod_buf_printf(&x->reply.body, "{\"version\":\"%s\",\"plugin_abi\":\"%d.%d\"}",
+                      PACKAGE_VERSION, TURBO_ABI_MAJOR, TURBO_ABI_MINOR);
+}
+
+/* ---- metrics ------------------------------------------------------------------------------------------- */
+
+static void head(turbod_buf *b, const char *name, const char *type, const char *help)
+{
+    turbod_buf_printf(b, "# HELP turbo:%s %s\n# TYPE turbo:%s %s\n", name, help, name, type);
+}
+
+static void http_metrics(turbod_http *h, turbod_buf *b)
+{
+    static const char *const phases[LEFT_KINDS] = {"body", "wait", "decode", "reply"};
+    pthread_mutex_lock(&h->mu);
+    int clients = h->n_clients, answering = h->n_answering, alive = h->n_exchanges;
+    pthread_mutex_unlock(&h->mu);
+    head(b, "client_fds", "gauge", "Open client connections.");
+    turbod_buf_printf(b, "turbo:client_fds %d\n", clients);
+    head(b, "http_requests_answering", "gauge", "Requests whose answer is not complete.");
+    turbod_buf_printf(b, "turbo:http_requests_answering %d\n", answering);
+    head(b, "http_requests_alive", "gauge", "Requests that still hold memory.");
+    turbod_buf_printf(b, "turbo:http_requests_alive %d\n", alive);
+    head(b, "http_body_bytes", "gauge", "Bytes of request bodies held.");
+    turbod_buf_printf(b, "turbo:http_body_bytes %llu\n",
+                      (unsigned long long)atomic_load(&h->body_bytes));
+    head(b, "http_refused_connections_total", "counter", "Connections closed at accept.");
+    turbod_buf_printf(b, "turbo:http_refused_connections_total %llu\n",
+                      (unsigned long long)atomic_load(&h->refused_connections));
+    head(b, "http_responses_total", "counter", "Responses by class of status.");
+    for (int i = 2; i < 6; i++)
+        turbod_buf_printf(b, "turbo:http_responses_total{code=\"%dxx\"} %llu\n", i,
+                          (unsigned long long)atomic_load(&h->responses[i]));
+    head(b, "client_disconnects_total", "counter", "Clients that left before the end, by phase.");
+    for (int i = 0; i < LEFT_KINDS; i++)
+        turbod_buf_printf(b, "turbo:client_disconnects_total{phase=\"%s\"} %llu\n", phases[i],
+                          (unsigned long long)atomic_load(&h->left[i]));
+}
+
+void turbod_api_metrics(turbod_exchange *x)
+{
+    turbod_service *svc = x->http->svc;
+    int state = atomic_load(&svc->state);
+    x->reply.status = 200;
+    x->reply.type = "text/plain; version=0.0.4; charset=utf-8";
+    if (state == TURBOD_READY || state == TURBOD_DRAINING)
+        turbod_metrics_write(turbod_engine_metrics(svc->engine), svc->name, &x->reply.body);
+    http_metrics(x->http, &x->reply.body);
+}
+
+/* ---- properties ----------------------------------------------------------------------------------------- */
+
+static void text_member(turbod_buf *b, const char *key, const char *value)
+{
+    turbod_buf_printf(b, "\"%s\":\"", key);
+    turbod_buf_json(b, value, strlen(value));
+    turbod_buf_str(b, "\"");
+}
+
+static void limits_json(turbod_buf *b, const turbod_exchange *x)
+{
+    turbod_buf_printf(b,
+                      "\"limits\":{\"session_len\":%d,\"body_bytes\":%llu,\"n\":%d,\"prompts\":%d,"
+                      "\"stop\":%d,\"stop_bytes\":%d,\"logit_bias\":%d,\"top_logprobs\":20,"
+                      "\"request_timeout_ms\":%lld,\"queue_timeout_ms\":%lld}",
+                      turbod_engine_facts_of(x->http->svc->engine)->session_len,
+                      (unsigned long long)x->rules->body_limit, TURBOD_MAX_N, TURBOD_MAX_PROMPTS,
+                      TURBOD_MAX_STOPS, TURBOD_MAX_STOP_BYTES, TURBOD_MAX_BIAS,
+                      (long long)x->rules->request_ms, (long long)x->rules->queue_ms);
+}
+
+void turbod_api_props(turbod_exchange *x)
+{
+    const turbod_service *svc = x->http->svc;
+    const turbod_engine_facts *f = turbod_engine_facts_of(svc->engine);
+    const turbod_template *chat = __atomic_load_n(&svc->chat, __ATOMIC_ACQUIRE);
+    const turbod_policies *set = __atomic_load_n(&svc->policies, __ATOMIC_ACQUIRE);
+    const turbo_sample_params *d = &svc->defaults;
+    turbod_buf *b = &x->reply.body;
+    x->reply.status = 200;
+    turbod_buf_str(b, "{");
+    text_member(b, "model", svc->name);
+    turbod_buf_str(b, ",");
+    text_member(b, "architecture", f->model.arch);
+    turbod_buf_printf(b,
+                      ",\"layers\":%d,\"heads\":%d,\"kv_heads\":%d,\"head_dim\":%d,"
+                      "\"embed_dim\":%d,\"vocab\":%d,\"max_position\":%d,\"bos\":%d,",
+                      f->model.n_layers, f->model.n_heads, f->model.n_kv, f->model.head_dim,
+                      f->model.embed_dim, f->model.vocab, f->model.max_position, f->model.bos);
+    text_member(b, "device", f->device ? f->device : "");
+    turbod_buf_printf(b, ",\"kv_blocks\":%d,\"block_tokens\":%d,\"chat_template\":", f->kv_blocks,
+                      f->block_tokens);
+    if (chat) {
+        const char *name = turbod_template_name(chat), *slash = strrchr(name, '/');
+        turbod_buf_str(b, "\"");
+        turbod_buf_json(b, slash ? slash + 1 : name, strlen(slash ? slash + 1 : name));
+        turbod_buf_str(b, "\"");
+    } else {
+        turbod_buf_str(b, "null");
+    }
+    turbod_buf_str(b, ",\"policies\":[");
+    for (size_t i = 0; set && i < turbod_policies_count(set); i++) {
+        turbod_buf_str(b, i ? ",\"" : "\"");
+        turbod_buf_json(b, turbod_policies_name(set, i), strlen(turbod_policies_name(set, i)));
+        turbod_buf_str(b, "\"");
+    }
+    turbod_buf_printf(b,
+                      "],\"defaults\":{\"temperature\":%.6g,\"top_p\":%.6g,\"top_k\":%d,"
+                      "\"repetition_penalty\":%.6g},",
+                      (double)d->temperature, (double)d->top_p, d->top_k,
+                      (double)d->repetition_penalty);
+    limits_json(b, x);
+    turbod_buf_str(b, "}");
+}
+
+/* ---- tokens -------------------------------------------------------------------------------------------- */
+
+typedef struct native_body {
+    cJSON *json;
+    const cJSON *prompt, *messages, *tokens;
+    bool add_special, parse_special, generation, continue_final, keep_special;
+    turbod_buf warnings;
+} native_body;
+
+static void native_free(native_body *n)
+{
+    cJSON_Delete(n->json);
+    turbod_buf_free(&n->warnings);
+}
+
+static bool native_field(turbod_exchange *x, native_body *n, const cJSON *v)
+{
+    struct {
+        const char *name;
+        bool *flag;
+        bool inverse;
+    } flags[] = {
+        {"add_special_tokens", &n->add_special, false},
+        {"parse_special", &n->parse_special, false},
+        {"add_generation_prompt", &n->generation, false},
+        {"continue_final_message", &n->continue_final, false},
+        {"skip_special_tokens", &n->keep_special, true},
+    };
+    for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {
+        if (strcmp(v->string, flags[i].name))
+            continue;
+        if (!cJSON_IsBool(v)) {
+            turbod_reply_error(x, 400, "invalid_value", v->string, "%s is %s; give true or false",
+                               flags[i].name, turbod_json_kind(v));
+            return false;
+        }
+        *flags[i].flag = cJSON_IsTrue(v) != flags[i].inverse;
+        return true;
+    }
+    if (!strcmp(v->string, "model"))
+        return turbod_model_ok(x, v);
+    if (!strcmp(v->string, "prompt") || !strcmp(v->string, "content"))
+        n->prompt = v;
+    else if (!strcmp(v->string, "messages"))
+        n->messages = v;
+    else if (!strcmp(v->string, "tokens"))
+        n->tokens = v;
+    else
+        return turbod_unknown_field(x, &n->warnings, "", v->string);
+    return true;
+}
+
+static bool native_read(turbod_exchange *x, native_body *n)
+{
+    *n = (native_body){.add_special = true, .generation = true, .keep_special = true};
+    turbod_buf_init(&n->warnings, 32768);
+    n->json = turbod_body_json(x);
+    if (!n->json)
+        return false;
+    bool generation_given = turbod_json_get(n->json, "add_generation_prompt");
+    for (const cJSON *v = n->json->child; v; v = v->next)
+        if (!cJSON_IsNull(v) && !native_field(x, n, v))
+            return false;
+    if (n->continue_final && !generation_given)
+        n->generation = false;
+    return true;
+}
+
+static void native_end(turbod_exchange *x, const native_body *n)
+{
+    turbod_buf *b = &x->reply.body;
+    if (n->warnings.len) {
+        turbod_buf_str(b, ",\"warnings\":[");
+        turbod_buf_add(b, n->warnings.ptr, n->warnings.len);
+        turbod_buf_str(b, "]");
+    }
+    turbod_buf_str(b, "}");
+    x->reply.status = 200;
+}
+
+static bool tokenize(turbod_exchange *x, native_body *n, int32_t **ids, size_t *count)
+{
+    const turbod_service *svc = x->http->svc;
+    turbo_err err = {{0}};
+    turbo_status st;
+    if (n->messages) {
+        turbod_messages m = {0};
+        turbod_render_opts opts = {n->generation, n->continue_final};
+        bool ok = turbod_messages_read(x, n->messages, &n->warnings, &m);
+        st = ok ? turbod_service_prompt(svc, m.v, m.n, &opts, ids, count, &err) : TURBO_OK;
+        turbod_messages_free(&m);
+        if (!ok)
+            return false;
+    } else if (cJSON_IsString(n->prompt)) {
+        st = turbod_service_encode(svc, n->prompt->valuestring, strlen(n->prompt->valuestring),
+                                   n->add_special, n->parse_special, ids, count, &err);
+    } else {
+        turbod_reply_error(x, 400, "invalid_value", "prompt",
+                           "give a prompt (a string) or messages (a list)");
+        return false;
+    }
+    if (st)
+        turbod_reply_status(x, st, n->messages ? "messages" : "prompt", &err);
+    return !st;
+}
+
+void turbod_api_tokenize(turbod_exchange *x)
+{
+    native_body n;
+    int32_t *ids = NULL;
+    size_t count = 0;
+    if (native_read(x, &n) && tokenize(x, &n, &ids, &count)) {
+        turbod_buf_str(&x->reply.body, "{\"tokens\":");
+        turbod_ids_json(&x->reply.body, ids, count);
+        turbod_buf_printf(&x->reply.body, ",\"count\":%zu,\"max_model_len\":%d", count,
+                          turbod_engine_facts_of(x->http->svc->engine)->session_len);
+        native_end(x, &n);
+    }
+    free(ids);
+    native_free(&n);
+}
+
+static bool detokenize(turbod_exchange *x, const native_body *n)
+{
+    const turbod_engine_facts *f = turbod_engine_facts_of(x->http->svc->engine);
+    turbod_buf *b = &x->reply.body;
+    const char *text;
+    size_t len;
+    if (!f->tok_vtbl || !cJSON_IsArray(n->tokens)) {
+        turbod_reply_error(x, 400, "invalid_value", "tokens",
+                           f->tok_vtbl ? "give tokens, a list of token ids"
+                                       : "this model has no tokenizer");
+        return false;
+    }
+    turbod_detok *d = turbod_detok_new(f->tok_vtbl, f->tok, n->keep_special);
+    if (!d) {
+        turbod_reply_error(x, 503, "out_of_memory", NULL, "no memory for this request");
+        return false;
+    }
+    turbod_buf_str(b, "{\"prompt\":\"");
+    for (const cJSON *e = n->tokens->child; e; e = e->next) {
+        int64_t id;
+        if (!turbod_json_int(e, 0, f->tok_info.n_vocab - 1, &id)) {
+            turbod_reply_error(x, 400, "invalid_token", "tokens",
+                               "tokens holds %s; token ids are 0 to %d", turbod_json_kind(e),
+                               f->tok_info.n_vocab - 1);
+            turbod_detok_free(d);
+            return false;
+        }
+        turbod_detok_push(d, (int32_t)id, &text, &len);
+        turbod_buf_json(b, text, len);
+    }
+    turbod_detok_flush(d, &text, &len);
+    turbod_buf_json(b, text, len);
+    turbod_buf_str(b, "\"");
+    turbod_detok_free(d);
+    return true;
+}
+
+void turbod_api_detokenize(turbod_exchange *x)
+{
+    native_body n;
+    if (native_read(x, &n) && detokenize(x, &n))
+        native_end(x, &n);
+    native_free(&n);
+}
+
+static bool render(turbod_exchange *x, native_body *n)
+{
+    const turbod_template *chat = __atomic_load_n(&x->http->svc->chat, __ATOMIC_ACQUIRE);
+    turbod_render_opts opts = {n->generation, n->continue_final};
+    turbod_render r = {0};
+    turbod_messages m = {0};
+    turbo_err err = {{0}};
+    if (!chat) {
+        turbod_reply_error(x, 400, "no_chat_template", NULL, "this model has no chat template");
+        return false;
+    }
+    bool ok = turbod_messages_read(x, n->messages, &n->warnings, &m);
+    turbo_status st = ok ? turbod_template_render(chat, m.v, m.n, &opts, &r, &err) : TURBO_OK;
+    if (st)
+        turbod_reply_status(x, st, "messages", &err);
+    if (ok && !st) {
+        turbod_buf_str(&x->reply.body, "{\"prompt\":\"");
+        turbod_buf_json(&x->reply.body, r.text.len ? r.text.ptr : "", r.text.len);
+        turbod_buf_str(&x->reply.body, "\"");
+    }
+    turbod_render_free(&r);
+    turbod_messages_free(&m);
+    return ok && !st;
+}
+
+void turbod_api_template(turbod_exchange *x)
+{
+    native_body n;
+    if (native_read(x, &n) && render(x, &n))
+        native_end(x, &n);
+    native_free(&n);
+}
+
+/* ---- abort --------------------------------------------------------------------------------------------- */
+
+void turbod_api_abort(turbod_exchange *x)
+{
+    cJSON *body = turbod_body_json(x);
+    const cJSON *id = turbod_json_get(body, "request_id"), *all = turbod_json_get(body, "abort_all");
+    if (!body)
+        return;
+    for (const cJSON *v = body->child; v && !x->reply.status; v = v->next)
+        if (strcmp(v->string, "request_id") && strcmp(v->string, "abort_all"))
+            turbod_reply_error(x, 400, "unknown_field", v->string,
+                               "the fields are request_id and abort_all");
+    if (x->reply.status) {
+        cJSON_Delete(body);
+        return;
+    }
+    if ((id && !cJSON_IsString(id)) || (all && !cJSON_IsBool(all)) ||
+        (!id && !cJSON_IsTrue(all))) {
+        turbod_reply_error(x, 400, "invalid_value", "request_id",
+                           "give request_id (a string), or abort_all: true with an admin key");
+    } else if (cJSON_IsTrue(all) && !x->admin) {
+        turbod_reply_error(x, 403, "permission_denied", "abort_all", "this needs an admin key");
+    } else {
+        int n = turbod_http_abort(x->http, cJSON_IsTrue(all) ? NULL : id->valuestring,
+                                  x->admin ? NULL : x->label);
+        x->reply.status = 200;
+        turbod_buf_printf(&x->reply.body, "{\"aborted\":%d}", n);
+    }
+    cJSON_Delete(body);
+}

@@ -1,0 +1,151 @@
+/* core/net/exchange.c: the life of one request with its answer, and the workers.
+ *
+ * References: one of the connection (until its completed callback), one of a queued or running job,
+ * one of each engine request until its terminal event. Whoever gives the last one back frees it. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "net/gen.h"
+#include "net/net.h"
+
+int64_t turbod_ms(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+void turbod_exchange_ref(turbod_exchange *x)
+{
+    atomic_fetch_add_explicit(&x->refs, 1, memory_order_relaxed);
+}
+
+bool turbod_exchange_try_ref(turbod_exchange *x)
+{
+    int n = atomic_load(&x->refs);
+    while (n > 0)
+        if (atomic_compare_exchange_weak(&x->refs, &n, n + 1))
+            return true;
+    return false;
+}
+
+void turbod_exchange_release(turbod_exchange *x)
+{
+    if (!x || atomic_fetch_sub_explicit(&x->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    turbod_http *h = x->http;
+    turbod_gen_free(x->gen);
+    atomic_fetch_sub(&h->body_bytes, atomic_load(&x->charged));
+    turbod_buf_free(&x->body);
+    turbod_buf_free(&x->reply.body);
+    turbod_buf_free(&x->out);
+    turbod_rules_release(x->rules);
+    pthread_mutex_destroy(&x->mu);
+    free(x->raw_target);
+    pthread_mutex_lock(&h->mu);
+    if (x->prev)
+        x->prev->next = x->next;
+    else
+        h->exchanges = x->next;
+    if (x->next)
+        x->next->prev = x->prev;
+    h->n_exchanges--;
+    pthread_mutex_unlock(&h->mu);
+    free(x);
+}
+
+void turbod_exchange_wake_locked(turbod_exchange *x)
+{
+    if (x->suspended && !x->over) {
+        x->suspended = false;
+        MHD_resume_connection(x->conn);
+    }
+}
+
+void turbod_exchange_gone(turbod_exchange *x)
+{
+    pthread_mutex_lock(&x->mu);
+    x->gone = true;
+    if (x->gen)
+        turbod_gen_cancel_locked(x->gen);
+    /* While a worker has it, its end will wake it: until then x->reply is the worker's. */
+    if (x->job_done)
+        turbod_exchange_wake_locked(x);
+    pthread_mutex_unlock(&x->mu);
+}
+
+/* ---- workers ---------------------------------------------------------------------------------------- */
+
+bool turbod_job_push(turbod_http *h, turbod_exchange *x)
+{
+    pthread_mutex_lock(&h->job_mu);
+    if (atomic_load(&h->stopping)) {
+        pthread_mutex_unlock(&h->job_mu);
+        return false;
+    }
+    turbod_exchange_ref(x);
+    x->next_job = NULL;
+    if (h->job_tail)
+        h->job_tail->next_job = x;
+    else
+        h->job_head = x;
+    h->job_tail = x;
+    pthread_cond_signal(&h->job_wake);
+    pthread_mutex_unlock(&h->job_mu);
+    return true;
+}
+
+static turbod_exchange *job_take(turbod_http *h)
+{
+    pthread_mutex_lock(&h->job_mu);
+    while (!h->job_head && !atomic_load(&h->stopping))
+        pthread_cond_wait(&h->job_wake, &h->job_mu);
+    turbod_exchange *x = h->job_head;
+    if (x) {
+        h->job_head = x->next_job;
+        if (!h->job_head)
+            h->job_tail = NULL;
+    }
+    pthread_mutex_unlock(&h->job_mu);
+    return x;
+}
+
+static bool left_already(turbod_exchange *x)
+{
+    pthread_mutex_lock(&x->mu);
+    bool gone = x->gone;
+    pthread_mutex_unlock(&x->mu);
+    return gone;
+}
+
+static void run_job(turbod_exchange *x)
+{
+    if (atomic_load(&x->http->ending))
+        turbod_reply_error(x, 503, "shutting_down", NULL, "the server is shutting down");
+    else if (left_already(x))
+        turbod_reply_error(x, 400, "client_gone", NULL, "the client left");
+    else
+        x->route->handle(x);
+    turbod_buf_free(&x->body);
+    atomic_fetch_sub(&x->http->body_bytes, atomic_exchange(&x->charged, 0));
+    /* A generation that is not streamed becomes ready with its last event. */
+    pthread_mutex_lock(&x->mu);
+    x->job_done = true;
+    if (x->reply.status || turbod_gen_over(x->gen))
+        x->reply_ready = true;
+    if (x->reply_ready || x->gone)
+        turbod_exchange_wake_locked(x);
+    pthread_mutex_unlock(&x->mu);
+}
+
+void *turbod_worker_main(void *arg)
+{
+    turbod_http *h = arg;
+    turbod_exchange *x;
+    while ((x = job_take(h))) {
+        run_job(x);
+        turbod_exchange_release(x);
+    }
+    return NULL;
+}
