@@ -57,16 +57,17 @@ turbo_status turbod_config_open(const char *folder, turbo_config **out, turbo_er
         st = turbod_err(err, TURBO_EDATA, "config.json is not a JSON object");
         goto out;
     }
+    /* The path belongs to the other file, whether it exists or not. */
+    cJSON_DeleteItemFromObjectCaseSensitive(c->root, "generation");
     st = turbod_host_json_open(folder, "generation_config.json", &gen, &why);
     if (st == TURBO_ENOENT) {
         st = TURBO_OK;
         goto out;
     }
     if (st) {
-        *err = why;
+        st = turbod_err(err, st, "%s", why.text);
         goto out;
     }
-    cJSON_DeleteItemFromObjectCaseSensitive(c->root, "generation");
     if (!cJSON_AddItemToObject(c->root, "generation", gen->root))
         st = turbod_err(err, TURBO_ENOMEM, "no memory for generation_config.json");
     else
@@ -88,7 +89,8 @@ void turbod_config_close(turbo_config *c)
     free(c);
 }
 
-/* Follows a dotted path; a part that is a number selects an array element. NULL when absent/null. */
+/* Follows a dotted path; a part that is a number selects an array element. NULL when absent/null.
+ */
 static const cJSON *find(const turbo_config *c, const char *path)
 {
     const cJSON *v = c->root;
@@ -138,8 +140,8 @@ turbo_status turbod_host_cfg_num(const turbo_config *c, const char *path, double
     if (!v || turbod_json_num(v, lo, hi, out))
         return TURBO_OK;
     if (cJSON_IsNumber(v))
-        return turbod_err(err, TURBO_EDATA, "%s: %s is %g; a number from %g to %g is needed", c->name,
-                          path, v->valuedouble, lo, hi);
+        return turbod_err(err, TURBO_EDATA, "%s: %s is %g; a number from %g to %g is needed",
+                          c->name, path, v->valuedouble, lo, hi);
     return turbod_err(err, TURBO_EDATA, "%s: %s is %s; a number from %g to %g is needed", c->name,
                       path, turbod_json_kind(v), lo, hi);
 }
@@ -191,7 +193,7 @@ int64_t turbod_host_cfg_len(const turbo_config *c, const char *path)
 const char *turbod_host_cfg_key(const turbo_config *c, const char *path, int64_t i)
 {
     const cJSON *v = find(c, path);
-    if (!cJSON_IsObject(v))
+    if (!cJSON_IsObject(v) || i < 0)
         return NULL;
     for (v = v->child; v && i > 0; v = v->next)
         i--;

@@ -94,19 +94,20 @@ static turbo_status open_sharded(turbod_index *ix, const char *folder, const uin
     if (!cJSON_IsObject(map) || !map->child)
         st = turbod_err(err, TURBO_EDATA, "%s: weight_map is missing or empty", file);
     for (const cJSON *v = map ? map->child : NULL; v && !st; v = v->next)
-        st = cJSON_IsString(v) ? open_shard(ix, folder, v->valuestring, err)
-                               : turbod_err(err, TURBO_EDATA, "%s: %.100s names no file", file,
-                                            v->string);
+        st = cJSON_IsString(v)
+                 ? open_shard(ix, folder, v->valuestring, err)
+                 : turbod_err(err, TURBO_EDATA, "%s: %.100s names no file", file, v->string);
     if (!st)
         st = collect(ix, err);
     if (!st)
         st = check_map(ix, map, err);
     double total;
-    if (!st && turbod_json_num(turbod_json_get(turbod_json_get(root, "metadata"), "total_size"), 0,
-                               9e15, &total) &&
+    if (!st &&
+        turbod_json_num(turbod_json_get(turbod_json_get(root, "metadata"), "total_size"), 0, 9e15,
+                        &total) &&
         (uint64_t)total != ix->bytes)
-        turbod_log(TURBO_LOG_WARN, "%s: total_size says %.0f bytes, the files hold %llu", file, total,
-                   (unsigned long long)ix->bytes);
+        turbod_log(TURBO_LOG_WARN, "%s: total_size says %.0f bytes, the files hold %llu", file,
+                   total, (unsigned long long)ix->bytes);
     cJSON_Delete(root);
     return st;
 }
@@ -142,13 +143,15 @@ turbo_status turbod_index_open(const char *folder, turbod_index **out, turbo_err
         st = open_shard(ix, folder, "model.safetensors", err);
         if (!st)
             st = collect(ix, err);
-    } else if (exists(folder, "pytorch_model.bin") || exists(folder, "pytorch_model.bin.index.json")) {
+    } else if (exists(folder, "pytorch_model.bin") ||
+               exists(folder, "pytorch_model.bin.index.json")) {
         st = turbod_err(err, TURBO_EUNSUPPORTED,
                         "the folder has pytorch_model.bin only; pickle files can run code and are "
                         "not read: convert the model to safetensors");
     } else {
-        st = turbod_err(err, TURBO_ENOENT,
-                        "%s has neither model.safetensors nor model.safetensors.index.json", folder);
+        st =
+            turbod_err(err, TURBO_ENOENT,
+                       "%s has neither model.safetensors nor model.safetensors.index.json", folder);
     }
     if (st)
         turbod_index_close(ix);

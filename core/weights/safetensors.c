@@ -34,14 +34,12 @@ static const struct {
     uint32_t bits;
     int32_t dtype;
 } dtypes[] = {
-    {"F32", 32, TURBO_F32},  {"F16", 16, TURBO_F16},     {"BF16", 16, TURBO_BF16},
-    {"I8", 8, TURBO_I8},     {"U8", 8, TURBO_U8},        {"I32", 32, TURBO_I32},
-    {"I64", 64, TURBO_I64},  {"BOOL", 8, -1},            {"F64", 64, -1},
-    {"U16", 16, -1},         {"I16", 16, -1},            {"U32", 32, -1},
-    {"U64", 64, -1},         {"C64", 64, -1},            {"F8_E5M2", 8, -1},
-    {"F8_E4M3", 8, -1},      {"F8_E8M0", 8, -1},         {"F8_E4M3FNUZ", 8, -1},
-    {"F8_E5M2FNUZ", 8, -1},  {"F4", 4, -1},              {"F6_E2M3", 6, -1},
-    {"F6_E3M2", 6, -1},
+    {"F32", 32, TURBO_F32}, {"F16", 16, TURBO_F16}, {"BF16", 16, TURBO_BF16}, {"I8", 8, TURBO_I8},
+    {"U8", 8, TURBO_U8},    {"I32", 32, TURBO_I32}, {"I64", 64, TURBO_I64},   {"BOOL", 8, -1},
+    {"F64", 64, -1},        {"U16", 16, -1},        {"I16", 16, -1},          {"U32", 32, -1},
+    {"U64", 64, -1},        {"C64", 64, -1},        {"F8_E5M2", 8, -1},       {"F8_E4M3", 8, -1},
+    {"F8_E8M0", 8, -1},     {"F8_E4M3FNUZ", 8, -1}, {"F8_E5M2FNUZ", 8, -1},   {"F4", 4, -1},
+    {"F6_E2M3", 6, -1},     {"F6_E3M2", 6, -1},
 };
 
 #define FAULT(...) turbod_err(err, TURBO_EDATA, __VA_ARGS__)
@@ -86,7 +84,8 @@ static turbo_status read_tensor(const turbod_st *f, const cJSON *v, uint64_t dat
     t->name = v->string;
     size_t len = strlen(t->name);
     if (len < 1 || len > MAX_NAME)
-        return FAULT("%s: a tensor name has %zu bytes; 1 to %u are possible", f->name, len, MAX_NAME);
+        return FAULT("%s: a tensor name has %zu bytes; 1 to %u are possible", f->name, len,
+                     MAX_NAME);
     if (!cJSON_IsObject(v))
         return FAULT("%s: tensor %.100s is not an object", f->name, t->name);
     for (const cJSON *m = v->child; m; m = m->next)
@@ -102,7 +101,8 @@ static turbo_status read_tensor(const turbod_st *f, const cJSON *v, uint64_t dat
         return st;
     uint64_t n, total_bits;
     if (!turbod_numel(t->dims, t->ndim, &n) || __builtin_mul_overflow(n, bits, &total_bits))
-        return FAULT("%s: tensor %.100s: the product of its dimensions overflows", f->name, t->name);
+        return FAULT("%s: tensor %.100s: the product of its dimensions overflows", f->name,
+                     t->name);
     if (total_bits % 8)
         return FAULT("%s: tensor %.100s does not fill whole bytes", f->name, t->name);
     const cJSON *off = turbod_json_get(v, "data_offsets");
@@ -177,6 +177,8 @@ static turbo_status read_header(turbod_st *f, turbo_err *err)
     size_t used = len;
     while (used && text[used - 1] == ' ')
         used--;
+    if (text[used - 1] != '}')
+        return FAULT("%s: the header does not end with '}' and spaces", f->name);
     turbo_err why;
     turbo_status st = turbod_json_parse(text, used, &turbod_json_file, &f->header, &why);
     if (st)
@@ -224,6 +226,7 @@ turbo_status turbod_st_open(const char *folder, const char *name, turbod_st **ou
         goto out;
     }
     f->map = map;
+    madvise(map, f->size, MADV_SEQUENTIAL); /* each tensor is read once, front to back */
     st = read_header(f, err);
 out:
     if (st)

@@ -1,8 +1,8 @@
 /* core/weights/safetensors.h: one safetensors file, mapped and checked.
  *
- * Format: u64 little-endian header length N, N bytes of JSON, data. The reader trusts nothing: every
- * offset, product and range is checked before the first tensor can be looked up. Main thread opens;
- * look-ups from any thread. Must not know: architectures, devices. */
+ * Format: u64 little-endian header length N, N bytes of JSON, data. The reader trusts nothing:
+ * every offset, product and range is checked before the first tensor can be looked up. Main thread
+ * opens; look-ups from any thread. Must not know: architectures, devices. */
 #ifndef TURBOD_SAFETENSORS_H
 #define TURBOD_SAFETENSORS_H
 

@@ -79,11 +79,13 @@ void turbod_weights_close(turbo_weights *w)
     free(w);
 }
 
-/* ---- comparing the folder with the architecture ----------------------------------------------- */
+/* ---- comparing the folder with the architecture -----------------------------------------------
+ */
 
 typedef struct checker {
     turbo_weights *w;
     turbo_err first;
+    turbo_err *err; /* for defects of the plugin, which end the check */
     int faults;
     size_t found; /* tensors of the folder that the architecture names */
 } checker;
@@ -112,9 +114,10 @@ static turbo_status expect_one(void *ctx, const turbo_tensor_spec *spec)
     checker *c = ctx;
     char text[512], want[96], found[96];
     uint64_t dims[4] = {0};
+    if (!spec->name || spec->ndim < 1 || spec->ndim > 4)
+        return turbod_err(c->err, TURBO_EINTERNAL,
+                          "the model plugin expects a tensor of %d dimensions", spec->ndim);
     const turbod_st_tensor *t = turbod_index_find(c->w->index, spec->name);
-    if (spec->ndim < 1 || spec->ndim > 4)
-        return TURBO_EINTERNAL;
     for (int32_t i = 0; i < spec->ndim; i++)
         dims[i] = (uint64_t)spec->dims[i];
     if (!t) {
@@ -143,7 +146,7 @@ turbo_status turbod_weights_check(turbo_weights *w, const turbo_host *host,
                                   const turbo_model_vtbl *vtbl, const turbo_config *config,
                                   turbo_err *err)
 {
-    checker c = {.w = w};
+    checker c = {.w = w, .err = err};
     turbo_status st = vtbl->expect(host, config, expect_one, &c, err);
     if (st)
         return st;
@@ -151,13 +154,14 @@ turbo_status turbod_weights_check(turbo_weights *w, const turbo_host *host,
         return turbod_err(err, TURBO_EDATA, "%.180s (and %d more)", c.first.text, c.faults - 1);
     if (c.faults)
         return turbod_err(err, TURBO_EDATA, "%s", c.first.text);
-    size_t extra = turbod_index_count(w->index) - c.found;
+    size_t count = turbod_index_count(w->index), extra = count > c.found ? count - c.found : 0;
     if (extra)
         turbod_log(TURBO_LOG_WARN, "%zu tensors of the folder are not used by %s", extra, vtbl->id);
     return TURBO_OK;
 }
 
-/* ---- handles ------------------------------------------------------------------------------------ */
+/* ---- handles ------------------------------------------------------------------------------------
+ */
 
 typedef struct finite_scan {
     const turbod_st_tensor *t;
@@ -209,11 +213,11 @@ static turbo_status take(turbo_weights *w, const char *name, const char *suffix,
     if (!t)
         return turbod_err(err, TURBO_ENOENT, "tensor %.200s is missing", full);
     if (t->ndim != ndim || t->dims[0] != (uint64_t)d0 || (ndim > 1 && t->dims[1] != (uint64_t)d1))
-        return turbod_err(err, TURBO_EDATA, "tensor %.150s does not have the shape its model asks for",
-                          full);
+        return turbod_err(err, TURBO_EDATA,
+                          "tensor %.150s does not have the shape its model asks for", full);
     if (t->dtype != TURBO_F32 && t->dtype != TURBO_F16 && t->dtype != TURBO_BF16)
-        return turbod_err(err, TURBO_EUNSUPPORTED, "tensor %.100s is %s; F32, F16 or BF16 is needed",
-                          full, t->dtype_name);
+        return turbod_err(err, TURBO_EUNSUPPORTED,
+                          "tensor %.100s is %s; F32, F16 or BF16 is needed", full, t->dtype_name);
     finite_scan scan = {.t = t};
     if (!w->opts.allow_nonfinite)
         turbok_parallel(w->opts.device, scan_part, &scan);
@@ -259,14 +263,15 @@ turbo_status turbod_host_linear(turbo_weights *w, const char *name, int64_t out_
             return st;
     }
     turbo_linear *l = NULL;
-    st = turbok_linear_new(w->opts.device, t->dtype, t->data, out_dim, in_dim,
-                           bias ? bias->data : NULL, bias ? bias->dtype : TURBO_F32, flags, &l, err);
+    st =
+        turbok_linear_new(w->opts.device, t->dtype, t->data, out_dim, in_dim,
+                          bias ? bias->data : NULL, bias ? bias->dtype : TURBO_F32, flags, &l, err);
     if (!st && (st = keep(w, LINEAR, l, err)))
         turbok_linear_free(w->opts.device, l);
     if (st)
         return st;
-    w->device_bytes += turbok_linear_bytes(w->opts.device, t->dtype, out_dim, in_dim, bias != NULL,
-                                           flags);
+    w->device_bytes +=
+        turbok_linear_bytes(w->opts.device, t->dtype, out_dim, in_dim, bias != NULL, flags);
     used(w, t);
     if (bias)
         used(w, bias);

@@ -26,7 +26,7 @@ turbo_status turbod_weights_check(turbo_weights *w, const turbo_host *host,
 /* After the model was opened: the files must be unchanged, and are closed. */
 turbo_status turbod_weights_unmap(turbo_weights *w, turbo_err *err);
 uint64_t turbod_weights_bytes(const turbo_weights *w); /* of all handles, on the device */
-void turbod_weights_close(turbo_weights *w);           /* frees the handles; NULL allowed */
+void turbod_weights_close(turbo_weights *w); /* frees the handles; NULL allowed */
 
 /* The slots of turbo_host of the same names; see turbo/plugin.h. */
 turbo_status turbod_host_linear(turbo_weights *w, const char *name, int64_t out_dim, int64_t in_dim,

@@ -12,6 +12,10 @@ turbo_status internlm2_fail(turbo_err *err, turbo_status s, const char *fmt, ...
     va_start(ap, fmt);
     vsnprintf(err->text, sizeof err->text, fmt, ap);
     va_end(ap);
+    /* Texts of a config may be cut inside a character or hold anything: one line of ASCII stays. */
+    for (char *p = err->text; *p; p++)
+        if (*p < 0x20 || *p > 0x7e)
+            *p = '?';
     return s;
 }
 
@@ -59,9 +63,10 @@ static turbo_status read_dims(const turbo_host *h, const turbo_config *c, turbo_
     if (st)
         return st;
     if (!v && m->embed_dim % m->n_heads)
-        return internlm2_fail(err, TURBO_EDATA,
-                              "config.json: hidden_size %d is no multiple of num_attention_heads %d",
-                              m->embed_dim, m->n_heads);
+        return internlm2_fail(
+            err, TURBO_EDATA,
+            "config.json: hidden_size %d is no multiple of num_attention_heads %d", m->embed_dim,
+            m->n_heads);
     m->head_dim = v ? (int32_t)v : m->embed_dim / m->n_heads;
     if (m->n_heads % m->n_kv)
         return internlm2_fail(err, TURBO_EDATA,
@@ -69,12 +74,14 @@ static turbo_status read_dims(const turbo_host *h, const turbo_config *c, turbo_
                               "num_key_value_heads %d",
                               m->n_heads, m->n_kv);
     if (m->head_dim % 2 || m->head_dim > 1024)
-        return internlm2_fail(err, TURBO_EDATA,
-                              "config.json: the head size is %d; RoPE needs an even one of at most 1024",
-                              m->head_dim);
+        return internlm2_fail(
+            err, TURBO_EDATA,
+            "config.json: the head size is %d; RoPE needs an even one of at most 1024",
+            m->head_dim);
     if (m->bos >= m->vocab)
-        return internlm2_fail(err, TURBO_EDATA, "config.json: bos_token_id %d is beyond vocab_size %d",
-                              m->bos, m->vocab);
+        return internlm2_fail(err, TURBO_EDATA,
+                              "config.json: bos_token_id %d is beyond vocab_size %d", m->bos,
+                              m->vocab);
     return TURBO_OK;
 }
 
@@ -96,10 +103,12 @@ static turbo_status read_eos(const turbo_host *h, const turbo_config *c, const c
     char item[64];
     int64_t n = h->cfg_len(c, path), v;
     if (n > 64)
-        return internlm2_fail(err, TURBO_EDATA, "%s has %lld entries; at most 64", path, (long long)n);
+        return internlm2_fail(err, TURBO_EDATA, "%s has %lld entries; at most 64", path,
+                              (long long)n);
     if (n < 0) {
         turbo_status st = h->cfg_int(c, path, dflt, -1, m->vocab - 1, &v, err);
-        return st || v < 0 ? st : add_eos(m, v, err);
+        /* The default of the class may lie beyond a small vocabulary: then there is none. */
+        return st || v < 0 || v >= m->vocab ? st : add_eos(m, v, err);
     }
     for (int64_t i = 0; i < n; i++) {
         snprintf(item, sizeof item, "%s.%lld", path, (long long)i);
@@ -136,19 +145,23 @@ static turbo_status read_rope(const turbo_host *h, const turbo_config *c, intern
     };
     if (!type) {
         if (h->cfg_has(c, "rope_scaling"))
-            return internlm2_fail(err, TURBO_EDATA, "config.json: rope_scaling has no type; linear "
-                                                    "and dynamic are known");
+            return internlm2_fail(err, TURBO_EDATA,
+                                  "config.json: rope_scaling has no type; linear "
+                                  "and dynamic are known");
         return TURBO_OK;
     }
+    if (strcmp(type, "default") && !h->cfg_has(c, "rope_scaling.factor"))
+        return internlm2_fail(err, TURBO_EDATA, "config.json: rope_scaling.factor is missing");
     if (!strcmp(type, "linear"))
         o->rope.scaling = TURBO_ROPE_LINEAR;
     else if (!strcmp(type, "dynamic"))
         o->rope.scaling = TURBO_ROPE_DYNAMIC;
     else if (strcmp(type, "default"))
-        return internlm2_fail(err, TURBO_EUNSUPPORTED,
-                              "config.json: rope_scaling.type is \"%.32s\"; InternLM2 has linear and "
-                              "dynamic",
-                              type);
+        return internlm2_fail(
+            err, TURBO_EUNSUPPORTED,
+            "config.json: rope_scaling.type is \"%.32s\"; InternLM2 has linear and "
+            "dynamic",
+            type);
     return TURBO_OK;
 }
 
@@ -163,10 +176,11 @@ static turbo_status read_dtype(const turbo_host *h, const turbo_config *c, turbo
         return st;
     m->dtype = !strcmp(s, "bfloat16") ? TURBO_BF16 : !strcmp(s, "float16") ? TURBO_F16 : TURBO_F32;
     if (m->dtype == TURBO_F32 && strcmp(s, "float32"))
-        return internlm2_fail(err, TURBO_EUNSUPPORTED,
-                              "config.json: torch_dtype is \"%.32s\"; bfloat16, float16 and float32 "
-                              "are computed",
-                              s);
+        return internlm2_fail(
+            err, TURBO_EUNSUPPORTED,
+            "config.json: torch_dtype is \"%.32s\"; bfloat16, float16 and float32 "
+            "are computed",
+            s);
     return TURBO_OK;
 }
 

@@ -1,11 +1,12 @@
 /* plugins/internlm2/model.c: InternLM2 and InternLM2.5: weights, forward pass, descriptor.
  *
- * A pre-norm decoder: h += wo(attention(rope(wqkv(norm(h))))); h += w2(silu(w1 n) * w3 n), n = norm(h).
- * wqkv is packed by KV head: its query heads, then K, then V (TURBO_QKV_GROUPED). forward runs on the
- * engine thread and only calls kernels. */
+ * A pre-norm decoder: h += wo(attention(rope(wqkv(norm(h))))); h += w2(silu(w1 n) * w3 n), n =
+ * norm(h). wqkv is packed by KV head: its query heads, then K, then V (TURBO_QKV_GROUPED). forward
+ * runs on the engine thread and only calls kernels. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "internlm2.h"
 
@@ -17,40 +18,46 @@ typedef struct layer {
 typedef struct model {
     internlm2_config cfg;
     const turbo_ops *ops;
+    int32_t act_bytes;
     const turbo_linear *embeddings, *output;
     const turbo_vector *norm;
     const turbo_rope *rope;
     layer layers[];
 } model;
 
-/* Offsets of the activations inside the workspace, in elements; all [T, ...]. */
+/* Byte offsets of the activations inside the workspace. N = max(T, R). */
 typedef struct layout {
-    uint64_t h;    /* [T,E] residual stream */
-    uint64_t x;    /* [T,E] normalised input, also the output of a block */
-    uint64_t qkv;  /* [T,(H+2K)*D], then the MLP's [T,2*I] in the same place */
-    uint64_t q;    /* [T,H*D] */
-    uint64_t attn; /* [T,max(H*D,E)] output of attention, then of the MLP */
-    uint64_t rows; /* [R,E] rows that need logits */
+    uint64_t h; /* [T,E] residual stream                                             */
+    uint64_t x; /* [N,E] normalised input, also the output of wo                     */
+    uint64_t wide; /* [T,(H+2K)*D] projection, then [N,2*I] of the MLP in the same place */
+    uint64_t q; /* [T,H*D]                                                           */
+    uint64_t o; /* [N,max(H*D,E)] output of attention, then of the MLP               */
+    uint64_t h_rows; /* [R,E] residual stream of the rows that need logits                */
+    uint64_t o_rows; /* [R,H*D] their attention output                                    */
     uint64_t total;
 } layout;
 
-static uint64_t up16(uint64_t n)
+/* Gives the next region its place; every region begins on a cache line. */
+static uint64_t region(uint64_t *at, int32_t rows, uint64_t width, int32_t act_bytes)
 {
-    return (n + 15) / 16 * 16; /* 64 bytes for 4-byte activations */
+    uint64_t start = *at, bytes = (uint64_t)rows * width * (uint64_t)act_bytes;
+    *at = start + (bytes + 63) / 64 * 64;
+    return start;
 }
 
-static layout plan(const turbo_model_info *m, int32_t T, int32_t R)
+static layout plan(const turbo_model_info *m, int32_t T, int32_t R, int32_t act_bytes)
 {
-    uint64_t t = (uint64_t)T, E = (uint64_t)m->embed_dim, D = (uint64_t)m->head_dim;
-    uint64_t qkv = ((uint64_t)m->n_heads + 2 * (uint64_t)m->n_kv) * D, mlp = 2 * (uint64_t)m->mlp_dim;
+    uint64_t E = (uint64_t)m->embed_dim, D = (uint64_t)m->head_dim, Q = (uint64_t)m->n_heads * D;
+    uint64_t qkv = Q + 2 * (uint64_t)m->n_kv * D, mlp = 2 * (uint64_t)m->mlp_dim;
+    int32_t N = T > R ? T : R;
     layout o = {0};
-    o.x = up16(t * E);
-    o.qkv = o.x + up16(t * E);
-    o.q = o.qkv + up16(t * (qkv > mlp ? qkv : mlp));
-    o.attn = o.q + up16(t * (uint64_t)m->n_heads * D);
-    uint64_t Q = (uint64_t)m->n_heads * D;
-    o.rows = o.attn + up16(t * (Q > E ? Q : E));
-    o.total = o.rows + up16((uint64_t)R * E);
+    o.h = region(&o.total, T, E, act_bytes);
+    o.x = region(&o.total, N, E, act_bytes);
+    o.wide = region(&o.total, N, qkv > mlp ? qkv : mlp, act_bytes);
+    o.q = region(&o.total, T, Q, act_bytes);
+    o.o = region(&o.total, N, Q > E ? Q : E, act_bytes);
+    o.h_rows = region(&o.total, R, E, act_bytes);
+    o.o_rows = region(&o.total, R, Q, act_bytes);
     return o;
 }
 
@@ -59,15 +66,20 @@ static turbo_status describe(const turbo_host *h, const turbo_config *c, turbo_m
 {
     internlm2_config cfg;
     turbo_status st = internlm2_read(h, c, &cfg, err);
-    if (!st)
-        *out = cfg.info;
-    return st;
+    if (st)
+        return st;
+    /* A host built against another header has another size; what it does not have is not written.
+     */
+    uint32_t host_size = out->size ? out->size : (uint32_t)sizeof *out;
+    memcpy(out, &cfg.info, host_size < sizeof *out ? host_size : sizeof *out);
+    out->size = host_size;
+    return TURBO_OK;
 }
 
 static uint64_t workspace(const turbo_model_info *info, int32_t max_T, int32_t max_R,
                           int32_t act_bytes)
 {
-    return plan(info, max_T, max_R).total * (uint64_t)act_bytes;
+    return plan(info, max_T, max_R, act_bytes).total;
 }
 
 static turbo_status open_layer(const turbo_host *h, turbo_weights *w, const internlm2_config *c,
@@ -119,6 +131,7 @@ static turbo_status open_model(const turbo_host *h, const turbo_config *c, turbo
                               info->n_layers);
     m->cfg = cfg;
     m->ops = ops;
+    m->act_bytes = ops->act_dtype == TURBO_F32 ? 4 : 2;
     st = h->linear(w, "model.tok_embeddings", info->vocab, info->embed_dim, TURBO_LINEAR_TABLE,
                    &m->embeddings, err);
     for (int32_t l = 0; l < info->n_layers && !st; l++)
@@ -150,13 +163,13 @@ static turbo_status forward(void *p, turbo_exec *x, const turbo_batch *b, float 
     const model *m = p;
     const turbo_model_info *info = &m->cfg.info;
     const turbo_ops *ops = m->ops;
-    int32_t T = b->n_tokens, E = info->embed_dim;
-    layout at = plan(info, T, b->n_rows);
-    if (at.total * sizeof(float) > b->workspace_bytes)
+    int32_t T = b->n_tokens, R = b->n_rows, E = info->embed_dim, last = info->n_layers - 1;
+    layout at = plan(info, T, R, m->act_bytes);
+    if (at.total > b->workspace_bytes)
         return internlm2_fail(err, TURBO_EINTERNAL, "the workspace is too small for %d tokens", T);
-    float *base = b->workspace;
-    float *h = base, *n = base + at.x, *wide = base + at.qkv, *q = base + at.q, *o = base + at.attn;
-    float *rows = base + at.rows;
+    char *base = b->workspace;
+    void *h = base + at.h, *n = base + at.x, *wide = base + at.wide, *q = base + at.q;
+    void *o = base + at.o, *delta = NULL; /* delta: output of the last block, not yet added to h */
     turbo_attn attn = {
         .size = sizeof attn,
         .n_heads = info->n_heads,
@@ -166,23 +179,31 @@ static turbo_status forward(void *p, turbo_exec *x, const turbo_batch *b, float 
         .scale = 1.0f / sqrtf((float)info->head_dim),
         .rope = m->rope,
     };
-    const float *delta = NULL; /* output of the last block, not yet added to h */
     ops->embed(x, m->embeddings, b, h);
-    for (int32_t l = 0; l < info->n_layers; l++) {
+    for (int32_t l = 0; l <= last; l++) {
         const layer *y = &m->layers[l];
+        void *attended = o;
         attn.layer = l;
         ops->rmsnorm(x, h, delta, y->attention_norm, m->cfg.eps, T, E, n);
         ops->linear(x, y->wqkv, n, T, wide);
         ops->qkv_rope_store(x, &attn, b, wide, q);
+        if (l == last && !R)
+            return TURBO_OK; /* a chunk of a prompt: its keys and values were all it is for */
         ops->attention(x, &attn, b, q, o);
-        ops->linear(x, y->wo, o, T, n);
+        if (l == last) { /* nothing mixes tokens from here on: only the wanted rows go further */
+            ops->gather(x, h, b->row_index, R, E, base + at.h_rows);
+            ops->gather(x, o, b->row_index, R, info->n_heads * info->head_dim, base + at.o_rows);
+            h = base + at.h_rows;
+            attended = base + at.o_rows;
+            T = R;
+        }
+        ops->linear(x, y->wo, attended, T, n);
         ops->rmsnorm(x, h, n, y->ffn_norm, m->cfg.eps, T, E, n);
         ops->gated_mlp(x, y->w1, y->w3, y->w2, TURBO_ACT_SILU, n, T, wide, o);
         delta = o;
     }
     ops->rmsnorm(x, h, delta, m->norm, m->cfg.eps, T, E, n);
-    ops->gather(x, n, b->row_index, b->n_rows, E, rows);
-    ops->logits(x, m->output, rows, b->n_rows, logits);
+    ops->logits(x, m->output, n, T, logits);
     return TURBO_OK;
 }
 

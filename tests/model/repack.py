@@ -3,8 +3,8 @@
 
     repack.py SHARED_MODELS_DIR OUT_DIR
 
-Writes OUT_DIR/stories260K (from a llama2.c checkpoint, whose rotary pairs are adjacent: rows of q and k
-are permuted to the half-split order) and OUT_DIR/tinystories-656k (from a Hugging Face folder).
+Writes OUT_DIR/stories260K (from a llama2.c checkpoint, whose rotary pairs are adjacent: rows of q
+and k are permuted to the half-split order) and OUT_DIR/tinystories-656k (from a Hugging Face folder).
 """
 import array
 import json
@@ -58,8 +58,9 @@ def write(folder, config, tensors):
         f.write(struct.pack("<Q", len(text)) + text)
         for _, data in tensors.values():
             f.write(data.tobytes())
-    base = {"architectures": ["InternLM2ForCausalLM"], "model_type": "internlm2", "bias": False, "bos_token_id": 1,
-            "eos_token_id": 2, "rope_theta": 10000.0, "tie_word_embeddings": True, "torch_dtype": "float32"}
+    base = {"architectures": ["InternLM2ForCausalLM"], "model_type": "internlm2",
+            "bias": False, "bos_token_id": 1, "eos_token_id": 2, "rope_theta": 10000.0,
+            "tie_word_embeddings": True, "torch_dtype": "float32"}
     with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as f:
         json.dump(base | config, f)
 
@@ -82,8 +83,9 @@ def layers(get, L, H, K, D, E, I, permute):
 
 
 def config_of(E, I, L, H, K, V, S, eps):
-    return {"hidden_size": E, "intermediate_size": I, "num_hidden_layers": L, "num_attention_heads": H,
-            "num_key_value_heads": K, "vocab_size": V, "max_position_embeddings": S, "rms_norm_eps": eps}
+    return {"hidden_size": E, "intermediate_size": I, "num_hidden_layers": L,
+            "num_attention_heads": H, "num_key_value_heads": K, "vocab_size": V,
+            "max_position_embeddings": S, "rms_norm_eps": eps}
 
 
 def llama2c(path, out):
@@ -91,8 +93,9 @@ def llama2c(path, out):
     E, I, L, H, K, V, S = struct.unpack("<7i", raw[:28])
     floats = array.array("f", raw[28:])
     D, at, parts = E // H, 0, {}
-    order = [("emb", V * E), ("attn_norm", L * E), ("q", L * E * E), ("k", L * K * D * E), ("v", L * K * D * E), ("o", L * E * E),
-             ("ffn_norm", L * E), ("w1", L * I * E), ("w2", L * I * E), ("w3", L * I * E), ("norm", E)]
+    order = [("emb", V * E), ("attn_norm", L * E), ("q", L * E * E), ("k", L * K * D * E),
+             ("v", L * K * D * E), ("o", L * E * E), ("ffn_norm", L * E), ("w1", L * I * E),
+             ("w2", L * I * E), ("w3", L * I * E), ("norm", E)]
     for name, n in order:
         parts[name] = floats[at:at + n]
         at += n
@@ -102,7 +105,8 @@ def llama2c(path, out):
         x = parts[kind][n * size:(n + 1) * size]
         return x if kind.endswith("norm") else Matrix(x, I if kind == "w2" else E)
 
-    t = {"model.tok_embeddings.weight": ([V, E], parts["emb"]), "model.norm.weight": ([E], parts["norm"])}
+    t = {"model.tok_embeddings.weight": ([V, E], parts["emb"]),
+         "model.norm.weight": ([E], parts["norm"])}
     write(out, config_of(E, I, L, H, K, V, S, 1e-5), t | layers(get, L, H, K, D, E, I, True))
 
 
@@ -117,18 +121,22 @@ def hugging_face(folder, out):
         assert header[name]["dtype"] == "F32"
         return array.array("f", raw[8 + n + b:8 + n + e])
 
-    E, I, L, H, K, V = (c[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                                       "num_key_value_heads", "vocab_size"))
-    names = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj", "w1": "mlp.gate_proj",
-             "w3": "mlp.up_proj", "w2": "mlp.down_proj", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+    E, I, L, H, K, V = (c[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers",
+                                       "num_attention_heads", "num_key_value_heads", "vocab_size"))
+    names = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
+             "o": "self_attn.o_proj", "w1": "mlp.gate_proj", "w3": "mlp.up_proj",
+             "w2": "mlp.down_proj", "attn_norm": "input_layernorm",
+             "ffn_norm": "post_attention_layernorm"}
 
     def get(kind, layer):
         x = tensor(f"model.layers.{layer}.{names[kind]}.weight")
         return x if kind.endswith("norm") else Matrix(x, I if kind == "w2" else E)
 
     # the tied matrix is stored under the head's name only
-    emb = tensor("model.embed_tokens.weight" if "model.embed_tokens.weight" in header else "lm_head.weight")
-    t = {"model.tok_embeddings.weight": ([V, E], emb), "model.norm.weight": ([E], tensor("model.norm.weight"))}
+    stored = "model.embed_tokens.weight"
+    emb = tensor(stored if stored in header else "lm_head.weight")
+    t = {"model.tok_embeddings.weight": ([V, E], emb),
+         "model.norm.weight": ([E], tensor("model.norm.weight"))}
     write(out, config_of(E, I, L, H, K, V, c["max_position_embeddings"], c["rms_norm_eps"]),
           t | layers(get, L, H, K, E // H, E, I, False))
 
@@ -136,7 +144,8 @@ def hugging_face(folder, out):
 def main():
     src, out = sys.argv[1:3]
     llama2c(os.path.join(src, "stories260K", "stories260K.bin"), os.path.join(out, "stories260K"))
-    shutil.copy(os.path.join(src, "stories260K", "tok512.model"), os.path.join(out, "stories260K", "tokenizer.model"))
+    shutil.copy(os.path.join(src, "stories260K", "tok512.model"),
+                os.path.join(out, "stories260K", "tokenizer.model"))
     hugging_face(os.path.join(src, "tinystories-656k-hf"), os.path.join(out, "tinystories-656k"))
 
 

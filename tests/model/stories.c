@@ -1,5 +1,6 @@
-/* tests/model/stories.c: two real tiny models against their float64 references: greedy ids through the
- * engine, and the mean loss of real texts, teacher-forced. Usage: stories REPACKED_DIR SHARED_MODELS_DIR */
+/* tests/model/stories.c: two real tiny models against their float64 references: greedy ids through
+ * the engine, and the mean loss of real texts, teacher-forced. Usage: stories REPACKED_DIR
+ * SHARED_MODELS_DIR */
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -90,8 +91,12 @@ static void check_greedy(turbod_engine *e, const cJSON *ref, const char *name)
     memset(&s, 0, sizeof s);
     pthread_mutex_init(&s.mu, NULL);
     pthread_cond_init(&s.done, NULL);
-    turbod_request_spec spec = {.prompt = &bos, .n_prompt = 1, .max_tokens = n - 1, .ignore_eos = true,
-                                .on_event = on_event, .ctx = &s};
+    turbod_request_spec spec = {.prompt = &bos,
+                                .n_prompt = 1,
+                                .max_tokens = n - 1,
+                                .ignore_eos = true,
+                                .on_event = on_event,
+                                .ctx = &s};
     turbod_sample_defaults(&spec.params);
     spec.params.temperature = 0;
     if (turbod_engine_submit(e, &spec, &r, &err)) {
@@ -146,7 +151,9 @@ int main(int argc, char **argv)
     const char *plugins = getenv("TURBO_PLUGIN_PATH");
     char folder[4096];
     if (argc != 3 || !plugins || turbod_registry_open(plugins, &registry, &err)) {
-        fprintf(stderr, "usage: stories REPACKED_DIR SHARED_MODELS_DIR, with TURBO_PLUGIN_PATH set. %s\n", err.text);
+        fprintf(stderr,
+                "usage: stories REPACKED_DIR SHARED_MODELS_DIR, with TURBO_PLUGIN_PATH set. %s\n",
+                err.text);
         return 2;
     }
     static const char *const models[][2] = {{"stories260K", "stories260K"},

@@ -4,8 +4,8 @@
 usage: make.py OUTPUT    (needs numpy, torch and transformers; not run by `make check`)
 
 The reference is LlamaForCausalLM of the transformers library in float32 with eager attention. The
-checkpoints are those that tests/unit/tiny_model.c writes: the same random numbers in the same order,
-here unpacked from InternLM2's wqkv into q, k and v.
+checkpoints are those that tests/unit/tiny_model.c writes: the same random numbers in the same
+order, here unpacked from InternLM2's wqkv into q, k and v.
 """
 import json
 import math

@@ -5,8 +5,8 @@ make.py leaves out: head size 128, other bases, f16, eight layers, long contexts
 usage: wide.py OUTPUT    (needs torch and transformers; not run by `make check`)
 
 The reference is LlamaForCausalLM of the transformers library in float32 with eager attention, its
-weights taken from the InternLM2 tensors by unpacking wqkv. No checkpoint is stored: every number of a
-tensor follows from the tensor's name and the number's index, see value() here and in
+weights taken from the InternLM2 tensors by unpacking wqkv. No checkpoint is stored: every number of
+a tensor follows from the tensor's name and the number's index, see value() here and
 tests/model/checkpoint.c. Every value is exact in the type it is stored in.
 """
 import json
@@ -29,7 +29,8 @@ CASES = [
     ("head size 128, theta 1e6", {"hidden_size": 256, "num_attention_heads": 2, "rope_theta": 1e6,
                                   "num_key_value_heads": 1, "num_hidden_layers": 1}, 40, 64),
     ("tied", {"tie_word_embeddings": True}, 24, 64),
-    ("bf16, bias, 8 layers", {"torch_dtype": "bfloat16", "bias": True, "num_hidden_layers": 8}, 24, 64),
+    ("bf16, bias, 8 layers", {"torch_dtype": "bfloat16", "bias": True, "num_hidden_layers": 8},
+     24, 64),
     ("f16", {"torch_dtype": "float16"}, 24, 64),
     ("linear, 4 M long", {"rope_scaling": {"type": "linear", "factor": 4.0},
                           "max_position_embeddings": 64}, 250, 64),
@@ -50,7 +51,8 @@ def mix(x):
 
 
 def stream(seed, n):
-    return mix((seed + np.arange(n, dtype=np.uint64) * np.uint64(0x9E3779B9)) & np.uint64(0xFFFFFFFF))
+    x = seed + np.arange(n, dtype=np.uint64) * np.uint64(0x9E3779B9)
+    return mix(x & np.uint64(0xFFFFFFFF))
 
 
 def value(name, shape, dtype):
