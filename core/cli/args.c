@@ -55,8 +55,10 @@ static int extra(void *ctx, int argc, char **argv, int i)
     }
     const char *eq = strchr(w, '=');
     int k = flag_index(a->cmd, w + 2, eq ? (size_t)(eq - w) - 2 : strlen(w + 2));
-    if (k < 0)
+    if (k < 0) {
+        a->unknown = w + 2;
         return 0;
+    }
     const cli_flag *f = &a->cmd->flags[k];
     const char *text = eq ? eq + 1 : f->kind == CLI_SWITCH ? "" : i + 1 < argc ? argv[i + 1] : NULL;
     if (!text || (f->kind == CLI_SWITCH && eq))
@@ -112,6 +114,30 @@ static turbo_status parse_plain(cli_args *a, int argc, char **argv, turbo_err *e
     return TURBO_OK;
 }
 
+/* The flag nobody knew, with what may have been meant: flags of the command and of its options. */
+static turbo_status unknown_flag(const cli_args *a, turbo_err *err)
+{
+    const char *names[CLI_MAX_FLAGS + 128];
+    char text[128][64], word[64];
+    size_t n = 0, n_text = 0;
+    for (int i = 0; a->cmd->flags && a->cmd->flags[i].name; i++)
+        names[n++] = a->cmd->flags[i].name;
+    for (size_t i = 0; i < turbod_n_opts && n_text < 128; i++) {
+        const turbod_opt *o = &turbod_opts[i];
+        if (!cli_key_wanted(a->cmd, o->section, o->key))
+            continue;
+        snprintf(text[n_text], sizeof text[0], "%s", o->key);
+        for (char *p = text[n_text]; *p; p++)
+            *p = *p == '_' ? '-' : *p;
+        names[n++] = text[n_text++];
+    }
+    snprintf(word, sizeof word, "%.*s", (int)strcspn(a->unknown, "="), a->unknown);
+    const char *near = turbod_nearest(word, names, n);
+    return turbod_err(err, TURBOD_EUSAGE, "turbo %s does not know --%s%s%s%s", a->cmd->name, word,
+                      near ? "; did you mean --" : "; see --help", near ? near : "",
+                      near ? "?" : "");
+}
+
 bool cli_parse(const cli_cmd *cmd, int argc, char **argv, cli_args *a, int *code)
 {
     turbo_err err = {{0}};
@@ -124,6 +150,8 @@ bool cli_parse(const cli_cmd *cmd, int argc, char **argv, cli_args *a, int *code
     } else {
         st = parse_plain(a, argc, argv, &err);
     }
+    if (st == TURBOD_EUSAGE && a->unknown)
+        st = unknown_flag(a, &err);
     *code = 0;
     if (a->help) {
         cli_help(cmd, stdout);

@@ -34,6 +34,7 @@ typedef struct cli_args {
     const char *words[16]; /* what is no flag, in order */
     int n_words;
     bool help;
+    const char *unknown; /* the flag that nobody knew */
     turbod_conf *conf; /* owned; NULL when the command has no keys */
 } cli_args;
 

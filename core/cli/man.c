@@ -26,7 +26,7 @@ static void text(FILE *out, const char *s)
 static void head(FILE *out, const char *name, const char *section, const char *what)
 {
     fprintf(out, ".\\\" Written by the program from its tables of options and commands.\n");
-    fprintf(out, ".Dd $Mdocdate$\n.Dt %s %s\n.Os turbod %s\n.Sh NAME\n.Nm %s\n.Nd %s\n", name, section,
+    fprintf(out, ".Dd $Mdocdate: November 24 2026 $\n.Dt %s %s\n.Os turbod %s\n.Sh NAME\n.Nm %s\n.Nd %s\n", name, section,
             turbod_version(), name, what);
 }
 

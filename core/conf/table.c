@@ -188,6 +188,9 @@ static turbo_status set_text(turbod_conf *c, const turbod_opt *o, const char *te
     if (n > (size_t)o->hi)
         return turbod_err(err, TURBO_EINVAL, "%s: %s is %zu bytes long; %lld are the most", where,
                           o->key, n, (long long)o->hi);
+    if (n < (size_t)o->lo)
+        return turbod_err(err, TURBO_EINVAL, "%s: %s is empty; leave it out for its default, %s",
+                          where, o->key, o->dflt);
     for (size_t i = 0; i < n; i++)
         if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f)
             return turbod_err(err, TURBO_EINVAL, "%s: %s holds a control character", where, o->key);

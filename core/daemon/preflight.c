@@ -39,6 +39,8 @@ static turbo_status test_plugins(preflight *p, turbo_err *err)
             refused++;
         }
     }
+    if (!st && !turbod_registry_sampler(p->registry, p->conf->sampler))
+        st = turbod_err(err, TURBO_ENOENT, "no plugin offers the sampler \"%s\"", p->conf->sampler);
     if (!st)
         fprintf(p->out, "ok       plugins: %zu loaded, %zu refused\n", n - refused, refused);
     return st;
