@@ -2,6 +2,8 @@
  *
  * What ordinary text may become is decided here: a special, renamed or added token is in no table
  * that such text is looked up in, neither by its new name nor by its old one. */
+#include <float.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,17 +51,14 @@ static turbo_status build(const spm *s, bool (*wanted)(const spm_piece *), bool 
 
 static turbo_status fill_maps(spm *s, turbo_err *err)
 {
-    bool any = false;
     turbo_status st = spm_map_init(&s->lookup, (size_t)s->n, err);
+    s->min_score = FLT_MAX;
     if (!st)
         st = spm_map_init(&s->names, (size_t)s->n, err);
     for (int32_t i = 0; i < s->n && !st; i++) {
         const spm_piece *p = &s->pieces[i];
-        if (p->type == SPM_NORMAL) {
-            s->min_score = !any || p->score < s->min_score ? p->score : s->min_score;
-            s->max_score = !any || p->score > s->max_score ? p->score : s->max_score;
-            any = true;
-        }
+        if (p->type == SPM_NORMAL)
+            s->min_score = fminf(s->min_score, p->score);
         if (from_text(p) && !spm_map_add(&s->lookup, p->text, p->len, i))
             st = spm_fail(err, TURBO_EDATA, "tokenizer.model: piece %d stands there twice", i);
         /* Of equal names a special one is meant; see below. */

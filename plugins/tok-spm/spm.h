@@ -80,7 +80,7 @@ typedef struct spm {
     const char *surface; /* of unknown tokens when decoding */
     uint32_t surface_len;
     int32_t bytes[256]; /* ids of BYTE pieces, -1 none */
-    float min_score, max_score; /* of normal pieces */
+    float min_score; /* of normal pieces: that of unknown ones is 10 less */
     int32_t add_bos;
     int32_t n_file; /* pieces of the file; ids from here to n were added by a JSON file */
     spm_map lookup; /* what text may become: normal, user-defined, unused; no special ones */

@@ -1,11 +1,14 @@
 /* plugins/tok-spm/unigram.c: the most probable segmentation under a unigram model, by Viterbi
- * (arXiv 1804.10959). Scores add up in single precision, as in the reference, so that ties ("...."
- * is
- * "." + "..." or "..." + ".") fall the same way. */
+ * (arXiv 1804.10959). Scores add up in single precision, as in the reference, so that ties
+ * ("...." is "." + "..." or "..." + ".") fall the same way. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "spm.h"
+
+/* The score of a user-defined piece for each byte behind the first, as version 0.2.3
+ * of the library has it; older ones took the length times the largest score, less 0.1. */
+#define USER_BONUS 0.1f
 
 typedef struct node {
     int32_t id;
@@ -32,7 +35,7 @@ static void extend(const spm *s, const char *text, size_t len, size_t at, node *
         if (id < 0)
             continue;
         float score =
-            s->pieces[id].type == SPM_USER ? (float)l * s->max_score - 0.1f : s->pieces[id].score;
+            s->pieces[id].type == SPM_USER ? USER_BONUS * (float)(l - 1) : s->pieces[id].score;
         offer(&best[at + l], score + here, (int64_t)at, id);
         single = single || l == one;
     }
