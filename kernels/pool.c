@@ -8,6 +8,8 @@
 #include <time.h>
 
 #define MAX_THREADS 256
+#define OPEN 0x8000u
+#define INSIDE 0x7fffu
 
 typedef struct worker {
     turbok_pool *pool;
@@ -21,8 +23,10 @@ struct turbok_pool {
     worker workers[MAX_THREADS];
     int started; /* workers running, for shutdown after a failed start */
 
-    _Alignas(64) _Atomic uint64_t round; /* a new value announces a loop */
-    _Alignas(64) _Atomic int busy;       /* workers still inside the loop */
+    /* Number of the loop << 16, OPEN while workers may join it, and how many are inside. The caller
+     * waits for those inside only: a worker that has no CPU just now never delays a loop it has not
+     * joined, and cannot join one that is closed. */
+    _Alignas(64) _Atomic uint64_t gate;
     _Alignas(64) _Atomic int64_t next;   /* first item not handed out */
     int64_t end, grain;
     turbok_range_fn fn;
@@ -83,12 +87,12 @@ static void work(turbok_pool *p, int thread)
     }
 }
 
-/* Waits until round differs from seen: spinning first, then asleep. */
-static void await_round(turbok_pool *p, uint64_t seen)
+/* Waits until the number of the loop differs from seen: spinning first, then asleep. */
+static void await_loop(turbok_pool *p, uint64_t seen)
 {
     int64_t until = now_us() + p->spin_us;
     for (int i = 0;; i++) {
-        if (atomic_load_explicit(&p->round, memory_order_acquire) != seen)
+        if (atomic_load_explicit(&p->gate, memory_order_acquire) >> 16 != seen)
             return;
         relax();
         if ((i & 255) == 255 && now_us() >= until)
@@ -96,10 +100,23 @@ static void await_round(turbok_pool *p, uint64_t seen)
     }
     pthread_mutex_lock(&p->mu);
     atomic_fetch_add(&p->sleepers, 1);
-    while (atomic_load(&p->round) == seen)
+    while (atomic_load(&p->gate) >> 16 == seen)
         pthread_cond_wait(&p->wake, &p->mu);
     atomic_fetch_sub(&p->sleepers, 1);
     pthread_mutex_unlock(&p->mu);
+}
+
+/* Joins the loop that is open, if one is. *seen is the number of the loop found either way. */
+static bool join(turbok_pool *p, uint64_t *seen)
+{
+    uint64_t g = atomic_load_explicit(&p->gate, memory_order_acquire);
+    do {
+        *seen = g >> 16;
+        if (!(g & OPEN))
+            return false;
+    } while (!atomic_compare_exchange_weak_explicit(&p->gate, &g, g + 1, memory_order_acq_rel,
+                                                    memory_order_acquire));
+    return true;
 }
 
 static void *worker_main(void *arg)
@@ -108,19 +125,21 @@ static void *worker_main(void *arg)
     turbok_pool *p = w->pool;
     uint64_t seen = 0;
     for (;;) {
-        await_round(p, seen);
-        seen = atomic_load_explicit(&p->round, memory_order_acquire);
+        await_loop(p, seen);
+        if (!join(p, &seen))
+            continue;
         if (p->quit)
             return NULL;
         work(p, w->index);
-        atomic_fetch_sub_explicit(&p->busy, 1, memory_order_release);
+        atomic_fetch_sub_explicit(&p->gate, 1, memory_order_release);
     }
 }
 
-/* Announces a loop: after this the workers may run it. */
+/* Opens a loop: after this the workers may join it. Nobody is inside the one before. */
 static void announce(turbok_pool *p)
 {
-    atomic_fetch_add(&p->round, 1); /* sequentially consistent with the sleepers' check */
+    uint64_t g = atomic_load_explicit(&p->gate, memory_order_relaxed);
+    atomic_store(&p->gate, ((g >> 16) + 1) << 16 | OPEN); /* sequentially consistent: see sleepers */
     if (atomic_load(&p->sleepers)) {
         pthread_mutex_lock(&p->mu);
         pthread_cond_broadcast(&p->wake);
@@ -141,13 +160,13 @@ void turbok_pool_for(turbok_pool *p, int64_t n, int64_t grain, turbok_range_fn f
     p->end = n;
     p->grain = grain < 1 ? 1 : grain;
     atomic_store_explicit(&p->next, 0, memory_order_relaxed);
-    atomic_store_explicit(&p->busy, p->n - 1, memory_order_relaxed);
     announce(p);
     work(p, 0);
-    for (int i = 0; atomic_load_explicit(&p->busy, memory_order_acquire); i++) {
+    atomic_fetch_and_explicit(&p->gate, ~(uint64_t)OPEN, memory_order_acq_rel);
+    for (int i = 0; atomic_load_explicit(&p->gate, memory_order_acquire) & INSIDE; i++) {
         relax();
         if ((i & 1023) == 1023)
-            sched_yield(); /* the last worker may need this very CPU */
+            sched_yield(); /* a worker inside may need this very CPU */
     }
 }
 

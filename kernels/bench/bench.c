@@ -174,7 +174,7 @@ static turbo_linear *random_linear(turbok_device *d, int32_t dtype, int64_t out,
     turbo_linear *w = NULL;
     turbo_err err;
     size_t es = dtype == TURBO_F32 ? 4 : 2, row = (size_t)in * es;
-    char *data = malloc((size_t)out * row);
+    char *data = calloc((size_t)out, row);
     if (!data)
         return NULL;
     uint32_t seed = 1;

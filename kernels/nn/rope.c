@@ -50,9 +50,9 @@ turbo_status turbok_rope_new(turbok_device *d, const turbo_rope_spec *spec, turb
     r->spec = *spec;
     r->table_len = spec->max_position < TABLE_MAX ? spec->max_position : TABLE_MAX;
     size_t half = (size_t)spec->dim / 2, n = (size_t)r->table_len * half;
-    r->inv = malloc(half * sizeof(float));
-    r->cosine = malloc(n * sizeof(float));
-    r->sine = malloc(n * sizeof(float));
+    r->inv = calloc(half, sizeof(float));
+    r->cosine = calloc(n, sizeof(float));
+    r->sine = calloc(n, sizeof(float));
     if (!r->inv || !r->cosine || !r->sine) {
         turbok_rope_free(d, r);
         return turbok_fail(err, TURBO_ENOMEM, "no memory for RoPE tables");
