@@ -78,18 +78,22 @@ static void close_client(turbod_http *h, turbod_client *c)
 
 static void identify(turbod_client *c)
 {
-    const struct sockaddr_in *v4 = (const void *)&c->addr;
-    const struct sockaddr_in6 *v6 = (const void *)&c->addr;
+    /* Copies: reading one socket address type through another is what aliasing rules forbid, and gcc
+     * does drop such reads. */
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+    memcpy(&v4, &c->addr, sizeof v4);
+    memcpy(&v6, &c->addr, sizeof v6);
     if (c->addr.ss_family == AF_INET) {
-        memcpy(c->ip, &v4->sin_addr, 4);
-        c->loopback = ntohl(v4->sin_addr.s_addr) >> 24 == 127;
+        memcpy(c->ip, &v4.sin_addr, 4);
+        c->loopback = ntohl(v4.sin_addr.s_addr) >> 24 == 127;
     } else if (c->addr.ss_family == AF_INET6) {
-        memcpy(c->ip, &v6->sin6_addr, 8);
+        memcpy(c->ip, &v6.sin6_addr, 8);
         c->ip[15] = 6;
-        c->loopback = IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr);
-        if (IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr)) {
+        c->loopback = IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr);
+        if (IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr)) {
             memset(c->ip, 0, sizeof c->ip);
-            memcpy(c->ip, v6->sin6_addr.s6_addr + 12, 4);
+            memcpy(c->ip, v6.sin6_addr.s6_addr + 12, 4);
             c->loopback = c->ip[0] == 127;
         }
     }
