@@ -1,5 +1,6 @@
-/* tok-spm against the sentencepiece package on small random models (tests/golden/tok-spm/small.json):
- * the corners that real models seldom show. Needs nothing outside the repository. */
+/* tok-spm against the sentencepiece package on small random models
+ * (tests/golden/tok-spm/small.json): the corners that real models seldom show. Needs nothing
+ * outside the repository. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -85,8 +86,8 @@ static void check_line(const void *tok, int model, int number, const cJSON *line
     turbod_detok_free(d);
     len = from_hex(cJSON_GetArrayItem(line, 2)->valuestring, want, sizeof want);
     if (w != len || memcmp(out, want, len))
-        fail_msg("model %d line %d decodes to \"%.*s\" instead of \"%.*s\"", model, number, (int)w, out,
-                 (int)len, (const char *)want);
+        fail_msg("model %d line %d decodes to \"%.*s\" instead of \"%.*s\"", model, number, (int)w,
+                 out, (int)len, (const char *)want);
 }
 
 static void test_small(void **state)
