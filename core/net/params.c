@@ -24,8 +24,9 @@ struct field {
 
 bool turbod_params_bad(ctx *c, const char *field, const cJSON *v, const char *expected)
 {
+    char shown[32];
     turbod_reply_error(c->x, 400, "invalid_value", field, "%s is %s; give %s", field,
-                       turbod_json_kind(v), expected);
+                       turbod_json_show(v, shown), expected);
     return false;
 }
 
@@ -35,9 +36,10 @@ static bool read_float(ctx *c, const turbod_field *f, const cJSON *v)
 {
     double d;
     float value;
+    char shown[32];
     if (!turbod_json_num(v, f->lo, f->hi, &d)) {
         turbod_reply_error(c->x, 400, "invalid_value", f->name, "%s is %s; give a number from %g to %g",
-                           f->name, turbod_json_kind(v), f->lo, f->hi);
+                           f->name, turbod_json_show(v, shown), f->lo, f->hi);
         return false;
     }
     value = (float)d;
@@ -47,11 +49,12 @@ static bool read_float(ctx *c, const turbod_field *f, const cJSON *v)
 
 static bool read_long(ctx *c, const turbod_field *f, const cJSON *v, int64_t *out)
 {
+    char shown[32];
     if (turbod_json_int(v, (int64_t)f->lo, (int64_t)f->hi, out))
         return true;
     turbod_reply_error(c->x, 400, "invalid_value", f->name,
                        "%s is %s; give a whole number from %lld to %lld", f->name,
-                       turbod_json_kind(v), (long long)f->lo, (long long)f->hi);
+                       turbod_json_show(v, shown), (long long)f->lo, (long long)f->hi);
     return false;
 }
 

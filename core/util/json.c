@@ -2,6 +2,7 @@
  * hostile nesting costs 64 bytes and not the C stack. */
 #include "util/json.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -309,4 +310,12 @@ const char *turbod_json_kind(const cJSON *v)
     if (cJSON_IsString(v))
         return "a string";
     return cJSON_IsArray(v) ? "an array" : "an object";
+}
+
+const char *turbod_json_show(const cJSON *v, char buf[32])
+{
+    if (!cJSON_IsNumber(v))
+        return turbod_json_kind(v);
+    snprintf(buf, 32, "%.10g", v->valuedouble);
+    return buf;
 }

@@ -14,13 +14,13 @@
 #include "turbo/plugin.h"
 
 typedef struct turbod_json_limits {
-    unsigned max_depth;  /* at most 64 */
-    size_t max_values;   /* keys count too */
-    size_t max_key;      /* bytes */
+    unsigned max_depth; /* at most 64 */
+    size_t max_values; /* keys count too */
+    size_t max_key; /* bytes */
 } turbod_json_limits;
 
 extern const turbod_json_limits turbod_json_request; /* bodies of clients */
-extern const turbod_json_limits turbod_json_file;    /* files of a model folder */
+extern const turbod_json_limits turbod_json_file; /* files of a model folder */
 
 /* The scan alone. Fills err with what is wrong and the byte offset. */
 turbo_status turbod_json_scan(const char *text, size_t n, const turbod_json_limits *lim,
@@ -36,5 +36,7 @@ bool turbod_json_int(const cJSON *v, int64_t lo, int64_t hi, int64_t *out);
 bool turbod_json_num(const cJSON *v, double lo, double hi, double *out);
 /* What a value is, for messages: "a string", "the number 3". */
 const char *turbod_json_kind(const cJSON *v);
+/* The same with the value of a number, written into buf: "3.5", "a string". */
+const char *turbod_json_show(const cJSON *v, char buf[32]);
 
 #endif
