@@ -97,6 +97,7 @@ cleanup() {
 # Starts turbod and waits until it is ready; url is set. False when it ended, $1... are its flags.
 start() {
     log=$build/turbod.log
+    : > "$log" # the last one's "ready" is not ours
     "$build/turbod" --conf conf/internlm2.conf "$@" > "$log" 2>&1 &
     daemon=$!
     tries=0

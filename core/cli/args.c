@@ -78,11 +78,10 @@ static int extra(void *ctx, int argc, char **argv, int i)
 
 bool cli_key_wanted(const cli_cmd *cmd, const char *section, const char *key)
 {
-    const char *name = *section ? section : key;
-    size_t n = strlen(name);
+    size_t n_section = strlen(section), n_key = strlen(key);
     for (const char *p = cmd->keys; *p;) {
         size_t len = strcspn(p, " ");
-        if (len == n && !memcmp(p, name, n))
+        if ((len == n_section && !memcmp(p, section, len)) || (len == n_key && !memcmp(p, key, len)))
             return true;
         p += len + strspn(p + len, " ");
     }

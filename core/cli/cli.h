@@ -112,6 +112,7 @@ double cli_rate(const turbod_timings *t); /* sampled tokens a second, prompt lef
 /* Ctrl-C since the last call. cli_catch_interrupts turns SIGINT into this. */
 void cli_catch_interrupts(void);
 bool cli_interrupted(void);
+bool cli_interrupt_waits(void); /* the same, without taking it */
 
 /* ---- dialog.c: the chat loop over any backend ---- */
 

@@ -3,6 +3,8 @@
 #include <editline/readline.h>
 #include <errno.h>
 #include <limits.h>
+#include <locale.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -14,6 +16,7 @@
 
 #define MESSAGE_MAX ((size_t)8 << 20)
 #define HISTORY_LINES 1000
+#define LOOK_MS 100
 
 typedef struct dialog {
     const cli_backend *backend;
@@ -61,6 +64,42 @@ static bool last_is(const dialog *d, const char *role)
 }
 
 /* ---- input --------------------------------------------------------------------------------------- */
+
+#define KILL_LINE 0x15 /* Ctrl-U in the editor's default bindings */
+
+/* Bytes from the terminal as characters for the editor, which cannot be woken by a signal: Ctrl-C
+ * becomes "empty the line" and "end of line" instead. */
+static int read_char(FILE *in)
+{
+    static bool end_line; /* behind KILL_LINE; the editor has no place for state */
+    unsigned char b[4];
+    if (end_line) {
+        end_line = false;
+        return '\r';
+    }
+    for (size_t n = 0; n < 4;) {
+        struct pollfd p = {.fd = fileno(in), .events = POLLIN};
+        int ready = poll(&p, 1, LOOK_MS); /* a signal just before it would be missed without a limit */
+        if (cli_interrupt_waits()) {
+            end_line = true;
+            return KILL_LINE;
+        }
+        if (!ready || (ready < 0 && errno == EINTR))
+            continue;
+        ssize_t got = read(p.fd, b + n, 1);
+        if (got <= 0)
+            return EOF;
+        size_t len = turbod_utf8_len(b, ++n);
+        if (len == 1)
+            return b[0];
+        if (len)
+            return (b[0] & (0xFF >> (len + 1))) << (6 * (len - 1)) | (b[1] & 0x3F) << (6 * (len - 2)) |
+                   (len > 2 ? (b[2] & 0x3F) << (6 * (len - 3)) : 0) | (len > 3 ? b[3] & 0x3F : 0);
+        if (!turbod_utf8_prefix(b, n))
+            break;
+    }
+    return 0xFFFD;
+}
 
 /* One line without its end; NULL at the end of input. Owned by the caller. */
 static char *read_line(dialog *d, const char *prompt)
@@ -289,7 +328,14 @@ int cli_dialog(const cli_backend *b, const char *system)
     if (system && push(&d, "system", system, strlen(system)))
         d.n_system = 1;
     cli_catch_interrupts();
+    /* The editor asks the locale how wide characters are. Only this thread, only characters: numbers
+     * keep their point. */
+    locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0), old = (locale_t)0;
+    if (d.terminal && utf8)
+        old = uselocale(utf8);
     if (d.terminal) {
+        rl_getc_function = read_char;
+        rl_catch_signals = 0; /* ours stay in place */
         fprintf(stderr, "%s. End a message with an empty line; /help lists commands.\n", b->where);
         using_history();
         stifle_history(HISTORY_LINES);
@@ -304,5 +350,9 @@ int cli_dialog(const cli_backend *b, const char *system)
     while (d.n)
         pop(&d);
     free(d.msgs);
+    if (old)
+        uselocale(old);
+    if (utf8)
+        freelocale(utf8);
     return d.code;
 }

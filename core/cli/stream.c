@@ -34,6 +34,11 @@ bool cli_interrupted(void)
     return was;
 }
 
+bool cli_interrupt_waits(void)
+{
+    return interrupted;
+}
+
 typedef struct watch {
     pthread_mutex_t mu;
     pthread_cond_t cond;

@@ -120,7 +120,7 @@ void turbod_conf_help_some(FILE *out, bool (*want)(void *, const char *, const c
         if (want && !want(ctx, o->section, o->key))
             continue;
         if (!section || strcmp(section, o->section)) {
-            fprintf(out, "%s%s%s:\n", section ? "\n" : "", *section ? "Options of the group " : "Options",
+            fprintf(out, "%s%s%s:\n", section ? "\n" : "", *o->section ? "Options of the group " : "Options",
                     o->section);
             section = o->section;
         }
