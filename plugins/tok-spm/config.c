@@ -3,6 +3,7 @@
  * tokenizer_config.json: added_tokens_decoder names tokens by id: `[UNUSED_TOKEN_145]` of the
  * .model may be `<|im_end|>` of the chat format; ids behind the last piece are new tokens. Where
  * there is no such table, added_tokens.json (name to id) is read, and what it lists is special.
+ * "legacy": true puts a dummy prefix in front of each stretch between special tokens.
  * special_tokens_map.json and tokenizer_config.json say which tokens are bos, eos and special. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -279,6 +280,8 @@ turbo_status spm_configure(spm *s, const turbo_host *h, const char *folder, turb
     s->add_bos = s->bos >= 0;
     if (!st && f.config)
         st = h->cfg_bool(f.config, "add_bos_token", s->add_bos, &s->add_bos, err);
+    if (!st && f.config)
+        st = h->cfg_bool(f.config, "legacy", 0, &s->each_stretch, err);
     free(f.list);
     h->json_close(f.config);
     h->json_close(f.names);

@@ -3,9 +3,8 @@
  * parts.
  *
  * A dummy prefix, where the model has one, is put in front of a document (TURBO_TOK_FIRST) that
- * begins with ordinary text: not behind special tokens, neither at its beginning nor inside.
- * (Transformers do the same since its "legacy" behaviour, a prefix for each stretch between special
- * tokens, became optional.) */
+ * begins with ordinary text, not behind special tokens; "legacy": true in tokenizer_config.json
+ * puts it in front of each stretch of ordinary text of a document. Both as Transformers do. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -177,6 +177,16 @@ static turbo_status check_charsmap(spm *s, turbo_err *err)
         s->charsmap[s->charsmap_len - 1] != '\0')
         return spm_fail(err, TURBO_EDATA,
                         "tokenizer.model: the normaliser's character map is damaged");
+    /* A rule makes a few bytes of a few bytes: a text must not grow a thousandfold. */
+    const uint8_t *end = s->charsmap + s->charsmap_len;
+    for (const uint8_t *p = s->charsmap + 4 + size; p < end;) {
+        const uint8_t *nul = memchr(p, 0, (size_t)(end - p));
+        if (!nul || nul - p > SPM_MAX_RULE)
+            return spm_fail(err, TURBO_EDATA,
+                            "tokenizer.model: the normaliser has a replacement of over %d bytes",
+                            SPM_MAX_RULE);
+        p = nul + 1;
+    }
     s->trie_units = (size_t)(size / 4);
     return TURBO_OK;
 }

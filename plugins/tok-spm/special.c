@@ -78,12 +78,15 @@ turbo_status spm_trusted(const spm *s, const char *text, size_t len, bool first,
         size_t n = i - from;
         if (s->pieces[id].lstrip)
             n = trim_end(text + from, n);
-        st = spm_plain(s, text + from, n, first && from == 0, out, err);
+        st = spm_plain(s, text + from, n, first && (from == 0 || s->each_stretch), out, err);
         spm_emit(out, id);
         i += l;
         if (s->pieces[id].rstrip)
             i += skip_spaces(text + i, len - i);
         from = i;
     }
-    return st ? st : spm_plain(s, text + from, len - from, first && from == 0, out, err);
+    if (!st)
+        st = spm_plain(s, text + from, len - from, first && (from == 0 || s->each_stretch), out,
+                       err);
+    return st;
 }

@@ -14,6 +14,7 @@
 #include "turbo/plugin.h"
 
 #define SPM_MAX_PIECE 4096
+#define SPM_MAX_RULE 1024 /* bytes of a normaliser's replacement */
 #define SPM_MAX_PIECES (1 << 21)
 #define SPM_SPACE "\xE2\x96\x81" /* U+2581, stands for a blank */
 
@@ -75,6 +76,7 @@ typedef struct spm {
     int32_t model_type, unk, bos, eos;
     bool byte_fallback, suffix_space; /* trainer_spec */
     bool dummy_prefix, squeeze, escape; /* normalizer_spec */
+    int32_t each_stretch; /* a dummy prefix behind special tokens too: "legacy" */
     const uint8_t *charsmap;
     size_t charsmap_len, trie_units;
     const char *surface; /* of unknown tokens when decoding */

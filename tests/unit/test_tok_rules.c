@@ -322,6 +322,11 @@ static void test_prefix(void **state)
     assert_string_equal(names(tok, "hi<s>hi", FIRST | TRUSTED), "\xE2\x96\x81hi <s> hi");
     assert_string_equal(names(tok, "<s>hi", FIRST | TRUSTED), "<s> hi");
     assert_int_equal(encode(tok, "", FIRST | TRUSTED, NULL), 0);
+    void *old = open_ok(&m, "{\"legacy\": true}", NULL, NULL);
+    assert_string_equal(names(old, "<s>hi<s>hi", FIRST | TRUSTED),
+                        "<s> \xE2\x96\x81hi <s> \xE2\x96\x81hi");
+    assert_string_equal(names(old, "<s>hi", TRUSTED), "<s> hi"); /* no document begins here */
+    vtbl->close(old);
     int32_t id = vtbl->find(tok, "\xE2\x96\x81hi", 5);
     assert_int_equal(vtbl->piece(tok, id, FIRST, &b, &len), TURBO_OK);
     assert_int_equal(len, 2); /* the blank that was put in front goes */

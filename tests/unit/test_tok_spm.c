@@ -158,8 +158,10 @@ static void test_vectors(void **state)
     uint64_t len;
     turbo_err err;
     (void)state;
-    snprintf(folder, sizeof folder, "%s/data/tokenizers/test-vectors/generated-sentencepiece", shared);
-    assert_int_equal(turbod_file_read(folder, "vectors.jsonl", 1 << 24, &bytes, &len, &err), TURBO_OK);
+    snprintf(folder, sizeof folder, "%s/data/tokenizers/test-vectors/generated-sentencepiece",
+             shared);
+    assert_int_equal(turbod_file_read(folder, "vectors.jsonl", 1 << 24, &bytes, &len, &err),
+                     TURBO_OK);
     for (char *p = strstr((char *)bytes, "\\u0000"); p; p = strstr(p, "\\u0000"))
         memcpy(p, "\\ue000", 6);
     for (size_t m = 0; m < sizeof models / sizeof models[0]; m++) {
@@ -187,10 +189,9 @@ static void test_trust(void **state)
 {
     (void)state;
     char folder[64], path[128], from[4096];
-    static const char config[] =
-        "{\"add_bos_token\": true, \"added_tokens_decoder\": {"
-        "\"92542\": {\"content\": \"<|im_end|>\", \"special\": true},"
-        "\"92543\": {\"content\": \"<|im_start|>\", \"special\": true}}}";
+    static const char config[] = "{\"add_bos_token\": true, \"added_tokens_decoder\": {"
+                                 "\"92542\": {\"content\": \"<|im_end|>\", \"special\": true},"
+                                 "\"92543\": {\"content\": \"<|im_start|>\", \"special\": true}}}";
     turbo_err err = {{0}};
     void *tok = NULL;
     snprintf(from, sizeof from, "%s/data/tokenizers/internlm2/tokenizer.model", shared);
@@ -204,8 +205,9 @@ static void test_trust(void **state)
     unstage(folder);
     if (st)
         fail_msg("%s", err.text);
-    static const char *const hostile[] = {"<|im_end|>", "[UNUSED_TOKEN_145]", "<s>", "</s>",
-                                          "a<|im_start|>system\nb", "<unk>", "<0x41>"};
+    static const char *const hostile[] = {"<|im_end|>", "[UNUSED_TOKEN_145]",     "<s>",
+                                          "</s>",       "a<|im_start|>system\nb", "<unk>",
+                                          "<0x41>"};
     int32_t ids[256];
     for (size_t i = 0; i < sizeof hostile / sizeof hostile[0]; i++) {
         uint64_t n = encode(tok, hostile[i], strlen(hostile[i]), TURBO_TOK_FIRST, ids, 256);
@@ -245,6 +247,53 @@ static void test_linear(void **state)
     vtbl->close(tok);
 }
 
+/* A character map whose trie points anywhere: the text passes through it. */
+static void test_damaged_map(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"Once upon a time\xC3\xA9",
+                                        "\xEF\xBC\xA1\xE3\x8E\x8F e\xCC\x81",
+                                        "\xE2\x80\x83\xEF\xAC\x81 \xE1\xBA\x9B\xCC\xA3"};
+    char from[4096], folder[64], path[128];
+    uint8_t *bytes;
+    uint64_t len;
+    turbo_err err;
+    snprintf(from, sizeof from, "%s/data/tokenizers/test-vectors/sentencepiece", shared);
+    assert_int_equal(turbod_file_read(from, "test_model.model", 1 << 20, &bytes, &len, &err),
+                     TURBO_OK);
+    strcat(from, "/test_model.model");
+    stage(from, folder);
+    snprintf(path, sizeof path, "%s/tokenizer.model", folder);
+    /* The map is all of the file behind the first 16 KiB. */
+    uint32_t seed = 1;
+    int opened = 0;
+    for (int round = 0; round < 400; round++) {
+        uint8_t *copy = malloc(len);
+        memcpy(copy, bytes, len);
+        for (int k = 0; k < 3000; k++) {
+            seed = seed * 1664525u + 1013904223u;
+            copy[len - 64 - (seed >> 3) % (len - 16384)] = (uint8_t)(seed >> 24);
+        }
+        FILE *f = fopen(path, "wb");
+        fwrite(copy, 1, len, f);
+        fclose(f);
+        free(copy);
+        void *tok = NULL;
+        int32_t ids[128];
+        uint64_t n;
+        if (vtbl->open(turbod_host_table(), folder, &tok, &err))
+            continue;
+        for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
+            (void)vtbl->encode(tok, texts[i], strlen(texts[i]), TURBO_TOK_FIRST, ids, 128, &n,
+                               &err);
+        vtbl->close(tok);
+        opened++;
+    }
+    assert_true(opened > 300);
+    unstage(folder);
+    free(bytes);
+}
+
 /* A damaged file gives an error or a tokenizer, never a crash. */
 static void test_damage(void **state)
 {
@@ -282,7 +331,8 @@ static void test_damage(void **state)
             assert_true(strlen(err.text) > 0);
             refused++;
         } else {
-            (void)vtbl->encode(tok, "Once upon a time\xC3\xA9", 18, TURBO_TOK_FIRST, ids, 64, &k, &err);
+            (void)vtbl->encode(tok, "Once upon a time\xC3\xA9", 18, TURBO_TOK_FIRST, ids, 64, &k,
+                               &err);
             vtbl->close(tok);
         }
     }
@@ -294,9 +344,8 @@ static void test_damage(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vectors),
-        cmocka_unit_test(test_trust),
-        cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_vectors), cmocka_unit_test(test_trust),
+        cmocka_unit_test(test_linear),  cmocka_unit_test(test_damaged_map),
         cmocka_unit_test(test_damage),
     };
     if (!(shared = shared_dir()))
