@@ -520,8 +520,11 @@ static turbo_status bind_one(turbod_http *h, const struct addrinfo *a, const tur
     memset(&bound, 0, sizeof bound);
     if (getsockname(h->listen_fd, (struct sockaddr *)&bound, &len))
         return turbod_err(err, TURBO_EIO, "getsockname: %s", strerror(errno));
-    h->port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
-                                                : ((struct sockaddr_in *)&bound)->sin_port);
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+    memcpy(&v4, &bound, sizeof v4);
+    memcpy(&v6, &bound, sizeof v6);
+    h->port = ntohs(bound.ss_family == AF_INET6 ? v6.sin6_port : v4.sin_port);
     return TURBO_OK;
 }
 

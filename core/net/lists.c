@@ -131,28 +131,27 @@ bool turbod_read_bias(turbod_params_ctx *c, const turbod_field *f, const cJSON *
     return true;
 }
 
-/* A word has two spellings in ids: at the start of a text and behind other text. Both are banned. */
+/* A word has two spellings in ids: with a space in front and without. Both are banned. */
 static bool add_word(turbod_params_ctx *c, const cJSON *v, size_t *used, size_t cap)
 {
     const turbod_engine_facts *f = turbod_engine_facts_of(c->x->http->svc->engine);
     turbod_params *p = c->p;
-    size_t len = cJSON_IsString(v) ? strlen(v->valuestring) : 0, first = 0;
+    char text[MAX_BAD_BYTES + 2] = " ";
+    size_t len = cJSON_IsString(v) ? strlen(v->valuestring) : 0;
     if (len < 1 || len > MAX_BAD_BYTES)
         return turbod_params_bad(c, "bad_words", v, "strings of 1 to 256 bytes");
-    for (int round = 0; round < 2; round++) {
+    memcpy(text + 1, v->valuestring, len);
+    for (size_t bare = 0; bare < 2; bare++) {
         turbo_err err = {{0}};
         uint64_t n = 0;
-        int32_t *at = p->bad_ids + *used;
-        turbo_status st = f->tok_vtbl->encode(f->tok, v->valuestring, len,
-                                              round ? 0 : TURBO_TOK_FIRST, at, cap - *used, &n,
-                                              &err);
+        turbo_status st = f->tok_vtbl->encode(f->tok, text + bare, len + 1 - bare, 0,
+                                              p->bad_ids + *used, cap - *used, &n, &err);
         if (st) {
             turbod_reply_status(c->x, st, "bad_words", &err);
             return false;
         }
-        if (!n || (round && n == first && !memcmp(at - first, at, first * sizeof *at)))
+        if (!n)
             continue;
-        first = (size_t)n;
         p->bad_len[p->s.n_bad++] = (int32_t)n;
         *used += (size_t)n;
     }
