@@ -43,9 +43,14 @@ class Terminal:
     def type(self, text):
         os.write(self.fd, text.encode())
 
-    def wait(self, seconds=20):
+    def leave(self, seconds=20):
+        """Ctrl-D until it is heard: one that comes before the editor has the terminal is lost."""
         end = time.monotonic() + seconds
+        turn = 0
         while time.monotonic() < end:
+            if turn % 20 == 0:
+                self.type("\x04")
+            turn += 1
             if select.select([self.fd], [], [], 0.05)[0]:
                 try:
                     os.read(self.fd, 65536)
@@ -89,8 +94,7 @@ def dialog(args, env, state):
     t.type("Hello again!\n\n")
     t.read_until(r"\[\d+ tokens")
     t.read_until("you> ")
-    t.type("\x04")  # Ctrl-D
-    assert t.wait() == 0
+    assert t.leave() == 0
     history = os.path.join(state, "turbo", "chat-history")
     with open(history, encoding="utf-8") as f:
         text = f.read()
