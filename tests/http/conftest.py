@@ -24,7 +24,7 @@ def main_server():
 @pytest.fixture(scope="session")
 def slow_server():
     """Scalar arithmetic, two sequences at once, a short queue."""
-    yield from _serve(isa="scalar", max_batch_size=2, queue_size=4)
+    yield from _serve(isa="scalar", max_batch_size=2, queue_size=4, max_prefill_token_num=64)
 
 
 @pytest.fixture(scope="session")
