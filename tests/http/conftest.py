@@ -36,7 +36,7 @@ def slow_free_server():
 @pytest.fixture(scope="session")
 def short_server():
     """All deadlines short."""
-    yield from _serve(isa="scalar", header_timeout_ms=600, body_timeout_ms=600, idle_timeout_ms=700,
+    yield from _serve(isa="scalar", max_prefill_token_num=64, header_timeout_ms=600, body_timeout_ms=600, idle_timeout_ms=700,
                       send_timeout_ms=800, ping_ms=50, body_limit=65536, allowed_hosts="x")
 
 
