@@ -7,9 +7,9 @@
 #include "util/err.h"
 #include "version.h"
 
-const cli_cmd *const cli_cmds[] = {&cli_run,        &cli_chat, &cli_client, &cli_tokenize,
-                                   &cli_detokenize, &cli_eval, &cli_plugin, &cli_doctor,
-                                   NULL};
+const cli_cmd *const cli_cmds[] = {&cli_run,      &cli_chat,       &cli_client,
+                                   &cli_tokenize, &cli_detokenize, &cli_eval,
+                                   &cli_plugin,   &cli_doctor,     NULL};
 
 static void print_help(FILE *out)
 {
@@ -17,7 +17,8 @@ static void print_help(FILE *out)
     for (size_t i = 0; cli_cmds[i]; i++)
         fprintf(out, "  %-12s%s\n", cli_cmds[i]->name, cli_cmds[i]->summary);
     fputs("  help        Help on a command: turbo help run.\n"
-          "\nturbo COMMAND --help tells more. turbod serves a model over HTTP.\n", out);
+          "\nturbo COMMAND --help tells more. turbod serves a model over HTTP.\n",
+          out);
 }
 
 static const cli_cmd *find(const char *name)
@@ -37,8 +38,9 @@ static int unknown(const char *name)
         n++;
     }
     const char *near = turbod_nearest(name, names, n);
-    return cli_usage("%.40s is no command%s%s%s", name, near ? "; did you mean " : "; see turbo help",
-                     near ? near : "", near ? "?" : "");
+    return cli_usage("%.40s is no command%s%s%s", name,
+                     near ? "; did you mean " : "; see turbo help", near ? near : "",
+                     near ? "?" : "");
 }
 
 static int help(int argc, char **argv)

@@ -19,7 +19,7 @@
 #define EX_USAGE 64
 #define EX_ENGINE 75
 #define SICK_AFTER_S 60.0 /* an engine that shows no step for so long gets no watchdog ping */
-#define TICK_MS 20        /* how often a drain looks whether it is done */
+#define TICK_MS 20 /* how often a drain looks whether it is done */
 
 typedef struct daemon_state {
     int argc;
@@ -41,7 +41,7 @@ static int own_flag(void *ctx, int argc, char **argv, int i)
 {
     daemon_state *d = ctx;
     (void)argc;
-    bool *slot = !strcmp(argv[i], "-h") || !strcmp(argv[i], "--help") ? &d->help
+    bool *slot = !strcmp(argv[i], "-h") || !strcmp(argv[i], "--help")      ? &d->help
                  : !strcmp(argv[i], "-V") || !strcmp(argv[i], "--version") ? &d->version
                  : !strcmp(argv[i], "-t") || !strcmp(argv[i], "--test")    ? &d->test
                  : !strcmp(argv[i], "-T") || !strcmp(argv[i], "--print")   ? &d->print
@@ -54,25 +54,29 @@ static int own_flag(void *ctx, int argc, char **argv, int i)
 
 static void print_help(void)
 {
-    fputs("usage: turbod --conf FILE [flags]\n"
-          "\n"
-          "Serves one language model over HTTP with an OpenAI-compatible API.\n"
-          "\n"
-          "  turbod --conf turbo.conf                start with a conf file\n"
-          "  turbod --model /models/chat-7b          start without one\n"
-          "  turbod --conf FILE -t                    test the conf, the model folder, scripts; exit\n"
-          "  turbod --conf FILE -T                    print every option with its origin; exit\n"
-          "  turbod --version                         build facts for a bug report\n"
-          "\n"
-          "An option comes from a flag, else from the environment (TURBO_KEY, TURBO_GROUP_KEY), else\n"
-          "from the conf file (group = { key = value; };), else from its default.\n"
-          "\n"
-          "Signals: SIGTERM and SIGINT let running answers finish (drain_ms), a second one stops at\n"
-          "once; SIGHUP reads conf file, template, policies and keys again.\n"
-          "Exit codes: 0 stopped, 64 usage, 65 model data, 66 no such file, 71 out of memory, 74 I/O,\n"
-          "75 engine failure, 78 configuration.\n"
-          "\n",
-          stdout);
+    fputs(
+        "usage: turbod --conf FILE [flags]\n"
+        "\n"
+        "Serves one language model over HTTP with an OpenAI-compatible API.\n"
+        "\n"
+        "  turbod --conf turbo.conf                start with a conf file\n"
+        "  turbod --model /models/chat-7b          start without one\n"
+        "  turbod --conf FILE -t                    test the conf, the model folder, scripts; "
+        "exit\n"
+        "  turbod --conf FILE -T                    print every option with its origin; exit\n"
+        "  turbod --version                         build facts for a bug report\n"
+        "\n"
+        "An option comes from a flag, else from the environment (TURBO_KEY, TURBO_GROUP_KEY), "
+        "else\n"
+        "from the conf file (group = { key = value; };), else from its default.\n"
+        "\n"
+        "Signals: SIGTERM and SIGINT let running answers finish (drain_ms), a second one stops at\n"
+        "once; SIGHUP reads conf file, template, policies and keys again.\n"
+        "Exit codes: 0 stopped, 64 usage, 65 model data, 66 no such file, 71 out of memory, 74 "
+        "I/O,\n"
+        "75 engine failure, 78 configuration.\n"
+        "\n",
+        stdout);
     turbod_conf_help(stdout);
 }
 
@@ -87,8 +91,8 @@ static void *load_main(void *arg)
 {
     daemon_state *d = arg;
     uint64_t one = 1;
-    d->load_status = turbod_service_load(&d->svc, true, turbod_progress_step, &d->progress,
-                                         &d->load_err);
+    d->load_status =
+        turbod_service_load(&d->svc, true, turbod_progress_step, &d->progress, &d->load_err);
     turbod_progress_end(&d->progress);
     ssize_t n = write(d->loaded, &one, sizeof one);
     (void)n; /* an eventfd with one writer takes it */
@@ -178,8 +182,7 @@ static void drain(daemon_state *d)
     turbod_log(TURBO_LOG_INFO, "stopping: running answers have %.1f s", (double)most / 1000);
     atomic_store(&d->svc.state, TURBOD_DRAINING);
     turbod_http_quiesce(d->http);
-    while (!hurry && !turbod_http_drained(d->http) &&
-           seconds_since(&t0) * 1000 < (double)most) {
+    while (!hurry && !turbod_http_drained(d->http) && seconds_since(&t0) * 1000 < (double)most) {
         struct pollfd p = {.fd = d->signals, .events = POLLIN};
         if (poll(&p, 1, TICK_MS) > 0) {
             int sig = turbod_signals_next(d->signals);
@@ -226,7 +229,8 @@ static int serve(daemon_state *d)
         if (beat > 0)
             watchdog(d);
         if (!loading && engine_dead(d)) {
-            turbod_log(TURBO_LOG_ERROR, "the engine has failed; exiting so that it can be restarted");
+            turbod_log(TURBO_LOG_ERROR,
+                       "the engine has failed; exiting so that it can be restarted");
             abandon(d);
             return EX_ENGINE;
         }

@@ -41,7 +41,7 @@ void turbod_version_print(FILE *out, const char *program)
     fprintf(out, "libconfig       %d.%d.%d\n", LIBCONFIG_VER_MAJOR, LIBCONFIG_VER_MINOR,
             LIBCONFIG_VER_REVISION);
     fprintf(out, "cJSON           %s\n", cJSON_Version());
-    fprintf(out, "Lua             %s\n", LUA_RELEASE + sizeof "Lua" );
+    fprintf(out, "Lua             %s\n", LUA_RELEASE + sizeof "Lua");
     fprintf(out, "libc            glibc %s\n", gnu_get_libc_version());
     fprintf(out, "plugins         %s\n", turbod_plugin_path(NULL));
     fprintf(out, "scripts         %s\n", turbod_data_dir());

@@ -81,7 +81,8 @@ bool cli_key_wanted(const cli_cmd *cmd, const char *section, const char *key)
     size_t n_section = strlen(section), n_key = strlen(key);
     for (const char *p = cmd->keys; *p;) {
         size_t len = strcspn(p, " ");
-        if ((len == n_section && !memcmp(p, section, len)) || (len == n_key && !memcmp(p, key, len)))
+        if ((len == n_section && !memcmp(p, section, len)) ||
+            (len == n_key && !memcmp(p, key, len)))
             return true;
         p += len + strspn(p + len, " ");
     }
@@ -94,8 +95,9 @@ static turbo_status check_keys(const cli_args *a, turbo_err *err)
     for (size_t i = 0; i < turbod_n_opts; i++) {
         const turbod_opt *o = &turbod_opts[i];
         if (a->conf->origins[i] == TURBOD_FROM_FLAG && !cli_key_wanted(a->cmd, o->section, o->key))
-            return turbod_err(err, TURBOD_EUSAGE, "turbo %s has no use for --%s; see turbo %s --help",
-                              a->cmd->name, o->key, a->cmd->name);
+            return turbod_err(err, TURBOD_EUSAGE,
+                              "turbo %s has no use for --%s; see turbo %s --help", a->cmd->name,
+                              o->key, a->cmd->name);
     }
     return TURBO_OK;
 }
@@ -105,8 +107,9 @@ static turbo_status parse_plain(cli_args *a, int argc, char **argv, turbo_err *e
     for (int i = 1; i < argc;) {
         int used = extra(a, argc, argv, i);
         if (used < 1)
-            return turbod_err(err, TURBOD_EUSAGE, used ? "%s needs a value; see turbo %s --help"
-                                                       : "%s is not known; see turbo %s --help",
+            return turbod_err(err, TURBOD_EUSAGE,
+                              used ? "%s needs a value; see turbo %s --help"
+                                   : "%s is not known; see turbo %s --help",
                               argv[i], a->cmd->name);
         i += used;
     }
@@ -223,7 +226,8 @@ void cli_help(const cli_cmd *cmd, FILE *out)
         fprintf(out, "  --%s%s%s\n        %s\n", cmd->flags[i].name, *cmd->flags[i].meta ? " " : "",
                 cmd->flags[i].meta, cmd->flags[i].help);
     if (*cmd->keys) {
-        fputs("  --conf FILE\n        A conf file for the options below; see turbo.conf(5).\n\n", out);
+        fputs("  --conf FILE\n        A conf file for the options below; see turbo.conf(5).\n\n",
+              out);
         cli_cmd copy = *cmd;
         turbod_conf_help_some(out, wanted, &copy);
     }

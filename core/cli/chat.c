@@ -8,7 +8,8 @@
 static const cli_flag flags[] = {
     CLI_SAMPLING_FLAGS,
     {"system", CLI_TEXT, "TEXT", "System message at the start.", 0, 0},
-    {"stop", CLI_MULTI, "TEXT", "Ends an answer before this text; may be given several times.", 0, 0},
+    {"stop", CLI_MULTI, "TEXT", "Ends an answer before this text; may be given several times.", 0,
+     0},
     {NULL, CLI_SWITCH, NULL, NULL, 0, 0},
 };
 
@@ -80,10 +81,12 @@ const cli_cmd cli_chat = {
     .name = "chat",
     .words = "MODEL [flags]",
     .summary = "Talks with a model in this process.",
-    .about = "A message ends with an empty line, so it may have several lines. Lines that begin with / are\n"
+    .about = "A message ends with an empty line, so it may have several lines. Lines that begin "
+             "with / are\n"
              "commands; /help lists them. Ctrl-C ends an answer, Ctrl-D the program.\n",
     .flags = flags,
-    .keys = "model chat_template plugin_path policies default_policy log_level allow_nonfinite engine",
+    .keys =
+        "model chat_template plugin_path policies default_policy log_level allow_nonfinite engine",
     .min_words = 0,
     .max_words = 1,
     .run = run,

@@ -11,7 +11,8 @@
 #define REPLY_MAX ((size_t)64 << 20)
 
 static const cli_flag flags[] = {
-    {"once", CLI_MULTI, "TEXT", "Asks this and leaves; may be given several times: one dialogue.", 0, 0},
+    {"once", CLI_MULTI, "TEXT", "Asks this and leaves; may be given several times: one dialogue.",
+     0, 0},
     {"system", CLI_TEXT, "TEXT", "System message at the start.", 0, 0},
     {"model", CLI_TEXT, "NAME", "Model to ask for. Default: the first of GET /v1/models.", 0, 0},
     {"api-key", CLI_TEXT, "KEY", "Key of the server. Default: $TURBO_API_KEY.", 0, 0},
@@ -29,8 +30,8 @@ typedef struct remote {
     CURL *curl;
     struct curl_slist *headers;
     char base[1024], model[256];
-    turbod_buf line;    /* of the event stream that is being received */
-    turbod_buf body;    /* of a reply that is no stream */
+    turbod_buf line; /* of the event stream that is being received */
+    turbod_buf body; /* of a reply that is no stream */
     turbod_buf *answer; /* NULL: a plain GET */
     bool stream, interrupted, failed;
     turbo_err err;
@@ -136,11 +137,11 @@ static turbo_status refused(remote *r, long status, turbo_err *err)
     const cJSON *m = NULL;
     if (r->body.len && !turbod_json_parse(r->body.ptr, r->body.len, &turbod_json_request, &j, err))
         m = turbod_json_get(turbod_json_get(j, "error"), "message");
-    turbo_status st = turbod_err(err, status == 429 || status >= 500 ? TURBO_EBUSY : TURBO_EINVAL,
-                                 "the server answered %ld%s%s%s", status,
-                                 cJSON_IsString(m) ? ": " : "",
-                                 cJSON_IsString(m) ? m->valuestring : "",
-                                 status == 401 ? "; give --api-key KEY" : "");
+    turbo_status st =
+        turbod_err(err, status == 429 || status >= 500 ? TURBO_EBUSY : TURBO_EINVAL,
+                   "the server answered %ld%s%s%s", status, cJSON_IsString(m) ? ": " : "",
+                   cJSON_IsString(m) ? m->valuestring : "",
+                   status == 401 ? "; give --api-key KEY" : "");
     cJSON_Delete(j);
     return st;
 }
@@ -197,7 +198,8 @@ static void put_body(remote *r, const turbod_message *msgs, size_t n, uint64_t r
     const char *policy = cli_text(r->args, "policy");
     turbod_buf_str(b, "{\"model\":\"");
     turbod_buf_json(b, r->model, strlen(r->model));
-    turbod_buf_str(b, "\",\"stream\":true,\"stream_options\":{\"include_usage\":true},\"messages\":[");
+    turbod_buf_str(b,
+                   "\",\"stream\":true,\"stream_options\":{\"include_usage\":true},\"messages\":[");
     for (size_t i = 0; i < n; i++) {
         turbod_buf_printf(b, "%s{\"role\":\"%s\",\"content\":\"", i ? "," : "", msgs[i].role);
         turbod_buf_json(b, msgs[i].content, msgs[i].content_len);
@@ -230,7 +232,8 @@ static turbo_status ask(void *ctx, const turbod_message *msgs, size_t n_msgs, ui
     r->rate = 0;
     r->n_tokens = 0;
     (void)cli_interrupted();
-    turbo_status st = body.failed ? turbod_err(err, TURBO_ELIMIT, "the dialogue is too long; /clear "
+    turbo_status st = body.failed ? turbod_err(err, TURBO_ELIMIT,
+                                               "the dialogue is too long; /clear "
                                                "starts a new one")
                                   : perform(r, "/v1/chat/completions", body.ptr, err);
     turbod_buf_free(&body);
@@ -300,7 +303,8 @@ static turbo_status ask_once(remote *r, turbo_err *err)
     int k = 0;
     turbo_status st = TURBO_OK;
     if (system)
-        m[n++] = (turbod_message){.role = "system", .content = system, .content_len = strlen(system)};
+        m[n++] =
+            (turbod_message){.role = "system", .content = system, .content_len = strlen(system)};
     for (; !st && k < r->args->n_multi; k++) {
         const char *q = r->args->multi[k];
         double rate = 0;
@@ -313,8 +317,9 @@ static turbo_status ask_once(remote *r, turbo_err *err)
         fflush(stdout);
         if (!st)
             fprintf(stderr, "[%d tokens, %.1f tokens/s]\n", n_tokens, rate);
-        m[n++] = (turbod_message){
-            .role = "assistant", .content = answers[k].ptr, .content_len = answers[k].len};
+        m[n++] = (turbod_message){.role = "assistant",
+                                  .content = answers[k].ptr,
+                                  .content_len = answers[k].len};
     }
     while (k)
         turbod_buf_free(&answers[--k]);

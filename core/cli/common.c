@@ -59,7 +59,8 @@ static turbo_status small_cache(cli_args *a, const turbod_service *s, turbo_err 
     for (size_t i = 0; i < 3; i++)
         if (!strcmp(a->conf->kv_dtype, types[i].name))
             dims.dtype = types[i].dtype;
-    uint64_t block = turbok_kv_block_bytes(&dims), n = (uint64_t)((len + tokens - 1) / tokens), bytes;
+    uint64_t block = turbok_kv_block_bytes(&dims), n = (uint64_t)((len + tokens - 1) / tokens),
+             bytes;
     char text[32];
     if (!block || __builtin_mul_overflow(block, n, &bytes))
         return TURBO_OK; /* the engine says what is wrong */
@@ -81,7 +82,8 @@ turbo_status cli_open_model(cli_args *a, turbod_service *s, bool need_chat, turb
         st = small_cache(a, s, err);
     if (!st) {
         turbod_progress_init(&bar, NULL);
-        st = turbod_service_load(s, need_chat, bar.terminal ? turbod_progress_step : NULL, &bar, err);
+        st = turbod_service_load(s, need_chat, bar.terminal ? turbod_progress_step : NULL, &bar,
+                                 err);
         turbod_progress_end(&bar);
     }
     if (st)
@@ -100,8 +102,9 @@ turbo_status cli_parse_ids(const char *text, int32_t **ids, size_t *n, turbo_err
         int64_t v = 0;
         if (!digits || digits > 10) {
             free(out);
-            return turbod_err(err, TURBOD_EUSAGE,
-                              "\"%.20s\" is no token id; ids are numbers with commas between: 1,4,7", p);
+            return turbod_err(
+                err, TURBOD_EUSAGE,
+                "\"%.20s\" is no token id; ids are numbers with commas between: 1,4,7", p);
         }
         for (size_t i = 0; i < digits; i++)
             v = v * 10 + (p[i] - '0');

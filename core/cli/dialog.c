@@ -24,7 +24,7 @@ typedef struct dialog {
     turbod_message *msgs; /* content is owned */
     size_t n, cap, n_system;
     uint64_t round; /* answers asked for so far */
-    char *history;  /* file, or NULL */
+    char *history; /* file, or NULL */
     int code;
 } dialog;
 
@@ -79,7 +79,8 @@ static int read_char(FILE *in)
     }
     for (size_t n = 0; n < 4;) {
         struct pollfd p = {.fd = fileno(in), .events = POLLIN};
-        int ready = poll(&p, 1, LOOK_MS); /* a signal just before it would be missed without a limit */
+        int ready =
+            poll(&p, 1, LOOK_MS); /* a signal just before it would be missed without a limit */
         if (cli_interrupt_waits()) {
             end_line = true;
             return KILL_LINE;
@@ -93,7 +94,8 @@ static int read_char(FILE *in)
         if (len == 1)
             return b[0];
         if (len)
-            return (b[0] & (0xFF >> (len + 1))) << (6 * (len - 1)) | (b[1] & 0x3F) << (6 * (len - 2)) |
+            return (b[0] & (0xFF >> (len + 1))) << (6 * (len - 1)) |
+                   (b[1] & 0x3F) << (6 * (len - 2)) |
                    (len > 2 ? (b[2] & 0x3F) << (6 * (len - 3)) : 0) | (len > 3 ? b[3] & 0x3F : 0);
         if (!turbod_utf8_prefix(b, n))
             break;
@@ -168,9 +170,9 @@ static char *history_file(void)
     const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
     char path[PATH_MAX];
     int n = state && *state == '/' ? snprintf(path, sizeof path, "%s/turbo/chat-history", state)
-            : home && *home == '/' ? snprintf(path, sizeof path, "%s/.local/state/turbo/chat-history",
-                                              home)
-                                   : -1;
+            : home && *home == '/'
+                ? snprintf(path, sizeof path, "%s/.local/state/turbo/chat-history", home)
+                : -1;
     if (n < 0 || (size_t)n >= sizeof path)
         return NULL;
     for (char *p = path + 1; (p = strchr(p, '/')); p++) {
@@ -193,8 +195,8 @@ static void turn(dialog *d)
     int32_t n = 0;
     turbod_buf_init(&answer, (size_t)64 << 20);
     turbod_buf_str(&answer, "");
-    turbo_status st = d->backend->ask(d->backend->ctx, d->msgs, d->n, d->round++, &answer, &rate, &n,
-                                      &err);
+    turbo_status st =
+        d->backend->ask(d->backend->ctx, d->msgs, d->n, d->round++, &answer, &rate, &n, &err);
     putchar('\n');
     fflush(stdout);
     if (st && st != TURBO_ECANCELLED) {

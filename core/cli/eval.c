@@ -14,9 +14,10 @@ static const cli_flag flags[] = {
     {"ids", CLI_TEXT, "1,4,7", "logits: the tokens.", 0, 0},
     {"all", CLI_SWITCH, "", "logits: of every token, not of the last one only.", 0, 0},
     {"text", CLI_TEXT, "FILE", "ppl: the text; - is standard input.", 0, 0},
-    {"window", CLI_INT, "TOKENS", "ppl: tokens in one window. Default: session_len, at most 1024.", 2,
+    {"window", CLI_INT, "TOKENS", "ppl: tokens in one window. Default: session_len, at most 1024.",
+     2, 16777216},
+    {"stride", CLI_INT, "TOKENS", "ppl: how far windows advance. Default: half a window.", 1,
      16777216},
-    {"stride", CLI_INT, "TOKENS", "ppl: how far windows advance. Default: half a window.", 1, 16777216},
     {"json", CLI_SWITCH, "", "ppl: prints one JSON object.", 0, 0},
     {NULL, CLI_SWITCH, NULL, NULL, 0, 0},
 };
@@ -75,7 +76,7 @@ static double nll_of(const float *row, int32_t V, int32_t id)
 }
 
 typedef struct ppl {
-    double nll;     /* of all scored tokens */
+    double nll; /* of all scored tokens */
     size_t scored, windows;
     int32_t window, stride;
 } ppl;
@@ -112,7 +113,8 @@ static turbo_status eval_ppl(const cli_args *a, turbod_service *s, turbo_err *er
     if (!st && (window > len || stride < 1 || stride >= window))
         st = turbod_err(err, TURBOD_EUSAGE,
                         "window %lld, stride %lld: a window has at most session_len %d tokens, a "
-                        "stride less than a window", (long long)window, (long long)stride, len);
+                        "stride less than a window",
+                        (long long)window, (long long)stride, len);
     if (!st)
         st = turbod_service_encode(s, text.ptr, text.len, true, false, &ids, &n, err);
     if (!st && n < 2)
@@ -146,7 +148,8 @@ static int run(cli_args *a)
                    cli_given(a, "stride") || cli_given(a, "json")))
         return cli_usage("usage: turbo eval logits MODEL --ids 1,4,7 [--all]");
     if (!logits && (!cli_given(a, "text") || cli_given(a, "ids") || cli_given(a, "all")))
-        return cli_usage("usage: turbo eval ppl MODEL --text FILE [--window N] [--stride N] [--json]");
+        return cli_usage(
+            "usage: turbo eval ppl MODEL --text FILE [--window N] [--stride N] [--json]");
     for (int i = 1; i < a->n_words; i++) /* MODEL comes first for cli_open_model */
         a->words[i - 1] = a->words[i];
     a->n_words--;
@@ -163,8 +166,10 @@ const cli_cmd cli_eval = {
     .words = "logits MODEL --ids IDS [--all] | ppl MODEL --text FILE [flags]",
     .summary = "Computes logits of tokens, or the perplexity of a text.",
     .about = "logits prints JSON with 9 significant digits, enough to get every fp32 back.\n"
-             "ppl slides a window over the text's tokens (bos first, where the tokenizer has it). Each token\n"
-             "but the first is scored once, in the first window that holds it, given all that is in front of\n"
+             "ppl slides a window over the text's tokens (bos first, where the tokenizer has it). "
+             "Each token\n"
+             "but the first is scored once, in the first window that holds it, given all that is "
+             "in front of\n"
              "it there. Perplexity is exp(mean negative log likelihood).\n",
     .flags = flags,
     .keys = "model plugin_path log_level allow_nonfinite engine",

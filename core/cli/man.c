@@ -26,8 +26,10 @@ static void text(FILE *out, const char *s)
 static void head(FILE *out, const char *name, const char *section, const char *what)
 {
     fprintf(out, ".\\\" Written by the program from its tables of options and commands.\n");
-    fprintf(out, ".Dd $Mdocdate: November 24 2026 $\n.Dt %s %s\n.Os turbod %s\n.Sh NAME\n.Nm %s\n.Nd %s\n", name, section,
-            turbod_version(), name, what);
+    fprintf(
+        out,
+        ".Dd $Mdocdate: November 24 2026 $\n.Dt %s %s\n.Os turbod %s\n.Sh NAME\n.Nm %s\n.Nd %s\n",
+        name, section, turbod_version(), name, what);
 }
 
 static void exit_codes(FILE *out)
@@ -35,17 +37,20 @@ static void exit_codes(FILE *out)
     fputs(".Sh EXIT STATUS\n.Bl -tag -width Ds -compact\n"
           ".It 0\nstopped, or done\n.It 64\na flag or word is wrong\n"
           ".It 65\nthe model's files are damaged or of a kind that no plugin runs\n"
-          ".It 66\na file does not exist\n.It 71\nmemory ran out\n.It 74\nreading, writing or binding failed\n"
-          ".It 75\nthe engine failed, or was busy; try again\n.It 78\nthe configuration is wrong\n.El\n",
+          ".It 66\na file does not exist\n.It 71\nmemory ran out\n.It 74\nreading, writing or "
+          "binding failed\n"
+          ".It 75\nthe engine failed, or was busy; try again\n.It 78\nthe configuration is "
+          "wrong\n.El\n",
           out);
 }
 
 static void turbo_1(FILE *out)
 {
     head(out, "turbo", "1", "run, test and talk to language models");
-    fputs(".Sh SYNOPSIS\n.Nm\n.Ar command\n.Op Ar arguments\n.Sh DESCRIPTION\n"
-          "Options of\n.Xr turbo.conf 5\nthat a command honours are flags of it too.\n.Sh COMMANDS\n",
-          out);
+    fputs(
+        ".Sh SYNOPSIS\n.Nm\n.Ar command\n.Op Ar arguments\n.Sh DESCRIPTION\n"
+        "Options of\n.Xr turbo.conf 5\nthat a command honours are flags of it too.\n.Sh COMMANDS\n",
+        out);
     for (size_t i = 0; cli_cmds[i]; i++) {
         const cli_cmd *c = cli_cmds[i];
         fprintf(out, ".Ss %s\n.Dl ", c->name);
@@ -73,34 +78,41 @@ static void turbo_1(FILE *out)
     }
     exit_codes(out);
     fputs(".Sh FILES\n.Pa ~/.local/state/turbo/chat\\-history\n"
-          ".Sh SEE ALSO\n.Xr turbo.conf 5 ,\n.Xr turbod 8\n", out);
+          ".Sh SEE ALSO\n.Xr turbo.conf 5 ,\n.Xr turbod 8\n",
+          out);
 }
 
 static void turbod_8(FILE *out)
 {
     head(out, "turbod", "8", "serve a language model over HTTP");
-    fputs(".Sh SYNOPSIS\n.Nm\n.Fl \\-conf Ar file\n.Op Ar flags\n.Nm\n.Fl \\-conf Ar file\n.Fl t | T\n"
-          ".Sh DESCRIPTION\n"
-          "Loads one model and answers an API that clients of OpenAI's know.\n"
-          "It listens at once; until the model is loaded, requests get status 503.\n.Pp\n"
-          "Every option of\n.Xr turbo.conf 5\nis a flag too:\n.Ql key = value;\nis\n"
-          ".Ql \\-\\-key value ,\nwith a dash for each underscore; booleans are\n.Ql \\-\\-key\nand\n"
-          ".Ql \\-\\-no\\-key .\n"
-          "A flag goes before the environment, the environment before the file.\n"
-          ".Bl -tag -width Ds\n"
-          ".It Fl t\nTests the configuration, the model's header, template, policies and keys; loads no\n"
-          "weights.\n"
-          ".It Fl T\nPrints every option with its origin.\n"
-          ".It Fl h\nHelp with all options.\n.It Fl V\nBuild facts.\n.El\n"
-          ".Sh SIGNALS\n.Bl -tag -width Ds\n"
-          ".It Dv SIGTERM , SIGINT\nNo new requests; running answers have drain_ms. A second signal stops at\n"
-          "once.\n"
-          ".It Dv SIGHUP\nReads the file, template, policies and keys again. When anything is wrong with\n"
-          "them, everything stays as it is.\n.El\n"
-          ".Sh ENVIRONMENT\n.Bl -tag -width Ds\n"
-          ".It Ev TURBO_KEY , TURBO_GROUP_KEY\nOptions; see\n.Xr turbo.conf 5 .\n"
-          ".It Ev TURBO_DATA\nFolder of the scripts, in place of the installed one.\n"
-          ".It Ev NOTIFY_SOCKET , WATCHDOG_USEC\nFrom the service manager.\n.El\n", out);
+    fputs(
+        ".Sh SYNOPSIS\n.Nm\n.Fl \\-conf Ar file\n.Op Ar flags\n.Nm\n.Fl \\-conf Ar file\n.Fl t | "
+        "T\n"
+        ".Sh DESCRIPTION\n"
+        "Loads one model and answers an API that clients of OpenAI's know.\n"
+        "It listens at once; until the model is loaded, requests get status 503.\n.Pp\n"
+        "Every option of\n.Xr turbo.conf 5\nis a flag too:\n.Ql key = value;\nis\n"
+        ".Ql \\-\\-key value ,\nwith a dash for each underscore; booleans are\n.Ql \\-\\-key\nand\n"
+        ".Ql \\-\\-no\\-key .\n"
+        "A flag goes before the environment, the environment before the file.\n"
+        ".Bl -tag -width Ds\n"
+        ".It Fl t\nTests the configuration, the model's header, template, policies and keys; loads "
+        "no\n"
+        "weights.\n"
+        ".It Fl T\nPrints every option with its origin.\n"
+        ".It Fl h\nHelp with all options.\n.It Fl V\nBuild facts.\n.El\n"
+        ".Sh SIGNALS\n.Bl -tag -width Ds\n"
+        ".It Dv SIGTERM , SIGINT\nNo new requests; running answers have drain_ms. A second signal "
+        "stops at\n"
+        "once.\n"
+        ".It Dv SIGHUP\nReads the file, template, policies and keys again. When anything is wrong "
+        "with\n"
+        "them, everything stays as it is.\n.El\n"
+        ".Sh ENVIRONMENT\n.Bl -tag -width Ds\n"
+        ".It Ev TURBO_KEY , TURBO_GROUP_KEY\nOptions; see\n.Xr turbo.conf 5 .\n"
+        ".It Ev TURBO_DATA\nFolder of the scripts, in place of the installed one.\n"
+        ".It Ev NOTIFY_SOCKET , WATCHDOG_USEC\nFrom the service manager.\n.El\n",
+        out);
     exit_codes(out);
     fputs(".Sh SEE ALSO\n.Xr turbo 1 ,\n.Xr turbo.conf 5\n", out);
 }
@@ -116,7 +128,8 @@ static void conf_5(FILE *out)
           "A list may be one string with commas or (\"a\", \"b\").\n"
           "An unknown setting, a value of another type or out of its range is an error.\n"
           "The file must be a regular file of root or of the user, not writable by everyone;\n"
-          "it cannot include others.\n.Sh OPTIONS\n", out);
+          "it cannot include others.\n.Sh OPTIONS\n",
+          out);
     turbod_conf_man(out);
     fputs(".Sh SEE ALSO\n.Xr turbo 1 ,\n.Xr turbod 8\n", out);
 }

@@ -77,8 +77,8 @@ static int run(cli_args *a)
         const char *dir = a->words[a->n_words - 1];
         st = turbod_plugin_new(a->words[1], dir, turbod_data_dir(), &err);
         if (!st)
-            printf("%s: a plugin project. Next:\n  make -C %s && turbo plugin check %s/%s.so\n", dir,
-                   dir, dir, a->words[1]);
+            printf("%s: a plugin project. Next:\n  make -C %s && turbo plugin check %s/%s.so\n",
+                   dir, dir, dir, a->words[1]);
     } else {
         return cli_usage("usage: turbo plugin %s", a->cmd->words);
     }
@@ -89,7 +89,8 @@ const cli_cmd cli_plugin = {
     .name = "plugin",
     .words = "list [--json] | check FILE.so | new NAME [FOLDER]",
     .summary = "Lists plugins, tests one, or begins a new one.",
-    .about = "check runs the code of the plugin in this process. new writes a project that builds against\n"
+    .about = "check runs the code of the plugin in this process. new writes a project that builds "
+             "against\n"
              "turbo/plugin.h with pkg-config; FOLDER is NAME by default.\n",
     .flags = flags,
     .keys = "plugin_path log_level",

@@ -10,20 +10,22 @@ static const cli_flag flags[] = {
     CLI_SAMPLING_FLAGS,
     {"prompt", CLI_TEXT, "TEXT", "The prompt. Default: --file, else standard input.", 0, 0},
     {"file", CLI_TEXT, "FILE", "Reads the prompt from a file; - is standard input.", 0, 0},
-    {"ids", CLI_TEXT, "1,4,7", "The prompt as token ids; no template, no bos is added.", 0, 0},
+    {"prompt-ids", CLI_TEXT, "1,4,7", "The prompt as token ids; no template, no bos is added.", 0, 0},
+    {"ids", CLI_SWITCH, "", "Prints the token ids of the answer instead of its text.", 0, 0},
     {"system", CLI_TEXT, "TEXT", "System message before the prompt.", 0, 0},
-    {"raw", CLI_SWITCH, "", "Continues the prompt as plain text instead of answering it as a chat.", 0,
+    {"raw", CLI_SWITCH, "", "Continues the prompt as plain text instead of answering it as a chat.",
+     0, 0},
+    {"stop", CLI_MULTI, "TEXT", "Ends the answer before this text; may be given several times.", 0,
      0},
-    {"stop", CLI_MULTI, "TEXT", "Ends the answer before this text; may be given several times.", 0, 0},
     {"ignore-eos", CLI_SWITCH, "", "Goes on until --max-tokens.", 0, 0},
     {"json", CLI_SWITCH, "", "Prints one JSON object at the end instead of a stream.", 0, 0},
     {NULL, CLI_SWITCH, NULL, NULL, 0, 0},
 };
 
-static turbo_status prompt_ids(cli_args *a, turbod_service *s, const turbod_buf *text, int32_t **ids,
-                               size_t *n, turbo_err *err)
+static turbo_status prompt_ids(cli_args *a, turbod_service *s, const turbod_buf *text,
+                               int32_t **ids, size_t *n, turbo_err *err)
 {
-    const char *given = cli_text(a, "ids"), *system = cli_text(a, "system");
+    const char *given = cli_text(a, "prompt-ids"), *system = cli_text(a, "system");
     if (given)
         return cli_parse_ids(given, ids, n, err);
     if (cli_given(a, "raw"))
@@ -32,7 +34,8 @@ static turbo_status prompt_ids(cli_args *a, turbod_service *s, const turbod_buf 
     size_t n_m = 0;
     turbod_render_opts opts = {.add_generation_prompt = true};
     if (system)
-        m[n_m++] = (turbod_message){.role = "system", .content = system, .content_len = strlen(system)};
+        m[n_m++] =
+            (turbod_message){.role = "system", .content = system, .content_len = strlen(system)};
     m[n_m++] = (turbod_message){.role = "user", .content = text->ptr, .content_len = text->len};
     return turbod_service_prompt(s, m, n_m, &opts, ids, n, err);
 }
@@ -60,7 +63,8 @@ static turbo_status answer(cli_args *a, turbod_service *s, const turbod_buf *tex
     int32_t *ids = NULL;
     size_t n = 0;
     cli_answer an = {0};
-    bool json = cli_given(a, "json"), chat = !cli_given(a, "raw") && !cli_given(a, "ids");
+    bool json = cli_given(a, "json"), ids_only = cli_given(a, "ids");
+    bool chat = !cli_given(a, "raw") && !cli_given(a, "prompt-ids");
     turbo_status st = prompt_ids(a, s, text, &ids, &n, err);
     if (st)
         return st;
@@ -77,8 +81,10 @@ static turbo_status answer(cli_args *a, turbod_service *s, const turbod_buf *tex
     }
     st = cli_sampling(a, s, &spec, err);
     if (!st) {
-        st = cli_generate(s, &spec, json ? NULL : stdout, &an, err);
+        st = cli_generate(s, &spec, json || ids_only ? NULL : stdout, &an, err);
         if (!json) {
+            for (size_t i = 0; ids_only && i < an.n_ids; i++)
+                printf("%s%d", i ? "," : "", an.ids[i]);
             putchar('\n');
             fflush(stdout);
             fprintf(stderr, "%d prompt tokens in %.0f ms, %d tokens, %.1f tokens/s\n",
@@ -99,11 +105,11 @@ static int run(cli_args *a)
     turbod_service s;
     turbod_buf text;
     turbo_status st = TURBO_OK;
-    int sources = cli_given(a, "prompt") + cli_given(a, "file") + cli_given(a, "ids");
+    int sources = cli_given(a, "prompt") + cli_given(a, "file") + cli_given(a, "prompt-ids");
     if (sources > 1)
-        return cli_usage("give one of --prompt, --file and --ids");
-    if (cli_given(a, "ids") && (cli_given(a, "raw") || cli_given(a, "system")))
-        return cli_usage("--ids is the whole prompt; --raw and --system do not go with it");
+        return cli_usage("give one of --prompt, --file and --prompt-ids");
+    if (cli_given(a, "prompt-ids") && (cli_given(a, "raw") || cli_given(a, "system")))
+        return cli_usage("--prompt-ids is the whole prompt; --raw and --system do not go with it");
     if (cli_given(a, "raw") && cli_given(a, "system"))
         return cli_usage("--system needs a chat; it does not go with --raw");
     turbod_buf_init(&text, 0);
@@ -112,13 +118,13 @@ static int run(cli_args *a)
         const char *p = cli_text(a, "prompt");
         turbod_buf_init(&text, strlen(p) + 1);
         turbod_buf_str(&text, p);
-    } else if (!cli_given(a, "ids")) {
+    } else if (!cli_given(a, "prompt-ids")) {
         if (!cli_given(a, "file") && isatty(STDIN_FILENO))
             fputs("Type the prompt, then Ctrl-D.\n", stderr);
         st = cli_read_text(cli_text(a, "file"), &text, &err);
     }
     if (!st)
-        st = cli_open_model(a, &s, !cli_given(a, "raw") && !cli_given(a, "ids"), &err);
+        st = cli_open_model(a, &s, !cli_given(a, "raw") && !cli_given(a, "prompt-ids"), &err);
     if (!st) {
         st = answer(a, &s, &text, &err);
         turbod_service_close(&s);
@@ -129,12 +135,14 @@ static int run(cli_args *a)
 
 const cli_cmd cli_run = {
     .name = "run",
-    .words = "MODEL [--prompt TEXT | --file FILE | --ids IDS] [flags]",
+    .words = "MODEL [--prompt TEXT | --file FILE | --prompt-ids IDS] [flags]",
     .summary = "Answers one prompt and prints the answer as it is made.",
-    .about = "The prompt is put to a chat model by its template; --raw continues it as plain text. At the\n"
+    .about = "The prompt is put to a chat model by its template; --raw continues it as plain text. "
+             "At the\n"
              "end the speed goes to standard error. Ctrl-C ends the answer.\n",
     .flags = flags,
-    .keys = "model chat_template plugin_path policies default_policy log_level allow_nonfinite engine",
+    .keys =
+        "model chat_template plugin_path policies default_policy log_level allow_nonfinite engine",
     .min_words = 0,
     .max_words = 1,
     .run = run,

@@ -95,14 +95,16 @@ turbo_status cli_sampling(const cli_args *a, const turbod_service *s, turbod_req
     spec->stops = a->multi;
     int32_t room = f->session_len - spec->n_prompt;
     if (room < 1)
-        return turbod_err(err, TURBO_ELIMIT,
-                          "the prompt has %d tokens; session_len is %d and an answer needs room too",
-                          spec->n_prompt, f->session_len);
+        return turbod_err(
+            err, TURBO_ELIMIT,
+            "the prompt has %d tokens; session_len is %d and an answer needs room too",
+            spec->n_prompt, f->session_len);
     int64_t most = cli_int(a, "max-tokens", room);
     if (most > room)
-        return turbod_err(err, TURBO_ELIMIT,
-                          "prompt %d + max-tokens %lld exceed session_len %d; lower --max-tokens to %d",
-                          spec->n_prompt, (long long)most, f->session_len, room);
+        return turbod_err(
+            err, TURBO_ELIMIT,
+            "prompt %d + max-tokens %lld exceed session_len %d; lower --max-tokens to %d",
+            spec->n_prompt, (long long)most, f->session_len, room);
     spec->max_tokens = (int32_t)most;
     const turbod_policy *policy = *a->conf->default_policy
                                       ? turbod_policies_find(s->policies, a->conf->default_policy)
@@ -143,8 +145,8 @@ static void follow(watch *w, turbod_request *r, FILE *out)
     }
 }
 
-turbo_status cli_generate(turbod_service *s, turbod_request_spec *spec, FILE *out, cli_answer *answer,
-                          turbo_err *err)
+turbo_status cli_generate(turbod_service *s, turbod_request_spec *spec, FILE *out,
+                          cli_answer *answer, turbo_err *err)
 {
     watch w = {.answer = answer};
     turbod_request *r = NULL;
@@ -181,6 +183,7 @@ void cli_answer_free(cli_answer *answer)
 
 double cli_rate(const turbod_timings *t)
 {
-    return t->predicted_n > 1 && t->predicted_ms > 0 ? (t->predicted_n - 1) * 1000.0 / t->predicted_ms
-                                                     : 0;
+    return t->predicted_n > 1 && t->predicted_ms > 0
+               ? (t->predicted_n - 1) * 1000.0 / t->predicted_ms
+               : 0;
 }

@@ -29,7 +29,8 @@ typedef struct open_tok {
 static turbo_status open_it(const cli_args *a, open_tok *t, turbo_err *err)
 {
     *t = (open_tok){0};
-    turbo_status st = turbod_registry_open(turbod_plugin_path(a->conf->plugin_path), &t->registry, err);
+    turbo_status st =
+        turbod_registry_open(turbod_plugin_path(a->conf->plugin_path), &t->registry, err);
     if (!st)
         st = turbod_registry_tokenizer_for(t->registry, a->words[0], &t->v, err);
     return st ? st : t->v->open(turbod_host_table(), a->words[0], &t->tok, err);

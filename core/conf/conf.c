@@ -15,7 +15,7 @@ typedef struct flag_list {
     struct {
         const turbod_opt *opt;
         const char *text;
-    } *at;
+    } * at;
     size_t n;
     const char *conf;
 } flag_list;
@@ -51,9 +51,8 @@ static turbo_status unknown_flag(const char *word, size_t len, turbo_err *err)
     for (char *p = flag; *p; p++)
         if (*p == '_')
             *p = '-';
-    return turbod_err(err, TURBOD_EUSAGE, "unknown flag --%.*s%s%s%s",
-                      (int)(len < 60 ? len : 60), word, near ? "; did you mean --" : "; see --help",
-                      flag, near ? "?" : "");
+    return turbod_err(err, TURBOD_EUSAGE, "unknown flag --%.*s%s%s%s", (int)(len < 60 ? len : 60),
+                      word, near ? "; did you mean --" : "; see --help", flag, near ? "?" : "");
 }
 
 /* One word that begins with --. Returns the number of words taken, 0: not ours, -1: error. */
@@ -142,8 +141,8 @@ static turbo_status check_environment(turbo_err *err)
     for (char **e = environ; e && *e; e++) {
         const char *eq = strchr(*e, '=');
         char name[80];
-        if (!eq || (size_t)(eq - *e) >= sizeof name || (strncmp(*e, prefixes[0], 13) &&
-                                                        strncmp(*e, prefixes[1], 13)))
+        if (!eq || (size_t)(eq - *e) >= sizeof name ||
+            (strncmp(*e, prefixes[0], 13) && strncmp(*e, prefixes[1], 13)))
             continue;
         snprintf(name, sizeof name, "%.*s", (int)(eq - *e), *e);
         size_t i = 0;
@@ -177,7 +176,8 @@ static turbo_status read_environment(turbod_conf *c, turbo_err *err)
 static turbo_status cross_checks(const turbod_conf *c, turbo_err *err)
 {
     if (c->cache_block_seq_len % 8)
-        return turbod_err(err, TURBO_EINVAL, "cache_block_seq_len is %lld; a multiple of 8 is needed",
+        return turbod_err(err, TURBO_EINVAL,
+                          "cache_block_seq_len is %lld; a multiple of 8 is needed",
                           (long long)c->cache_block_seq_len);
     return TURBO_OK;
 }

@@ -89,14 +89,16 @@ static turbo_status scan_word(turbod_buf *b, const char *w, size_t n, const char
         digits++;
     size_t tail = n - at - digits;
     bool plain = digits && !tail;
-    bool marked = digits && ((tail == 1 && w[n - 1] == 'L') || (tail == 2 && w[n - 1] == 'L' &&
-                                                                w[n - 2] == 'L'));
+    bool marked = digits && ((tail == 1 && w[n - 1] == 'L') ||
+                             (tail == 2 && w[n - 1] == 'L' && w[n - 2] == 'L'));
     turbod_buf_add(b, w, n);
     if (!plain && !marked)
         return TURBO_OK;
     if (digits > (hex ? 15u : 18u))
-        return turbod_err(err, TURBO_EINVAL, "%s:%d: the number %.24s... has more digits than any "
-                          "option takes", name, line, w);
+        return turbod_err(err, TURBO_EINVAL,
+                          "%s:%d: the number %.24s... has more digits than any "
+                          "option takes",
+                          name, line, w);
     if (plain && digits > (hex ? 7u : 9u))
         turbod_buf_str(b, "L");
     return TURBO_OK;
@@ -137,15 +139,17 @@ turbo_status turbod_conf_prescan(const char *text, size_t n, const char *name, c
         size_t end = skip_quiet(text, i, n);
         const char *nul = memchr(text + i, '\0', end > i ? end - i : 1);
         if (nul)
-            st = turbod_err(err, TURBO_EINVAL, "%s:%d: holds a NUL byte; is this a conf file?", name,
-                            line);
+            st = turbod_err(err, TURBO_EINVAL, "%s:%d: holds a NUL byte; is this a conf file?",
+                            name, line);
         else if (end > i) {
             turbod_buf_add(&b, text + i, end - i);
             for (; i < end; i++)
                 line += text[i] == '\n';
         } else if (text[i] == '@') {
-            st = turbod_err(err, TURBO_EINVAL, "%s:%d: @include is not allowed; write the settings "
-                            "into this file", name, line);
+            st = turbod_err(err, TURBO_EINVAL,
+                            "%s:%d: @include is not allowed; write the settings "
+                            "into this file",
+                            name, line);
         } else if (is_word(text[i])) {
             while (end < n && is_word(text[end]))
                 end++;
@@ -258,7 +262,8 @@ static turbo_status unknown(const turbod_conf *c, const char *section, const con
     if (o)
         return turbod_err(err, TURBO_EINVAL, "%s:%d: %s belongs %s%s%s", c->file, line, key,
                           *o->section ? "into the group " : "to the top level",
-                          *o->section ? o->section : "", *o->section ? " = { }" : ", not into a group");
+                          *o->section ? o->section : "",
+                          *o->section ? " = { }" : ", not into a group");
     const char *near = turbod_opt_nearest(section, key);
     if (!near)
         near = turbod_opt_nearest(NULL, key);
@@ -279,8 +284,9 @@ static turbo_status walk(turbod_conf *c, const char *section, const config_setti
         if (!*section && is_section(key)) {
             st = config_setting_is_group(s)
                      ? walk(c, key, s, err)
-                     : turbod_err(err, TURBO_EINVAL, "%s:%d: %s is %s; a group %s = { ... } is needed",
-                                  c->file, line, key, kind_of(s), key);
+                     : turbod_err(err, TURBO_EINVAL,
+                                  "%s:%d: %s is %s; a group %s = { ... } is needed", c->file, line,
+                                  key, kind_of(s), key);
             continue;
         }
         const turbod_opt *o = turbod_opt_find(section, key, strlen(key));

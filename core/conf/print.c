@@ -66,13 +66,14 @@ void turbod_conf_print(const turbod_conf *c, FILE *out)
         fprintf(out, "%s%s = ", *section ? "    " : "", o->key);
         if (is_secret(o, text))
             fputs("\"***\"", out);
-        else if (o->type == TURBOD_OPT_INT || o->type == TURBOD_OPT_BOOL || o->type == TURBOD_OPT_NUM)
+        else if (o->type == TURBOD_OPT_INT || o->type == TURBOD_OPT_BOOL ||
+                 o->type == TURBOD_OPT_NUM)
             fputs(text, out);
         else
             put_quoted(out, text);
         turbod_origin from = c->origins[i];
-        fprintf(out, "; # %s%s%s\n", origin_names[from],
-                from == TURBOD_FROM_FILE ? " " : "", from == TURBOD_FROM_FILE ? c->file : "");
+        fprintf(out, "; # %s%s%s\n", origin_names[from], from == TURBOD_FROM_FILE ? " " : "",
+                from == TURBOD_FROM_FILE ? c->file : "");
     }
     if (*section)
         fputs("};\n", out);
@@ -120,8 +121,8 @@ void turbod_conf_help_some(FILE *out, bool (*want)(void *, const char *, const c
         if (want && !want(ctx, o->section, o->key))
             continue;
         if (!section || strcmp(section, o->section)) {
-            fprintf(out, "%s%s%s:\n", section ? "\n" : "", *o->section ? "Options of the group " : "Options",
-                    o->section);
+            fprintf(out, "%s%s%s:\n", section ? "\n" : "",
+                    *o->section ? "Options of the group " : "Options", o->section);
             section = o->section;
         }
         snprintf(flag, sizeof flag, "  --%s%s%s", o->key, *o->meta ? " " : "", o->meta);
@@ -132,9 +133,9 @@ void turbod_conf_help_some(FILE *out, bool (*want)(void *, const char *, const c
         fprintf(out, "%s", flag);
         if (*o->dflt)
             fprintf(out, "  (default %s%s%s)",
-                    o->type == TURBOD_OPT_BOOL ? (*o->dflt == '1' || *o->dflt == 't' ? "on; --no-..."
-                                                                                      : "off")
-                                               : o->dflt,
+                    o->type == TURBOD_OPT_BOOL
+                        ? (*o->dflt == '1' || *o->dflt == 't' ? "on; --no-..." : "off")
+                        : o->dflt,
                     *range ? ", " : "", range);
         putc('\n', out);
         wrap(out, o->help, 8, 100);
@@ -167,7 +168,8 @@ void turbod_conf_man(FILE *out)
             fprintf(out, ".Ss %s%s\n.Bl -tag -width Ds\n", *section ? "Group " : "Top level",
                     section);
         }
-        static const char *const types[] = {"string", "path", "integer", "number", "boolean", "size"};
+        static const char *const types[] = {"string", "path",    "integer",
+                                            "number", "boolean", "size"};
         fprintf(out, ".It Sy %s No \\&( Ns %s Ns )\n", o->key, types[o->type]);
         put_mdoc(out, o->help);
         range_text(o, range);
@@ -180,8 +182,7 @@ void turbod_conf_man(FILE *out)
         snprintf(env, sizeof env, "TURBO_%s%s%s", section, *section ? "_" : "", o->key);
         for (char *p = env; *p; p++)
             *p = (char)toupper((unsigned char)*p);
-        fprintf(out, "\nEnvironment: %s.%s\n", env,
-                o->reload ? "\nTakes effect on SIGHUP." : "");
+        fprintf(out, "\nEnvironment: %s.%s\n", env, o->reload ? "\nTakes effect on SIGHUP." : "");
     }
     fputs(".El\n", out);
 }

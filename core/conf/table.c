@@ -17,8 +17,8 @@
 #define DFLT_BOOL(x) #x
 const turbod_opt turbod_opts[] = {
 #define OPT(section, key, type, dflt, lo, hi, reload, meta, help)                                  \
-    {section, #key, TURBOD_OPT_##type, DFLT_##type(dflt), lo, hi, reload, meta, help,               \
-     offsetof(turbod_conf, key)},
+    {section, #key, TURBOD_OPT_##type,         DFLT_##type(dflt), lo, hi, reload,                  \
+     meta,    help, offsetof(turbod_conf, key)},
 #include "conf/options.def"
 #undef OPT
 };
@@ -108,9 +108,17 @@ bool turbod_conf_size(const char *text, uint64_t *out)
         const char *name;
         uint64_t unit;
     } units[] = {
-        {"", 1},           {"B", 1},          {"KiB", 1u << 10},     {"MiB", 1u << 20},
-        {"GiB", 1u << 30}, {"TiB", 1ull << 40}, {"kB", 1000},        {"KB", 1000},
-        {"MB", 1000000},   {"GB", 1000000000}, {"TB", 1000000000000},
+        {"", 1},
+        {"B", 1},
+        {"KiB", 1u << 10},
+        {"MiB", 1u << 20},
+        {"GiB", 1u << 30},
+        {"TiB", 1ull << 40},
+        {"kB", 1000},
+        {"KB", 1000},
+        {"MB", 1000000},
+        {"GB", 1000000000},
+        {"TB", 1000000000000},
     };
     uint64_t whole = 0, part = 0, scale = 1;
     const char *p = text;
@@ -229,8 +237,10 @@ turbo_status turbod_opt_set(turbod_conf *c, const turbod_opt *o, const char *tex
     case TURBOD_OPT_PATH: st = set_text(c, o, text, where, err); break;
     case TURBOD_OPT_INT:
         if (!parse_int(text, &i) || i < o->lo || i > o->hi)
-            st = turbod_err(err, TURBO_EINVAL, "%s: %s is %.40s; a whole number %lld to %lld is "
-                            "needed", where, o->key, *text ? text : "empty", (long long)o->lo,
+            st = turbod_err(err, TURBO_EINVAL,
+                            "%s: %s is %.40s; a whole number %lld to %lld is "
+                            "needed",
+                            where, o->key, *text ? text : "empty", (long long)o->lo,
                             (long long)o->hi);
         else
             *(int64_t *)slot = i;
@@ -252,9 +262,11 @@ turbo_status turbod_opt_set(turbod_conf *c, const turbod_opt *o, const char *tex
         break;
     case TURBOD_OPT_SIZE:
         if (!turbod_conf_size(text, &u) || u < (uint64_t)o->lo || u > (uint64_t)o->hi)
-            st = turbod_err(err, TURBO_EINVAL, "%s: %s is %.40s; a size of %lld to %lld bytes is "
-                            "needed, such as \"8MiB\"", where, o->key, *text ? text : "empty",
-                            (long long)o->lo, (long long)o->hi);
+            st = turbod_err(err, TURBO_EINVAL,
+                            "%s: %s is %.40s; a size of %lld to %lld bytes is "
+                            "needed, such as \"8MiB\"",
+                            where, o->key, *text ? text : "empty", (long long)o->lo,
+                            (long long)o->hi);
         else
             *(uint64_t *)slot = u;
         break;

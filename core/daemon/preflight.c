@@ -28,8 +28,8 @@ typedef struct preflight {
 
 static turbo_status test_plugins(preflight *p, turbo_err *err)
 {
-    turbo_status st = turbod_registry_open(turbod_plugin_path(p->conf->plugin_path), &p->registry,
-                                           err);
+    turbo_status st =
+        turbod_registry_open(turbod_plugin_path(p->conf->plugin_path), &p->registry, err);
     size_t n = st ? 0 : turbod_registry_count(p->registry), refused = 0;
     for (size_t i = 0; i < n; i++) {
         turbod_plugin_row row;
@@ -51,8 +51,9 @@ static turbo_status test_model(preflight *p, turbo_err *err)
     const turbo_host *host = turbod_host_table();
     const char *dir = p->conf->model;
     if (!*dir)
-        return turbod_err(err, TURBO_EINVAL,
-                          "no model: set model = \"FOLDER\"; in the conf file or give --model FOLDER");
+        return turbod_err(
+            err, TURBO_EINVAL,
+            "no model: set model = \"FOLDER\"; in the conf file or give --model FOLDER");
     turbo_status st = turbod_config_open(dir, &p->config, err);
     if (!st)
         st = turbod_registry_model_for(p->registry, p->config, &p->model, err);
@@ -91,7 +92,8 @@ static turbo_status test_tokenizer(preflight *p, turbo_err *err)
     if (info.n_vocab > p->info.vocab)
         return turbod_err(err, TURBO_EDATA,
                           "the tokenizer has %d tokens, config.json's vocab_size is %d; the files "
-                          "belong to different models", info.n_vocab, p->info.vocab);
+                          "belong to different models",
+                          info.n_vocab, p->info.vocab);
     fprintf(p->out, "ok       tokenizer: %s, %d tokens\n", p->tok_vtbl->id, info.n_vocab);
     return st;
 }
@@ -101,7 +103,8 @@ static turbo_status test_template(preflight *p, turbo_err *err)
     char path[PATH_MAX];
     bool given = *p->conf->chat_template;
     if (!given && (!p->info.chat[0] || !p->tok)) {
-        fputs("note     chat: this model names no template; chat requests will be refused\n", p->out);
+        fputs("note     chat: this model names no template; chat requests will be refused\n",
+              p->out);
         return TURBO_OK;
     }
     if (given)
@@ -143,9 +146,11 @@ static turbo_status test_keys(const preflight *p, turbo_err *err)
     if (stat(path, &st))
         return turbod_err(err, TURBO_ENOENT, "api_keys: %s: %s", path, strerror(errno));
     if (!S_ISREG(st.st_mode) || (st.st_mode & 077) || access(path, R_OK))
-        return turbod_err(err, TURBO_EINVAL,
-                          "api_keys: %s must be a regular file of mode 0600 that this user can read; "
-                          "its mode is %04o", path, st.st_mode & 07777u);
+        return turbod_err(
+            err, TURBO_EINVAL,
+            "api_keys: %s must be a regular file of mode 0600 that this user can read; "
+            "its mode is %04o",
+            path, st.st_mode & 07777u);
     fputs("ok       api_keys\n", p->out);
     return TURBO_OK;
 }

@@ -54,7 +54,8 @@ static turbo_status same_stops(const turbod_service *s, const turbod_template *t
                ? TURBO_OK
                : turbod_err(err, TURBO_EINVAL,
                             "the new chat template has %d stop tokens, the old one %d; restart for "
-                            "that", n, s->n_stop_ids);
+                            "that",
+                            n, s->n_stop_ids);
 }
 
 static turbo_status new_template(const turbod_service *s, const turbod_conf *c,

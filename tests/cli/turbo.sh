@@ -26,7 +26,8 @@ a=$("$turbo" run "$model" --prompt "Tell me a story." --seed 7 --temperature 1.5
 same "$a" "$turbo" run "$model" --prompt "Tell me a story." --seed 7 --temperature 1.5
 run 0 '"finish_reason":"length".*"completion_tokens":3,' \
     "$turbo" run "$model" --prompt "Tell me a story." --max-tokens 3 --json
-run 0 '"prompt_ids":\[1,4,7\]' "$turbo" run "$model" --ids 1,4,7 --max-tokens 2 --json
+run 0 '"prompt_ids":\[1,4,7\]' "$turbo" run "$model" --prompt-ids 1,4,7 --max-tokens 2 --json
+run 0 '^612,2489,382,290,951,282,844,311,2447$' "$turbo" run "$model" --prompt hello --ids --temperature 0
 run 0 '"completion_tokens":40,' \
     "$turbo" run "$model" --prompt Hi --max-tokens 40 --ignore-eos --json --temperature 0
 case $want in
@@ -34,14 +35,14 @@ case $want in
 *) echo "the demo model's answer holds no \"server\"; --stop is tested with its first blank"
     same "${want%% *}" "$turbo" run "$model" --prompt "What is turbod?" --temperature 0 --stop ' ' ;;
 esac
-run 64 'one of --prompt, --file and --ids' "$turbo" run "$model" --prompt a --ids 1
+run 64 'one of --prompt, --file and --prompt-ids' "$turbo" run "$model" --prompt a --prompt-ids 1
 run 64 'did you mean --max-tokens\?' "$turbo" run "$model" --prompt a --max-token 3
 run 64 'no use for --port' "$turbo" run "$model" --prompt a --port 3
 run 64 'temperature is "3"; a number 0 to 2' "$turbo" run "$model" --prompt a --temperature 3
 run 64 'a whole number' "$turbo" run "$model" --prompt a --max-tokens 1.5
 run 66 'cannot open the folder' "$turbo" run /nonexistent --prompt a
 run 65 'lower --max-tokens' "$turbo" run "$model" --prompt a --max-tokens 5000
-run 78 'token id 999999 is not in' "$turbo" run "$model" --ids 999999
+run 78 'token id 999999 is not in' "$turbo" run "$model" --prompt-ids 999999
 run 64 'isa is "avx1024"; did you mean avx2' "$turbo" run "$model" --prompt a --isa avx1024
 printf 'bad \377 bytes' > "$tmp/bad"
 run 65 'is not UTF-8' "$turbo" run "$model" --file "$tmp/bad"

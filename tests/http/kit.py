@@ -1,8 +1,10 @@
 """A turbod under test and a client that trusts nothing. Python standard library only."""
+import atexit
 import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -51,6 +53,7 @@ class Server:
 
     def __init__(self, wait=True, **flags):
         self.dir = tempfile.mkdtemp(prefix="turbod-http-")
+        atexit.register(self.clean_up)
         self.log_path = os.path.join(self.dir, "log")
         base = {"model": MODEL, "port": 0, "cache-max-entry-count": "32MiB", "threads": 1}
         base.update({k.replace("_", "-"): v for k, v in flags.items()})
@@ -67,6 +70,12 @@ class Server:
         self.port = 0
         if wait:
             self.wait_ready()
+
+    def clean_up(self):
+        if self.process.poll() is None:  # a failed test left it
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.dir, ignore_errors=True)
 
     def read_log(self):
         with open(self.log_path, "rb") as f:
@@ -194,7 +203,7 @@ class Server:
     def n_fds(self):
         return len(os.listdir("/proc/%d/fd" % self.process.pid))
 
-    def quiesce(self, limit=5.0):
+    def quiesce(self, limit=20.0):
         """Nothing may be left behind by a test."""
         end = time.monotonic() + limit
         while True:
@@ -209,7 +218,7 @@ class Server:
             time.sleep(0.02)
         assert self.golden() == self.gold, "the golden text changed"
 
-    def stop(self, sig=signal.SIGTERM, limit=15):
+    def stop(self, sig=signal.SIGTERM, limit=60):
         if self.process.poll() is None:
             self.process.send_signal(sig)
         try:
@@ -249,7 +258,7 @@ def text_of(events, index=0):
     return out
 
 
-def until(condition, limit=5.0):
+def until(condition, limit=20.0):
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"

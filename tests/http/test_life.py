@@ -133,7 +133,8 @@ def test_log_lines_cannot_be_forged():
     for line in log.splitlines():
         assert re.match(r"20\d\d-\d\d-\d\dT[\d:.]+Z (error|warn |info |debug) ", line), line
         assert len(line) < 1200
-    assert len(re.findall(r"^.*id=req-", log, re.M)) == 6
+    assert len(re.findall(r"^.* id=req-", log, re.M)) == 5
+    assert len(re.findall(r"^.* id=- .*refused head 400", log, re.M)) == 2
 
 
 def test_loading_and_failed_model(tmp_path):

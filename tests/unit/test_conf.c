@@ -102,12 +102,13 @@ static void test_file_values(void **state)
     turbo_err err = {{0}};
     char want[128];
     (void)state;
-    turbod_conf *c = load("model = \"m\"; // one\n# two\n/* three @include \"x\" */\n"
-                          "allow_root = false;\n"
-                          "server = { port = 0; body_limit = 4096; allowed_hosts = (\"a.b\", \"c\");\n"
-                          " allowed_origins = \"x,y\"; max_connections = 12L; };\n"
-                          "engine : { cache_max_entry_count = 0.25; threads = 2; isa = \"avx2\"; };\n",
-                          0, NULL, &st, &err);
+    turbod_conf *c =
+        load("model = \"m\"; // one\n# two\n/* three @include \"x\" */\n"
+             "allow_root = false;\n"
+             "server = { port = 0; body_limit = 4096; allowed_hosts = (\"a.b\", \"c\");\n"
+             " allowed_origins = \"x,y\"; max_connections = 12L; };\n"
+             "engine : { cache_max_entry_count = 0.25; threads = 2; isa = \"avx2\"; };\n",
+             0, NULL, &st, &err);
     if (!c)
         fail_msg("%s", err.text);
     snprintf(want, sizeof want, "%s/m", dir);
@@ -135,8 +136,8 @@ static void test_order(void **state)
     setenv("TURBO_SERVER_PORT", "3", 1);
     setenv("TURBO_ENGINE_THREADS", "7", 1);
     setenv("TURBO_MODEL_NAME", "env", 1);
-    turbod_conf *c = load("server = { port = 2; }; engine = { threads = 2; max_batch_size = 2; };", 4,
-                          flags, &st, &err);
+    turbod_conf *c = load("server = { port = 2; }; engine = { threads = 2; max_batch_size = 2; };",
+                          4, flags, &st, &err);
     unsetenv("TURBO_SERVER_PORT");
     unsetenv("TURBO_ENGINE_THREADS");
     unsetenv("TURBO_MODEL_NAME");
@@ -191,8 +192,8 @@ static void test_refused_flags(void **state)
     const struct {
         char *flag;
         const char *words;
-    } rows[] = {{bad, "did you mean --port?"}, {lone, "--port needs a value"},
-                {no, "unknown flag --no-port"}, {word, "not expected here"},
+    } rows[] = {{bad, "did you mean --port?"},     {lone, "--port needs a value"},
+                {no, "unknown flag --no-port"},    {word, "not expected here"},
                 {range, "flag --port: port is x"}, {neg, "takes no value"}};
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -272,12 +273,28 @@ static void test_sizes(void **state)
         const char *text;
         uint64_t want; /* 0: refused */
     } rows[] = {
-        {"4096", 4096},       {"8GiB", 8ull << 30}, {"512 MiB", 512u << 20}, {"1.5GB", 1500000000},
-        {"0.5KiB", 512},      {"3TiB", 3ull << 40}, {"12B", 12},             {"", 0},
-        {"-1", 0},            {"8gib", 0},          {"8 GiB ", 0},           {"1.5", 0},
-        {"1.", 0},            {".5GiB", 0},         {"0x10", 0},             {"18446744073709551616", 0},
-        {"18446744073709551615", UINT64_MAX},       {"17179869184GiB", 0},   {"1.1234567GiB", 0},
-        {" 1", 0},            {"nan", 0},           {"1e3", 0},
+        {"4096", 4096},
+        {"8GiB", 8ull << 30},
+        {"512 MiB", 512u << 20},
+        {"1.5GB", 1500000000},
+        {"0.5KiB", 512},
+        {"3TiB", 3ull << 40},
+        {"12B", 12},
+        {"", 0},
+        {"-1", 0},
+        {"8gib", 0},
+        {"8 GiB ", 0},
+        {"1.5", 0},
+        {"1.", 0},
+        {".5GiB", 0},
+        {"0x10", 0},
+        {"18446744073709551616", 0},
+        {"18446744073709551615", UINT64_MAX},
+        {"17179869184GiB", 0},
+        {"1.1234567GiB", 0},
+        {" 1", 0},
+        {"nan", 0},
+        {"1e3", 0},
     };
     uint64_t v;
     (void)state;
@@ -297,8 +314,9 @@ static void test_print_reads_back(void **state)
     char *text = NULL, *again = NULL;
     size_t n;
     (void)state;
-    turbod_conf *c = load("model = \"/a \\\"b\\\\c\"; server = { port = 7; body_limit = \"3MiB\"; };", 0,
-                          NULL, &st, &err);
+    turbod_conf *c =
+        load("model = \"/a \\\"b\\\\c\"; server = { port = 7; body_limit = \"3MiB\"; };", 0, NULL,
+             &st, &err);
     assert_non_null(c);
     FILE *f = open_memstream(&text, &n);
     turbod_conf_print(c, f);
@@ -343,12 +361,14 @@ static void test_prescan(void **state)
 {
     turbo_err err;
     char *out;
-    static const char in[] = "a = 1234567890; b = 123; c = \"9999999999\"; d = 0xFFFFFFFF; # 9999999999\n"
-                             "e = 5000000000L; f = 1.5e10; g_12345678901 = -2147483649;";
+    static const char in[] =
+        "a = 1234567890; b = 123; c = \"9999999999\"; d = 0xFFFFFFFF; # 9999999999\n"
+        "e = 5000000000L; f = 1.5e10; g_12345678901 = -2147483649;";
     (void)state;
     assert_int_equal(turbod_conf_prescan(in, sizeof in - 1, "x", &out, &err), TURBO_OK);
-    assert_string_equal(out, "a = 1234567890L; b = 123; c = \"9999999999\"; d = 0xFFFFFFFFL; # 9999999999\n"
-                             "e = 5000000000L; f = 1.5e10; g_12345678901 = -2147483649L;");
+    assert_string_equal(
+        out, "a = 1234567890L; b = 123; c = \"9999999999\"; d = 0xFFFFFFFFL; # 9999999999\n"
+             "e = 5000000000L; f = 1.5e10; g_12345678901 = -2147483649L;");
     free(out);
 }
 

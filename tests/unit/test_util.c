@@ -76,10 +76,10 @@ static void test_utf8_valid(void **state)
         {"abc", true},
         {"\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80", true},
         {"\xf4\x8f\xbf\xbf", true},
-        {"\xc0\x80", false},         /* overlong NUL */
-        {"\xe0\x80\xaf", false},     /* overlong */
+        {"\xc0\x80", false}, /* overlong NUL */
+        {"\xe0\x80\xaf", false}, /* overlong */
         {"\xf0\x80\x80\xaf", false}, /* overlong */
-        {"\xed\xa0\x80", false},     /* surrogate */
+        {"\xed\xa0\x80", false}, /* surrogate */
         {"\xf4\x90\x80\x80", false}, /* beyond U+10FFFF */
         {"\xff", false},
         {"\x80", false},
@@ -95,7 +95,8 @@ static void test_utf8_valid(void **state)
 static void test_utf8_join(void **state)
 {
     static const char text[] = "a\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\xff z\xe2\x82";
-    static const char want[] = "a\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\xef\xbf\xbd z\xef\xbf\xbd\xef\xbf\xbd";
+    static const char want[] =
+        "a\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\xef\xbf\xbd z\xef\xbf\xbd\xef\xbf\xbd";
     size_t n = sizeof text - 1;
     (void)state;
     for (size_t i = 0; i <= n; i++)
@@ -134,9 +135,9 @@ static void test_err(void **state)
     const struct {
         turbo_status st;
         int code;
-    } rows[] = {{TURBO_OK, 0},      {TURBO_EDATA, 65}, {TURBO_ENOENT, 66},    {TURBO_ENOMEM, 71},
-                {TURBO_EIO, 74},    {TURBO_EINVAL, 78}, {TURBO_EINTERNAL, 75}, {TURBO_EBUSY, 75},
-                {TURBO_ELIMIT, 65}, {TURBO_EABI, 78},  {TURBO_EUNSUPPORTED, 65}};
+    } rows[] = {{TURBO_OK, 0},      {TURBO_EDATA, 65},  {TURBO_ENOENT, 66},      {TURBO_ENOMEM, 71},
+                {TURBO_EIO, 74},    {TURBO_EINVAL, 78}, {TURBO_EINTERNAL, 75},   {TURBO_EBUSY, 75},
+                {TURBO_ELIMIT, 65}, {TURBO_EABI, 78},   {TURBO_EUNSUPPORTED, 65}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         assert_int_equal(turbod_exit_code(rows[i].st), rows[i].code);
 }
@@ -151,9 +152,9 @@ static void test_log_level(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_checked),   cmocka_unit_test(test_buf),
+        cmocka_unit_test(test_checked),    cmocka_unit_test(test_buf),
         cmocka_unit_test(test_utf8_valid), cmocka_unit_test(test_utf8_join),
-        cmocka_unit_test(test_err),       cmocka_unit_test(test_log_level),
+        cmocka_unit_test(test_err),        cmocka_unit_test(test_log_level),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
