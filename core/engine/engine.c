@@ -188,6 +188,11 @@ static turbo_status open_kv(turbod_engine *e, const turbod_engine_opts *o, turbo
                           (long long)o->session_len, (double)(uint64_t)seq_blocks * (double)block / 0x1p30,
                           (double)bytes / 0x1p30, (long long)pool_tokens);
     f->session_len = (int32_t)(want_len < pool_tokens ? want_len : pool_tokens);
+    if (f->session_len > f->model.max_position)
+        turbod_log(TURBO_LOG_WARN,
+                   "session_len %d is beyond the %d positions the model was made for; long answers "
+                   "may turn to noise",
+                   f->session_len, f->model.max_position);
     turbo_status st = turbok_kv_pool_new(e->device, &dims, (int32_t)n, &e->pool, err);
     if (st)
         return st;
