@@ -66,6 +66,7 @@ static bool last_is(const dialog *d, const char *role)
 /* ---- input --------------------------------------------------------------------------------------- */
 
 #define KILL_LINE 0x15 /* Ctrl-U in the editor's default bindings */
+#define CTRL_D 0x04
 
 /* Bytes from the terminal as characters for the editor, which cannot be woken by a signal: Ctrl-C
  * becomes "empty the line" and "end of line" instead. */
@@ -90,6 +91,10 @@ static int read_char(FILE *in)
         ssize_t got = read(p.fd, b + n, 1);
         if (got <= 0)
             return EOF;
+        /* A Ctrl-D typed before the editor had the terminal arrives as a NUL, which the editor would put
+         * into the line. */
+        if (!b[n])
+            b[n] = CTRL_D;
         size_t len = turbod_utf8_len(b, ++n);
         if (len == 1)
             return b[0];
