@@ -1,4 +1,4 @@
-/* core/engine/state.h: the inside of an engine, shared by engine.c, step.c, sample.c and tools.c only. */
+/* core/engine/state.h: the inside of an engine, for the .c files of this folder only. */
 #ifndef TURBOD_ENGINE_STATE_H
 #define TURBOD_ENGINE_STATE_H
 
@@ -41,6 +41,9 @@ struct turbod_engine {
     _Atomic bool stopping, draining, failed;
     _Atomic int64_t last_beat; /* monotonic ns of the last step or idle self-check */
 };
+
+/* load.c: fills everything up to pool; turbod_engine_close undoes a part of it. */
+turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err);
 
 /* step.c: one pass of the engine thread. False when there was nothing to do. */
 bool turbod_step(turbod_engine *e);
