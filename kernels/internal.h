@@ -7,13 +7,13 @@
 
 /* Scratch of one thread: what attention needs for one work item. */
 typedef struct turbok_scratch {
-    float *k;          /* [D, 64] a chunk of keys in fp32, when the cache cannot be used in place */
-    float *v;          /* [64, Dp] a chunk of values, Dp = D rounded up to 64 */
-    float *q;          /* [TURBOK_QROWS, D] */
-    float *acc;        /* [Dp/64, TURBOK_QROWS, 64] weighted sums of values */
-    float *s;          /* [TURBOK_QROWS, 64] scores */
-    float *m, *l;      /* [TURBOK_QROWS] running maximum and sum */
-    float *inv;        /* [D/2] rotary frequencies of one sequence */
+    float *k; /* [D, 64] a chunk of keys in fp32, when the cache cannot be used in place */
+    float *v; /* [64, Dp] a chunk of values, Dp = D rounded up to 64 */
+    float *q; /* [TURBOK_QROWS, D] */
+    float *acc; /* [Dp/64, TURBOK_QROWS, 64] weighted sums of values */
+    float *s; /* [TURBOK_QROWS, 64] scores */
+    float *m, *l; /* [TURBOK_QROWS] running maximum and sum */
+    float *inv; /* [D/2] rotary frequencies of one sequence */
 } turbok_scratch;
 
 #define TURBOK_QROWS 64 /* query rows (tokens x heads) of one attention work item */
@@ -38,7 +38,7 @@ struct turbo_linear {
     int32_t dtype;
     int32_t reserved;
     int64_t out, in, tiles;
-    void *data;  /* [tiles, in, 64] */
+    void *data; /* [tiles, in, 64] */
     float *bias; /* [tiles*64] or NULL */
     size_t data_bytes;
 };
@@ -51,18 +51,38 @@ struct turbo_vector {
 struct turbo_rope {
     turbo_rope_spec spec;
     int32_t table_len;
-    float *inv;    /* [dim/2] of the unscaled-by-length base */
+    float *inv; /* [dim/2] of the unscaled-by-length base */
     float *cosine; /* [table_len, dim/2] */
     float *sine;
 };
+
+/* What a block holds, by block number; n 0: nothing that anybody may find. */
+typedef struct turbok_entry {
+    turbok_kv_key parent, key;
+    int32_t n; /* tokens */
+    int32_t key_next; /* bucket of by_key */
+    int32_t left, right; /* bucket of by_parent, latest first */
+    int32_t older, newer; /* order of use, while the block has no reference */
+    bool full, extra, ready;
+} turbok_entry;
+
+typedef struct turbok_prefix {
+    turbok_entry *entries; /* [n_blocks] */
+    int32_t *tokens; /* [n_blocks, block_tokens] */
+    int32_t *by_key, *by_parent; /* [mask + 1] */
+    size_t mask;
+    int32_t oldest, newest, n_cached;
+    turbok_kv_key secret;
+} turbok_prefix;
 
 struct turbok_kv_pool {
     turbok_kv_dims dims;
     int32_t n_blocks, n_free;
     size_t block_bytes, map_bytes;
     char *map;
-    int32_t *refs;      /* [n_blocks] */
+    int32_t *refs; /* [n_blocks] */
     int32_t *free_list; /* [n_blocks], the first n_free are free */
+    turbok_prefix *prefix; /* NULL: no prefix cache */
 };
 
 /* 64-byte aligned memory, on huge pages when it is large; counted in the device. */
@@ -81,6 +101,12 @@ char *turbok_kv_plane(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t
 void turbok_kv_write(const turbok_prim *prim, const turbok_kv_pool *p, const turbok_kv_table *t,
                      int32_t layer, bool value, int32_t head, int32_t pos, const float *in,
                      float *tmp);
+/* kv/prefix.c: keep takes a block that lost its last reference, if it is worth caching; evict gives the
+ * one that was used longest ago, or -1; shared: may slot not be written in place? */
+bool turbok_prefix_keep(turbok_kv_pool *p, int32_t block);
+int32_t turbok_prefix_evict(turbok_kv_pool *p);
+bool turbok_prefix_shared(const turbok_kv_pool *p, int32_t block, int32_t slot);
+void turbok_prefix_free(turbok_kv_pool *p);
 /* nn/rope.c: frequencies of a sequence whose RoPE length is rope_len, into inv [dim/2]. */
 void turbok_rope_inv(const turbo_rope *r, int32_t rope_len, float *inv);
 

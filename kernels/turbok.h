@@ -26,14 +26,17 @@ typedef enum {
 } turbok_isa;
 
 typedef struct turbok_device_opts {
-    turbok_isa isa; /* AUTO: the best this CPU has; a named one that is missing is TURBO_EUNSUPPORTED */
-    int threads;    /* 0: all CPUs this process may run on, at most 256 */
-    bool pin;       /* pin worker i to the i-th allowed CPU; the caller, thread 0, is left alone */
-    int spin_us;    /* how long an idle worker spins before it sleeps; -1: default (50) */
+    turbok_isa
+        isa; /* AUTO: the best this CPU has; a named one that is missing is TURBO_EUNSUPPORTED */
+    int threads; /* 0: all CPUs this process may run on, at most 256 */
+    bool pin; /* pin worker i to the i-th allowed CPU; the caller, thread 0, is left alone */
+    int spin_us; /* how long an idle worker spins before it sleeps; -1: default (50) */
 } turbok_device_opts;
 
-turbo_status turbok_device_open(const turbok_device_opts *opts, turbok_device **out, turbo_err *err);
-void turbok_device_close(turbok_device *d); /* NULL allowed; after all handles made from it are freed */
+turbo_status turbok_device_open(const turbok_device_opts *opts, turbok_device **out,
+                                turbo_err *err);
+void turbok_device_close(
+    turbok_device *d); /* NULL allowed; after all handles made from it are freed */
 const char *turbok_device_name(const turbok_device *d); /* "cpu avx512, 2 threads" */
 turbok_isa turbok_device_isa(const turbok_device *d);
 int turbok_device_threads(const turbok_device *d);
@@ -79,11 +82,11 @@ double turbok_rope_base(const turbo_rope_spec *spec, int64_t rope_len);
 typedef struct turbok_kv_pool turbok_kv_pool;
 
 typedef struct turbok_kv_dims {
-    int32_t n_layers;     /* L */
-    int32_t n_kv;         /* K */
-    int32_t head_dim;     /* D */
+    int32_t n_layers; /* L */
+    int32_t n_kv; /* K */
+    int32_t head_dim; /* D */
     int32_t block_tokens; /* 8..1024, a multiple of 8 */
-    int32_t dtype;        /* TURBO_F32, _F16 or _BF16 */
+    int32_t dtype; /* TURBO_F32, _F16 or _BF16 */
 } turbok_kv_dims;
 
 uint64_t turbok_kv_block_bytes(const turbok_kv_dims *dims); /* 0 on overflow or bad dims */
@@ -92,27 +95,77 @@ turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, in
                                 turbok_kv_pool **p, turbo_err *err);
 void turbok_kv_pool_free(turbok_kv_pool *p);
 int32_t turbok_kv_pool_total(const turbok_kv_pool *p);
+int32_t turbok_kv_pool_block_tokens(const turbok_kv_pool *p);
+/* free + cached + referenced == total. A cached block has no reference and is given out again when no
+ * free one is left. */
 int32_t turbok_kv_pool_free_count(const turbok_kv_pool *p);
+int32_t turbok_kv_pool_cached_count(const turbok_kv_pool *p);
 /* Reference counts: get takes a free block (count 1) or returns -1; ref adds one; put drops one. */
 int32_t turbok_kv_block_get(turbok_kv_pool *p);
 void turbok_kv_block_ref(turbok_kv_pool *p, int32_t block);
 void turbok_kv_block_put(turbok_kv_pool *p, int32_t block);
+int32_t turbok_kv_block_refs(const turbok_kv_pool *p, int32_t block);
 
 /* The block table of one sequence: which block holds tokens [i*block_tokens, (i+1)*block_tokens). */
 typedef struct turbok_kv_table {
     int32_t *blocks; /* [cap] */
-    int32_t n;       /* blocks in use */
+    int32_t n; /* blocks in use */
     int32_t cap;
-    int32_t len;     /* tokens stored */
+    int32_t len; /* tokens stored */
 } turbok_kv_table;
 
 turbo_status turbok_kv_table_init(turbok_kv_table *t, const turbok_kv_pool *p, int32_t max_tokens,
                                   turbo_err *err); /* allocates cap once */
-void turbok_kv_table_free(turbok_kv_table *t, turbok_kv_pool *p);     /* also puts its blocks */
-/* Makes room for n_tokens tokens in all. False, with nothing changed, when blocks run out. */
+void turbok_kv_table_free(turbok_kv_table *t, turbok_kv_pool *p); /* also puts its blocks */
+/* Makes room for n_tokens tokens in all, those from t->len on to be written: a block that is shared, or
+ * whose cached content would be overwritten, is copied first. False, with nothing changed, when blocks
+ * run out. */
 bool turbok_kv_table_reserve(turbok_kv_table *t, turbok_kv_pool *p, int32_t n_tokens);
+/* Blocks that reserve would take from the pool now. */
+int32_t turbok_kv_table_needs(const turbok_kv_table *t, const turbok_kv_pool *p, int32_t n_tokens);
 /* Forgets tokens from position n_tokens on and puts blocks that are no longer needed. */
 void turbok_kv_table_truncate(turbok_kv_table *t, turbok_kv_pool *p, int32_t n_tokens);
+
+/* ---- prefix cache ----------------------------------------------------------------------------- */
+
+/* Names a text: a keyed hash of everything from its beginning on. key[0] = root, key[i+1] = chain(key[i],
+ * tokens of block i). Pure functions of the pool's secret: any thread. */
+typedef struct turbok_kv_key {
+    uint64_t lo, hi;
+} turbok_kv_key;
+
+turbo_status turbok_kv_prefix_enable(turbok_kv_pool *p,
+                                     turbo_err *err); /* once, before any block is used */
+/* salt: whatever must be equal for two texts to share blocks. */
+turbok_kv_key turbok_kv_root(const turbok_kv_pool *p, const void *salt, size_t n);
+/* tokens [block_tokens]; extra: digests of inputs other than tokens inside this block (pictures). */
+turbok_kv_key turbok_kv_chain(const turbok_kv_pool *p, turbok_kv_key parent, const int32_t *tokens,
+                              const void *extra, size_t n_extra);
+/* Block holds the first n tokens of the text that follows parent. key: of a full block (n is block_tokens),
+ * NULL for a partial one. extra: the block also depends on other inputs; then only its key finds it.
+ * ready = false announces what is going to be computed. Publishing again replaces. Without a prefix
+ * cache nothing happens. */
+void turbok_kv_publish(turbok_kv_pool *p, int32_t block, turbok_kv_key parent,
+                       const turbok_kv_key *key, const int32_t *tokens, int32_t n, bool extra,
+                       bool ready);
+/* Forgets what a referenced block holds, for instance because it came from a step that failed. */
+void turbok_kv_withdraw(turbok_kv_pool *p, int32_t block);
+/* Puts into the empty table t the blocks of the longest cached beginning of tokens [n], and returns its
+ * length, to the token; the last block may be shared in part. extra: the text has inputs other than tokens.
+ * *soon: the length that will be found once what is announced has been computed. */
+int32_t turbok_kv_match(turbok_kv_pool *p, turbok_kv_table *t, const turbok_kv_key *keys,
+                        const int32_t *tokens, int32_t n, bool extra, int32_t *soon);
+
+/* SipHash-2-4-128, in pieces. */
+typedef struct turbok_hash {
+    uint64_t v[4], held, total;
+    int n_held;
+} turbok_hash;
+void turbok_hash_init(turbok_hash *h, turbok_kv_key key);
+void turbok_hash_add(turbok_hash *h, const void *data, size_t n);
+turbok_kv_key turbok_hash_end(turbok_hash *h);
+
+/* ---- batches ------------------------------------------------------------------------------------ */
 
 /* What turbo_batch.kv points to on this library's devices: S tables, in the order of sequences. */
 struct turbo_kv {

@@ -16,7 +16,6 @@ static const cli_flag flags[] = {
 typedef struct local {
     cli_args *args;
     turbod_service *svc;
-    turbod_session *session;
 } local;
 
 static turbo_status ask(void *ctx, const turbod_message *msgs, size_t n_msgs, uint64_t round,
@@ -37,8 +36,7 @@ static turbo_status ask(void *ctx, const turbod_message *msgs, size_t n_msgs, ui
     turbod_request_spec spec = {.prompt = ids,
                                 .n_prompt = (int32_t)n_ids,
                                 .stop_ids = l->svc->stop_ids,
-                                .n_stop_ids = l->svc->n_stop_ids,
-                                .session = l->session};
+                                .n_stop_ids = l->svc->n_stop_ids};
     st = cli_sampling(l->args, l->svc, &spec, err);
     if (cli_given(l->args, "seed"))
         spec.params.seed += round; /* repeatable, and /regen still says something else */
@@ -64,15 +62,12 @@ static int run(cli_args *a)
         return cli_fail(st, &err);
     if (!s.chat)
         st = turbod_err(&err, TURBO_EUNSUPPORTED, "no chat: %.200s", s.chat_reason);
-    if (!st)
-        st = turbod_session_open(s.engine, &l.session, &err);
     if (!st) {
         char where[256];
         snprintf(where, sizeof where, "%s on %s", s.name, turbod_engine_facts_of(s.engine)->device);
         cli_backend b = {.ctx = &l, .where = where, .ask = ask};
         code = cli_dialog(&b, cli_text(a, "system"));
     }
-    turbod_session_close(s.engine, l.session);
     turbod_service_close(&s);
     return st ? cli_fail(st, &err) : code;
 }

@@ -2,9 +2,12 @@
  * thread, the loop on the engine thread, submit and drain anywhere. */
 #include "engine/engine.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/state.h"
+#include "sched/holding.h"
 #include "util/err.h"
 #include "util/log.h"
 #include "weights/config.h"
@@ -21,9 +24,24 @@ void turbod_engine_defaults(turbod_engine_opts *o)
         .max_batch = 64,
         .max_step_tokens = 256, /* a CPU is as fast with 64 rows as with thousands */
         .queue_size = 1024,
+        .max_step_stretch = 2,
+        .prefix_caching = true,
+        .cache_per_tenant = true,
         .isa = "auto",
         .sampler = "std",
     };
+}
+
+void turbod_visit(turbod_engine *e)
+{
+    pthread_mutex_lock(&e->turn_mu);
+    pthread_mutex_lock(&e->step_mu);
+    pthread_mutex_unlock(&e->turn_mu);
+}
+
+void turbod_leave(turbod_engine *e)
+{
+    pthread_mutex_unlock(&e->step_mu);
 }
 
 static void *engine_main(void *arg)
@@ -32,23 +50,24 @@ static void *engine_main(void *arg)
     bool busy = false;
     while (!atomic_load(&e->stopping)) {
         turbod_take_arrivals(e, busy ? 0 : IDLE_BEAT_NS);
-        pthread_mutex_lock(&e->step_mu);
+        turbod_visit(e);
         busy = turbod_step(e);
-        pthread_mutex_unlock(&e->step_mu);
+        turbod_leave(e);
     }
     turbod_take_arrivals(e, 0);
-    while (e->sched.n_running)
-        turbod_fail(e, e->sched.running[0], TURBO_ECANCELLED, "the server is shutting down");
-    while (e->sched.waiting.head)
-        turbod_fail(e, e->sched.waiting.head, TURBO_ECANCELLED, "the server is shutting down");
+    turbod_fail_all(e, TURBO_ECANCELLED, "the server is shutting down");
     return NULL;
 }
 
-static turbo_status open_scheduler(turbod_engine *e, turbo_err *err)
+static turbo_status open_scheduler(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err)
 {
-    turbo_status st = turbod_sched_init(&e->sched, e->pool, &e->metrics, e->max_batch,
-                                        e->max_step_tokens, err);
-    e->sched.plain_len = e->facts.model.max_position;
+    turbo_status st = o->prefix_caching ? turbok_kv_prefix_enable(e->pool, err) : TURBO_OK;
+    e->prefix_caching = o->prefix_caching;
+    e->cache_per_tenant = o->cache_per_tenant;
+    e->next_deadline = INT64_MAX;
+    if (!st)
+        st = turbod_sched_init(&e->sched, e->pool, &e->metrics, e->max_batch, e->max_step_tokens,
+                               o->max_step_stretch, err);
     if (!st)
         st = turbod_batch_init(&e->batch, e->pool, e->max_batch, e->max_step_tokens, e->workspace,
                                e->workspace_bytes, err);
@@ -70,6 +89,7 @@ turbo_status turbod_engine_open(const turbod_engine_opts *o, turbod_engine **out
     turbod_engine *e = calloc(1, sizeof *e);
     if (!e)
         return turbod_err(err, TURBO_ENOMEM, "no memory for an engine");
+    pthread_mutex_init(&e->turn_mu, NULL);
     pthread_mutex_init(&e->step_mu, NULL);
     pthread_mutex_init(&e->admit_mu, NULL);
     turbod_metrics_init(&e->metrics);
@@ -80,7 +100,7 @@ turbo_status turbod_engine_open(const turbod_engine_opts *o, turbod_engine **out
 
     turbo_status st = turbod_engine_load(e, o, err);
     if (!st)
-        st = open_scheduler(e, err);
+        st = open_scheduler(e, o, err);
     if (st) {
         turbod_engine_close(e);
         return st;
@@ -130,6 +150,11 @@ void turbod_engine_close(turbod_engine *e)
     free(e->logits);
     free(e->rows);
     free(e->tops);
+    for (turbod_flow *f = e->flows, *next; f; f = next) {
+        next = f->next;
+        free(f);
+    }
+    pthread_mutex_destroy(&e->turn_mu);
     pthread_mutex_destroy(&e->step_mu);
     pthread_mutex_destroy(&e->admit_mu);
     free(e);
@@ -162,15 +187,46 @@ double turbod_engine_age(const turbod_engine *e)
     return (double)(turbod_now() - atomic_load(&e->last_beat)) * 1e-9;
 }
 
+/* The tenant's flow; NULL: no memory. */
+static turbod_flow *flow_of(turbod_engine *e, const char *tenant)
+{
+    pthread_mutex_lock(&e->admit_mu);
+    turbod_flow *f = e->flows;
+    while (f && strncmp(f->label, tenant, sizeof f->label - 1))
+        f = f->next;
+    if (!f && (f = calloc(1, sizeof *f)) != NULL) {
+        strncpy(f->label, tenant, sizeof f->label - 1);
+        f->next = e->flows;
+        e->flows = f;
+    }
+    pthread_mutex_unlock(&e->admit_mu);
+    return f;
+}
+
+/* Two requests share cached text only when they may see each other's and their keys are rotated alike:
+ * beyond the trained length a length-dependent base makes keys of another prompt length differ. */
+static void name_prompt(const turbod_engine *e, turbod_request *r, const turbod_request_spec *spec)
+{
+    char scope[TURBOD_MAX_SALT + 80];
+    snprintf(scope, sizeof scope, "%s/%s", e->cache_per_tenant ? r->flow->label : "",
+             spec->cache_salt ? spec->cache_salt : "");
+    turbod_holding_name(r, e->pool, scope,
+                        r->rope_len > e->facts.model.max_position ? r->rope_len : 0);
+}
+
 /* Everything a request needs beyond its copy of the spec: KV table, sampler state, detokeniser. */
 static turbo_status equip(turbod_engine *e, turbod_request *r, const turbod_request_spec *spec,
                           turbo_err *err)
 {
     int32_t len = r->n_prompt + r->max_tokens;
-    turbo_status st = turbok_kv_table_init(&r->table, e->pool,
-                                           spec->session ? e->facts.session_len : len, err);
+    turbo_status st = turbok_kv_table_init(&r->table, e->pool, len, err);
     if (st)
         return st;
+    r->keys = calloc((size_t)(len / e->facts.block_tokens) + 1, sizeof *r->keys);
+    r->flow = flow_of(e, spec->tenant ? spec->tenant : "");
+    if (!r->keys || !r->flow)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for a request of %d tokens", len);
+    name_prompt(e, r, spec);
     uint64_t bytes = e->sampler_vtbl->state_bytes(e->sampler, len);
     r->sampler_state = calloc(1, bytes ? bytes : 1);
     if (!r->sampler_state)
@@ -194,9 +250,10 @@ turbo_status turbod_engine_submit(turbod_engine *e, const turbod_request_spec *s
                                   turbod_request **out, turbo_err *err)
 {
     if (atomic_load(&e->draining) || atomic_load(&e->failed))
-        return turbod_err(err, TURBO_EBUSY, atomic_load(&e->failed)
-                                                ? "the engine has failed; the server needs a restart"
-                                                : "the server is shutting down");
+        return turbod_err(err, TURBO_EBUSY,
+                          atomic_load(&e->failed)
+                              ? "the engine has failed; the server needs a restart"
+                              : "the server is shutting down");
     if (spec->n_stops && !e->facts.tok_vtbl)
         return turbod_err(err, TURBO_EUNSUPPORTED, "stop strings need a tokenizer; use stop ids");
     turbod_request_limits lim = {
@@ -213,8 +270,8 @@ turbo_status turbod_engine_submit(turbod_engine *e, const turbod_request_spec *s
     st = equip(e, r, spec, err);
     pthread_mutex_lock(&e->admit_mu);
     if (!st && atomic_load(&e->n_queued) >= e->queue_size)
-        st = turbod_err(err, TURBO_EBUSY, "%d requests are waiting; try again later",
-                        e->queue_size);
+        st =
+            turbod_err(err, TURBO_EBUSY, "%d requests are waiting; try again later", e->queue_size);
     if (!st) {
         atomic_fetch_add(&e->n_queued, 1);
         atomic_fetch_add(&e->n_open, 1);

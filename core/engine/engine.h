@@ -15,17 +15,22 @@ typedef struct turbod_engine turbod_engine;
 typedef struct turbod_engine_opts {
     const char *model_dir;
     const turbod_registry *registry;
-    int64_t session_len;    /* 0: the model's, at most what the KV pool holds */
-    double cache_fraction;  /* of what is free after weights and workspaces; used when cache_bytes 0 */
-    uint64_t cache_bytes;   /* absolute size of the KV pool, or 0 */
+    int64_t session_len; /* 0: the model's, at most what the KV pool holds */
+    double
+        cache_fraction; /* of what is free after weights and workspaces; used when cache_bytes 0 */
+    uint64_t cache_bytes; /* absolute size of the KV pool, or 0 */
     int32_t block_tokens;
-    int32_t kv_dtype;       /* TURBO_*, -1: the model's */
+    int32_t kv_dtype; /* TURBO_*, -1: the model's */
     int32_t max_batch;
     int32_t max_step_tokens;
     int32_t queue_size;
-    int32_t threads;        /* 0: all */
-    const char *isa;        /* "auto" ... */
-    const char *sampler;    /* id of the sampler: "std" */
+    double
+        max_step_stretch; /* how much longer than a plain decode step one with prompts may take */
+    bool prefix_caching;
+    bool cache_per_tenant; /* tenants do not find each other's text in the cache */
+    int32_t threads; /* 0: all */
+    const char *isa; /* "auto" ... */
+    const char *sampler; /* id of the sampler: "std" */
     bool pin;
     bool allow_nonfinite;
     void (*progress)(void *ctx, uint64_t done, uint64_t total); /* bytes of weights; may be NULL */
@@ -40,8 +45,8 @@ void turbod_engine_close(turbod_engine *e);
 /* Facts, constant after open; pointers live as long as the engine. */
 typedef struct turbod_engine_facts {
     turbo_model_info model;
-    const char *model_plugin;              /* id of the model vtable */
-    const turbo_tokenizer_vtbl *tok_vtbl;  /* NULL when the folder has no tokenizer */
+    const char *model_plugin; /* id of the model vtable */
+    const turbo_tokenizer_vtbl *tok_vtbl; /* NULL when the folder has no tokenizer */
     const void *tok;
     turbo_tokenizer_info tok_info;
     const turbo_config *config;
@@ -63,11 +68,6 @@ void turbod_engine_drain(turbod_engine *e);
 bool turbod_engine_idle(const turbod_engine *e);
 /* Seconds since the engine last completed a step or an idle self-check; negative after a failure. */
 double turbod_engine_age(const turbod_engine *e);
-
-/* KV of a dialogue. A request with a session reuses the longest common prefix of its prompt and what
- * the session holds; afterwards the session holds prompt and answer. One request at a time. */
-turbo_status turbod_session_open(turbod_engine *e, turbod_session **out, turbo_err *err);
-void turbod_session_close(turbod_engine *e, turbod_session *s); /* no request may be running */
 
 /* Forward pass without sampling: logits of every token of ids (all = true, [n,V]) or of the last one
  * ([1,V]). Runs on the caller's thread while the engine is idle; EBUSY otherwise. For tools. */

@@ -1,6 +1,7 @@
 /* core/engine/sample.c: from logits to tokens, text and endings. Engine thread only.
  * Nothing here allocates; the text of a token reaches the caller through the stop matcher. */
 #include "engine/state.h"
+#include "sched/holding.h"
 
 #include "util/err.h"
 #include "util/log.h"
@@ -76,6 +77,7 @@ static void advance(turbod_engine *e, turbod_request *r, const turbo_sample_row 
     if (row->status || row->token < 0 || row->token >= e->facts.model.vocab) {
         turbod_log(TURBO_LOG_ERROR, "request %s: numeric error at token %d", r->id,
                    r->n_tokens - r->n_prompt);
+        turbod_holding_taint(r, e->pool);
         turbod_fail(e, r, TURBO_EDATA, "numeric_error: the model's logits are not finite");
         return;
     }

@@ -44,10 +44,11 @@ static turbo_status parse_cache(const char *text, turbod_engine_opts *o, turbo_e
     }
     if (turbod_conf_size(text, &o->cache_bytes) && o->cache_bytes >= 65536)
         return TURBO_OK;
-    return turbod_err(err, TURBO_EINVAL,
-                      "cache_max_entry_count is \"%s\"; give a fraction above 0 and at most 1, or a "
-                      "size such as 8GiB",
-                      text);
+    return turbod_err(
+        err, TURBO_EINVAL,
+        "cache_max_entry_count is \"%s\"; give a fraction above 0 and at most 1, or a "
+        "size such as 8GiB",
+        text);
 }
 
 static turbo_status parse_kv_dtype(const char *text, int32_t *out, turbo_err *err)
@@ -73,6 +74,9 @@ turbo_status turbod_service_engine_opts(const turbod_conf *c, turbod_engine_opts
     o->max_batch = (int32_t)c->max_batch_size;
     o->max_step_tokens = (int32_t)c->max_prefill_token_num;
     o->queue_size = (int32_t)c->queue_size;
+    o->max_step_stretch = c->max_step_stretch;
+    o->prefix_caching = c->enable_prefix_caching;
+    o->cache_per_tenant = c->prefix_cache_per_key;
     o->threads = (int32_t)c->threads;
     o->isa = c->isa;
     o->sampler = c->sampler;
@@ -170,8 +174,9 @@ turbo_status turbod_service_load(turbod_service *s, bool need_chat,
     turbod_engine_opts o;
     turbo_status st = TURBO_OK;
     if (!s->conf->model || !*s->conf->model)
-        st = turbod_err(err, TURBO_EINVAL,
-                        "no model: set model = \"FOLDER\"; in the conf file or give --model FOLDER");
+        st =
+            turbod_err(err, TURBO_EINVAL,
+                       "no model: set model = \"FOLDER\"; in the conf file or give --model FOLDER");
     if (!st)
         st = turbod_service_engine_opts(s->conf, &o, err);
     if (!st) {

@@ -24,8 +24,9 @@ struct turbod_engine {
     uint64_t workspace_bytes;
     float *logits; /* [max_batch, V] */
     turbo_sample_row *rows; /* [max_batch] */
-    turbo_logprob *tops;    /* [max_batch, 20] */
+    turbo_logprob *tops; /* [max_batch, 20] */
     int32_t max_batch, max_step_tokens, queue_size;
+    bool prefix_caching, cache_per_tenant;
 
     turbod_inbox inbox;
     turbod_sched sched;
@@ -34,10 +35,16 @@ struct turbod_engine {
 
     pthread_t thread;
     bool thread_started, inbox_ready;
-    pthread_mutex_t step_mu; /* held during a step, and by turbod_engine_logits */
-    pthread_mutex_t admit_mu; /* guards n_open against two submitters at the limit */
-    _Atomic int n_open;      /* requests submitted and not ended */
-    _Atomic int n_queued;    /* of them never started */
+    /* step_mu is held during a step and by visitors of the engine's state; who wants it takes turn_mu
+     * first, so that a visitor is not kept out by an engine that takes it again and again. */
+    pthread_mutex_t turn_mu, step_mu;
+    pthread_mutex_t admit_mu; /* guards flows, and n_open against two submitters at the limit */
+    turbod_flow *flows; /* one a tenant, made at its first request, kept for ever */
+    int32_t n_flows;
+    uint64_t seen_cancels;
+    int64_t next_deadline; /* the earliest of any request, or earlier */
+    _Atomic int n_open; /* requests submitted and not ended */
+    _Atomic int n_queued; /* of them never started */
     _Atomic bool stopping, draining, failed;
     _Atomic int64_t last_beat; /* monotonic ns of the last step or idle self-check */
 };
@@ -48,8 +55,12 @@ turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, t
 /* step.c: one pass of the engine thread. False when there was nothing to do. */
 bool turbod_step(turbod_engine *e);
 void turbod_take_arrivals(turbod_engine *e, int64_t wait_ns);
-/* Ends a request with an error event. */
+/* Ends a request, or all, with an error event. */
 void turbod_fail(turbod_engine *e, turbod_request *r, turbo_status status, const char *message);
+void turbod_fail_all(turbod_engine *e, turbo_status status, const char *message);
+/* engine.c: into the engine's state and out again, between two steps. Any thread but the engine's. */
+void turbod_visit(turbod_engine *e);
+void turbod_leave(turbod_engine *e);
 
 /* sample.c: samples the rows of the batch and advances their requests. */
 void turbod_sample_rows(turbod_engine *e);

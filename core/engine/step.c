@@ -1,6 +1,7 @@
 /* core/engine/step.c: one step: arrivals and cancels, plan, forward, sample.
  * Engine thread only. Nothing here allocates. */
 #include "engine/state.h"
+#include "sched/holding.h"
 
 #include "util/err.h"
 #include "util/log.h"
@@ -44,12 +45,20 @@ void turbod_fail(turbod_engine *e, turbod_request *r, turbo_status status, const
     turbod_end(e, r, &ev, status == TURBO_ECANCELLED ? TURBOD_END_ABORT : TURBOD_END_ERROR);
 }
 
+static void expect_deadline(turbod_engine *e, int64_t t)
+{
+    if (t && t < e->next_deadline)
+        e->next_deadline = t;
+}
+
 void turbod_take_arrivals(turbod_engine *e, int64_t wait_ns)
 {
     turbod_request *list = turbod_inbox_take(&e->inbox, wait_ns);
     while (list) {
         turbod_request *r = list;
         list = r->next;
+        expect_deadline(e, r->deadline);
+        expect_deadline(e, r->queue_deadline);
         turbod_sched_arrive(&e->sched, r);
     }
 }
@@ -63,14 +72,28 @@ static void reap_one(turbod_engine *e, turbod_request *r, int64_t now)
         turbod_fail(e, r, TURBO_EBUSY, "request_timeout_ms passed before the answer was complete");
     else if (r->queue_deadline && !r->t_start && now >= r->queue_deadline)
         turbod_fail(e, r, TURBO_EBUSY, "queue_timeout_ms passed before the request could start");
+    else {
+        expect_deadline(e, r->deadline);
+        if (!r->t_start)
+            expect_deadline(e, r->queue_deadline);
+    }
 }
 
+/* Looks through all requests, but only when one was cancelled or a deadline has come. */
 static void reap(turbod_engine *e)
 {
+    uint64_t cancels = atomic_load_explicit(&e->inbox.cancels, memory_order_acquire);
     int64_t now = turbod_now();
-    for (turbod_request *r = e->sched.waiting.head, *next; r; r = next) {
-        next = r->next;
-        reap_one(e, r, now);
+    if (cancels == e->seen_cancels && now < e->next_deadline)
+        return;
+    e->seen_cancels = cancels;
+    e->next_deadline = INT64_MAX;
+    for (turbod_flow *f = e->sched.flows, *right; f; f = right) {
+        right = f->right; /* a flow leaves the list with its last request */
+        for (turbod_request *r = f->head, *next; r; r = next) {
+            next = r->next;
+            reap_one(e, r, now);
+        }
     }
     for (int32_t i = e->sched.n_running; i-- > 0;)
         reap_one(e, e->sched.running[i], now);
@@ -80,8 +103,10 @@ static void publish(turbod_engine *e)
 {
     turbod_metrics *m = &e->metrics;
     atomic_store_explicit(&m->running, e->sched.n_running, memory_order_relaxed);
-    atomic_store_explicit(&m->waiting, e->sched.waiting.n, memory_order_relaxed);
+    atomic_store_explicit(&m->waiting, e->sched.n_waiting, memory_order_relaxed);
     atomic_store_explicit(&m->kv_free, turbok_kv_pool_free_count(e->pool), memory_order_relaxed);
+    atomic_store_explicit(&m->kv_cached, turbok_kv_pool_cached_count(e->pool),
+                          memory_order_relaxed);
     atomic_store_explicit(&e->last_beat, turbod_now(), memory_order_relaxed);
 }
 
@@ -95,7 +120,7 @@ static void note_starts(turbod_engine *e)
         r->started = true;
         atomic_fetch_sub(&e->n_queued, 1);
         turbod_hist_add(&e->metrics.queue_time, (double)(r->t_start - r->t_submit) * 1e-9);
-        if (r->session)
+        if (e->prefix_caching)
             atomic_fetch_add_explicit(&e->metrics.prefix_queries, (uint64_t)r->n_prompt,
                                       memory_order_relaxed);
         atomic_fetch_add_explicit(&e->metrics.prefix_hits, (uint64_t)r->cached,
@@ -105,16 +130,17 @@ static void note_starts(turbod_engine *e)
     }
 }
 
-static void fail_all(turbod_engine *e, const char *message)
+void turbod_fail_all(turbod_engine *e, turbo_status status, const char *message)
 {
     while (e->sched.n_running)
-        turbod_fail(e, e->sched.running[0], TURBO_EINTERNAL, message);
-    while (e->sched.waiting.head)
-        turbod_fail(e, e->sched.waiting.head, TURBO_EINTERNAL, message);
+        turbod_fail(e, e->sched.running[0], status, message);
+    while (e->sched.flows)
+        turbod_fail(e, e->sched.flows->head, status, message);
 }
 
 bool turbod_step(turbod_engine *e)
 {
+    int64_t t0 = turbod_now();
     reap(e);
     turbod_sched_plan(&e->sched);
     publish(e);
@@ -131,24 +157,29 @@ bool turbod_step(turbod_engine *e)
          * with the rest: the engine stops serving and /health says so. */
         turbod_log(TURBO_LOG_ERROR, "forward failed: %s", err.text);
         atomic_store(&e->failed, true);
-        fail_all(e, "the model could not compute this step; the server needs a restart");
+        for (int32_t i = 0; i < e->sched.n_running; i++)
+            turbod_holding_taint(e->sched.running[i], e->pool);
+        turbod_fail_all(e, TURBO_EINTERNAL,
+                        "the model could not compute this step; the server needs a restart");
         publish(e);
         return true;
     }
     for (int32_t i = 0; i < e->sched.n_items; i++) {
         turbod_request *r = e->sched.items[i].req;
         r->computed += e->sched.items[i].n_new;
-        r->table.len = r->computed;
+        turbod_holding_advance(r, e->pool);
     }
     atomic_fetch_add_explicit(&e->metrics.steps, 1, memory_order_relaxed);
     turbod_hist_add(&e->metrics.step_tokens, (double)e->batch.b.n_tokens);
     turbod_sample_rows(e);
     publish(e);
+    turbod_pace_note(&e->sched.pace, e->sched.n_decodes, e->sched.n_tokens - e->sched.n_decodes,
+                     turbod_now() - t0);
 #ifdef TURBOD_DEBUG
     if (!turbod_sched_balanced(&e->sched)) {
         turbod_log(TURBO_LOG_ERROR, "KV blocks do not add up: free %d of %d",
                    turbok_kv_pool_free_count(e->pool), turbok_kv_pool_total(e->pool));
-        atomic_store(&e->failed, true);
+        __builtin_trap();
     }
 #endif
     return true;

@@ -1,49 +1,10 @@
-/* core/engine/tools.c: sessions, and a forward pass without sampling, for tools.
+/* core/engine/tools.c: a forward pass without sampling, for tools.
  * Caller's thread, with the engine thread kept out by step_mu. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/state.h"
 #include "util/err.h"
-
-turbo_status turbod_session_open(turbod_engine *e, turbod_session **out, turbo_err *err)
-{
-    turbod_session *s = calloc(1, sizeof *s);
-    if (s)
-        s->tokens = calloc((size_t)e->facts.session_len, sizeof *s->tokens);
-    if (!s || !s->tokens) {
-        free(s);
-        return turbod_err(err, TURBO_ENOMEM, "no memory for a session");
-    }
-    turbo_status st = turbok_kv_table_init(&s->table, e->pool, e->facts.session_len, err);
-    if (st) {
-        free(s->tokens);
-        free(s);
-        return st;
-    }
-    pthread_mutex_lock(&e->step_mu);
-    s->next = e->sched.sessions;
-    e->sched.sessions = s;
-    pthread_mutex_unlock(&e->step_mu);
-    *out = s;
-    return TURBO_OK;
-}
-
-void turbod_session_close(turbod_engine *e, turbod_session *s)
-{
-    if (!s)
-        return;
-    pthread_mutex_lock(&e->step_mu);
-    for (turbod_session **p = &e->sched.sessions; *p; p = &(*p)->next)
-        if (*p == s) {
-            *p = s->next;
-            break;
-        }
-    turbok_kv_table_free(&s->table, e->pool);
-    pthread_mutex_unlock(&e->step_mu);
-    free(s->tokens);
-    free(s);
-}
 
 /* One chunk of ids at position `done`; wants the logits of the last `rows` tokens of it. */
 static turbo_status run_chunk(turbod_engine *e, turbok_kv_table *table, const int32_t *ids,
@@ -67,8 +28,8 @@ static turbo_status run_chunk(turbod_engine *e, turbok_kv_table *table, const in
     b->b.n_tokens = n;
     b->b.n_seqs = 1;
     b->b.n_rows = rows;
-    turbo_status st = e->model_vtbl->forward(e->model, turbok_device_exec(e->device), &b->b, logits,
-                                             err);
+    turbo_status st =
+        e->model_vtbl->forward(e->model, turbok_device_exec(e->device), &b->b, logits, err);
     table->len = done + n;
     return st;
 }
@@ -87,7 +48,7 @@ turbo_status turbod_engine_logits(turbod_engine *e, const int32_t *ids, int32_t 
     turbo_status st = turbok_kv_table_init(&table, e->pool, n, err);
     if (st)
         return st;
-    pthread_mutex_lock(&e->step_mu);
+    turbod_visit(e);
     if (!turbod_engine_idle(e))
         st = turbod_err(err, TURBO_EBUSY, "requests are running; try again when idle");
     int32_t most = all ? e->max_batch : e->max_step_tokens;
@@ -100,6 +61,6 @@ turbo_status turbod_engine_logits(turbod_engine *e, const int32_t *ids, int32_t 
         done += chunk;
     }
     turbok_kv_table_free(&table, e->pool);
-    pthread_mutex_unlock(&e->step_mu);
+    turbod_leave(e);
     return st;
 }

@@ -44,6 +44,7 @@ void turbod_inbox_poke(turbod_inbox *b)
 {
     pthread_mutex_lock(&b->mu);
     b->poked = true;
+    atomic_fetch_add_explicit(&b->cancels, 1, memory_order_release);
     pthread_cond_signal(&b->wake);
     pthread_mutex_unlock(&b->mu);
 }
@@ -65,40 +66,44 @@ turbod_request *turbod_inbox_take(turbod_inbox *b, int64_t wait_ns)
     return list;
 }
 
-void turbod_fifo_push_back(turbod_fifo *q, turbod_request *r)
+/* Does a go before b? */
+static bool before(const turbod_request *a, const turbod_request *b)
 {
-    r->next = NULL;
-    r->prev = q->tail;
-    if (q->tail)
-        q->tail->next = r;
-    else
-        q->head = r;
-    q->tail = r;
-    q->n++;
+    if (!a->order != !b->order)
+        return a->order != 0;
+    if (a->order)
+        return a->order < b->order;
+    return a->priority < b->priority;
 }
 
-void turbod_fifo_push_front(turbod_fifo *q, turbod_request *r)
+void turbod_flow_add(turbod_flow *f, turbod_request *r)
 {
-    r->prev = NULL;
-    r->next = q->head;
-    if (q->head)
-        q->head->prev = r;
+    turbod_request *after = f->tail; /* most arrivals belong at the end */
+    while (after && before(r, after))
+        after = after->prev;
+    r->prev = after;
+    r->next = after ? after->next : f->head;
+    if (r->next)
+        r->next->prev = r;
     else
-        q->tail = r;
-    q->head = r;
-    q->n++;
+        f->tail = r;
+    if (after)
+        after->next = r;
+    else
+        f->head = r;
+    f->n_waiting++;
 }
 
-void turbod_fifo_remove(turbod_fifo *q, turbod_request *r)
+void turbod_flow_remove(turbod_flow *f, turbod_request *r)
 {
     if (r->prev)
         r->prev->next = r->next;
     else
-        q->head = r->next;
+        f->head = r->next;
     if (r->next)
         r->next->prev = r->prev;
     else
-        q->tail = r->prev;
+        f->tail = r->prev;
     r->prev = r->next = NULL;
-    q->n--;
+    f->n_waiting--;
 }

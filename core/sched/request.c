@@ -9,6 +9,7 @@
 #include "sched/queue.h"
 #include "util/checked.h"
 #include "util/err.h"
+#include "util/log.h"
 
 int64_t turbod_now(void)
 {
@@ -38,6 +39,7 @@ void turbod_request_release(turbod_request *r)
     if (!r || atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1)
         return;
     free(r->tokens); /* the KV table was given back by the engine when the request ended */
+    free(r->keys);
     free(r->param_arrays);
     free(r->sampler_state);
     turbod_detok_free(r->detok);
@@ -95,7 +97,8 @@ static turbo_status check(const turbod_request_spec *s, const turbod_request_lim
     if (!st)
         st = check_ids(s->stop_ids, s->n_stop_ids, lim->vocab, "stop_token_ids", err);
     if (!st)
-        st = check_ids(s->params.allowed, s->params.n_allowed, lim->vocab, "allowed_token_ids", err);
+        st =
+            check_ids(s->params.allowed, s->params.n_allowed, lim->vocab, "allowed_token_ids", err);
     int64_t n_bad_ids = 0;
     for (int32_t i = 0; !st && i < s->params.n_bad; i++)
         n_bad_ids += s->params.bad_len[i];
@@ -118,6 +121,11 @@ static turbo_status check(const turbod_request_spec *s, const turbod_request_lim
                           "prompt of %d tokens and max_tokens %d exceed the limit of %d tokens; "
                           "shorten the prompt or lower max_tokens",
                           s->n_prompt, s->max_tokens, most);
+    if (s->priority < -TURBOD_MAX_PRIORITY || s->priority > TURBOD_MAX_PRIORITY)
+        return turbod_err(err, TURBO_EINVAL, "priority is %d; give -%d to %d", s->priority,
+                          TURBOD_MAX_PRIORITY, TURBOD_MAX_PRIORITY);
+    if (s->cache_salt && strlen(s->cache_salt) > TURBOD_MAX_SALT)
+        return turbod_err(err, TURBO_EINVAL, "cache_salt has more than %d bytes", TURBOD_MAX_SALT);
     if (s->n_stops < 0 || s->n_stops > TURBOD_MAX_STOPS)
         return turbod_err(err, TURBO_EINVAL, "at most %d stop strings", TURBOD_MAX_STOPS);
     for (int32_t i = 0; i < s->n_stops; i++) {
@@ -183,7 +191,7 @@ turbo_status turbod_request_new(const turbod_request_spec *spec, const turbod_re
     r->max_tokens = spec->max_tokens;
     r->params = spec->params;
     r->include_stop = spec->include_stop;
-    r->session = spec->session;
+    r->priority = spec->priority;
     r->on_event = spec->on_event;
     r->ctx = spec->ctx;
     r->n_tokens = spec->n_prompt;
@@ -205,4 +213,23 @@ turbo_status turbod_request_new(const turbod_request_spec *spec, const turbod_re
     memcpy(r->tokens, spec->prompt, (size_t)spec->n_prompt * sizeof *r->tokens);
     *out = r;
     return TURBO_OK;
+}
+
+bool turbod_request_move(turbod_request *r, turbod_phase to)
+{
+    static const bool allowed[TURBOD_ENDED + 1][TURBOD_ENDED + 1] = {
+        [TURBOD_ARRIVING] = {[TURBOD_WAITING] = true},
+        [TURBOD_WAITING] = {[TURBOD_RUNNING] = true, [TURBOD_ENDED] = true},
+        [TURBOD_RUNNING] = {[TURBOD_WAITING] = true, [TURBOD_ENDED] = true},
+    };
+    if (allowed[r->phase][to]) {
+        r->phase = to;
+        return true;
+    }
+    turbod_log(TURBO_LOG_ERROR, "request %s: a move from phase %d to %d is a defect", r->id,
+               r->phase, to);
+#ifdef TURBOD_DEBUG
+    __builtin_trap();
+#endif
+    return false;
 }

@@ -15,24 +15,25 @@
 
 #define TURBOD_MAX_STOPS 16
 #define TURBOD_MAX_STOP_BYTES 256
+#define TURBOD_MAX_PRIORITY 1000
+#define TURBOD_MAX_SALT 256
 
 typedef struct turbod_request turbod_request;
-typedef struct turbod_session turbod_session; /* keeps the KV of a dialogue between requests */
 
 typedef enum {
     TURBOD_EV_TOKEN, /* one sampled token; text may be empty while it is held back */
-    TURBOD_EV_DONE,  /* terminal: finished by stop or length                       */
-    TURBOD_EV_ERROR  /* terminal: failed, cancelled or timed out                   */
+    TURBOD_EV_DONE, /* terminal: finished by stop or length                       */
+    TURBOD_EV_ERROR /* terminal: failed, cancelled or timed out                   */
 } turbod_event_kind;
 
 typedef enum { TURBOD_FINISH_STOP, TURBOD_FINISH_LENGTH } turbod_finish;
 
 typedef struct turbod_timings {
-    int32_t prompt_n;    /* prompt tokens                                                       */
-    int32_t cached_n;    /* of them found in the cache                                          */
+    int32_t prompt_n; /* prompt tokens                                                       */
+    int32_t cached_n; /* of them found in the cache                                          */
     int32_t predicted_n; /* sampled tokens, the one that ended the answer included              */
-    double queue_ms;     /* submission to first step                                            */
-    double prompt_ms;    /* first step to first token                                           */
+    double queue_ms; /* submission to first step                                            */
+    double prompt_ms; /* first step to first token                                           */
     double predicted_ms; /* first token to last token                                           */
 } turbod_timings;
 
@@ -43,7 +44,7 @@ typedef struct turbod_event {
     size_t text_len;
     /* TOKEN */
     int32_t token;
-    float logprob;            /* when params.n_logprobs >= 0 */
+    float logprob; /* when params.n_logprobs >= 0 */
     const turbo_logprob *top; /* [n_top], best first */
     int32_t n_top;
     /* DONE */
@@ -64,20 +65,23 @@ typedef void (*turbod_event_fn)(void *ctx, const turbod_event *ev);
 /* Everything is copied by turbod_engine_submit. */
 typedef struct turbod_request_spec {
     const int32_t *prompt; /* ids in 0..V-1 */
-    int32_t n_prompt;      /* 1..session_len-1 */
-    int32_t max_tokens;    /* 1..; n_prompt + max_tokens <= session_len */
+    int32_t n_prompt; /* 1..session_len-1 */
+    int32_t max_tokens; /* 1..; n_prompt + max_tokens <= session_len */
     turbo_sample_params params;
     const char *const *stops; /* n_stops strings of 1..256 bytes, valid UTF-8 */
     int32_t n_stops;
-    const int32_t *stop_ids; /* stop_token_ids of the request; eos ids are added unless ignore_eos */
+    const int32_t
+        *stop_ids; /* stop_token_ids of the request; eos ids are added unless ignore_eos */
     int32_t n_stop_ids;
     bool ignore_eos;
-    bool include_stop;        /* keep the matched stop string in the text */
-    bool keep_special;        /* show special tokens by name (skip_special_tokens = false) */
+    bool include_stop; /* keep the matched stop string in the text */
+    bool keep_special; /* show special tokens by name (skip_special_tokens = false) */
     int64_t queue_timeout_ms; /* 0: none */
-    int64_t timeout_ms;       /* 0: none */
-    turbod_session *session;  /* or NULL */
-    const char *id;           /* for the log, or NULL */
+    int64_t timeout_ms; /* 0: none */
+    const char *tenant; /* whose request it is; tenants share the engine fairly. NULL: "" */
+    int32_t priority; /* -1000..1000; among a tenant's waiting requests smaller goes first */
+    const char *cache_salt; /* only requests with the same salt share cached prefixes. NULL: "" */
+    const char *id; /* for the log, or NULL */
     turbod_event_fn on_event;
     void *ctx;
 } turbod_request_spec;

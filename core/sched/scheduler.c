@@ -4,16 +4,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sched/holding.h"
 #include "util/err.h"
 
+#define FIRST_GUESS 0.5 /* of max_tokens that an answer will use, before any was seen */
+#define OUTPUT_WEIGHT 2u /* service of an output token; a prompt token counts 1 */
+
 turbo_status turbod_sched_init(turbod_sched *s, turbok_kv_pool *pool, turbod_metrics *m,
-                               int32_t max_batch, int32_t max_step_tokens, turbo_err *err)
+                               int32_t max_batch, int32_t max_step_tokens, double stretch,
+                               turbo_err *err)
 {
     *s = (turbod_sched){
         .pool = pool,
         .metrics = m,
         .max_batch = max_batch,
         .max_step_tokens = max_step_tokens,
+        .pace = {.stretch = stretch},
+        .used_share = FIRST_GUESS,
+        .next_order = 1,
     };
     s->running = calloc((size_t)max_batch, sizeof(turbod_request *));
     s->items = calloc((size_t)max_batch, sizeof *s->items);
@@ -29,202 +37,335 @@ void turbod_sched_free(turbod_sched *s)
     *s = (turbod_sched){0};
 }
 
-void turbod_sched_arrive(turbod_sched *s, turbod_request *r)
+/* ---- waiting -------------------------------------------------------------------------------------------- */
+
+static uint64_t least_service(const turbod_sched *s)
 {
-    r->phase = TURBOD_WAITING;
-    r->order = s->next_order++;
-    turbod_fifo_push_back(&s->waiting, r);
+    uint64_t least = UINT64_MAX;
+    for (const turbod_flow *f = s->flows; f; f = f->right)
+        least = f->service < least ? f->service : least;
+    for (int32_t i = 0; i < s->n_running; i++)
+        least = s->running[i]->flow->service < least ? s->running[i]->flow->service : least;
+    return least;
 }
 
-static void drop_running(turbod_sched *s, int32_t i)
+static void enqueue(turbod_sched *s, turbod_request *r)
 {
-    s->n_running--;
-    memmove(s->running + i, s->running + i + 1,
-            (size_t)(s->n_running - i) * sizeof(turbod_request *));
+    turbod_flow *f = r->flow;
+    if (!f->n_waiting) {
+        if (!f->n_running) {
+            uint64_t level = least_service(s);
+            if (level != UINT64_MAX && f->service < level)
+                f->service = level;
+        }
+        f->left = NULL;
+        f->right = s->flows;
+        if (s->flows)
+            s->flows->left = f;
+        s->flows = f;
+    }
+    turbod_flow_add(f, r);
+    s->n_waiting++;
 }
+
+static void dequeue(turbod_sched *s, turbod_request *r)
+{
+    turbod_flow *f = r->flow;
+    turbod_flow_remove(f, r);
+    s->n_waiting--;
+    if (f->n_waiting)
+        return;
+    if (f->left)
+        f->left->right = f->right;
+    else
+        s->flows = f->right;
+    if (f->right)
+        f->right->left = f->left;
+    f->left = f->right = NULL;
+}
+
+void turbod_sched_arrive(turbod_sched *s, turbod_request *r)
+{
+    turbod_request_move(r, TURBOD_WAITING);
+    enqueue(s, r);
+}
+
+/* ---- running -------------------------------------------------------------------------------------------- */
 
 static int32_t index_of(const turbod_sched *s, const turbod_request *r)
 {
-    for (int32_t i = 0; i < s->n_running; i++)
-        if (s->running[i] == r)
-            return i;
-    return -1;
+    int32_t i = 0;
+    while (s->running[i] != r)
+        i++;
+    return i;
 }
 
-/* Hands the table back to the session it came from, or frees it. */
-static void give_kv_back(turbod_sched *s, turbod_request *r)
+static void leave(turbod_sched *s, turbod_request *r)
 {
-    turbod_session *ses = r->session;
-    if (r->adopted) {
-        turbok_kv_table_free(&ses->table, s->pool);
-        ses->table = r->table;
-        r->table = (turbok_kv_table){0};
-        memcpy(ses->tokens, r->tokens, (size_t)r->computed * sizeof *r->tokens);
-        ses->n_tokens = r->computed;
-        ses->rope_len = r->rope_len;
-        ses->busy = r->adopted = false;
-    }
-    turbok_kv_table_free(&r->table, s->pool);
+    int32_t i = index_of(s, r);
+    s->n_running--;
+    memmove(s->running + i, s->running + i + 1,
+            (size_t)(s->n_running - i) * sizeof(turbod_request *));
+    r->flow->n_running--;
+    r->flow->service -= r->prepaid;
+    r->prepaid = 0;
+    turbod_holding_release(r, s->pool);
+}
+
+static void enter(turbod_sched *s, turbod_request *r)
+{
+    if (!r->order)
+        r->order = s->next_order++;
+    if (!r->t_start)
+        r->t_start = turbod_now();
+    int32_t at = s->n_running; /* kept by order: a preempted one returns to its place */
+    while (at > 0 && s->running[at - 1]->order > r->order)
+        at--;
+    memmove(s->running + at + 1, s->running + at,
+            (size_t)(s->n_running - at) * sizeof(turbod_request *));
+    s->running[at] = r;
+    s->n_running++;
+    r->flow->n_running++;
+    /* What it will probably cost is charged now: else a tenant that is behind would get all places that
+     * become free at once. What it did not cost is given back at its end. */
+    double output = s->used_share * r->max_tokens - (r->n_tokens - r->n_prompt);
+    r->prepaid =
+        (uint64_t)(r->n_tokens - r->computed) + (output > 0 ? (uint64_t)output * OUTPUT_WEIGHT : 0);
+    r->flow->service += r->prepaid;
+    turbod_request_move(r, TURBOD_RUNNING);
 }
 
 void turbod_sched_remove(turbod_sched *s, turbod_request *r)
 {
     if (r->phase == TURBOD_WAITING) {
-        turbod_fifo_remove(&s->waiting, r);
+        dequeue(s, r);
     } else if (r->phase == TURBOD_RUNNING) {
-        int32_t i = index_of(s, r);
-        if (i >= 0)
-            drop_running(s, i);
+        double used = (double)(r->n_tokens - r->n_prompt) / r->max_tokens;
+        s->used_share += (used - s->used_share) / 8;
+        leave(s, r);
     }
-    give_kv_back(s, r);
-    r->phase = TURBOD_ENDED;
+    turbok_kv_table_free(&r->table, s->pool);
+    turbod_request_move(r, TURBOD_ENDED);
 }
 
-static void preempt(turbod_sched *s, int32_t i)
+static void preempt(turbod_sched *s, turbod_request *r)
 {
-    turbod_request *r = s->running[i];
-    drop_running(s, i);
-    turbok_kv_table_truncate(&r->table, s->pool, 0);
-    r->computed = 0;
+    leave(s, r);
     r->preemptions++;
-    r->phase = TURBOD_WAITING;
-    turbod_fifo_push_front(&s->waiting, r);
+    turbod_request_move(r, TURBOD_WAITING);
+    enqueue(s, r);
     atomic_fetch_add_explicit(&s->metrics->preemptions, 1, memory_order_relaxed);
 }
 
-static bool evict_session(turbod_sched *s)
+static bool protected(const turbod_request *r)
 {
-    for (turbod_session *ses = s->sessions; ses; ses = ses->next) {
-        if (ses->busy || ses->table.n == 0)
-            continue;
-        turbok_kv_table_truncate(&ses->table, s->pool, 0);
-        ses->n_tokens = 0;
-        return true;
-    }
-    return false;
+    return r->preemptions >= TURBOD_MAX_PREEMPTIONS;
 }
 
-/* Is r already part of this step? Then its KV must stay. */
-static bool planned(const turbod_sched *s, const turbod_request *r)
+/* ---- room ------------------------------------------------------------------------------------------------- */
+
+static int32_t available(const turbod_sched *s)
 {
-    for (int32_t i = 0; i < s->n_items; i++)
-        if (s->items[i].req == r)
-            return true;
-    return false;
+    return turbok_kv_pool_free_count(s->pool) + turbok_kv_pool_cached_count(s->pool);
 }
 
-/* Room for n tokens of r; takes blocks from idle sessions, then from younger sequences that are not
- * in this step yet. False when there is none left to take from. */
+/* Room for n tokens of r; takes blocks from sequences that were admitted after it and are not in this
+ * step yet. False when there is none left to take from. */
 static bool reserve(turbod_sched *s, turbod_request *r, int32_t n)
 {
     while (!turbok_kv_table_reserve(&r->table, s->pool, n)) {
-        if (evict_session(s))
-            continue;
-        int32_t victim = -1;
-        for (int32_t i = 0; i < s->n_running; i++) {
+        turbod_request *victim = NULL;
+        for (int32_t i = s->n_running; i-- > 0 && !victim;) {
             turbod_request *v = s->running[i];
-            if (v != r && v->order > r->order && !planned(s, v) &&
-                (victim < 0 || v->order > s->running[victim]->order))
-                victim = i;
+            if (v->order <= r->order)
+                return false;
+            if (v->step != s->step && !protected(v) && v->table.n)
+                victim = v;
         }
-        if (victim < 0)
+        if (!victim)
             return false;
         preempt(s, victim);
     }
     return true;
 }
 
-static void plan_one(turbod_sched *s, turbod_request *r, int32_t n_new)
+/* Blocks that r is expected to take beyond those it has. A protected one has all it can need. */
+static int32_t growth(const turbod_sched *s, const turbod_request *r)
 {
-    s->items[s->n_items++] = (turbod_plan_item){r, n_new};
-    s->n_tokens += n_new;
+    double guess = protected(r) ? 1 : s->used_share;
+    int32_t len = r->n_prompt + (int32_t)(guess * r->max_tokens);
+    return turbok_kv_table_needs(&r->table, s->pool, len > r->n_tokens ? len : r->n_tokens);
 }
+
+/* Does r, whose table holds what was found in the cache, fit beside the running ones? */
+static bool fits(const turbod_sched *s, const turbod_request *r)
+{
+    int64_t need = growth(s, r);
+    for (int32_t i = 0; i < s->n_running; i++)
+        need += growth(s, s->running[i]);
+    return need <= available(s) || !s->n_running;
+}
+
+/* ---- planning --------------------------------------------------------------------------------------------- */
 
 static int32_t pending(const turbod_request *r)
 {
     return r->n_tokens - r->computed;
 }
 
-/* Takes over the KV of the request's session, as far as its tokens agree with the prompt. */
-static void adopt_session(turbod_sched *s, turbod_request *r)
+static void plan_one(turbod_sched *s, turbod_request *r, int32_t n_new)
 {
-    turbod_session *ses = r->session;
-    if (!ses || ses->busy)
-        return;
-    ses->busy = r->adopted = true;
-    int32_t same = 0;
-    /* The last prompt token is always computed, because its logits are needed. */
-    while (same < ses->n_tokens && same < r->n_prompt - 1 && ses->tokens[same] == r->tokens[same])
-        same++;
-    /* Beyond plain_len the keys of another length may carry another rotation. */
-    if (ses->rope_len != r->rope_len && (ses->rope_len > s->plain_len || r->rope_len > s->plain_len))
-        same = 0;
-    turbok_kv_table_truncate(&ses->table, s->pool, same);
-    turbok_kv_table tmp = r->table;
-    r->table = ses->table;
-    ses->table = tmp;
-    ses->n_tokens = 0;
-    r->computed = r->cached = same;
+    bool decode = r->n_tokens > r->n_prompt && n_new == 1;
+    s->items[s->n_items++] = (turbod_plan_item){r, n_new};
+    s->n_tokens += n_new;
+    s->n_decodes += decode;
+    r->step = s->step;
+    uint64_t cost = decode ? OUTPUT_WEIGHT : (uint64_t)n_new;
+    uint64_t paid = cost < r->prepaid ? cost : r->prepaid;
+    r->prepaid -= paid;
+    r->flow->service += cost - paid;
 }
 
-static void admit(turbod_sched *s)
+static void plan_decodes(turbod_sched *s)
 {
-    while (s->waiting.head && s->n_running < s->max_batch && s->n_items < s->max_batch &&
-           s->n_tokens < s->max_step_tokens) {
-        turbod_request *r = s->waiting.head;
-        if (r->session && r->session->busy && !r->adopted)
-            return; /* the dialogue's previous request is still running */
-        adopt_session(s, r);
-        int32_t budget = s->max_step_tokens - s->n_tokens;
-        int32_t n = pending(r) < budget ? pending(r) : budget;
-        /* Room for the whole known text, so that an arrival does not preempt what runs only to be
-         * preempted itself a chunk later. */
-        while (!turbok_kv_table_reserve(&r->table, s->pool, r->n_tokens))
-            if (!evict_session(s))
-                return;
-        turbod_fifo_remove(&s->waiting, r);
-        r->phase = TURBOD_RUNNING;
-        if (!r->t_start)
-            r->t_start = turbod_now();
-        /* Kept oldest first: a preempted one returns to its place. */
-        int32_t at = s->n_running;
-        while (at > 0 && s->running[at - 1]->order > r->order)
-            at--;
-        memmove(s->running + at + 1, s->running + at,
-                (size_t)(s->n_running - at) * sizeof(turbod_request *));
-        s->running[at] = r;
-        s->n_running++;
+    for (int32_t i = 0; i < s->n_running && s->n_tokens < s->max_step_tokens; i++) {
+        turbod_request *r = s->running[i];
+        /* Without room it keeps what it has and waits: those in this step are about to free blocks. */
+        if (pending(r) == 1 && r->step != s->step && reserve(s, r, r->computed + 1))
+            plan_one(s, r, 1);
+    }
+}
+
+/* The running sequence with text left to compute whose tenant was served least; the oldest of its. */
+static turbod_request *next_prompt(const turbod_sched *s)
+{
+    turbod_request *best = NULL;
+    for (int32_t i = 0; i < s->n_running; i++) {
+        turbod_request *r = s->running[i];
+        if (pending(r) > 1 && r->step != s->step &&
+            (!best || r->flow->service < best->flow->service))
+            best = r;
+    }
+    return best;
+}
+
+static void plan_prompts(turbod_sched *s, int32_t *budget)
+{
+    turbod_request *r;
+    while (*budget > 0 && (r = next_prompt(s))) {
+        int32_t n = pending(r) < *budget ? pending(r) : *budget;
+        if (!reserve(s, r, r->computed + n)) {
+            r->step = s->step; /* passed over */
+            continue;
+        }
         plan_one(s, r, n);
+        *budget -= n;
+    }
+}
+
+/* The first request of a flow that was not passed over in this step. */
+static turbod_request *candidate(const turbod_sched *s, const turbod_flow *f)
+{
+    turbod_request *r = f->head;
+    while (r && r->step == s->step)
+        r = r->next;
+    return r;
+}
+
+/* Whom to admit next: of the flow with the least service; at equal service, who came first. */
+static turbod_request *next_waiting(const turbod_sched *s)
+{
+    turbod_request *best = NULL;
+    for (const turbod_flow *f = s->flows; f; f = f->right) {
+        turbod_request *r = candidate(s, f);
+        if (r && (!best || f->service < best->flow->service ||
+                  (f->service == best->flow->service && r->t_submit < best->t_submit)))
+            best = r;
+    }
+    return best;
+}
+
+/* A tenant below its share of places may take one from the tenant that has most above it. */
+static bool take_place(turbod_sched *s, const turbod_flow *f)
+{
+    turbod_request *victim = NULL;
+    int32_t most = f->n_running + 1; /* the other must keep at least as many as f will have */
+    for (int32_t i = s->n_running; i-- > 0;) {
+        turbod_request *v = s->running[i];
+        if (v->flow != f && v->flow->n_running > most && v->step != s->step && !protected(v)) {
+            most = v->flow->n_running;
+            victim = v;
+        }
+    }
+    if (!victim)
+        return false;
+    preempt(s, victim);
+    return true;
+}
+
+enum { ADMITTED, DEFERRED, NO_ROOM };
+
+static int admit_one(turbod_sched *s, turbod_request *r, int32_t *budget)
+{
+    int32_t soon = turbod_holding_find(r, s->pool);
+    if (soon >= TURBOD_WORTH_WAITING) {
+        turbod_holding_release(r, s->pool);
+        return DEFERRED;
+    }
+    int32_t want = protected(r) ? r->n_prompt + r->max_tokens : r->n_tokens;
+    if (!fits(s, r) || !turbok_kv_table_reserve(&r->table, s->pool, want)) {
+        turbod_holding_release(r, s->pool);
+        return NO_ROOM;
+    }
+    if (!r->t_start)
+        r->cached = r->computed;
+    turbod_holding_announce(r, s->pool);
+    dequeue(s, r);
+    enter(s, r);
+    int32_t n = pending(r) < *budget ? pending(r) : *budget;
+    plan_one(s, r, n);
+    *budget -= n;
+    return ADMITTED;
+}
+
+static void admit(turbod_sched *s, int32_t *budget)
+{
+    while (*budget > 0) {
+        turbod_request *r = next_waiting(s);
+        if (!r || (s->n_running == s->max_batch && !take_place(s, r->flow)))
+            return;
+        switch (admit_one(s, r, budget)) {
+        case DEFERRED: r->step = s->step; break;
+        case NO_ROOM:
+            if (!take_place(s, r->flow))
+                return;
+            break;
+        default: break;
+        }
     }
 }
 
 void turbod_sched_plan(turbod_sched *s)
 {
-    s->n_items = s->n_tokens = 0;
-    for (int pass = 0; pass < 2; pass++) { /* decodes, then prompts */
-        for (int32_t i = 0; i < s->n_running && s->n_tokens < s->max_step_tokens; i++) {
-            turbod_request *r = s->running[i];
-            if ((pending(r) == 1) != (pass == 0) || planned(s, r))
-                continue;
-            int32_t budget = s->max_step_tokens - s->n_tokens;
-            int32_t n = pending(r) < budget ? pending(r) : budget;
-            /* Without room it keeps what it has and waits: those in this step are about to free
-             * blocks, and an older sequence can still take these. */
-            if (reserve(s, r, r->computed + n))
-                plan_one(s, r, n);
-        }
-    }
-    admit(s);
+    s->n_items = s->n_tokens = s->n_decodes = 0;
+    s->step++;
+    plan_decodes(s);
+    int32_t room = s->max_step_tokens - s->n_tokens;
+    int32_t budget = turbod_pace_budget(&s->pace, s->n_decodes, room);
+    plan_prompts(s, &budget);
+    if (s->n_waiting)
+        admit(s, &budget);
 }
 
 bool turbod_sched_balanced(const turbod_sched *s)
 {
-    int32_t used = 0;
+    int32_t total = turbok_kv_pool_total(s->pool), used = 0;
+    for (int32_t b = 0; b < total; b++)
+        used += turbok_kv_block_refs(s->pool, b) > 0;
+    int64_t held = 0, refs = 0;
+    for (int32_t b = 0; b < total; b++)
+        refs += turbok_kv_block_refs(s->pool, b);
     for (int32_t i = 0; i < s->n_running; i++)
-        used += s->running[i]->table.n;
-    for (const turbod_session *ses = s->sessions; ses; ses = ses->next)
-        used += ses->table.n;
-    for (const turbod_request *r = s->waiting.head; r; r = r->next)
-        used += r->table.n;
-    return used + turbok_kv_pool_free_count(s->pool) == turbok_kv_pool_total(s->pool);
+        held += s->running[i]->table.n;
+    return used + available(s) == total && held + s->n_lent == refs;
 }

@@ -1,7 +1,6 @@
 /* core/sched/state.h: the inside of a request, for the scheduler and the engine only.
  *
- * States: WAITING (in the queue, owns no KV) -> RUNNING (in the running set, owns KV) -> ENDED.
- * RUNNING -> WAITING is preemption: the KV is given up, the tokens stay, and they are computed again.
+ * The states and the allowed moves are drawn in doc/engine.md; request.c has them as a table and moves.
  * There is no separate prefill state: `computed` tokens are in the KV cache, `n_tokens` are known; a
  * step runs some of the difference, and when it reaches n_tokens the next token is sampled.
  * Everything a request needs until its end is allocated when it is submitted. */
@@ -14,10 +13,16 @@
 #include "sched/request.h"
 #include "turbok.h"
 
-typedef enum { TURBOD_WAITING, TURBOD_RUNNING, TURBOD_ENDED } turbod_phase;
+typedef enum {
+    TURBOD_ARRIVING, /* submitted, not yet seen by the engine thread */
+    TURBOD_WAITING, /* in its tenant's queue, owns no KV */
+    TURBOD_RUNNING, /* in the running set, owns KV */
+    TURBOD_ENDED
+} turbod_phase;
 
 struct turbod_inbox;
 struct turbod_detok;
+struct turbod_flow;
 
 struct turbod_request {
     _Atomic int refs;
@@ -27,41 +32,37 @@ struct turbod_request {
     /* fixed at submission */
     int32_t n_prompt, max_tokens;
     turbo_sample_params params; /* its arrays are owned */
-    void *param_arrays;         /* one block that holds them */
+    void *param_arrays; /* one block that holds them */
     bool include_stop;
     int64_t queue_deadline, deadline; /* monotonic ns, 0 none */
-    turbod_session *session;
+    struct turbod_flow *flow; /* its tenant's queue */
+    int32_t priority;
     turbod_event_fn on_event;
     void *ctx;
     char id[72];
 
     /* engine thread */
     turbod_phase phase;
-    bool started;     /* its first step was counted */
-    bool adopted;     /* it has its session's KV, and owes it back */
-    int32_t *tokens;  /* [n_prompt + max_tokens] */
+    bool started; /* its first step was counted */
+    int32_t *tokens; /* [n_prompt + max_tokens] */
     int32_t n_tokens; /* prompt and sampled so far */
     int32_t computed; /* of them in the KV cache */
-    int32_t cached;   /* of the prompt found in the cache at first admission */
+    int32_t cached; /* of the prompt found in the cache at first admission */
     int32_t rope_len; /* fixes a length-dependent RoPE base for the whole request */
-    uint64_t order;   /* arrival number: smaller is older */
+    uint64_t order; /* number of its first admission: smaller is older; 0 before */
+    uint64_t step; /* the last step it was planned for or passed over in */
+    uint64_t prepaid; /* service its flow was charged for ahead of the work */
     int32_t preemptions;
+    turbok_kv_key *keys; /* [blocks + 1] names of what its blocks hold, see turbok.h */
+    int32_t n_keys; /* keys that are known */
+    int32_t published; /* full blocks that others may find */
+    int32_t announced; /* tokens it said it would compute */
     turbok_kv_table table;
     void *sampler_state;
     struct turbod_detok *detok;
     turbod_stop stop;
     int64_t t_submit, t_start, t_first, t_last; /* monotonic ns */
-    turbod_request *prev, *next;                /* queue links */
-};
-
-/* A dialogue's KV while no request of it runs. Engine thread, except open and close. */
-struct turbod_session {
-    turbok_kv_table table;
-    int32_t *tokens; /* [session_len] what the table holds */
-    int32_t n_tokens;
-    int32_t rope_len;
-    bool busy; /* a request has taken the table */
-    turbod_session *next;
+    turbod_request *prev, *next; /* queue links */
 };
 
 int64_t turbod_now(void); /* CLOCK_MONOTONIC in ns */
@@ -74,5 +75,8 @@ typedef struct turbod_request_limits {
 turbo_status turbod_request_new(const turbod_request_spec *spec, const turbod_request_limits *lim,
                                 turbod_request **out, turbo_err *err);
 void turbod_request_ref(turbod_request *r);
+/* The only way a request changes its phase; a move that the table does not allow is a defect: it ends a
+ * debug build, and is logged and not made otherwise. Engine thread. */
+bool turbod_request_move(turbod_request *r, turbod_phase to);
 
 #endif

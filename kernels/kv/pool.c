@@ -33,8 +33,9 @@ turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, in
     uint64_t block = turbok_kv_block_bytes(dims), total;
     if (!block || n_blocks < 1 || __builtin_mul_overflow(block, (uint64_t)n_blocks, &total) ||
         total > SIZE_MAX / 2)
-        return turbok_fail(err, TURBO_EINVAL, "a KV cache of %d blocks of %llu bytes is not possible",
-                           n_blocks, (unsigned long long)block);
+        return turbok_fail(err, TURBO_EINVAL,
+                           "a KV cache of %d blocks of %llu bytes is not possible", n_blocks,
+                           (unsigned long long)block);
     turbo_status st = turbok_scratch_fit(d, dims->head_dim, err);
     if (st)
         return st;
@@ -73,6 +74,7 @@ void turbok_kv_pool_free(turbok_kv_pool *p)
     if (!p)
         return;
     munmap(p->map, p->map_bytes);
+    turbok_prefix_free(p);
     free(p->refs);
     free(p->free_list);
     free(p);
@@ -83,6 +85,11 @@ int32_t turbok_kv_pool_total(const turbok_kv_pool *p)
     return p->n_blocks;
 }
 
+int32_t turbok_kv_pool_block_tokens(const turbok_kv_pool *p)
+{
+    return p->dims.block_tokens;
+}
+
 int32_t turbok_kv_pool_free_count(const turbok_kv_pool *p)
 {
     return p->n_free;
@@ -90,9 +97,12 @@ int32_t turbok_kv_pool_free_count(const turbok_kv_pool *p)
 
 int32_t turbok_kv_block_get(turbok_kv_pool *p)
 {
-    if (!p->n_free)
+    int32_t b = p->n_free ? p->free_list[--p->n_free] : turbok_prefix_evict(p);
+    if (b < 0)
         return -1;
-    int32_t b = p->free_list[--p->n_free];
+#ifdef TURBOK_DEBUG
+    memset(p->map + (size_t)b * p->block_bytes, 0xff, p->block_bytes); /* NaN in every type */
+#endif
     p->refs[b] = 1;
     return b;
 }
@@ -102,14 +112,15 @@ void turbok_kv_block_ref(turbok_kv_pool *p, int32_t block)
     p->refs[block]++;
 }
 
+int32_t turbok_kv_block_refs(const turbok_kv_pool *p, int32_t block)
+{
+    return p->refs[block];
+}
+
 void turbok_kv_block_put(turbok_kv_pool *p, int32_t block)
 {
-    if (--p->refs[block])
-        return;
-#ifdef TURBOK_DEBUG
-    memset(p->map + (size_t)block * p->block_bytes, 0xff, p->block_bytes); /* NaN in every type */
-#endif
-    p->free_list[p->n_free++] = block;
+    if (!--p->refs[block] && !turbok_prefix_keep(p, block))
+        p->free_list[p->n_free++] = block;
 }
 
 char *turbok_kv_plane(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t layer, bool value,

@@ -1,5 +1,6 @@
 /* kernels/kv/table.c: block tables: which block holds which tokens of a sequence. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "internal.h"
 
@@ -28,11 +29,40 @@ void turbok_kv_table_free(turbok_kv_table *t, turbok_kv_pool *p)
     *t = (turbok_kv_table){0};
 }
 
+/* Must the block that holds position t->len be copied before it is written? */
+static bool must_copy(const turbok_kv_table *t, const turbok_kv_pool *p)
+{
+    int32_t i = t->len / p->dims.block_tokens, slot = t->len % p->dims.block_tokens;
+    return slot && i < t->n && turbok_prefix_shared(p, t->blocks[i], slot);
+}
+
+int32_t turbok_kv_table_needs(const turbok_kv_table *t, const turbok_kv_pool *p, int32_t n_tokens)
+{
+    int32_t more = blocks_for(p, n_tokens) - t->n;
+    return (more > 0 ? more : 0) + (n_tokens > t->len && must_copy(t, p));
+}
+
 bool turbok_kv_table_reserve(turbok_kv_table *t, turbok_kv_pool *p, int32_t n_tokens)
 {
-    int32_t need = blocks_for(p, n_tokens);
-    if (need > t->cap || need - t->n > p->n_free)
-        return need <= t->n;
+    int32_t need = blocks_for(p, n_tokens), vacant = p->n_free + turbok_kv_pool_cached_count(p);
+    int32_t wants = turbok_kv_table_needs(t, p, n_tokens);
+    if (need > t->cap)
+        return false;
+    /* When a single block is missing, cached content that nobody else uses is overwritten. */
+    if (wants == vacant + 1 && n_tokens > t->len && must_copy(t, p) &&
+        p->refs[t->blocks[t->len / p->dims.block_tokens]] == 1) {
+        turbok_kv_withdraw(p, t->blocks[t->len / p->dims.block_tokens]);
+        wants--;
+    }
+    if (wants > vacant)
+        return false;
+    if (n_tokens > t->len && must_copy(t, p)) {
+        int32_t *at = &t->blocks[t->len / p->dims.block_tokens], fresh = turbok_kv_block_get(p);
+        memcpy(p->map + (size_t)fresh * p->block_bytes, p->map + (size_t)*at * p->block_bytes,
+               p->block_bytes);
+        turbok_kv_block_put(p, *at);
+        *at = fresh;
+    }
     while (t->n < need)
         t->blocks[t->n++] = turbok_kv_block_get(p);
     return true;

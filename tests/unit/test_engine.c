@@ -1,170 +1,10 @@
 /* The engine with the real InternLM2 and sampler plugins on tiny checkpoints: published logits, batch
- * invariance, chunking, preemption, cancellation, sessions, limits, and no allocation while decoding.
+ * invariance, chunking, preemption, cancellation, limits, and no allocation while decoding.
  * Plugins come from TURBO_PLUGIN_PATH. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "engine_kit.h"
+
 #include <math.h>
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <time.h>
-
-#include <cmocka.h>
-
-#include "engine/engine.h"
-#include "tiny_model.h"
-
-/* ---- an allocation counter in front of the C library ---------------------------------------------- */
-
-static _Atomic long allocations;
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define COUNTS_ALLOCATIONS 1
-extern void *__libc_malloc(size_t);
-extern void *__libc_calloc(size_t, size_t);
-extern void *__libc_realloc(void *, size_t);
-extern void *__libc_memalign(size_t, size_t);
-void *malloc(size_t n)
-{
-    allocations++;
-    return __libc_malloc(n);
-}
-void *calloc(size_t a, size_t b)
-{
-    allocations++;
-    return __libc_calloc(a, b);
-}
-void *realloc(void *p, size_t n)
-{
-    allocations++;
-    return __libc_realloc(p, n);
-}
-void *aligned_alloc(size_t a, size_t n)
-{
-    allocations++;
-    return __libc_memalign(a, n);
-}
-#endif
-
-/* ---- helpers ------------------------------------------------------------------------------------------ */
-
-static turbod_registry *registry;
-
-static turbod_engine *open_engine(const char *folder, turbod_engine_opts o)
-{
-    turbo_err err = {{0}};
-    turbod_engine *e = NULL;
-    o.model_dir = folder;
-    o.registry = registry;
-    if (turbod_engine_open(&o, &e, &err))
-        fail_msg("%s", err.text);
-    return e;
-}
-
-static turbod_engine_opts small(void)
-{
-    turbod_engine_opts o;
-    turbod_engine_defaults(&o);
-    o.cache_bytes = 4 << 20;
-    o.max_batch = 16;
-    o.max_step_tokens = 64;
-    o.block_tokens = 16;
-    return o;
-}
-
-typedef struct result {
-    pthread_mutex_t mu;
-    pthread_cond_t done;
-    int32_t ids[512];
-    float logprobs[512];
-    int n, terminal;
-    turbod_event end;
-    char message[256];
-    long marks[512]; /* allocations so far, at each token */
-    turbod_request *req;
-    int cancel_at;
-} result;
-
-static void on_event(void *ctx, const turbod_event *ev)
-{
-    result *r = ctx;
-    pthread_mutex_lock(&r->mu);
-    if (ev->kind == TURBOD_EV_TOKEN) {
-        r->marks[r->n] = allocations;
-        r->logprobs[r->n] = ev->logprob;
-        r->ids[r->n++] = ev->token;
-    } else {
-        r->end = *ev;
-        r->terminal++;
-        if (ev->message)
-            strncpy(r->message, ev->message, sizeof r->message - 1);
-        pthread_cond_signal(&r->done);
-    }
-    pthread_mutex_unlock(&r->mu);
-}
-
-static void start(turbod_engine *e, result *r, const int32_t *prompt, int32_t n, int32_t max,
-                  const turbo_sample_params *p, turbod_session *s)
-{
-    turbo_err err = {{0}};
-    memset(r, 0, sizeof *r);
-    pthread_mutex_init(&r->mu, NULL);
-    pthread_cond_init(&r->done, NULL);
-    turbod_request_spec spec = {
-        .prompt = prompt,
-        .n_prompt = n,
-        .max_tokens = max,
-        .params = *p,
-        .ignore_eos = true,
-        .session = s,
-        .on_event = on_event,
-        .ctx = r,
-    };
-    if (turbod_engine_submit(e, &spec, &r->req, &err))
-        fail_msg("submit: %s", err.text);
-}
-
-static void finish(result *r)
-{
-    struct timespec limit;
-    clock_gettime(CLOCK_REALTIME, &limit);
-    limit.tv_sec += 60;
-    pthread_mutex_lock(&r->mu);
-    while (!r->terminal)
-        if (pthread_cond_timedwait(&r->done, &r->mu, &limit))
-            break;
-    int terminal = r->terminal;
-    pthread_mutex_unlock(&r->mu);
-    assert_int_equal(terminal, 1);
-    turbod_request_release(r->req);
-    pthread_mutex_destroy(&r->mu);
-    pthread_cond_destroy(&r->done);
-}
-
-static turbo_sample_params greedy(void)
-{
-    turbo_sample_params p;
-    turbod_sample_defaults(&p);
-    p.temperature = 0;
-    p.n_logprobs = 0;
-    return p;
-}
-
-static void make_prompt(int32_t *ids, int n, uint32_t seed, int vocab)
-{
-    for (int i = 0; i < n; i++) {
-        seed = seed * 1664525u + 1013904223u;
-        ids[i] = (int32_t)(seed >> 8) % vocab;
-    }
-}
-
-static const tiny_model random_model = {
-    .vocab = 300, .embed = 64, .layers = 2, .heads = 4, .kv_heads = 2, .inner = 96,
-    .max_position = 512, .random = 11,
-};
 
 /* ---- tests -------------------------------------------------------------------------------------------- */
 
@@ -176,15 +16,22 @@ static void test_published_logits(void **state)
         int embed;
         double want[10];
     } cases[] = {
-        {8, {-0.962869, -0.032665, 0.594884, -0.933674, 0.397010, 0.624079, -1.896963, 0.426205,
-             0.653273, -1.867768}},
-        {16, {-0.321024, -0.334293, 0.983718, -0.244724, 0.516530, -0.907106, -0.212191, 0.592830,
-              -0.830807, -0.135892}},
+        {8,
+         {-0.962869, -0.032665, 0.594884, -0.933674, 0.397010, 0.624079, -1.896963, 0.426205,
+          0.653273, -1.867768}},
+        {16,
+         {-0.321024, -0.334293, 0.983718, -0.244724, 0.516530, -0.907106, -0.212191, 0.592830,
+          -0.830807, -0.135892}},
     };
     for (int c = 0; c < 2; c++) {
         char folder[64];
-        tiny_model m = {.vocab = 10, .embed = cases[c].embed, .layers = 2, .heads = 4, .kv_heads = 2,
-                        .inner = 12, .max_position = 64};
+        tiny_model m = {.vocab = 10,
+                        .embed = cases[c].embed,
+                        .layers = 2,
+                        .heads = 4,
+                        .kv_heads = 2,
+                        .inner = 12,
+                        .max_position = 64};
         tiny_model_write(&m, folder);
         turbod_engine *e = open_engine(folder, small());
         static const int32_t ids[] = {1, 4, 7};
@@ -213,7 +60,7 @@ static void test_batch_invariance(void **state)
     for (int i = 0; i < 12; i++) {
         p.seed = (uint64_t)i;
         p.temperature = i % 2 ? 0.9f : 0;
-        start(e, &solo[i], prompts[i], 5 + 8 * i, 40, &p, NULL);
+        start(e, &solo[i], prompts[i], 5 + 8 * i, 40, &p);
         finish(&solo[i]);
         assert_int_equal(solo[i].n, 40);
     }
@@ -227,7 +74,7 @@ static void test_batch_invariance(void **state)
         for (int i = 0; i < 12; i++) {
             p.seed = (uint64_t)i;
             p.temperature = i % 2 ? 0.9f : 0;
-            start(e, &crowd[i], prompts[i], 5 + 8 * i, 40, &p, NULL);
+            start(e, &crowd[i], prompts[i], 5 + 8 * i, 40, &p);
         }
         for (int i = 0; i < 12; i++) {
             finish(&crowd[i]);
@@ -252,7 +99,7 @@ static void test_preemption(void **state)
     turbod_engine *e = open_engine(folder, small());
     for (int i = 0; i < 8; i++) {
         make_prompt(prompts[i], 40, (uint32_t)(100 + i), 300);
-        start(e, &solo[i], prompts[i], 40, 60, &p, NULL);
+        start(e, &solo[i], prompts[i], 40, 60, &p);
         finish(&solo[i]);
     }
     turbod_engine_close(e);
@@ -262,7 +109,7 @@ static void test_preemption(void **state)
     e = open_engine(folder, o);
     assert_int_equal(turbod_engine_facts_of(e)->kv_blocks, 18);
     for (int i = 0; i < 8; i++)
-        start(e, &crowd[i], prompts[i], 40, 60, &p, NULL);
+        start(e, &crowd[i], prompts[i], 40, 60, &p);
     for (int i = 0; i < 8; i++) {
         finish(&crowd[i]);
         assert_int_equal(crowd[i].end.kind, TURBOD_EV_DONE);
@@ -271,7 +118,8 @@ static void test_preemption(void **state)
     turbod_metrics *m = turbod_engine_metrics(e);
     assert_true(m->preemptions > 0);
     assert_true(m->preemptions <= 3 * 8);
-    while (!turbod_engine_idle(e)) {}
+    while (!turbod_engine_idle(e)) {
+    }
     turbod_engine_close(e);
     tiny_model_remove(folder);
 }
@@ -291,7 +139,7 @@ static void test_cancel(void **state)
     make_prompt(prompt, 400, 5, 300);
     for (int round = 0; round < 20; round++) {
         for (int i = 0; i < 12; i++)
-            start(e, &r[i], prompt, i % 3 ? 10 : 400, 100, &p, NULL);
+            start(e, &r[i], prompt, i % 3 ? 10 : 400, 100, &p);
         struct timespec nap = {0, 200000L * round};
         nanosleep(&nap, NULL);
         for (int i = 0; i < 12; i++)
@@ -299,46 +147,10 @@ static void test_cancel(void **state)
         for (int i = 0; i < 12; i++)
             finish(&r[i]);
     }
-    start(e, &r[0], prompt, 10, 5, &p, NULL);
+    start(e, &r[0], prompt, 10, 5, &p);
     finish(&r[0]);
     assert_int_equal(r[0].end.kind, TURBOD_EV_DONE);
-    turbod_metrics *m = turbod_engine_metrics(e);
-    for (int i = 0; i < 2000 && m->kv_free != m->kv_total; i++) {
-        struct timespec nap = {0, 1000000};
-        nanosleep(&nap, NULL);
-    }
-    assert_int_equal(m->kv_free, m->kv_total);
-    turbod_engine_close(e);
-    tiny_model_remove(folder);
-}
-
-/* A second turn computes only what is new, and answers as if everything had been computed. */
-static void test_session(void **state)
-{
-    (void)state;
-    char folder[64];
-    int32_t text[200];
-    static result a, b, whole;
-    turbo_sample_params p = greedy();
-    turbo_err err;
-    turbod_session *s;
-    tiny_model_write(&random_model, folder);
-    turbod_engine *e = open_engine(folder, small());
-    assert_int_equal(turbod_session_open(e, &s, &err), TURBO_OK);
-    make_prompt(text, 30, 9, 300);
-    start(e, &a, text, 30, 20, &p, s);
-    finish(&a);
-    memcpy(text + 30, a.ids, 20 * sizeof(int32_t));
-    make_prompt(text + 50, 10, 10, 300);
-    start(e, &b, text, 60, 20, &p, s);
-    finish(&b);
-    /* The last sampled token was never computed, so 49 of the 50 are in the cache. */
-    assert_int_equal(b.end.timings.cached_n, 49);
-    start(e, &whole, text, 60, 20, &p, NULL);
-    finish(&whole);
-    assert_memory_equal(b.ids, whole.ids, 20 * sizeof(int32_t));
-    assert_memory_equal(b.logprobs, whole.logprobs, 20 * sizeof(float));
-    turbod_session_close(e, s);
+    all_blocks_back(e);
     turbod_engine_close(e);
     tiny_model_remove(folder);
 }
@@ -352,8 +164,7 @@ static void test_limits(void **state)
     tiny_model_write(&random_model, folder);
     turbod_engine *e = open_engine(folder, small());
     int32_t ids[600] = {0};
-    turbod_request_spec ok = {.prompt = ids, .n_prompt = 10, .max_tokens = 10, .params = greedy(),
-                              .on_event = on_event};
+    turbod_request_spec ok = {.prompt = ids, .n_prompt = 10, .max_tokens = 10, .params = greedy()};
     turbod_request_spec bad = ok;
     bad.n_prompt = 0;
     assert_int_equal(turbod_engine_submit(e, &bad, &req, &err), TURBO_EINVAL);
@@ -388,7 +199,7 @@ static void test_no_allocation(void **state)
     tiny_model_write(&random_model, folder);
     turbod_engine *e = open_engine(folder, small());
     make_prompt(prompt, 8, 3, 300);
-    start(e, &r, prompt, 8, 400, &p, NULL);
+    start(e, &r, prompt, 8, 400, &p);
     finish(&r);
     assert_int_equal(r.n, 400);
     assert_int_equal(r.marks[399] - r.marks[8], 0);
@@ -404,16 +215,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published_logits), cmocka_unit_test(test_batch_invariance),
         cmocka_unit_test(test_preemption),       cmocka_unit_test(test_cancel),
-        cmocka_unit_test(test_session),          cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_limits),           cmocka_unit_test(test_no_allocation),
     };
-    turbo_err err;
-    const char *path = getenv("TURBO_PLUGIN_PATH");
-    if (!path || turbod_registry_open(path, &registry, &err)) {
-        printf("set TURBO_PLUGIN_PATH to the plugin folders\n");
-        return 1;
-    }
-    int rc = cmocka_run_group_tests(tests, NULL, NULL);
-    turbod_registry_close(registry);
-    return rc;
+    return engine_kit_main(tests, sizeof tests / sizeof tests[0], NULL, NULL);
 }

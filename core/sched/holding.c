@@ -1,0 +1,97 @@
+/* core/sched/holding.c: see holding.h. */
+#include "sched/holding.h"
+
+#include <string.h>
+
+static int32_t block_tokens(const turbok_kv_pool *p)
+{
+    return turbok_kv_pool_block_tokens(p);
+}
+
+/* Names blocks as far as n tokens fill them. */
+static void name_to(turbod_request *r, const turbok_kv_pool *p, int32_t n)
+{
+    int32_t bt = block_tokens(p);
+    for (; r->n_keys <= n / bt; r->n_keys++)
+        r->keys[r->n_keys] = turbok_kv_chain(p, r->keys[r->n_keys - 1],
+                                             r->tokens + (size_t)(r->n_keys - 1) * (size_t)bt, NULL, 0);
+}
+
+void turbod_holding_name(turbod_request *r, const turbok_kv_pool *p, const char *scope,
+                         int32_t rope_class)
+{
+    struct {
+        int32_t rope_class;
+        char scope[TURBOD_MAX_SALT + 80];
+    } salt;
+    memset(&salt, 0, sizeof salt);
+    salt.rope_class = rope_class;
+    strncpy(salt.scope, scope, sizeof salt.scope - 1);
+    r->keys[0] = turbok_kv_root(p, &salt, sizeof salt);
+    r->n_keys = 1;
+    name_to(r, p, r->n_prompt);
+}
+
+int32_t turbod_holding_find(turbod_request *r, turbok_kv_pool *p)
+{
+    int32_t soon;
+    name_to(r, p, r->n_tokens - 1);
+    r->computed = turbok_kv_match(p, &r->table, r->keys, r->tokens, r->n_tokens - 1, false, &soon);
+    r->published = r->computed / block_tokens(p);
+    return soon - r->computed;
+}
+
+static void publish_full(turbod_request *r, turbok_kv_pool *p, int32_t i, bool ready)
+{
+    int32_t bt = block_tokens(p);
+    turbok_kv_publish(p, r->table.blocks[i], r->keys[i], &r->keys[i + 1],
+                      r->tokens + (size_t)i * (size_t)bt, bt, false, ready);
+}
+
+static void publish_tail(turbod_request *r, turbok_kv_pool *p, int32_t n, bool ready)
+{
+    int32_t bt = block_tokens(p), i = n / bt;
+    if (n % bt)
+        turbok_kv_publish(p, r->table.blocks[i], r->keys[i], NULL,
+                          r->tokens + (size_t)i * (size_t)bt, n % bt, false, ready);
+}
+
+void turbod_holding_announce(turbod_request *r, turbok_kv_pool *p)
+{
+    int32_t full = r->n_tokens / block_tokens(p);
+    name_to(r, p, r->n_tokens);
+    for (int32_t i = r->published; i < full; i++)
+        publish_full(r, p, i, false);
+    publish_tail(r, p, r->n_tokens, false);
+    r->announced = r->n_tokens;
+}
+
+void turbod_holding_advance(turbod_request *r, turbok_kv_pool *p)
+{
+    int32_t bt = block_tokens(p);
+    r->table.len = r->computed;
+    if (r->computed / bt > r->published) {
+        name_to(r, p, r->computed);
+        for (; r->published < r->computed / bt; r->published++)
+            publish_full(r, p, r->published, true);
+    }
+    /* The end of the prompt is where a second answer to it, or a dialogue's next turn, begins. */
+    if (r->computed == r->announced)
+        publish_tail(r, p, r->computed, true);
+}
+
+void turbod_holding_release(turbod_request *r, turbok_kv_pool *p)
+{
+    if (r->table.n && r->table.len == r->computed)
+        publish_tail(r, p, r->computed, true);
+    turbok_kv_table_truncate(&r->table, p, 0);
+    r->computed = r->published = 0;
+}
+
+void turbod_holding_taint(turbod_request *r, turbok_kv_pool *p)
+{
+    for (int32_t i = 0; i < r->table.n; i++)
+        turbok_kv_withdraw(p, r->table.blocks[i]);
+    turbok_kv_table_truncate(&r->table, p, 0);
+    r->computed = r->published = 0;
+}

@@ -1,0 +1,25 @@
+/* core/sched/holding.h: what a request holds of the KV cache: finding cached text, telling others what is
+ * being computed, and giving everything back in a way that it can be found again. Engine thread, except
+ * turbod_holding_name, which runs when a request is made. */
+#ifndef TURBOD_HOLDING_H
+#define TURBOD_HOLDING_H
+
+#include "sched/state.h"
+
+/* Names the prompt's blocks. scope: tenants or salts that must not see each other's text; rope_class:
+ * requests whose keys are rotated differently. */
+void turbod_holding_name(turbod_request *r, const turbok_kv_pool *p, const char *scope,
+                         int32_t rope_class);
+/* Takes what is cached of the known tokens but the last one, whose logits are wanted; sets computed.
+ * Returns how much more will be there when others have computed what they announced. */
+int32_t turbod_holding_find(turbod_request *r, turbok_kv_pool *p);
+/* The request is about to compute the rest of its prompt. */
+void turbod_holding_announce(turbod_request *r, turbok_kv_pool *p);
+/* computed has grown. */
+void turbod_holding_advance(turbod_request *r, turbok_kv_pool *p);
+/* Gives all blocks back; what was computed stays cached as long as there is room. */
+void turbod_holding_release(turbod_request *r, turbok_kv_pool *p);
+/* Nobody may find what this request computed: its numbers were not finite. */
+void turbod_holding_taint(turbod_request *r, turbok_kv_pool *p);
+
+#endif

@@ -1,0 +1,57 @@
+/* core/sched/pace.c: see pace.h. */
+#include "sched/pace.h"
+
+#define BUCKETS ((int)(sizeof((turbod_pace *)0)->decode_ns / sizeof(double)))
+
+static int bucket_of(int32_t n)
+{
+    int b = 0;
+    while (n > 1 && b < BUCKETS - 1) {
+        n /= 2;
+        b++;
+    }
+    return b;
+}
+
+/* A moving average that a single late step, on a busy machine, does not move far. */
+static void blend(double *mean, double v)
+{
+    if (*mean > 0 && v > 4 * *mean)
+        v = 4 * *mean;
+    *mean = *mean > 0 ? *mean + (v - *mean) / 8 : v;
+}
+
+/* The cost of a step of n decodes; from the nearest number of sequences that was seen. */
+static double decode_cost(const turbod_pace *p, int32_t n)
+{
+    int b = bucket_of(n);
+    for (int far = 0; far < BUCKETS; far++) {
+        if (b - far >= 0 && p->decode_ns[b - far] > 0)
+            return p->decode_ns[b - far];
+        if (b + far < BUCKETS && p->decode_ns[b + far] > 0)
+            return p->decode_ns[b + far];
+    }
+    return 0;
+}
+
+int32_t turbod_pace_budget(const turbod_pace *p, int32_t n_decodes, int32_t most)
+{
+    double decode = n_decodes ? decode_cost(p, n_decodes) : 0;
+    if (decode <= 0 || p->token_ns <= 0)
+        return most;
+    double n = (p->stretch - 1) * decode / p->token_ns;
+    if (n >= most)
+        return most;
+    return n < TURBOD_PACE_LEAST ? TURBOD_PACE_LEAST : (int32_t)n;
+}
+
+void turbod_pace_note(turbod_pace *p, int32_t n_decodes, int32_t n_prompt, int64_t ns)
+{
+    if (!n_prompt) {
+        blend(&p->decode_ns[bucket_of(n_decodes)], (double)ns);
+        return;
+    }
+    double rest = (double)ns - (n_decodes ? decode_cost(p, n_decodes) : 0);
+    if (rest > 0 && n_prompt >= TURBOD_PACE_LEAST)
+        blend(&p->token_ns, rest / n_prompt);
+}
