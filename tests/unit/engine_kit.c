@@ -62,10 +62,13 @@ turbod_engine_opts small(void)
 }
 
 static _Atomic int firsts;
+_Atomic bool gate;
 
 void on_event(void *ctx, const turbod_event *ev)
 {
     result *r = ctx;
+    while (gate)
+        nap_ms(1);
     pthread_mutex_lock(&r->mu);
     if (ev->kind == TURBOD_EV_TOKEN) {
         if (!r->n)

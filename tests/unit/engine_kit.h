@@ -54,6 +54,8 @@ typedef struct result {
 turbod_request_spec ask(const int32_t *prompt, int32_t n, int32_t max);
 turbo_sample_params greedy(void);
 void on_event(void *ctx, const turbod_event *ev); /* ctx: a result */
+/* While it is set the engine stands still at its next event. */
+extern _Atomic bool gate;
 void start_spec(turbod_engine *e, result *r, turbod_request_spec spec);
 void start(turbod_engine *e, result *r, const int32_t *prompt, int32_t n, int32_t max,
            const turbo_sample_params *p);

@@ -108,8 +108,10 @@ static void test_preemption(void **state)
     o.cache_bytes = 18 * 2 * 2 * 2 * 16 * 16 * 4; /* 18 blocks of 16 tokens */
     e = open_engine(folder, o);
     assert_int_equal(turbod_engine_facts_of(e)->kv_blocks, 18);
+    gate = true; /* until all are there */
     for (int i = 0; i < 8; i++)
         start(e, &crowd[i], prompts[i], 40, 60, &p);
+    gate = false;
     for (int i = 0; i < 8; i++) {
         finish(&crowd[i]);
         assert_int_equal(crowd[i].end.kind, TURBOD_EV_DONE);

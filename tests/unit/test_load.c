@@ -60,8 +60,10 @@ static void test_many_times_the_pool(void **state)
     o.session_len = PROMPT + ANSWER;
     block_bytes_for(&o, 8 * (PROMPT + ANSWER) / 16);
     turbod_engine *e = open_engine(folder, o);
+    gate = true; /* until all are there */
     for (int i = 0; i < N; i++)
         start_spec(e, &crowd[i], specs[i]);
+    gate = false;
     double total = 0, longest = 0;
     for (int i = 0; i < N; i++) {
         finish(&crowd[i]);
@@ -268,19 +270,20 @@ static void test_equal_tenants(void **state)
     o.max_batch = 5; /* not a multiple */
     turbod_engine *e = open_engine(folder, o);
     make_prompt(text, 32, 1, VOCAB);
-    turbod_request_spec s = ask(text, 32, 400);
-    for (int i = 0; i < 5; i++) { /* hold all places until everybody is there */
+    turbod_request_spec s = ask(text, 32, 100);
+    gate = true; /* until everybody is there */
+    for (int i = 0; i < 5; i++) {
         snprintf(names[i], sizeof names[0], "e%d", i);
         s.tenant = names[i];
         start_spec(e, &earlier[i], s);
     }
-    s.max_tokens = 100;
     for (int i = 0; i < T * EACH; i++) { /* one after another: who came first must not win */
         snprintf(names[i / EACH], sizeof names[0], "t%d", i / EACH);
         s.tenant = names[i / EACH];
         text[0] = i;
         start_spec(e, &r[i], s);
     }
+    gate = false;
     for (int i = 0; i < 5; i++)
         finish(&earlier[i]);
     for (int i = 0; i < T * EACH; i++)
@@ -312,12 +315,16 @@ static void test_priorities(void **state)
     turbod_engine *e = open_engine(folder, o);
     make_prompt(text, 32, 1, VOCAB);
     turbod_request_spec s = ask(text, 32, 300);
+    gate = true;
     start_spec(e, &first, s);
+    while (!turbod_engine_metrics(e)->running)
+        nap_ms(1);
     s.max_tokens = 5;
     for (int i = 0; i < 9; i++) {
         s.priority = 10 - i / 3 * 10; /* 10, 0, -10 */
         start_spec(e, &r[i], s);
     }
+    gate = false;
     finish(&first);
     for (int i = 0; i < 9; i++)
         finish(&r[i]);
