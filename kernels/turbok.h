@@ -96,6 +96,7 @@ turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, in
 void turbok_kv_pool_free(turbok_kv_pool *p);
 int32_t turbok_kv_pool_total(const turbok_kv_pool *p);
 int32_t turbok_kv_pool_block_tokens(const turbok_kv_pool *p);
+const turbok_kv_dims *turbok_kv_pool_dims(const turbok_kv_pool *p);
 /* free + cached + referenced == total. A cached block has no reference and is given out again when no
  * free one is left. */
 int32_t turbok_kv_pool_free_count(const turbok_kv_pool *p);
@@ -105,6 +106,9 @@ int32_t turbok_kv_block_get(turbok_kv_pool *p);
 void turbok_kv_block_ref(turbok_kv_pool *p, int32_t block);
 void turbok_kv_block_put(turbok_kv_pool *p, int32_t block);
 int32_t turbok_kv_block_refs(const turbok_kv_pool *p, int32_t block);
+/* A referenced block as bytes [block_bytes], in the library's layout. Any thread, while nobody writes it. */
+void turbok_kv_block_read(const turbok_kv_pool *p, int32_t block, void *out);
+void turbok_kv_block_write(turbok_kv_pool *p, int32_t block, const void *in);
 
 /* The block table of one sequence: which block holds tokens [i*block_tokens, (i+1)*block_tokens). */
 typedef struct turbok_kv_table {

@@ -124,8 +124,9 @@ static int bind_template(lua_State *L)
         while (lua_next(L, 1)) {
             const char *k = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
             if (strcmp(k, "stop") && strcmp(k, "render"))
-                return luaL_error(
-                    L, "turbo.template: unknown field \"%s\"; stop and render are known", k);
+                return luaL_error(L,
+                                  "turbo.template: unknown field \"%s\"; stop and render are known",
+                                  k);
             lua_pop(L, 1);
         }
         read_stops(L, 1);
@@ -338,8 +339,8 @@ static turbo_status append_text(const turbo_tokenizer_vtbl *v, const void *tok, 
 }
 
 turbo_status turbod_template_encode(const turbo_tokenizer_vtbl *v, const void *tok,
-                                    const turbod_render *r, int32_t **ids, size_t *n_ids,
-                                    turbo_err *err)
+                                    const turbod_render *r, bool continues, int32_t **ids,
+                                    size_t *n_ids, turbo_err *err)
 {
     size_t cap, n = 0, bytes;
     turbo_tokenizer_info info = {.size = sizeof info};
@@ -362,7 +363,7 @@ turbo_status turbod_template_encode(const turbo_tokenizer_vtbl *v, const void *t
             n += !st;
         } else {
             /* A text behind bos starts the document, as it does in a plain prompt. */
-            bool first = n == 0 || (n == 1 && out[0] == info.bos);
+            bool first = !continues && (n == 0 || (n == 1 && out[0] == info.bos));
             st = append_text(v, tok, text, g->len, first ? (uint32_t)TURBO_TOK_FIRST : 0, &out, &n,
                              &cap, err);
         }

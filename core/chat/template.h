@@ -51,9 +51,10 @@ turbo_status turbod_template_render(const turbod_template *t, const turbod_messa
                                     const turbod_render_opts *opts, turbod_render *out,
                                     turbo_err *err);
 void turbod_render_free(turbod_render *r);
-/* EDATA: a special token the tokenizer does not have. *ids is the caller's, free(). */
+/* EDATA: a special token the tokenizer does not have. continues: other tokens come before, so that no
+ * text begins the document. *ids is the caller's, free(). */
 turbo_status turbod_template_encode(const turbo_tokenizer_vtbl *v, const void *tok,
-                                    const turbod_render *r, int32_t **ids, size_t *n_ids,
-                                    turbo_err *err);
+                                    const turbod_render *r, bool continues, int32_t **ids,
+                                    size_t *n_ids, turbo_err *err);
 
 #endif

@@ -1,5 +1,5 @@
-/* core/cli/chat.c: turbo chat: a dialogue with a model in this process. The session keeps the KV of
- * earlier turns, so each turn computes its own tokens only. Main thread. */
+/* core/cli/chat.c: turbo chat: a dialogue with a model in this process. Earlier turns are
+ * kept as tokens and found in the KV cache, so each turn computes its own only. Main thread. */
 #include <stdlib.h>
 
 #include "cli/cli.h"
@@ -16,7 +16,19 @@ static const cli_flag flags[] = {
 typedef struct local {
     cli_args *args;
     turbod_service *svc;
+    turbod_dialogue dialogue;
 } local;
+
+/* The answer's ids go with its text, unless something cut the text. */
+static void remember(local *l, const int32_t *ids, size_t n_ids, const cli_answer *an,
+                     const turbod_buf *text)
+{
+    turbo_err none;
+    /* Without it the next turn is encoded anew: slower, not wrong. */
+    if (text->len && turbod_dialogue_answer(&l->dialogue, ids, n_ids, an->ids,
+                                            an->cut ? 0 : an->n_ids, text->ptr, text->len, &none))
+        turbod_dialogue_cut(&l->dialogue, 0);
+}
 
 static turbo_status ask(void *ctx, const turbod_message *msgs, size_t n_msgs, uint64_t round,
                         turbod_buf *text, double *rate, int32_t *n, turbo_err *err)
@@ -25,8 +37,12 @@ static turbo_status ask(void *ctx, const turbod_message *msgs, size_t n_msgs, ui
     int32_t *ids = NULL;
     size_t n_ids = 0;
     cli_answer an = {0};
-    turbod_render_opts opts = {.add_generation_prompt = true};
-    turbo_status st = turbod_service_prompt(l->svc, msgs, n_msgs, &opts, &ids, &n_ids, err);
+    turbod_chat_kit kit;
+    turbo_status st = turbod_service_chat_kit(l->svc, &kit, err);
+    if (!st)
+        st = turbod_dialogue_set(&l->dialogue, msgs, n_msgs, err);
+    if (!st)
+        st = turbod_dialogue_prompt(&l->dialogue, &kit, &ids, &n_ids, err);
     if (st)
         return st;
     if (n_ids > INT32_MAX) {
@@ -45,6 +61,7 @@ static turbo_status ask(void *ctx, const turbod_message *msgs, size_t n_msgs, ui
         turbod_buf_add(text, an.text.ptr, an.text.len);
         *rate = cli_rate(&an.timings);
         *n = an.timings.predicted_n;
+        remember(l, ids, n_ids, &an, text);
         cli_answer_free(&an);
     }
     free(ids);
@@ -68,6 +85,7 @@ static int run(cli_args *a)
         cli_backend b = {.ctx = &l, .where = where, .ask = ask};
         code = cli_dialog(&b, cli_text(a, "system"));
     }
+    turbod_dialogue_free(&l.dialogue);
     turbod_service_close(&s);
     return st ? cli_fail(st, &err) : code;
 }

@@ -42,13 +42,14 @@ struct cli_cmd {
     const char *name, *words, *summary;
     const char *about; /* more for --help and the man page; lines of at most 96 characters */
     const cli_flag *flags;
-    const char *keys; /* keys of the option table, separated by spaces, "engine" for that group; "" none */
+    const char
+        *keys; /* keys of the option table, separated by spaces, "engine" for that group; "" none */
     int min_words, max_words;
     int (*run)(cli_args *a); /* exit code */
 };
 
-extern const cli_cmd cli_run, cli_chat, cli_client, cli_tokenize, cli_detokenize, cli_eval, cli_plugin,
-    cli_doctor;
+extern const cli_cmd cli_run, cli_chat, cli_client, cli_tokenize, cli_detokenize, cli_eval,
+    cli_plugin, cli_doctor;
 extern const cli_cmd *const cli_cmds[]; /* NULL-terminated */
 
 /* ---- args.c ---- */
@@ -89,12 +90,15 @@ void cli_put_json(FILE *out, const char *s, size_t n);
         {"top-k", CLI_INT, "K", "The K likeliest tokens only; 0 all.", 0, 2147483647},             \
         {"min-p", CLI_NUM, "P", "Tokens at least P times as likely as the likeliest.", 0, 1},      \
         {"repetition-penalty", CLI_NUM, "R", "Over prompt and answer; 1 is off.", 1e-3, 10},       \
-        {"seed", CLI_INT, "N", "Makes the answer repeatable. Default: random.", 0, 9007199254740992}
+    {                                                                                              \
+        "seed", CLI_INT, "N", "Makes the answer repeatable. Default: random.", 0, 9007199254740992 \
+    }
 
 typedef struct cli_answer {
     turbod_buf text;
     int32_t *ids;
     size_t n_ids, cap_ids;
+    bool cut; /* by a stop string or Ctrl-C: the text is not that of all ids */
     turbod_finish finish;
     turbod_timings timings;
     uint64_t seed;
@@ -104,8 +108,8 @@ turbo_status cli_sampling(const cli_args *a, const turbod_service *s, turbod_req
                           turbo_err *err);
 /* Runs the request to its end; text goes to out as it comes (NULL: nowhere). Ctrl-C gives
  * ECANCELLED. The answer is filled as far as it came; cli_answer_free in any case. */
-turbo_status cli_generate(turbod_service *s, turbod_request_spec *spec, FILE *out, cli_answer *answer,
-                          turbo_err *err);
+turbo_status cli_generate(turbod_service *s, turbod_request_spec *spec, FILE *out,
+                          cli_answer *answer, turbo_err *err);
 void cli_answer_free(cli_answer *answer);
 double cli_rate(const turbod_timings *t); /* sampled tokens a second, prompt left out */
 

@@ -61,6 +61,7 @@ static void on_event(void *ctx, const turbod_event *ev)
     if (ev->kind != TURBOD_EV_TOKEN) {
         a->finish = ev->finish;
         a->timings = ev->timings;
+        a->cut = ev->kind == TURBOD_EV_ERROR || ev->stop_index >= 0;
         w->ended = true;
         if (ev->kind == TURBOD_EV_ERROR) {
             w->status = ev->status;

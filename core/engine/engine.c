@@ -11,6 +11,7 @@
 #include "util/err.h"
 #include "util/log.h"
 #include "weights/config.h"
+#include "weights/fingerprint.h"
 #include "weights/weights.h"
 
 #define IDLE_BEAT_NS 1000000000 /* an idle engine proves that it lives once a second */
@@ -105,6 +106,8 @@ turbo_status turbod_engine_open(const turbod_engine_opts *o, turbod_engine **out
         turbod_engine_close(e);
         return st;
     }
+    turbo_err no_print;
+    e->has_fingerprint = turbod_fingerprint(o->model_dir, e->fingerprint, &no_print) == TURBO_OK;
     e->facts.load_seconds = (double)(turbod_now() - t0) * 1e-9;
     e->metrics.load_seconds = e->facts.load_seconds;
     e->metrics.weight_bytes = e->facts.weight_bytes;
@@ -203,15 +206,29 @@ static turbod_flow *flow_of(turbod_engine *e, const char *tenant)
     return f;
 }
 
+turbok_kv_key turbod_engine_root(const turbod_engine *e, const char *tenant, const char *salt,
+                                 int32_t rope_class)
+{
+    struct {
+        int32_t rope_class;
+        char tenant[72], salt[TURBOD_MAX_SALT + 4];
+    } scope;
+    memset(&scope, 0, sizeof scope);
+    scope.rope_class = rope_class;
+    if (e->cache_per_tenant)
+        strncpy(scope.tenant, tenant, sizeof scope.tenant - 1);
+    strncpy(scope.salt, salt, sizeof scope.salt - 1);
+    return turbok_kv_root(e->pool, &scope, sizeof scope);
+}
+
 /* Two requests share cached text only when they may see each other's and their keys are rotated alike:
  * beyond the trained length a length-dependent base makes keys of another prompt length differ. */
 static void name_prompt(const turbod_engine *e, turbod_request *r, const turbod_request_spec *spec)
 {
-    char scope[TURBOD_MAX_SALT + 80];
-    snprintf(scope, sizeof scope, "%s/%s", e->cache_per_tenant ? r->flow->label : "",
-             spec->cache_salt ? spec->cache_salt : "");
-    turbod_holding_name(r, e->pool, scope,
-                        r->rope_len > e->facts.model.max_position ? r->rope_len : 0);
+    int32_t rope_class = r->rope_len > e->facts.model.max_position ? r->rope_len : 0;
+    r->keys[0] =
+        turbod_engine_root(e, r->flow->label, spec->cache_salt ? spec->cache_salt : "", rope_class);
+    turbod_holding_name(r, e->pool);
 }
 
 /* Everything a request needs beyond its copy of the spec: KV table, sampler state, detokeniser. */

@@ -213,6 +213,17 @@ void turbod_service_close(turbod_service *s)
     s->stop_ids = NULL;
 }
 
+turbo_status turbod_service_chat_kit(const turbod_service *s, turbod_chat_kit *kit, turbo_err *err)
+{
+    const turbod_engine_facts *f = turbod_engine_facts_of(s->engine);
+    kit->chat = __atomic_load_n(&s->chat, __ATOMIC_ACQUIRE);
+    kit->vtbl = f->tok_vtbl;
+    kit->tok = f->tok;
+    return kit->chat ? TURBO_OK
+                     : turbod_err(err, TURBO_EUNSUPPORTED,
+                                  "this model has no chat template: %.150s", s->chat_reason);
+}
+
 turbo_status turbod_service_prompt(const turbod_service *s, const turbod_message *msgs, size_t n,
                                    const turbod_render_opts *opts, int32_t **ids, size_t *n_ids,
                                    turbo_err *err)
@@ -224,7 +235,7 @@ turbo_status turbod_service_prompt(const turbod_service *s, const turbod_message
     turbod_render r = {0};
     turbo_status st = turbod_template_render(s->chat, msgs, n, opts, &r, err);
     if (!st)
-        st = turbod_template_encode(f->tok_vtbl, f->tok, &r, ids, n_ids, err);
+        st = turbod_template_encode(f->tok_vtbl, f->tok, &r, false, ids, n_ids, err);
     turbod_render_free(&r);
     return st;
 }

@@ -8,7 +8,7 @@
 
 #include <stdatomic.h>
 
-#include "chat/template.h"
+#include "chat/dialogue.h"
 #include "conf/conf.h"
 #include "engine/engine.h"
 #include "lua/policies.h"
@@ -18,13 +18,13 @@ enum { TURBOD_LOADING, TURBOD_READY, TURBOD_DRAINING, TURBOD_FAILED };
 typedef struct turbod_service {
     const turbod_conf *conf;
     turbod_registry *registry;
-    turbod_engine *engine;      /* valid once state is READY */
-    turbod_template *chat;      /* NULL: base model, chat/completions are refused with the reason */
-    turbod_policies *policies;  /* by name; never NULL once READY */
-    char name[129];             /* model name for clients */
-    char chat_reason[256];      /* why chat is NULL */
-    int64_t created;            /* unix time of the start */
-    int32_t *stop_ids;          /* ids of the chat template's stop tokens, added to chat requests */
+    turbod_engine *engine; /* valid once state is READY */
+    turbod_template *chat; /* NULL: base model, chat/completions are refused with the reason */
+    turbod_policies *policies; /* by name; never NULL once READY */
+    char name[129]; /* model name for clients */
+    char chat_reason[256]; /* why chat is NULL */
+    int64_t created; /* unix time of the start */
+    int32_t *stop_ids; /* ids of the chat template's stop tokens, added to chat requests */
     int32_t n_stop_ids;
     /* Sampling defaults of generation_config.json (temperature, top_p, top_k, repetition_penalty). */
     turbo_sample_params defaults;
@@ -42,13 +42,17 @@ turbo_status turbod_service_load(turbod_service *s, bool need_chat,
 void turbod_service_close(turbod_service *s);
 
 /* The engine's options as the configuration has them (registry and progress left to the caller). */
-turbo_status turbod_service_engine_opts(const turbod_conf *c, turbod_engine_opts *o, turbo_err *err);
+turbo_status turbod_service_engine_opts(const turbod_conf *c, turbod_engine_opts *o,
+                                        turbo_err *err);
 
 /* Where plugins are looked for: the configured path, else the build tree's or the installed one. */
 const char *turbod_plugin_path(const char *configured);
 /* The folder of data files (scripts/): $TURBO_DATA, else the installed one, else the source tree's. */
 const char *turbod_data_dir(void);
 
+/* What a dialogue of this service is encoded with; EUNSUPPORTED when there is no template. The template
+ * of the moment: a reload may exchange it for the next call. [any] */
+turbo_status turbod_service_chat_kit(const turbod_service *s, turbod_chat_kit *kit, turbo_err *err);
 /* Messages to prompt ids (template, then tokenizer). *ids is the caller's, free(). [any] */
 turbo_status turbod_service_prompt(const turbod_service *s, const turbod_message *msgs, size_t n,
                                    const turbod_render_opts *opts, int32_t **ids, size_t *n_ids,

@@ -39,6 +39,8 @@ struct turbod_engine {
      * first, so that a visitor is not kept out by an engine that takes it again and again. */
     pthread_mutex_t turn_mu, step_mu;
     pthread_mutex_t admit_mu; /* guards flows, and n_open against two submitters at the limit */
+    uint8_t fingerprint[32]; /* of the model folder */
+    bool has_fingerprint;
     turbod_flow *flows; /* one a tenant, made at its first request, kept for ever */
     int32_t n_flows;
     uint64_t seen_cancels;
@@ -61,6 +63,12 @@ void turbod_fail_all(turbod_engine *e, turbo_status status, const char *message)
 /* engine.c: into the engine's state and out again, between two steps. Any thread but the engine's. */
 void turbod_visit(turbod_engine *e);
 void turbod_leave(turbod_engine *e);
+
+/* engine.c: the key that cached text of this tenant, salt and rope class begins with. */
+turbok_kv_key turbod_engine_root(const turbod_engine *e, const char *tenant, const char *salt,
+                                 int32_t rope_class);
+/* step.c: the pool's counts to the metrics. */
+void turbod_publish_gauges(turbod_engine *e);
 
 /* sample.c: samples the rows of the batch and advances their requests. */
 void turbod_sample_rows(turbod_engine *e);

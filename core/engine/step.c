@@ -99,7 +99,7 @@ static void reap(turbod_engine *e)
         reap_one(e, e->sched.running[i], now);
 }
 
-static void publish(turbod_engine *e)
+void turbod_publish_gauges(turbod_engine *e)
 {
     turbod_metrics *m = &e->metrics;
     atomic_store_explicit(&m->running, e->sched.n_running, memory_order_relaxed);
@@ -143,7 +143,7 @@ bool turbod_step(turbod_engine *e)
     int64_t t0 = turbod_now();
     reap(e);
     turbod_sched_plan(&e->sched);
-    publish(e);
+    turbod_publish_gauges(e);
     if (!e->sched.n_items)
         return false;
     note_starts(e);
@@ -161,7 +161,7 @@ bool turbod_step(turbod_engine *e)
             turbod_holding_taint(e->sched.running[i], e->pool);
         turbod_fail_all(e, TURBO_EINTERNAL,
                         "the model could not compute this step; the server needs a restart");
-        publish(e);
+        turbod_publish_gauges(e);
         return true;
     }
     for (int32_t i = 0; i < e->sched.n_items; i++) {
@@ -172,7 +172,7 @@ bool turbod_step(turbod_engine *e)
     atomic_fetch_add_explicit(&e->metrics.steps, 1, memory_order_relaxed);
     turbod_hist_add(&e->metrics.step_tokens, (double)e->batch.b.n_tokens);
     turbod_sample_rows(e);
-    publish(e);
+    turbod_publish_gauges(e);
     turbod_pace_note(&e->sched.pace, e->sched.n_decodes, e->sched.n_tokens - e->sched.n_decodes,
                      turbod_now() - t0);
 #ifdef TURBOD_DEBUG

@@ -1,8 +1,6 @@
 /* core/sched/holding.c: see holding.h. */
 #include "sched/holding.h"
 
-#include <string.h>
-
 static int32_t block_tokens(const turbok_kv_pool *p)
 {
     return turbok_kv_pool_block_tokens(p);
@@ -13,21 +11,13 @@ static void name_to(turbod_request *r, const turbok_kv_pool *p, int32_t n)
 {
     int32_t bt = block_tokens(p);
     for (; r->n_keys <= n / bt; r->n_keys++)
-        r->keys[r->n_keys] = turbok_kv_chain(p, r->keys[r->n_keys - 1],
-                                             r->tokens + (size_t)(r->n_keys - 1) * (size_t)bt, NULL, 0);
+        r->keys[r->n_keys] =
+            turbok_kv_chain(p, r->keys[r->n_keys - 1],
+                            r->tokens + (size_t)(r->n_keys - 1) * (size_t)bt, NULL, 0);
 }
 
-void turbod_holding_name(turbod_request *r, const turbok_kv_pool *p, const char *scope,
-                         int32_t rope_class)
+void turbod_holding_name(turbod_request *r, const turbok_kv_pool *p)
 {
-    struct {
-        int32_t rope_class;
-        char scope[TURBOD_MAX_SALT + 80];
-    } salt;
-    memset(&salt, 0, sizeof salt);
-    salt.rope_class = rope_class;
-    strncpy(salt.scope, scope, sizeof salt.scope - 1);
-    r->keys[0] = turbok_kv_root(p, &salt, sizeof salt);
     r->n_keys = 1;
     name_to(r, p, r->n_prompt);
 }

@@ -6,10 +6,8 @@
 
 #include "sched/state.h"
 
-/* Names the prompt's blocks. scope: tenants or salts that must not see each other's text; rope_class:
- * requests whose keys are rotated differently. */
-void turbod_holding_name(turbod_request *r, const turbok_kv_pool *p, const char *scope,
-                         int32_t rope_class);
+/* Names the prompt's blocks; keys[0] is there. */
+void turbod_holding_name(turbod_request *r, const turbok_kv_pool *p);
 /* Takes what is cached of the known tokens but the last one, whose logits are wanted; sets computed.
  * Returns how much more will be there when others have computed what they announced. */
 int32_t turbod_holding_find(turbod_request *r, turbok_kv_pool *p);

@@ -9,18 +9,18 @@
 
 #include "util/err.h"
 
-static int plain_name(const char *name)
+bool turbod_file_name_ok(const char *name)
 {
     size_t n = strlen(name);
     if (n < 1 || n > 255 || name[0] == '.')
-        return 0;
+        return false;
     for (size_t i = 0; i < n; i++) {
         char c = name[i];
         if (!((c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
               c == '.' || c == '_' || c == '-'))
-            return 0;
+            return false;
     }
-    return 1;
+    return true;
 }
 
 turbo_status turbod_file_open(const char *folder, const char *name, int *fd, struct stat *st,
@@ -28,10 +28,10 @@ turbo_status turbod_file_open(const char *folder, const char *name, int *fd, str
 {
     turbo_status status;
     int dir = -1, f = -1;
-    if (!plain_name(name))
-        return turbod_err(err, TURBO_EDATA,
-                          "file name \"%.64s\" is not plain: letters, digits, '.', '_' and '-' only",
-                          name);
+    if (!turbod_file_name_ok(name))
+        return turbod_err(
+            err, TURBO_EDATA,
+            "file name \"%.64s\" is not plain: letters, digits, '.', '_' and '-' only", name);
     dir = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir < 0)
         return turbod_err(err, TURBO_ENOENT, "%s: cannot open the folder: %s", folder,
@@ -85,8 +85,8 @@ turbo_status turbod_file_read(const char *folder, const char *name, uint64_t max
     uint64_t size = (uint64_t)st.st_size, done = 0;
     uint8_t *p = NULL;
     if (size > max_bytes) {
-        status = turbod_err(err, TURBO_ELIMIT, "%s/%s has %llu bytes; at most %llu are read", folder,
-                            name, (unsigned long long)size, (unsigned long long)max_bytes);
+        status = turbod_err(err, TURBO_ELIMIT, "%s/%s has %llu bytes; at most %llu are read",
+                            folder, name, (unsigned long long)size, (unsigned long long)max_bytes);
     } else if (!(p = malloc(size + 1))) {
         status = turbod_err(err, TURBO_ENOMEM, "no memory for %s (%llu bytes)", name,
                             (unsigned long long)size);

@@ -90,6 +90,11 @@ int32_t turbok_kv_pool_block_tokens(const turbok_kv_pool *p)
     return p->dims.block_tokens;
 }
 
+const turbok_kv_dims *turbok_kv_pool_dims(const turbok_kv_pool *p)
+{
+    return &p->dims;
+}
+
 int32_t turbok_kv_pool_free_count(const turbok_kv_pool *p)
 {
     return p->n_free;
@@ -115,6 +120,16 @@ void turbok_kv_block_ref(turbok_kv_pool *p, int32_t block)
 int32_t turbok_kv_block_refs(const turbok_kv_pool *p, int32_t block)
 {
     return p->refs[block];
+}
+
+void turbok_kv_block_read(const turbok_kv_pool *p, int32_t block, void *out)
+{
+    memcpy(out, p->map + (size_t)block * p->block_bytes, p->block_bytes);
+}
+
+void turbok_kv_block_write(turbok_kv_pool *p, int32_t block, const void *in)
+{
+    memcpy(p->map + (size_t)block * p->block_bytes, in, p->block_bytes);
 }
 
 void turbok_kv_block_put(turbok_kv_pool *p, int32_t block)

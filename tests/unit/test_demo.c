@@ -78,8 +78,11 @@ static void ask(const cJSON *row, const int32_t *prompt, size_t n)
     memset(&a, 0, sizeof a);
     pthread_mutex_init(&a.mu, NULL);
     pthread_cond_init(&a.done, NULL);
-    turbod_request_spec spec = {.prompt = prompt, .n_prompt = (int32_t)n, .max_tokens = 400,
-                                .on_event = on_event, .ctx = &a};
+    turbod_request_spec spec = {.prompt = prompt,
+                                .n_prompt = (int32_t)n,
+                                .max_tokens = 400,
+                                .on_event = on_event,
+                                .ctx = &a};
     turbod_sample_defaults(&spec.params);
     spec.params.temperature = 0;
     turbod_request *r;
@@ -101,7 +104,8 @@ static void test_answers(void **state)
     (void)state;
     const turbod_engine_facts *f = turbod_engine_facts_of(engine);
     int rows = 0;
-    for (const cJSON *row = turbod_json_get(golden, "prompts")->child; row; row = row->next, rows++) {
+    for (const cJSON *row = turbod_json_get(golden, "prompts")->child; row;
+         row = row->next, rows++) {
         turbod_message msgs[16];
         turbod_render_opts opts = {.add_generation_prompt = true};
         turbod_render r = {0};
@@ -109,7 +113,7 @@ static void test_answers(void **state)
         int32_t *ids = NULL;
         size_t n = 0;
         if (turbod_template_render(chat, msgs, messages_of(row, msgs), &opts, &r, &err) ||
-            turbod_template_encode(f->tok_vtbl, f->tok, &r, &ids, &n, &err))
+            turbod_template_encode(f->tok_vtbl, f->tok, &r, false, &ids, &n, &err))
             fail_msg("%s", err.text);
         check_ids(turbod_json_get(row, "prompt_ids"), ids, n);
         ask(row, ids, n);

@@ -122,7 +122,7 @@ static turbo_status encode_tiny(const char *script, const turbod_message *m, siz
         fail_msg("%s: %s", script, err->text);
     turbo_status st = turbod_template_render(t, m, n, &o, &r, err);
     if (!st)
-        st = turbod_template_encode(&tiny_vtbl, tok, &r, ids, n_ids, err);
+        st = turbod_template_encode(&tiny_vtbl, tok, &r, false, ids, n_ids, err);
     turbod_render_free(&r);
     turbod_template_free(t);
     return st;
@@ -160,11 +160,11 @@ static void test_encode(void **state)
     assert_int_equal(tok.n_first, 1);
     free(ids);
     tok = (tiny){.grow = 1};
-    assert_int_equal(
-        encode_tiny(RENDER("out:special('<s>') out:text('a') out:special('<|im_end|>') "
-                           "out:text('b')"),
-                    NULL, 0, &tok, &ids, &n, &err),
-        TURBO_OK);
+    assert_int_equal(encode_tiny(RENDER(
+                                     "out:special('<s>') out:text('a') out:special('<|im_end|>') "
+                                     "out:text('b')"),
+                                 NULL, 0, &tok, &ids, &n, &err),
+                     TURBO_OK);
     assert_int_equal(tok.n_first, 1);
     assert_int_equal(n, 4);
     free(ids);
@@ -215,9 +215,9 @@ static void test_load(void **state)
             fail_msg("%s: \"%s\" lacks \"%s\"", bad[i][0], err.text, bad[i][1]);
     }
     assert_int_equal(turbod_template_load("/nonexistent/x.lua", &t, &err), TURBO_ENOENT);
-    assert_int_equal(
-        load_text("turbo.template{ render = function() end, stop = {'<a>', '<b>'} }", &t, &err),
-        TURBO_OK);
+    assert_int_equal(load_text("turbo.template{ render = function() end, stop = {'<a>', '<b>'} }",
+                               &t, &err),
+                     TURBO_OK);
     assert_string_equal(turbod_template_stops(t, 0), "<a>");
     assert_string_equal(turbod_template_stops(t, 1), "<b>");
     assert_null(turbod_template_stops(t, 2));
@@ -408,7 +408,7 @@ static void compare(const turbod_template *t, const turbo_tokenizer_vtbl *v, con
     cJSON_ArrayForEach(x, turbod_json_get(row, "messages")) m[n++] =
         msg(turbod_json_get(x, "role")->valuestring, turbod_json_get(x, "content")->valuestring);
     if (turbod_template_render(t, m, n, &o, &r, &err) ||
-        turbod_template_encode(v, tok, &r, &ids, &n_ids, &err))
+        turbod_template_encode(v, tok, &r, false, &ids, &n_ids, &err))
         fail_msg("%s", err.text);
     assert_string_equal(r.text.ptr, turbod_json_get(row, "prompt")->valuestring);
     assert_int_equal(n_ids, cJSON_GetArraySize(want));
@@ -458,7 +458,7 @@ static void test_golden(void **state)
         size_t n_ids = 0;
         int special = 0;
         if (turbod_template_render(t, &m, 1, &o, &r, &err) ||
-            turbod_template_encode(v, tok, &r, &ids, &n_ids, &err))
+            turbod_template_encode(v, tok, &r, false, &ids, &n_ids, &err))
             fail_msg("%s", err.text);
         for (size_t i = 0; i < n_ids; i++)
             special += ids[i] <= 2 || ids[i] >= 92538;

@@ -1,0 +1,208 @@
+/* core/chat/dialogue.c: see dialogue.h. */
+#include "chat/dialogue.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/checked.h"
+#include "util/err.h"
+
+#define MOST_TURNS 2048
+
+static turbo_status no_memory(turbo_err *err)
+{
+    return turbod_err(err, TURBO_ENOMEM, "no memory for the conversation");
+}
+
+static void free_turn(turbod_turn *t)
+{
+    free(t->role);
+    free(t->name);
+    free(t->content);
+}
+
+void turbod_dialogue_cut(turbod_dialogue *d, size_t n)
+{
+    while (d->n > n)
+        free_turn(&d->turns[--d->n]);
+    d->n_ids = 0;
+    for (size_t i = d->n; i-- > 0 && !d->n_ids;)
+        d->n_ids = d->turns[i].ids_end;
+}
+
+void turbod_dialogue_free(turbod_dialogue *d)
+{
+    turbod_dialogue_cut(d, 0);
+    free(d->turns);
+    free(d->ids);
+    *d = (turbod_dialogue){0};
+}
+
+turbo_status turbod_dialogue_add(turbod_dialogue *d, const turbod_message *m, turbo_err *err)
+{
+    size_t bytes;
+    if (d->n >= MOST_TURNS)
+        return turbod_err(err, TURBO_ELIMIT, "a conversation has at most %d messages", MOST_TURNS);
+    if (d->n == d->cap) {
+        size_t cap = d->cap ? 2 * d->cap : 8;
+        if (!turbod_mul(cap, sizeof *d->turns, &bytes))
+            return no_memory(err);
+        turbod_turn *p = realloc(d->turns, bytes);
+        if (!p)
+            return no_memory(err);
+        d->turns = p;
+        d->cap = cap;
+    }
+    turbod_turn t = {.content_len = m->content_len};
+    t.role = strdup(m->role);
+    t.name = m->name ? strdup(m->name) : NULL;
+    t.content = turbod_add(m->content_len, 1, &bytes) ? malloc(bytes) : NULL;
+    if (!t.role || !t.content || (m->name && !t.name)) {
+        free_turn(&t);
+        return no_memory(err);
+    }
+    memcpy(t.content, m->content, m->content_len);
+    t.content[m->content_len] = '\0';
+    d->turns[d->n++] = t;
+    return TURBO_OK;
+}
+
+static bool same_turn(const turbod_turn *t, const turbod_message *m)
+{
+    return !strcmp(t->role, m->role) && !t->name == !m->name &&
+           (!m->name || !strcmp(t->name, m->name)) && t->content_len == m->content_len &&
+           !memcmp(t->content, m->content, m->content_len);
+}
+
+turbo_status turbod_dialogue_set(turbod_dialogue *d, const turbod_message *msgs, size_t n,
+                                 turbo_err *err)
+{
+    size_t same = 0;
+    while (same < n && same < d->n && same_turn(&d->turns[same], &msgs[same]))
+        same++;
+    turbod_dialogue_cut(d, same);
+    turbo_status st = TURBO_OK;
+    for (size_t i = same; i < n && !st; i++)
+        st = turbod_dialogue_add(d, &msgs[i], err);
+    return st;
+}
+
+/* ---- the prompt ----------------------------------------------------------------------------------------- */
+
+static turbo_status render(const turbod_dialogue *d, size_t n, const turbod_chat_kit *kit,
+                           bool open_answer, turbod_render *out, turbo_err *err)
+{
+    turbod_render_opts opts = {.add_generation_prompt = open_answer,
+                               .continue_final_message = !open_answer};
+    turbod_message *m = calloc(n ? n : 1, sizeof *m);
+    *out = (turbod_render){0};
+    if (!m)
+        return no_memory(err);
+    for (size_t i = 0; i < n; i++)
+        m[i] = (turbod_message){d->turns[i].role, d->turns[i].name, d->turns[i].content,
+                                d->turns[i].content_len};
+    turbo_status st = turbod_template_render(kit->chat, m, n, &opts, out, err);
+    free(m);
+    return st;
+}
+
+/* Is `head` what `whole` begins with, segment by segment? Its last text may go on in whole. */
+static bool begins_with(const turbod_render *whole, const turbod_render *head)
+{
+    if (head->n > whole->n || head->text.len > whole->text.len ||
+        memcmp(head->text.ptr, whole->text.ptr, head->text.len))
+        return false;
+    for (size_t i = 0; i < head->n; i++) {
+        const turbod_segment *a = &head->segments[i], *b = &whole->segments[i];
+        bool last = i + 1 == head->n && !a->special;
+        if (a->special != b->special || a->at != b->at ||
+            (last ? b->len < a->len : b->len != a->len))
+            return false;
+    }
+    return true;
+}
+
+/* Encodes what whole has behind head. */
+static turbo_status encode_rest(turbod_render *whole, const turbod_render *head,
+                                const turbod_chat_kit *kit, int32_t **ids, size_t *n,
+                                turbo_err *err)
+{
+    size_t from = head->n;
+    if (from && whole->segments[from - 1].len > head->segments[from - 1].len) {
+        turbod_segment *g = &whole->segments[--from];
+        size_t shown = head->segments[from].len;
+        g->at += shown;
+        g->len -= shown;
+    }
+    turbod_render rest = {.text = whole->text,
+                          .segments = whole->segments + from,
+                          .n = whole->n - from};
+    return turbod_template_encode(kit->vtbl, kit->tok, &rest, true, ids, n, err);
+}
+
+static turbo_status join(const turbod_dialogue *d, int32_t **ids, size_t *n, turbo_err *err)
+{
+    size_t all, bytes;
+    int32_t *p = turbod_add(d->n_ids, *n, &all) && turbod_mul(all, sizeof *p, &bytes)
+                     ? malloc(bytes ? bytes : 1)
+                     : NULL;
+    if (!p)
+        return no_memory(err);
+    memcpy(p, d->ids, d->n_ids * sizeof *p);
+    memcpy(p + d->n_ids, *ids, *n * sizeof *p);
+    free(*ids);
+    *ids = p;
+    *n = all;
+    return TURBO_OK;
+}
+
+turbo_status turbod_dialogue_prompt(const turbod_dialogue *d, const turbod_chat_kit *kit,
+                                    int32_t **ids, size_t *n_ids, turbo_err *err)
+{
+    turbod_render whole, head = {0};
+    size_t answered = d->n;
+    while (d->n_ids && answered && d->turns[answered - 1].ids_end != d->n_ids)
+        answered--;
+    *ids = NULL;
+    turbo_status st = render(d, d->n, kit, true, &whole, err);
+    if (!st && answered && d->n_ids)
+        st = render(d, answered, kit, false, &head, err);
+    if (!st && head.n && begins_with(&whole, &head)) {
+        st = encode_rest(&whole, &head, kit, ids, n_ids, err);
+        if (!st)
+            st = join(d, ids, n_ids, err);
+    } else if (!st) {
+        st = turbod_template_encode(kit->vtbl, kit->tok, &whole, false, ids, n_ids, err);
+    }
+    turbod_render_free(&whole);
+    turbod_render_free(&head);
+    if (st) {
+        free(*ids);
+        *ids = NULL;
+    }
+    return st;
+}
+
+turbo_status turbod_dialogue_answer(turbod_dialogue *d, const int32_t *prompt, size_t n_prompt,
+                                    const int32_t *ids, size_t n_ids, const char *text, size_t len,
+                                    turbo_err *err)
+{
+    size_t all, bytes;
+    turbod_message m = {.role = "assistant", .content = text, .content_len = len};
+    if (!turbod_add(n_prompt, n_ids, &all) || !turbod_mul(all, sizeof *ids, &bytes))
+        return no_memory(err);
+    if (all > d->cap_ids) {
+        int32_t *p = realloc(d->ids, bytes);
+        if (!p)
+            return no_memory(err);
+        d->ids = p;
+        d->cap_ids = all;
+    }
+    turbo_status st = turbod_dialogue_add(d, &m, err);
+    if (st || !n_ids)
+        return st;
+    memcpy(d->ids, prompt, n_prompt * sizeof *ids);
+    memcpy(d->ids + n_prompt, ids, n_ids * sizeof *ids);
+    d->n_ids = d->turns[d->n - 1].ids_end = all;
+    return TURBO_OK;
+}
