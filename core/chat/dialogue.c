@@ -6,6 +6,7 @@
 
 #include "util/checked.h"
 #include "util/err.h"
+#include "util/utf8.h"
 
 #define MOST_TURNS 2048
 
@@ -204,5 +205,80 @@ turbo_status turbod_dialogue_answer(turbod_dialogue *d, const int32_t *prompt, s
     memcpy(d->ids, prompt, n_prompt * sizeof *ids);
     memcpy(d->ids + n_prompt, ids, n_ids * sizeof *ids);
     d->n_ids = d->turns[d->n - 1].ids_end = all;
+    return TURBO_OK;
+}
+
+/* ---- bytes ------------------------------------------------------------------------------------------------ */
+
+/* A turn: its four lengths, then role, name and content. */
+typedef struct packed {
+    uint64_t role, name, content, ids_end; /* name: UINT64_MAX when there is none */
+} packed;
+
+void turbod_dialogue_pack(const turbod_dialogue *d, turbod_buf *out)
+{
+    turbod_buf_add(out, "", 0);
+    for (size_t i = 0; i < d->n; i++) {
+        const turbod_turn *t = &d->turns[i];
+        packed p = {strlen(t->role), t->name ? strlen(t->name) : UINT64_MAX, t->content_len,
+                    t->ids_end};
+        turbod_buf_add(out, &p, sizeof p);
+        turbod_buf_str(out, t->role);
+        if (t->name)
+            turbod_buf_str(out, t->name);
+        turbod_buf_add(out, t->content, t->content_len);
+    }
+}
+
+/* A string of n bytes at *at as text with an end; NULL: not there, or not text. */
+static char *take_text(const char *bytes, size_t size, size_t *at, uint64_t n)
+{
+    if (n > size - *at || !turbod_utf8_valid(bytes + *at, (size_t)n))
+        return NULL;
+    char *s = malloc((size_t)n + 1);
+    if (s) {
+        memcpy(s, bytes + *at, (size_t)n);
+        s[n] = '\0';
+        *at += (size_t)n;
+    }
+    return s;
+}
+
+static bool unpack_turn(turbod_dialogue *d, const char *bytes, size_t n, size_t *at, size_t n_ids,
+                        turbo_err *err)
+{
+    packed p;
+    if (n - *at < sizeof p)
+        return false;
+    memcpy(&p, bytes + *at, sizeof p);
+    *at += sizeof p;
+    bool named = p.name != UINT64_MAX;
+    char *role = take_text(bytes, n, at, p.role);
+    char *name = role && named ? take_text(bytes, n, at, p.name) : NULL;
+    char *content = role && !name == !named ? take_text(bytes, n, at, p.content) : NULL;
+    turbod_message m = {role, name, content, (size_t)p.content};
+    bool ok = content && *role && p.ids_end <= n_ids && !turbod_dialogue_add(d, &m, err);
+    if (ok)
+        d->turns[d->n - 1].ids_end = (size_t)p.ids_end;
+    free(role);
+    free(name);
+    free(content);
+    return ok;
+}
+
+turbo_status turbod_dialogue_unpack(turbod_dialogue *d, const char *bytes, size_t n,
+                                    const int32_t *ids, size_t n_ids, turbo_err *err)
+{
+    size_t at = 0, size;
+    bool ok = true;
+    while (ok && at < n)
+        ok = unpack_turn(d, bytes, n, &at, n_ids, err);
+    d->ids = ok && turbod_mul(n_ids ? n_ids : 1, sizeof *ids, &size) ? malloc(size) : NULL;
+    if (!d->ids) {
+        turbod_dialogue_free(d);
+        return turbod_err(err, TURBO_EDATA, "the conversation in the file is damaged");
+    }
+    memcpy(d->ids, ids, n_ids * sizeof *ids);
+    d->n_ids = d->cap_ids = n_ids;
     return TURBO_OK;
 }

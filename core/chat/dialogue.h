@@ -48,4 +48,10 @@ turbo_status turbod_dialogue_answer(turbod_dialogue *d, const int32_t *prompt, s
                                     const int32_t *ids, size_t n_ids, const char *text, size_t len,
                                     turbo_err *err);
 
+/* All but the ids as bytes, for a file; out->failed when there is no memory. unpack reads them strictly
+ * into an empty dialogue, with ids copied: EDATA when they are not what pack wrote. */
+void turbod_dialogue_pack(const turbod_dialogue *d, turbod_buf *out);
+turbo_status turbod_dialogue_unpack(turbod_dialogue *d, const char *bytes, size_t n,
+                                    const int32_t *ids, size_t n_ids, turbo_err *err);
+
 #endif

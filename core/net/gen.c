@@ -8,6 +8,7 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "net/sessions.h"
 #include "util/err.h"
 
 #define MAX_TEXT ((size_t)256 << 20)
@@ -38,12 +39,14 @@ void turbod_gen_free(turbod_gen *g)
 {
     if (!g)
         return;
+    turbod_interactive_settle(g); /* it was never submitted */
     for (int i = 0; i < g->n_choices; i++) {
         turbod_choice *c = &g->choices[i];
         turbod_request_release(c->request);
         turbod_buf_free(&c->text);
         turbod_buf_free(&c->records);
         turbod_buf_free(&c->tops);
+        turbod_buf_free(&c->ids);
         turbod_detok_free(c->detok);
     }
     for (int i = 0; i < g->n_prompts; i++)
@@ -133,10 +136,14 @@ static void on_event(void *ctx, const turbod_event *ev)
     if (!terminal) {
         if (!x->t_first)
             x->t_first = turbod_ms();
+        c->n_tokens++;
         if (g->params.s.n_logprobs >= 0 || g->params.return_ids)
             keep_record(c, ev);
+        if (g->kind == FOR_INTERACTIVE)
+            turbod_buf_add(&c->ids, &ev->token, sizeof ev->token);
     } else {
         c->done = true;
+        c->ended_well = ev->kind == TURBOD_EV_DONE;
         c->timings = ev->timings;
         c->finish = ev->finish;
         c->stop_index = ev->stop_index;
@@ -145,8 +152,10 @@ static void on_event(void *ctx, const turbod_event *ev)
         if (ev->kind == TURBOD_EV_ERROR)
             on_error(c, ev);
     }
-    if (c->text.failed || c->records.failed || c->tops.failed)
+    if (c->text.failed || c->records.failed || c->tops.failed || c->ids.failed)
         turbod_gen_fail_locked(g, 503, "out_of_memory", "no memory for the answer");
+    if (terminal)
+        turbod_interactive_settle(g);
     if (x->job_done) {
         if (turbod_gen_over(g))
             x->reply_ready = true;
@@ -244,6 +253,9 @@ static bool submit_one(turbod_gen *g, turbod_choice *c, const char *const *stops
         .keep_special = p->keep_special,
         .queue_timeout_ms = x->rules->queue_ms,
         .timeout_ms = x->rules->request_ms,
+        .tenant = x->label,
+        .priority = p->priority,
+        .cache_salt = p->cache_salt,
         .id = x->id,
         .on_event = on_event,
         .ctx = c,
@@ -260,6 +272,8 @@ static bool submit_one(turbod_gen *g, turbod_choice *c, const char *const *stops
         turbod_gen_fail_locked(g, 503, "engine_error", err.text); /* ends the ones before it */
     } else {
         c->request = r;
+        if (g->session)
+            turbod_session_runs(x->http, g->session, r);
         if (x->gone || g->fail_status)
             turbod_request_cancel(r);
     }
@@ -288,6 +302,7 @@ static bool make_choices(turbod_gen *g)
         turbod_buf_init(&c->text, MAX_TEXT);
         turbod_buf_init(&c->records, MAX_TEXT);
         turbod_buf_init(&c->tops, MAX_TEXT);
+        turbod_buf_init(&c->ids, MAX_TEXT);
     }
     return true;
 }
@@ -310,7 +325,8 @@ bool turbod_gen_start(turbod_gen *g)
     if (g->params.stream) {
         x->reply.status = 200;
         x->reply.stream = true;
-        x->reply.type = "text/event-stream";
+        x->reply.type =
+            g->kind == FOR_INTERACTIVE ? "application/x-ndjson" : "text/event-stream";
         x->last_out = turbod_ms();
     }
     pthread_mutex_unlock(&x->mu);
@@ -451,6 +467,10 @@ void turbod_gen_reply_locked(turbod_gen *g)
         turbod_reply_error(x, g->fail_status, g->fail_code, NULL, "%s", g->fail_text);
         if (g->fail_status == 503)
             x->reply.retry_after = 2;
+        return;
+    }
+    if (g->kind == FOR_INTERACTIVE) {
+        turbod_interactive_reply(g);
         return;
     }
     turbod_buf *b = &x->reply.body;

@@ -28,13 +28,15 @@ typedef struct turbod_params {
     int64_t top_logprobs;                        /* chat; -1 not given */
     bool stream, include_usage, logprobs, echo, ignore_eos, include_stop, keep_special, spaces,
         return_ids, add_generation_prompt, continue_final, parallel;
+    int32_t priority;
+    char cache_salt[TURBOD_MAX_SALT + 1];
     char policy[65];
     bool policy_given;
     const cJSON *policy_args; /* inside the body, while it lives */
     turbod_buf warnings;      /* JSON strings, comma-separated */
 } turbod_params;
 
-enum { FOR_CHAT = 1, FOR_COMPLETION = 2 };
+enum { FOR_CHAT = 1, FOR_COMPLETION = 2, FOR_INTERACTIVE = 4 };
 
 /* Reads every member of the body. False: x->reply has the refusal. Lists of ids are checked against
  * the model's vocabulary. messages, prompt and other nouns of one route are left to it. */
@@ -73,11 +75,13 @@ typedef struct turbod_choice {
     turbod_request *request;
     int index, prompt;
     bool first_of_prompt;
-    bool done;
+    bool done, ended_well; /* ended_well: by stop or length */
     turbod_finish finish;
     int32_t stop_index, stop_token;
     turbod_timings timings;
     turbod_buf text, records, tops;
+    turbod_buf ids; /* int32_t of a session's answer, without the one that ended it */
+    int32_t n_tokens;
     /* what was already written out */
     size_t text_sent, records_sent;
     bool role_sent, end_sent;
@@ -92,7 +96,7 @@ typedef struct turbod_prompt {
 
 struct turbod_gen {
     turbod_exchange *x;
-    int kind; /* FOR_CHAT, FOR_COMPLETION */
+    int kind; /* FOR_... */
     turbod_params params;
     char id[40]; /* "chatcmpl-..." */
     int64_t created;
@@ -107,6 +111,11 @@ struct turbod_gen {
     turbod_buf prefix; /* of every chunk */
     bool submitted; /* all requests are in; none will follow */
     bool warnings_sent, usage_sent, stream_over;
+    /* interactive.c */
+    struct turbod_session *session; /* taken, until the answer ended */
+    char session_id[65];
+    size_t turns_before, history; /* messages, and tokens, of the session before this turn */
+    bool end_session;
 };
 
 turbod_gen *turbod_gen_new(turbod_exchange *x, int kind, int n_prompts);
@@ -128,6 +137,10 @@ void turbod_gen_reply_locked(turbod_gen *g);
 ssize_t turbod_stream_read(turbod_exchange *x, char *buf, size_t max);
 /* sse.c, under x->mu: writes what is new to x->out. */
 void turbod_sse_fill(turbod_gen *g);
+/* interactive.c, under x->mu. */
+void turbod_interactive_settle(turbod_gen *g);
+void turbod_interactive_reply(turbod_gen *g);
+void turbod_interactive_fill(turbod_gen *g);
 /* logprobs.c: records [from, to) of a choice as the value of "logprobs". */
 void turbod_logprobs_json(turbod_buf *b, turbod_choice *c, size_t from, size_t to);
 

@@ -8,6 +8,7 @@
 
 #include "net/gen.h"
 #include "net/net.h"
+#include "net/sessions.h"
 #include "util/err.h"
 #include "util/log.h"
 
@@ -41,7 +42,9 @@ static void destroy(turbod_http *h)
 {
     turbod_door_close(h);
     turbod_rules_release(h->rules);
+    turbod_sessions_free(h);
     free(h->by_fd);
+    pthread_mutex_destroy(&h->session_mu);
     pthread_mutex_destroy(&h->mu);
     pthread_mutex_destroy(&h->job_mu);
     pthread_cond_destroy(&h->job_wake);
@@ -57,8 +60,10 @@ turbo_status turbod_http_start(turbod_service *svc, turbod_http **out, turbo_err
     h->svc = svc;
     h->listen_fd = h->epoll_fd = h->wake_fd = h->spare_fd = -1;
     h->max_connections = (int)c->max_connections;
+    h->max_sessions = (int)c->max_sessions;
     h->max_per_ip = (int)c->max_connections_per_ip;
     pthread_mutex_init(&h->mu, NULL);
+    pthread_mutex_init(&h->session_mu, NULL);
     pthread_mutex_init(&h->job_mu, NULL);
     pthread_cond_init(&h->job_wake, NULL);
     turbo_status st = turbod_rules_new(c, &h->rules, err);

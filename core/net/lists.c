@@ -191,7 +191,7 @@ bool turbod_lists_settle(turbod_params_ctx *c, int kind)
 {
     const turbod_service *svc = c->x->http->svc;
     turbod_params *p = c->p;
-    int32_t n_chat = kind == FOR_CHAT && !p->ignore_eos ? svc->n_stop_ids : 0;
+    int32_t n_chat = kind != FOR_COMPLETION && !p->ignore_eos ? svc->n_stop_ids : 0;
     p->n_stop_ids = p->n_user_stop_ids + n_chat;
     if (n_chat) {
         int32_t *all = realloc(p->stop_ids, (size_t)p->n_stop_ids * sizeof *all);

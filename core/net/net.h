@@ -23,6 +23,7 @@
 
 typedef struct turbod_exchange turbod_exchange;
 typedef struct turbod_gen turbod_gen;
+struct turbod_session;
 
 /* ---- configuration of the network side: immutable, counted, swapped as a whole ------------------ */
 
@@ -163,6 +164,9 @@ void turbod_route_judge(turbod_exchange *x, const turbod_head *h);
 
 void turbod_api_chat(turbod_exchange *x);
 void turbod_api_completions(turbod_exchange *x);
+void turbod_api_interactive(turbod_exchange *x);
+void turbod_api_slots(turbod_exchange *x);
+void turbod_api_slot(turbod_exchange *x);
 void turbod_api_models(turbod_exchange *x);
 void turbod_api_model(turbod_exchange *x);
 void turbod_api_health(turbod_exchange *x);
@@ -202,6 +206,11 @@ struct turbod_http {
     pthread_mutex_t job_mu;
     pthread_cond_t job_wake;
     turbod_exchange *job_head, *job_tail;
+
+    pthread_mutex_t session_mu; /* guards what follows */
+    struct turbod_session *sessions;
+    int n_sessions, max_sessions;
+    uint64_t last_session;
 
     _Atomic uint64_t body_bytes;
     _Atomic uint64_t responses[6]; /* by hundreds */

@@ -16,7 +16,7 @@ typedef turbod_params_ctx ctx;
 
 struct field {
     const char *name;
-    int kinds; /* FOR_CHAT | FOR_COMPLETION */
+    int kinds; /* FOR_... */
     bool (*read)(ctx *c, const turbod_field *f, const cJSON *v);
     size_t at; /* in turbod_params */
     double lo, hi;
@@ -188,6 +188,14 @@ static bool read_user(ctx *c, const turbod_field *f, const cJSON *v)
     return true;
 }
 
+static bool read_salt(ctx *c, const turbod_field *f, const cJSON *v)
+{
+    if (!cJSON_IsString(v) || strlen(v->valuestring) > TURBOD_MAX_SALT)
+        return turbod_params_bad(c, f->name, v, "a string of at most 256 bytes");
+    memcpy(c->p->cache_salt, v->valuestring, strlen(v->valuestring) + 1);
+    return true;
+}
+
 static bool read_metadata(ctx *c, const turbod_field *f, const cJSON *v)
 {
     int n = 0;
@@ -261,64 +269,79 @@ static bool read_response_format(ctx *c, const turbod_field *f, const cJSON *v)
     return false;
 }
 
+/* These routes keep no history. */
+static bool read_no_session(ctx *c, const turbod_field *f, const cJSON *v)
+{
+    double d;
+    if (cJSON_IsFalse(v) || turbod_json_num(v, f->lo, f->lo, &d))
+        return true;
+    turbod_reply_error(c->x, 400, "unsupported_value", f->name,
+                       "this route keeps no history; POST /v1/chat/interactive does");
+    return false;
+}
+
 /* ---- the table ----------------------------------------------------------------------------------------- */
 
+#define ALL (FOR_CHAT | FOR_COMPLETION | FOR_INTERACTIVE)
 #define BOTH (FOR_CHAT | FOR_COMPLETION)
+#define INTER FOR_INTERACTIVE
 #define CHAT FOR_CHAT
 #define COMP FOR_COMPLETION
 #define P(member) offsetof(turbod_params, member)
 #define INT32 2147483647.0
 
 static const turbod_field fields[] = {
-    {"model", BOTH, read_model, 0, 0, 0},
+    {"model", ALL, read_model, 0, 0, 0},
     {"messages", CHAT, skip, 0, 0, 0},
     {"prompt", COMP, skip, 0, 0, 0},
-    {"stream", BOTH, read_bool, P(stream), 0, 0},
+    {"stream", ALL, read_bool, P(stream), 0, 0},
     {"stream_options", BOTH, read_stream_options, 0, 0, 0},
-    {"max_tokens", BOTH, read_int64, P(max_tokens), 1, INT32},
-    {"max_completion_tokens", BOTH, read_int64, P(max_completion), 1, INT32},
-    {"max_new_tokens", BOTH, read_int64, P(max_completion), 1, INT32},
+    {"max_tokens", ALL, read_int64, P(max_tokens), 1, INT32},
+    {"max_completion_tokens", ALL, read_int64, P(max_completion), 1, INT32},
+    {"max_new_tokens", ALL, read_int64, P(max_completion), 1, INT32},
     {"n", BOTH, read_int64, P(n), 1, TURBOD_MAX_N},
     {"best_of", COMP, neutral, 0, 1, 0},
-    {"seed", BOTH, read_seed, 0, (double)-TURBOD_SAFE_INT, (double)TURBOD_SAFE_INT},
-    {"stop", BOTH, turbod_read_stop, 0, 0, 0},
-    {"temperature", BOTH, read_float, P(s.temperature), 0, 2},
-    {"top_p", BOTH, read_float, P(s.top_p), 1e-12, 1},
-    {"top_k", BOTH, read_top_k, 0, -1, INT32},
-    {"min_p", BOTH, read_float, P(s.min_p), 0, 1},
-    {"presence_penalty", BOTH, read_float, P(s.presence_penalty), -2, 2},
-    {"frequency_penalty", BOTH, read_float, P(s.frequency_penalty), -2, 2},
-    {"repetition_penalty", BOTH, read_float, P(s.repetition_penalty), 1e-6, 10},
-    {"repeat_penalty", BOTH, read_float, P(s.repetition_penalty), 1e-6, 10},
-    {"min_tokens", BOTH, read_int32, P(s.min_tokens), 0, INT32},
-    {"min_new_tokens", BOTH, read_int32, P(s.min_tokens), 0, INT32},
+    {"seed", ALL, read_seed, 0, (double)-TURBOD_SAFE_INT, (double)TURBOD_SAFE_INT},
+    {"stop", ALL, turbod_read_stop, 0, 0, 0},
+    {"temperature", ALL, read_float, P(s.temperature), 0, 2},
+    {"top_p", ALL, read_float, P(s.top_p), 1e-12, 1},
+    {"top_k", ALL, read_top_k, 0, -1, INT32},
+    {"min_p", ALL, read_float, P(s.min_p), 0, 1},
+    {"presence_penalty", ALL, read_float, P(s.presence_penalty), -2, 2},
+    {"frequency_penalty", ALL, read_float, P(s.frequency_penalty), -2, 2},
+    {"repetition_penalty", ALL, read_float, P(s.repetition_penalty), 1e-6, 10},
+    {"repeat_penalty", ALL, read_float, P(s.repetition_penalty), 1e-6, 10},
+    {"min_tokens", ALL, read_int32, P(s.min_tokens), 0, INT32},
+    {"min_new_tokens", ALL, read_int32, P(s.min_tokens), 0, INT32},
     {"logprobs", CHAT, read_bool, P(logprobs), 0, 0},
     {"logprobs", COMP, read_int32, P(s.n_logprobs), 0, 20},
     {"top_logprobs", CHAT, read_int64, P(top_logprobs), 0, 20},
-    {"logit_bias", BOTH, turbod_read_bias, 0, 0, 0},
-    {"allowed_token_ids", BOTH, turbod_read_allowed, 0, 0, 0},
-    {"bad_words", BOTH, turbod_read_bad_words, 0, 0, 0},
-    {"stop_token_ids", BOTH, turbod_read_stop_ids, 0, 0, 0},
-    {"ignore_eos", BOTH, read_bool, P(ignore_eos), 0, 0},
-    {"include_stop_str_in_output", BOTH, read_bool, P(include_stop), 0, 0},
-    {"skip_special_tokens", BOTH, read_not_bool, P(keep_special), 0, 0},
-    {"spaces_between_special_tokens", BOTH, read_bool, P(spaces), 0, 0},
-    {"return_token_ids", BOTH, read_bool, P(return_ids), 0, 0},
+    {"logit_bias", ALL, turbod_read_bias, 0, 0, 0},
+    {"allowed_token_ids", ALL, turbod_read_allowed, 0, 0, 0},
+    {"bad_words", ALL, turbod_read_bad_words, 0, 0, 0},
+    {"stop_token_ids", ALL, turbod_read_stop_ids, 0, 0, 0},
+    {"ignore_eos", ALL, read_bool, P(ignore_eos), 0, 0},
+    {"include_stop_str_in_output", ALL, read_bool, P(include_stop), 0, 0},
+    {"skip_special_tokens", ALL, read_not_bool, P(keep_special), 0, 0},
+    {"spaces_between_special_tokens", ALL, read_bool, P(spaces), 0, 0},
+    {"return_token_ids", ALL, read_bool, P(return_ids), 0, 0},
     {"echo", COMP, read_bool, P(echo), 0, 0},
     {"echo", CHAT, neutral, 0, 0, 0},
     {"add_generation_prompt", CHAT, read_bool, P(add_generation_prompt), 0, 0},
     {"continue_final_message", CHAT, read_bool, P(continue_final), 0, 0},
-    {"request_id", BOTH, read_request_id, 0, 0, 0},
-    {"policy", BOTH, read_policy, 0, 0, 0},
-    {"policy_args", BOTH, read_policy_args, 0, 0, 0},
-    {"user", BOTH, read_user, 0, 0, 0},
-    {"safety_identifier", BOTH, read_user, 0, 0, 0},
-    {"metadata", BOTH, read_metadata, 0, 0, 0},
-    {"response_format", BOTH, read_response_format, 0, 0, 0},
+    {"request_id", ALL, read_request_id, 0, 0, 0},
+    {"policy", ALL, read_policy, 0, 0, 0},
+    {"policy_args", ALL, read_policy_args, 0, 0, 0},
+    {"priority", ALL, read_int32, P(priority), -TURBOD_MAX_PRIORITY, TURBOD_MAX_PRIORITY},
+    {"cache_salt", ALL, read_salt, 0, 0, 0},
+    {"user", ALL, read_user, 0, 0, 0},
+    {"safety_identifier", ALL, read_user, 0, 0, 0},
+    {"metadata", ALL, read_metadata, 0, 0, 0},
+    {"response_format", ALL, read_response_format, 0, 0, 0},
     {"tool_choice", CHAT, read_tool_choice, 0, 0, 0},
     {"parallel_tool_calls", CHAT, read_bool, P(parallel), 0, 0},
     {"function_call", CHAT, read_tool_choice, 0, 0, 0},
-    {"service_tier", BOTH, read_tier, 0, 0, 0},
+    {"service_tier", ALL, read_tier, 0, 0, 0},
     {"modalities", CHAT, read_modalities, 0, 0, 0},
     /* refused unless they say nothing */
     {"suffix", COMP, nothing, 0, 0, 0},
@@ -332,36 +355,43 @@ static const turbod_field fields[] = {
     {"prediction", CHAT, nothing, 0, 0, 0},
     {"web_search_options", CHAT, nothing, 0, 0, 0},
     {"mm_processor_kwargs", CHAT, nothing, 0, 0, 0},
-    {"store", BOTH, nothing, 0, 0, 0},
-    {"cache_salt", BOTH, nothing, 0, 0, 0},
-    {"logits_processors", BOTH, nothing, 0, 0, 0},
-    {"guided_json", BOTH, nothing, 0, 0, 0},
-    {"guided_regex", BOTH, nothing, 0, 0, 0},
-    {"guided_choice", BOTH, nothing, 0, 0, 0},
-    {"guided_grammar", BOTH, nothing, 0, 0, 0},
-    {"structured_outputs", BOTH, nothing, 0, 0, 0},
-    {"structural_tag", BOTH, nothing, 0, 0, 0},
-    {"grammar", BOTH, nothing, 0, 0, 0},
-    {"json_schema", BOTH, nothing, 0, 0, 0},
-    {"input_ids", BOTH, nothing, 0, 0, 0},
-    {"image_data", BOTH, nothing, 0, 0, 0},
-    {"lora", BOTH, nothing, 0, 0, 0},
-    {"priority", BOTH, neutral, 0, 0, 0},
-    {"session_id", BOTH, neutral, 0, -1, 0},
-    {"interactive_mode", BOTH, neutral, 0, 0, 0},
-    {"use_beam_search", BOTH, neutral, 0, 0, 0},
-    {"length_penalty", BOTH, neutral, 0, 1, 0},
-    {"early_stopping", BOTH, neutral, 0, 0, 0},
-    {"prompt_logprobs", BOTH, neutral, 0, 0, 0},
-    {"truncate_prompt_tokens", BOTH, neutral, 0, -1, 0},
-    {"typical_p", BOTH, neutral, 0, 1, 0},
-    {"tfs_z", BOTH, neutral, 0, 1, 0},
-    {"mirostat", BOTH, neutral, 0, 0, 0},
-    {"dry_multiplier", BOTH, neutral, 0, 0, 0},
-    {"xtc_probability", BOTH, neutral, 0, 0, 0},
-    {"top_n_sigma", BOTH, neutral, 0, -1, 0},
-    {"repetition_ngram_size", BOTH, neutral, 0, 0, 0},
-    {"repetition_ngram_threshold", BOTH, neutral, 0, 0, 0},
+    {"store", ALL, nothing, 0, 0, 0},
+    {"logits_processors", ALL, nothing, 0, 0, 0},
+    {"guided_json", ALL, nothing, 0, 0, 0},
+    {"guided_regex", ALL, nothing, 0, 0, 0},
+    {"guided_choice", ALL, nothing, 0, 0, 0},
+    {"guided_grammar", ALL, nothing, 0, 0, 0},
+    {"structured_outputs", ALL, nothing, 0, 0, 0},
+    {"structural_tag", ALL, nothing, 0, 0, 0},
+    {"grammar", ALL, nothing, 0, 0, 0},
+    {"json_schema", ALL, nothing, 0, 0, 0},
+    {"input_ids", ALL, nothing, 0, 0, 0},
+    {"image_data", ALL, nothing, 0, 0, 0},
+    {"lora", ALL, nothing, 0, 0, 0},
+    {"session_id", BOTH, read_no_session, 0, -1, 0},
+    {"interactive_mode", BOTH, read_no_session, 0, 0, 0},
+    /* LMDeploy's /v1/chat/interactive; interactive.c reads the rest of these itself */
+    {"prompt", INTER, skip, 0, 0, 0},
+    {"session_id", INTER, skip, 0, 0, 0},
+    {"interactive_mode", INTER, skip, 0, 0, 0},
+    {"cancel", INTER, skip, 0, 0, 0},
+    {"request_output_len", INTER, read_int64, P(max_completion), 1, INT32},
+    {"image_url", INTER, nothing, 0, 0, 0},
+    {"adapter_name", INTER, nothing, 0, 0, 0},
+    {"n", INTER, neutral, 0, 1, 0},
+    {"use_beam_search", ALL, neutral, 0, 0, 0},
+    {"length_penalty", ALL, neutral, 0, 1, 0},
+    {"early_stopping", ALL, neutral, 0, 0, 0},
+    {"prompt_logprobs", ALL, neutral, 0, 0, 0},
+    {"truncate_prompt_tokens", ALL, neutral, 0, -1, 0},
+    {"typical_p", ALL, neutral, 0, 1, 0},
+    {"tfs_z", ALL, neutral, 0, 1, 0},
+    {"mirostat", ALL, neutral, 0, 0, 0},
+    {"dry_multiplier", ALL, neutral, 0, 0, 0},
+    {"xtc_probability", ALL, neutral, 0, 0, 0},
+    {"top_n_sigma", ALL, neutral, 0, -1, 0},
+    {"repetition_ngram_size", ALL, neutral, 0, 0, 0},
+    {"repetition_ngram_threshold", ALL, neutral, 0, 0, 0},
 };
 
 bool turbod_unknown_field(turbod_exchange *x, turbod_buf *w, const char *where, const char *name)

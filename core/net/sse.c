@@ -142,6 +142,10 @@ void turbod_sse_fill(turbod_gen *g)
 {
     turbod_exchange *x = g->x;
     turbod_buf *o = &x->out;
+    if (g->kind == FOR_INTERACTIVE) {
+        turbod_interactive_fill(g);
+        return;
+    }
     if (g->stream_over)
         return;
     if (!g->prefix.ptr)
