@@ -148,9 +148,9 @@ static void on_event(void *ctx, const turbod_event *ev)
         c->finish = ev->finish;
         c->stop_index = ev->stop_index;
         c->stop_token = ev->stop_token;
-        g->n_open--;
         if (ev->kind == TURBOD_EV_ERROR)
-            on_error(c, ev);
+            on_error(c, ev); /* while the answer still counts as open: a complete one cannot fail */
+        g->n_open--;
     }
     if (c->text.failed || c->records.failed || c->tops.failed || c->ids.failed)
         turbod_gen_fail_locked(g, 503, "out_of_memory", "no memory for the answer");
