@@ -1,5 +1,5 @@
 /* core/net/slots.c: GET /slots, POST /slots/{session}?action=save|restore|erase. Workers; GET on the daemon
- * thread. Names and replies are those of llama.cpp's server; a slot here is a session. */
+ * thread. Names and replies are what other servers have; a slot here is a session. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -21,7 +21,7 @@ def test_chat(server):
     assert c["finish_reason"] == "stop" and c["stop_reason"] is None and c["logprobs"] is None
     u = r["usage"]
     assert u["prompt_tokens"] + u["completion_tokens"] == u["total_tokens"]
-    assert u["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert 0 <= u["prompt_tokens_details"]["cached_tokens"] < u["prompt_tokens"]
     t = r["timings"]
     assert t["prompt_n"] == u["prompt_tokens"] and t["predicted_n"] == u["completion_tokens"]
     assert t["predicted_per_second"] > 0 and "warnings" not in r
