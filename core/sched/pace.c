@@ -40,9 +40,9 @@ int32_t turbod_pace_budget(const turbod_pace *p, int32_t n_decodes, int32_t most
     if (decode <= 0 || p->token_ns <= 0)
         return most;
     double n = (p->stretch - 1) * decode / p->token_ns;
-    if (n >= most)
-        return most;
-    return n < TURBOD_PACE_LEAST ? TURBOD_PACE_LEAST : (int32_t)n;
+    if (n < TURBOD_PACE_LEAST)
+        n = TURBOD_PACE_LEAST;
+    return n < most ? (int32_t)n : most;
 }
 
 void turbod_pace_note(turbod_pace *p, int32_t n_decodes, int32_t n_prompt, int64_t ns)
@@ -51,7 +51,9 @@ void turbod_pace_note(turbod_pace *p, int32_t n_decodes, int32_t n_prompt, int64
         blend(&p->decode_ns[bucket_of(n_decodes)], (double)ns);
         return;
     }
+    /* Where decoding waits for memory the first prompt tokens cost nothing: then the estimate sinks until
+     * the chunk is large enough to show. */
     double rest = (double)ns - (n_decodes ? decode_cost(p, n_decodes) : 0);
-    if (rest > 0 && n_prompt >= TURBOD_PACE_LEAST)
-        blend(&p->token_ns, rest / n_prompt);
+    if (n_prompt >= TURBOD_PACE_LEAST)
+        blend(&p->token_ns, rest > 0 ? rest / n_prompt : 0);
 }
