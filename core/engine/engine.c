@@ -14,6 +14,7 @@
 #include "weights/fingerprint.h"
 #include "weights/weights.h"
 
+#define RESERVE 16 /* a tenant may have 1/16 of the queue when others filled it */
 #define IDLE_BEAT_NS 1000000000 /* an idle engine proves that it lives once a second */
 
 void turbod_engine_defaults(turbod_engine_opts *o)
@@ -201,6 +202,7 @@ static turbod_flow *flow_of(turbod_engine *e, const char *tenant)
         strncpy(f->label, tenant, sizeof f->label - 1);
         f->next = e->flows;
         e->flows = f;
+        e->n_flows++;
     }
     pthread_mutex_unlock(&e->admit_mu);
     return f;
@@ -286,10 +288,13 @@ turbo_status turbod_engine_submit(turbod_engine *e, const turbod_request_spec *s
         return st;
     st = equip(e, r, spec, err);
     pthread_mutex_lock(&e->admit_mu);
-    if (!st && atomic_load(&e->n_queued) >= e->queue_size)
-        st =
-            turbod_err(err, TURBO_EBUSY, "%d requests are waiting; try again later", e->queue_size);
+    /* A full queue of one tenant leaves a few places to each of the others. */
+    if (!st && atomic_load(&e->n_queued) >= e->queue_size &&
+        (e->n_flows < 2 || atomic_load(&r->flow->n_queued) > e->queue_size / RESERVE))
+        st = turbod_err(err, TURBO_EBUSY, "%d requests are waiting; try again later",
+                        atomic_load(&e->n_queued));
     if (!st) {
+        atomic_fetch_add(&r->flow->n_queued, 1);
         atomic_fetch_add(&e->n_queued, 1);
         atomic_fetch_add(&e->n_open, 1);
     }

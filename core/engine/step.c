@@ -6,6 +6,12 @@
 #include "util/err.h"
 #include "util/log.h"
 
+static void left_queue(turbod_engine *e, turbod_request *r)
+{
+    atomic_fetch_sub(&r->flow->n_queued, 1);
+    atomic_fetch_sub(&e->n_queued, 1);
+}
+
 void turbod_end(turbod_engine *e, turbod_request *r, const turbod_event *ev, int end_kind)
 {
     bool was_queued = !r->started;
@@ -13,7 +19,7 @@ void turbod_end(turbod_engine *e, turbod_request *r, const turbod_event *ev, int
     atomic_fetch_add_explicit(&e->metrics.ended[end_kind], 1, memory_order_relaxed);
     turbod_hist_add(&e->metrics.e2e, (double)(turbod_now() - r->t_submit) * 1e-9);
     if (was_queued)
-        atomic_fetch_sub(&e->n_queued, 1);
+        left_queue(e, r);
     atomic_fetch_sub(&e->n_open, 1);
     r->on_event(r->ctx, ev);
     turbod_request_release(r);
@@ -118,7 +124,7 @@ static void note_starts(turbod_engine *e)
         if (r->started)
             continue;
         r->started = true;
-        atomic_fetch_sub(&e->n_queued, 1);
+        left_queue(e, r);
         turbod_hist_add(&e->metrics.queue_time, (double)(r->t_start - r->t_submit) * 1e-9);
         if (e->prefix_caching)
             atomic_fetch_add_explicit(&e->metrics.prefix_queries, (uint64_t)r->n_prompt,

@@ -30,6 +30,7 @@ turbod_request *turbod_inbox_take(turbod_inbox *b, int64_t wait_ns);
 typedef struct turbod_flow {
     char label[72]; /* fixed */
     struct turbod_flow *next; /* list of all, guarded by the creator's lock */
+    _Atomic int n_queued;     /* submitted and never started */
     /* engine thread */
     turbod_request *head, *tail; /* preempted ones by age, then by priority, then by arrival */
     int32_t n_waiting, n_running;

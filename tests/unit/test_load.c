@@ -341,6 +341,41 @@ static void test_priorities(void **state)
     turbod_engine_close(e);
 }
 
+/* A tenant that fills the queue is told so, and leaves room for others. */
+static void test_queue_limit(void **state)
+{
+    (void)state;
+    int32_t text[32];
+    static result first, r[40];
+    turbo_err err;
+    turbod_request *req;
+    turbod_engine_opts o = small();
+    o.max_batch = 1;
+    o.queue_size = 32;
+    turbod_engine *e = open_engine(folder, o);
+    make_prompt(text, 32, 1, VOCAB);
+    turbod_request_spec s = ask(text, 32, 20);
+    gate = true;
+    start_spec(e, &first, s);
+    while (!turbod_engine_metrics(e)->running)
+        nap_ms(1);
+    s.tenant = "heavy";
+    for (int i = 0; i < 32; i++)
+        start_spec(e, &r[i], s);
+    assert_int_equal(turbod_engine_submit(e, &s, &req, &err), TURBO_EBUSY);
+    s.tenant = "light";
+    for (int i = 32; i < 35; i++)
+        start_spec(e, &r[i], s);
+    assert_int_equal(turbod_engine_submit(e, &s, &req, &err), TURBO_EBUSY);
+    gate = false;
+    finish(&first);
+    for (int i = 0; i < 35; i++)
+        finish(&r[i]);
+    start_spec(e, &first, s);
+    finish(&first);
+    turbod_engine_close(e);
+}
+
 static void test_deadlines(void **state)
 {
     (void)state;
@@ -487,6 +522,7 @@ int main(void)
         cmocka_unit_test(test_tenants),
         cmocka_unit_test(test_equal_tenants),
         cmocka_unit_test(test_priorities),
+        cmocka_unit_test(test_queue_limit),
         cmocka_unit_test(test_deadlines),
         cmocka_unit_test(test_storm),
         cmocka_unit_test(test_no_memory),
