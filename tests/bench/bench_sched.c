@@ -202,7 +202,9 @@ static void remove_folder(const char *folder)
 static int bench(const char *tokenizer, int vocab, int32_t steps, turbod_registry *reg)
 {
     static const kind kinds[] = {
-        {"greedy", 0, 1, 0}, {"greedy, 4 stops", 0, 1, 4}, {"temperature", 1, 1, 0},
+        {"greedy", 0, 1, 0},
+        {"greedy, 4 stops", 0, 1, 4},
+        {"temperature", 1, 1, 0},
         {"temperature, top_p", 1, 0.9f, 0},
     };
     static const int32_t batches[] = {1, 64, MAX_BATCH};
@@ -237,7 +239,8 @@ int main(int argc, char **argv)
     if (!plugins || (argc > 1 && !tokenizer) || steps < 10 || steps >= MAX_STEPS ||
         turbod_registry_open(plugins, &reg, &err)) {
         fprintf(stderr, "bench_sched: %s\n",
-                err.text[0] ? err.text : "set TURBO_PLUGIN_PATH; give a tokenizer folder and steps");
+                err.text[0] ? err.text
+                            : "set TURBO_PLUGIN_PATH; give a tokenizer folder and steps");
         return 64;
     }
     int bad = tokenizer ? bench(tokenizer, 2800, steps, reg) : 0;
