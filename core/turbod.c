@@ -91,6 +91,7 @@ static void *load_main(void *arg)
 {
     daemon_state *d = arg;
     uint64_t one = 1;
+    pthread_setname_np(pthread_self(), "turbo-load");
     d->load_status =
         turbod_service_load(&d->svc, true, turbod_progress_step, &d->progress, &d->load_err);
     turbod_progress_end(&d->progress);

@@ -50,6 +50,7 @@ static void *engine_main(void *arg)
 {
     turbod_engine *e = arg;
     bool busy = false;
+    pthread_setname_np(pthread_self(), "turbo-engine");
     while (!atomic_load(&e->stopping)) {
         turbod_take_arrivals(e, busy ? 0 : IDLE_BEAT_NS);
         turbod_visit(e);

@@ -466,6 +466,7 @@ static void *door_main(void *arg)
     struct epoll_event ev[64];
     int64_t last = turbod_ms(), rest_until = 0;
     char *space = malloc(PEEK_BYTES);
+    pthread_setname_np(pthread_self(), "turbo-door");
     while (space && !atomic_load(&h->stopping)) {
         int n = epoll_wait(h->epoll_fd, ev, 64, tick_ms(h));
         int64_t now = turbod_ms();

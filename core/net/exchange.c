@@ -143,6 +143,7 @@ void *turbod_worker_main(void *arg)
 {
     turbod_http *h = arg;
     turbod_exchange *x;
+    pthread_setname_np(pthread_self(), "turbo-worker");
     while ((x = job_take(h))) {
         run_job(x);
         turbod_exchange_release(x);

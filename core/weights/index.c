@@ -149,9 +149,7 @@ turbo_status turbod_index_open(const char *folder, turbod_index **out, turbo_err
                         "the folder has pytorch_model.bin only; pickle files can run code and are "
                         "not read: convert the model to safetensors");
     } else {
-        st =
-            turbod_err(err, TURBO_ENOENT,
-                       "%s has neither model.safetensors nor model.safetensors.index.json", folder);
+        st = collect(ix, err);
     }
     if (st)
         turbod_index_close(ix);
@@ -189,6 +187,11 @@ const turbod_st_tensor *turbod_index_find(const turbod_index *ix, const char *na
 size_t turbod_index_count(const turbod_index *ix)
 {
     return ix->n;
+}
+
+bool turbod_index_absent(const turbod_index *ix)
+{
+    return !ix->n_shards;
 }
 
 const turbod_st_tensor *turbod_index_at(const turbod_index *ix, size_t i)

@@ -7,12 +7,14 @@
 
 typedef struct turbod_index turbod_index;
 
-/* model.safetensors.index.json when it exists, else model.safetensors. */
+/* model.safetensors.index.json when it exists, else model.safetensors. A folder without weights of
+ * any format gives an index of nothing: whether that will do is the architecture's to say. */
 turbo_status turbod_index_open(const char *folder, turbod_index **out, turbo_err *err);
 void turbod_index_close(turbod_index *ix); /* NULL allowed */
 const turbod_st_tensor *turbod_index_find(const turbod_index *ix, const char *name);
 size_t turbod_index_count(const turbod_index *ix);
 const turbod_st_tensor *turbod_index_at(const turbod_index *ix, size_t i); /* sorted by name */
+bool turbod_index_absent(const turbod_index *ix); /* the folder has no weight file */
 uint64_t turbod_index_bytes(const turbod_index *ix);
 turbo_status turbod_index_unchanged(const turbod_index *ix, turbo_err *err);
 

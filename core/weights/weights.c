@@ -86,6 +86,7 @@ typedef struct checker {
     turbo_weights *w;
     turbo_err first;
     turbo_err *err; /* for defects of the plugin, which end the check */
+    bool absent; /* there is no weight file: the first tensor asked for ends the check */
     int faults;
     size_t found; /* tensors of the folder that the architecture names */
 } checker;
@@ -121,6 +122,10 @@ static turbo_status expect_one(void *ctx, const turbo_tensor_spec *spec)
     for (int32_t i = 0; i < spec->ndim; i++)
         dims[i] = (uint64_t)spec->dims[i];
     if (!t) {
+        if (!spec->optional && c->absent)
+            return turbod_err(c->err, TURBO_ENOENT,
+                              "the model folder has neither model.safetensors nor "
+                              "model.safetensors.index.json");
         if (!spec->optional) {
             snprintf(text, sizeof text, "tensor %.120s is missing", spec->name);
             report(c, text);
@@ -146,7 +151,7 @@ turbo_status turbod_weights_check(turbo_weights *w, const turbo_host *host,
                                   const turbo_model_vtbl *vtbl, const turbo_config *config,
                                   turbo_err *err)
 {
-    checker c = {.w = w, .err = err};
+    checker c = {.w = w, .err = err, .absent = turbod_index_absent(w->index)};
     turbo_status st = vtbl->expect(host, config, expect_one, &c, err);
     if (st)
         return st;

@@ -8,10 +8,9 @@
  * largest vocabulary, weigh less than 2^-62: less than half of the last bit of any sum here.
  * Leaving them out changes no result. */
 #include <math.h>
+#include <string.h>
 
 #include "samp.h"
-
-#define DEPTH 60.0 /* in units of the temperature */
 
 typedef struct draw {
     samp *s;
@@ -66,20 +65,18 @@ static void sort(const float *l, int32_t *ids, int32_t n)
     }
 }
 
-/* Without filters: one pass in order of id. */
+/* Without filters, in order of id: first the block in which the draw falls, then the place in it. */
 static int32_t draw_all(const draw *d, int32_t best, double u)
 {
     int32_t n = d->s->vocab;
-    double total = 0, sum = 0;
-    for (int32_t i = 0; i < n; i++)
-        total += weight(d, i);
-    for (int32_t i = 0; i < n; i++) {
-        double w = weight(d, i);
-        if (!(w > 0))
-            continue;
-        sum += w;
-        if (sum > u * total)
-            return i;
+    double *sums = d->s->prob, sum = 0;
+    double to = u * samp_sums(d->l, n, d->m, d->inv_t, sums);
+    for (int32_t b = 0; b * SAMP_BLOCK < n; b++) {
+        if (sum + sums[b] > to) {
+            int32_t id = samp_in_block(d->l, n, b, d->m, d->inv_t, sum, to);
+            return id < 0 ? best : id;
+        }
+        sum += sums[b];
     }
     return best;
 }
@@ -88,26 +85,28 @@ static int32_t draw_all(const draw *d, int32_t best, double u)
 static int32_t bucket_of(const draw *d, int32_t id)
 {
     double depth = (d->m - (double)d->l[id]) * d->inv_t;
-    if (!(depth < DEPTH))
+    if (!(depth < SAMP_DEPTH))
         return -1;
-    int32_t b = (int32_t)(depth * (SAMP_BUCKETS / DEPTH));
+    int32_t b = (int32_t)(depth * (SAMP_BUCKETS / SAMP_DEPTH));
     return b < SAMP_BUCKETS ? b : SAMP_BUCKETS - 1;
 }
 
 /* Deals the candidates into s->ids, bucket after bucket; returns their number. */
 static int32_t deal(draw *d)
 {
-    int32_t *end = d->s->end, *pool = d->s->pool, n = 0;
-    for (int32_t b = 0; b <= SAMP_BUCKETS; b++)
-        end[b] = 0;
+    int32_t *end = d->s->end, *pool = d->s->pool, n = 0, last = 0;
+    /* Only what was used is cleared, and only what is used is summed: usually few buckets are. */
+    memset(end, 0, (size_t)(d->s->last + 2) * sizeof *end);
     for (int32_t i = 0; i < d->s->vocab; i++) {
         int32_t b = bucket_of(d, i);
         if (b < 0)
             continue;
         pool[n++] = i;
         end[b + 1]++; /* counts, one place further */
+        last = b > last ? b : last;
     }
-    for (int32_t b = 1; b <= SAMP_BUCKETS; b++)
+    d->s->last = last;
+    for (int32_t b = 1; b <= last + 1; b++)
         end[b] += end[b - 1]; /* where bucket b begins, and so where b - 1 ends */
     for (int32_t k = 0; k < n; k++)
         d->s->ids[end[bucket_of(d, pool[k])]++] = pool[k];
@@ -125,10 +124,10 @@ static int32_t ranked(draw *d, int32_t k)
     return d->s->ids[k];
 }
 
-int32_t samp_draw(samp *s, const float *l, const turbo_sample_params *p, uint32_t position)
+int32_t samp_draw(samp *s, const float *l, const turbo_sample_params *p, uint32_t position,
+                  int32_t best)
 {
-    int32_t best;
-    if (samp_argmax(l, s->vocab, &best) || p->temperature <= 0)
+    if (p->temperature <= 0)
         return best;
     draw d = {.s = s, .l = l, .m = (double)l[best], .inv_t = 1.0 / (double)p->temperature};
     double u = samp_uniform(p->seed, position);
@@ -144,8 +143,7 @@ int32_t samp_draw(samp *s, const float *l, const turbo_sample_params *p, uint32_
         for (int32_t k = 0; k < n; k++)
             total += s->prob[k] = weight(&d, ranked(&d, k));
     else if (top_p)
-        for (int32_t k = 0; k < n; k++)
-            total += weight(&d, s->pool[k]);
+        total = samp_sums(l, s->vocab, d.m, d.inv_t, s->prob);
     for (; kept < n; kept++) {
         double w = s->prob[kept] = top_k ? s->prob[kept] : weight(&d, ranked(&d, kept));
         if (kept && ((top_p && sum >= (double)p->top_p * total) || (min_p && w < (double)p->min_p)))

@@ -164,9 +164,9 @@ static turbo_status sample(void *p, turbo_sample_row *rows, int32_t n, turbo_err
             samp_logprobs(s, r, r->logits[own], &log_z);
             memcpy(s->values, r->logits, (size_t)s->vocab * sizeof *s->values);
         }
-        samp_shape(s, r);
-        int32_t id = samp_draw(s, r->logits, r->params, st->position);
-        r->token = id < 0 ? own : id;
+        int32_t best = own;
+        bool none = samp_shape(s, r) && samp_argmax(r->logits, s->vocab, &best);
+        r->token = none ? own : samp_draw(s, r->logits, r->params, st->position, best);
         if (want)
             r->logprob = (float)((double)s->values[r->token] - log_z);
     }

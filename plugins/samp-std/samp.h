@@ -16,12 +16,12 @@
 
 typedef struct samp {
     int32_t vocab;
-    int32_t reserved;
+    int32_t last; /* the last bucket in use */
     int32_t *ids; /* [V] scratch: candidates, best first */
     int32_t *pool; /* [V] scratch: candidates in order of id */
     double *prob; /* [V] scratch: weights of ids */
     float *values; /* [V] scratch: the untouched logits of a row */
-    int32_t end[SAMP_BUCKETS + 1]; /* scratch: where a bucket ends in ids */
+    int32_t end[SAMP_BUCKETS + 2]; /* scratch: where a bucket ends in ids */
 } samp;
 
 /* A token of the prompt or of the output. */
@@ -47,13 +47,26 @@ void samp_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[
 /* Uniform in [0,1) with 53 bits, of draw number `position` under seed. */
 double samp_uniform(uint64_t seed, uint32_t position);
 
-/* shape.c: everything up to the penalties, on the logits in place. */
+#define SAMP_DEPTH 60.0 /* temperatures below the best, see draw.c */
+#define SAMP_BLOCK 64 /* entries whose weights are summed together, see vec.c */
+
+/* vec.c: passes over the vocabulary. */
 /* The largest logit's lowest id; EDATA when one is NaN or +inf, or none is finite. */
 turbo_status samp_argmax(const float *logits, int32_t n, int32_t *best);
+/* sums[b]: weights exp((logit - best) * inv_t) of block b, n / SAMP_BLOCK blocks. Returns their sum. */
+double samp_sums(const float *logits, int32_t n, double best, double inv_t, double *sums);
+/* The first id of block b with which the weights, counted on `from`, exceed `to`. When rounding leaves
+ * none, the last that weighs anything; -1 when none does. */
+int32_t samp_in_block(const float *logits, int32_t n, int32_t b, double best, double inv_t,
+                      double from, double to);
+
+/* shape.c: everything up to the penalties, on the logits in place. */
 /* Log-probabilities of the n_logprobs best into row->top; the logarithm of the sum in *log_z. */
 void samp_logprobs(const samp *s, turbo_sample_row *row, float best, double *log_z);
-void samp_shape(samp *s, const turbo_sample_row *row);
-/* draw.c: temperature, filters, draw. Returns the id, -1 when no logit is finite. */
-int32_t samp_draw(samp *s, const float *logits, const turbo_sample_params *p, uint32_t position);
+/* False: nothing was asked for, and the logits are as they were. */
+bool samp_shape(samp *s, const turbo_sample_row *row);
+/* draw.c: temperature, filters, draw. best: what samp_argmax says of these logits. */
+int32_t samp_draw(samp *s, const float *logits, const turbo_sample_params *p, uint32_t position,
+                  int32_t best);
 
 #endif

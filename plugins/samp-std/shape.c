@@ -11,43 +11,13 @@ static bool better(float la, int32_t a, float lb, int32_t b)
     return la > lb || (!(la < lb) && a < b);
 }
 
-turbo_status samp_argmax(const float *l, int32_t n, int32_t *best)
-{
-    /* Eight running maxima: independent, so that a compiler can keep them in one register. */
-    float m[8];
-    int bad = 0;
-    int32_t i = 0;
-    for (int k = 0; k < 8; k++)
-        m[k] = -INFINITY;
-    for (; i + 8 <= n; i += 8)
-        for (int k = 0; k < 8; k++) {
-            float v = l[i + k];
-            bad |= !(v <= FLT_MAX); /* NaN or +inf */
-            m[k] = v > m[k] ? v : m[k];
-        }
-    for (; i < n; i++) {
-        bad |= !(l[i] <= FLT_MAX);
-        m[0] = l[i] > m[0] ? l[i] : m[0];
-    }
-    for (int k = 1; k < 8; k++)
-        m[0] = m[k] > m[0] ? m[k] : m[0];
-    *best = -1;
-    if (bad || isinf(m[0]))
-        return TURBO_EDATA;
-    for (i = 0; l[i] < m[0]; i++)
-        ;
-    *best = i;
-    return TURBO_OK;
-}
-
 void samp_logprobs(const samp *s, turbo_sample_row *row, float best, double *log_z)
 {
     const float *l = row->logits;
     int32_t want = row->params->n_logprobs < s->vocab ? row->params->n_logprobs : s->vocab, n = 0;
-    double sum = 0;
-    for (int32_t i = 0; i < s->vocab; i++) {
-        sum += (double)expf(l[i] - best);
-        if (n == want && (!want || !better(l[i], i, row->top[n - 1].logprob, row->top[n - 1].id)))
+    double sum = samp_sums(l, s->vocab, (double)best, 1, s->prob);
+    for (int32_t i = 0; want && i < s->vocab; i++) {
+        if (n == want && !better(l[i], i, row->top[n - 1].logprob, row->top[n - 1].id))
             continue;
         int32_t k = n < want ? n++ : n - 1; /* insertion into the best so far */
         while (k > 0 && better(l[i], i, row->top[k - 1].logprob, row->top[k - 1].id)) {
@@ -104,17 +74,20 @@ static void penalise(float *l, const turbo_sample_params *p, const samp_state *s
     }
 }
 
-void samp_shape(samp *s, const turbo_sample_row *row)
+bool samp_shape(samp *s, const turbo_sample_row *row)
 {
     const turbo_sample_params *p = row->params;
     const samp_state *st = row->state;
     float *l = row->logits;
+    bool held = (int64_t)st->position < p->min_tokens && p->n_stop;
+    if (!p->n_allowed && !p->n_bad && !held && !p->n_bias && !(st->tracking && st->n_seen))
+        return false;
     mask_allowed(s, l, p);
     mask_bad_words(l, p, st);
-    if ((int64_t)st->position < p->min_tokens)
-        for (int32_t i = 0; i < p->n_stop; i++)
-            l[p->stop_ids[i]] = -INFINITY;
+    for (int32_t i = 0; held && i < p->n_stop; i++)
+        l[p->stop_ids[i]] = -INFINITY;
     for (int32_t i = 0; i < p->n_bias; i++)
         l[p->bias[i].id] += p->bias[i].bias;
     penalise(l, p, st);
+    return true;
 }

@@ -48,6 +48,17 @@ def strict_json(data):
     return json.loads(data.decode("utf-8"), object_pairs_hook=pairs, parse_constant=no_constant)
 
 
+def null_model(**keys):
+    """A folder with a model that answers at once and the demo model's tokenizer; keys: its config."""
+    folder = tempfile.mkdtemp(prefix="turbod-null-")
+    atexit.register(shutil.rmtree, folder, True)
+    for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(os.path.join(MODEL, name), folder)
+    with open(os.path.join(folder, "config.json"), "w") as f:
+        json.dump({"architectures": ["NullForCausalLM"], "vocab_size": 2800, **keys}, f)
+    return folder
+
+
 class Server:
     """One process on a free port. flags: options as {"port": 0}; files are its own folder."""
 

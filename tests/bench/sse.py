@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""What a streamed token costs the server, and what 256 streams reach of the model's own speed.
+
+The null model answers, a client in C reads (tests/bench/streams.c). CPU time is that of each thread of
+turbod as the kernel counts it (/proc/PID/task/*/schedstat), from before the first request to behind the
+last event. The engine's share is what its thread used, its model's fill of the logits included.
+
+    make bench-sse          or: sse.py [STREAMS [TOKENS]]
+"""
+import json
+import os
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "http"))
+import kit  # noqa: E402
+
+BUILD = os.environ.get("top_builddir", os.path.join(HERE, "..", "..", "build"))
+CLIENT = os.path.join(BUILD, "tests", "bench", "streams")
+
+
+def cpu(pid):
+    """Nanoseconds on a CPU by thread name."""
+    out = {}
+    for task in os.listdir("/proc/%d/task" % pid):
+        base = "/proc/%d/task/%s/" % (pid, task)
+        with open(base + "comm") as f:
+            name = f.read().strip()
+        with open(base + "schedstat") as f:
+            out[name] = out.get(name, 0) + int(f.read().split()[0])
+    return out
+
+
+def run(server, streams, tokens):
+    before = cpu(server.process.pid)
+    text = subprocess.run([CLIENT, str(server.port), str(streams), str(tokens)], check=True,
+                          stdout=subprocess.PIPE).stdout
+    after = cpu(server.process.pid)
+    r = json.loads(text)
+    r["cpu"] = {k: (after[k] - before.get(k, 0)) * 1e-3 for k in after}
+    return r
+
+
+def serve(**keys):
+    return kit.Server(model=kit.null_model(**keys), max_batch_size=256, max_prefill_token_num=8192,
+                      cache_max_entry_count="256MiB", queue_size=2048)
+
+
+def main():
+    streams = int(sys.argv[1]) if len(sys.argv) > 1 else 256
+    tokens = int(sys.argv[2]) if len(sys.argv) > 2 else 300
+    print("cost of a token, %d tokens a stream, microseconds of CPU by thread" % tokens)
+    for n in (1, 64, streams):
+        # A step that lasts: every token is an event of its own, nothing is coalesced.
+        s = serve(null_step_us=2000 if n == 1 else 10000, null_sleep=True)
+        run(s, n, 20)
+        r = run(s, n, tokens)
+        total = n * tokens
+        parts = {k: v / total for k, v in r["cpu"].items() if v / total > 0.005}
+        engine = parts.get("turbo-engine", 0)
+        print("  %4d streams: %5.2f without the engine thread, %5.2f with it; %.2f events a token; %s"
+              % (n, sum(parts.values()) - engine, sum(parts.values()), r["events"] / total,
+                 ", ".join("%s %.2f" % kv for kv in sorted(parts.items()))))
+        s.stop()
+    print("throughput of %d streams against the model's own, step 20 ms" % streams)
+    for sleep in (True, False):
+        s = serve(null_step_us=20000, null_sleep=sleep)
+        run(s, streams, 20)
+        r = run(s, streams, tokens)
+        rate, own = streams * tokens / r["wall_s"], streams / 0.02
+        decode = streams * (tokens - 1) / (r["wall_s"] - r["last_first_s"])
+        print("  step %s: %.0f tokens/s of %.0f, %.3f with the prompts, %.3f while decoding"
+              % ("asleep" if sleep else "spins ", rate, own, rate / own, decode / own))
+        s.stop()
+
+
+main()
