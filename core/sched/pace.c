@@ -39,7 +39,10 @@ int32_t turbod_pace_budget(const turbod_pace *p, int32_t n_decodes, int32_t most
     double decode = n_decodes ? decode_cost(p, n_decodes) : 0;
     if (decode <= 0 || p->token_ns <= 0)
         return most;
-    double n = (p->stretch - 1) * decode / p->token_ns;
+    double allowed = (p->stretch - 1) * decode;
+    if (allowed < TURBOD_PACE_UNSEEN_NS)
+        allowed = TURBOD_PACE_UNSEEN_NS;
+    double n = allowed / p->token_ns;
     if (n < TURBOD_PACE_LEAST)
         n = TURBOD_PACE_LEAST;
     return n < most ? (int32_t)n : most;

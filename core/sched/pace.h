@@ -8,7 +8,8 @@
 
 #include <stdint.h>
 
-#define TURBOD_PACE_LEAST 8 /* tokens a prompt always gets: it must advance */
+#define TURBOD_PACE_LEAST 8         /* tokens a prompt always gets: it must advance */
+#define TURBOD_PACE_UNSEEN_NS 500e3 /* what a prompt may always add to a step: nobody notices */
 
 typedef struct turbod_pace {
     double stretch;

@@ -22,7 +22,7 @@ static double cost(const machine *m, int d, int p)
 static void test_converges(void **state)
 {
     static const machine machines[] = {
-        {50e3, 10e3, 20e3, 0}, /* a small model */
+        {500e3, 100e3, 200e3, 0}, /* a small model */
         {0, 6.5e6, 6.5e6, 66e6}, /* memory-bound decode, compute-bound prompts */
         {5e6, 20e3, 8e3, 0}, /* a GPU */
     };
@@ -50,16 +50,21 @@ static void test_bounds(void **state)
 {
     (void)state;
     turbod_pace p = {.stretch = 2};
-    turbod_pace_note(&p, 4, 0, 1000);
-    turbod_pace_note(&p, 4, 100, 1000 + 100 * 1000);
+    turbod_pace_note(&p, 4, 0, 1000000);
+    turbod_pace_note(&p, 4, 100, 1000000 + 100 * 1000000);
     assert_int_equal(turbod_pace_budget(&p, 4, 256), TURBOD_PACE_LEAST); /* 1 would fit */
     assert_int_equal(turbod_pace_budget(&p, 4, 3), 3); /* no more than there is room for */
     assert_int_equal(turbod_pace_budget(&p, 0, 256), 256); /* nobody waits */
     assert_int_equal(turbod_pace_budget(&p, 500, 256), TURBOD_PACE_LEAST); /* from what is known */
     /* One step in which the machine did something else does not change much. */
     turbod_pace q = p;
-    turbod_pace_note(&q, 4, 0, 1000000);
+    turbod_pace_note(&q, 4, 0, 1000000000);
     assert_true(q.decode_ns[2] < 1.5 * p.decode_ns[2]);
+    /* Where everything is fast, prompts are not cut into crumbs. */
+    turbod_pace r = {.stretch = 2};
+    turbod_pace_note(&r, 4, 0, 10000);
+    turbod_pace_note(&r, 4, 100, 10000 + 100 * 1000);
+    assert_int_equal(turbod_pace_budget(&r, 4, 4096), 500);
 }
 
 int main(void)
