@@ -25,6 +25,7 @@
 #define PEEK_BYTES (TURBOD_HEAD_MAX + TURBOD_LINE_MAX)
 #define LINGER_MS 1500       /* time a refused client gets to read its answer */
 #define LINGER_LOSS_MS 50    /* pause of accept() when descriptors ran out */
+#define GONE_MS 1000         /* the daemon closes a connection whose peer left; else the door does */
 #define MIN_PROGRESS 1024    /* bytes a reader must take in send_timeout_ms */
 #define BODY_RATE 64         /* bytes a ms on top of body_timeout_ms */
 #define STATE_ESTABLISHED 1      /* tcp_info.tcpi_state */
@@ -315,6 +316,9 @@ static void on_client(turbod_http *h, uint64_t tag, uint32_t events, char *space
         c->gone = true;
         if ((x = c->exchange))
             turbod_exchange_ref(x);
+        /* A body that will never be whole. The daemon misses an end that came with the bytes before it. */
+        if (x && atomic_load(&x->stage) == STAGE_BODY)
+            shutdown(c->fd, SHUT_RDWR);
     }
     pthread_mutex_unlock(&h->mu);
     if (x) {
@@ -372,7 +376,7 @@ static void check_daemon_client(turbod_http *h, turbod_client *c, int64_t now,
 {
     turbod_exchange *x = c->exchange;
     if (!x) {
-        if (now - c->idle_since > h->rules->idle_ms)
+        if (now - c->idle_since > (c->gone && GONE_MS < h->rules->idle_ms ? GONE_MS : h->rules->idle_ms))
             cut(c, gone);
         return;
     }

@@ -252,9 +252,7 @@ void turbod_interactive_fill(turbod_gen *g)
     if (g->stream_over)
         return;
     if (g->fail_status) {
-        turbod_error_json(o, g->fail_status, g->fail_code, NULL, g->fail_text);
-        turbod_buf_str(o, "\n");
-        g->stream_over = true;
+        turbod_sse_error(g);
         return;
     }
     bool end = turbod_gen_over(g);

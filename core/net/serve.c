@@ -243,6 +243,11 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
         if (now)
             return send_reply(x);
         set_stage(x, STAGE_BODY);
+        if (peer_left(x)) { /* before the stage was set, so that the door did not see to it */
+            if (strcmp(x->method, "GET"))
+                return MHD_NO;
+            x->force_close = true;
+        }
         return MHD_YES;
     }
     case STAGE_BODY:
@@ -261,22 +266,46 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
 
 /* ---- stream ------------------------------------------------------------------------------------------ */
 
+/* The library (0.9.75) forgets a connection whose reader reports an error while it is being resumed, and
+ * keeps its descriptor. A write that fails is what it ends a connection for at once. */
+static ssize_t last_bytes(turbod_exchange *x, char *buf, size_t max)
+{
+    static const char line[] = "\n";
+    shutdown(x->client->fd, SHUT_RDWR);
+    if (max < sizeof line - 1)
+        return MHD_CONTENT_READER_END_WITH_ERROR;
+    memcpy(buf, line, sizeof line - 1);
+    return (ssize_t)(sizeof line - 1);
+}
+
+/* No memory for the next events: the stream ends with an error, for which the room was taken at its start. */
+static void fail_stream(turbod_exchange *x)
+{
+    turbod_gen *g = x->gen;
+    turbod_buf_clear(&x->out);
+    turbod_gen_cancel_locked(g);
+    g->fail_status = 503;
+    g->fail_code = "out_of_memory";
+    snprintf(g->fail_text, sizeof g->fail_text, "no memory for the answer");
+    turbod_sse_error(g);
+}
+
 ssize_t turbod_stream_read(turbod_exchange *x, char *buf, size_t max)
 {
     ssize_t n = 0;
     pthread_mutex_lock(&x->mu);
     if (x->gone) {
-        n = MHD_CONTENT_READER_END_WITH_ERROR;
+        n = last_bytes(x, buf, max);
     } else {
         if (x->out_at == x->out.len) {
             turbod_buf_clear(&x->out);
             x->out_at = 0;
             turbod_sse_fill(x->gen);
+            if (x->out.failed)
+                fail_stream(x);
         }
         size_t have = x->out.len - x->out_at;
-        if (x->out.failed) {
-            n = MHD_CONTENT_READER_END_WITH_ERROR;
-        } else if (have) {
+        if (have) {
             n = (ssize_t)(have < max ? have : max);
             memcpy(buf, x->out.ptr + x->out_at, (size_t)n);
             x->out_at += (size_t)n;
