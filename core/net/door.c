@@ -23,6 +23,9 @@
 #include "util/log.h"
 
 #define PEEK_BYTES (TURBOD_HEAD_MAX + TURBOD_LINE_MAX)
+#define BACKLOG 1024         /* connections that wait for accept() */
+#define ACCEPTS 64           /* accepted at a time */
+#define LAST_HEAD_MS 200     /* time for a head when the server stops */
 #define LINGER_MS 1500       /* time a refused client gets to read its answer */
 #define LINGER_LOSS_MS 50    /* pause of accept() when descriptors ran out */
 #define GONE_MS 1000         /* the daemon closes a connection whose peer left; else the door does */
@@ -187,7 +190,7 @@ static void refuse_one(turbod_http *h)
 /* True when accept() should rest for a while. */
 static bool accept_some(turbod_http *h, int64_t now)
 {
-    for (int i = 0; i < 64; i++) {
+    for (int i = 0; i < ACCEPTS; i++) {
         struct sockaddr_storage addr;
         socklen_t len = sizeof addr;
         memset(&addr, 0, sizeof addr);
@@ -449,18 +452,20 @@ static void listen_for(turbod_http *h, uint32_t events)
     (void)epoll_ctl(h->epoll_fd, EPOLL_CTL_MOD, h->listen_fd, &ev);
 }
 
-static void stop_listening(turbod_http *h)
+/* Whoever got through the kernel's door before it closes is answered, if its request comes soon. */
+static void stop_listening(turbod_http *h, int64_t now)
 {
     if (h->listen_fd < 0)
         return;
+    for (int i = 0; i < BACKLOG / ACCEPTS; i++)
+        if (accept_some(h, now))
+            break;
+    pthread_mutex_lock(&h->mu);
     close(h->listen_fd);
     h->listen_fd = -1;
-    pthread_mutex_lock(&h->mu);
-    for (turbod_client *c = h->clients, *next; c; c = next) {
-        next = c->next;
-        if (c->phase == CLIENT_PEEK)
-            close_client(h, c);
-    }
+    for (turbod_client *c = h->clients; c; c = c->next)
+        if (c->phase == CLIENT_PEEK && c->deadline > now + LAST_HEAD_MS)
+            c->deadline = now + LAST_HEAD_MS;
     pthread_mutex_unlock(&h->mu);
 }
 
@@ -475,7 +480,7 @@ static void *door_main(void *arg)
         int n = epoll_wait(h->epoll_fd, ev, 64, tick_ms(h));
         int64_t now = turbod_ms();
         if (atomic_load(&h->quiet))
-            stop_listening(h);
+            stop_listening(h, now);
         if (rest_until && now >= rest_until && h->listen_fd >= 0) {
             rest_until = 0;
             listen_for(h, EPOLLIN);
@@ -497,7 +502,7 @@ static void *door_main(void *arg)
         }
     }
     free(space);
-    stop_listening(h);
+    stop_listening(h, turbod_ms());
     return NULL;
 }
 
@@ -513,7 +518,7 @@ static turbo_status bind_one(turbod_http *h, const struct addrinfo *a, const tur
     if (h->listen_fd < 0)
         return turbod_err(err, TURBO_EIO, "no socket: %s", strerror(errno));
     (void)setsockopt(h->listen_fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(h->listen_fd, a->ai_addr, a->ai_addrlen) || listen(h->listen_fd, 1024)) {
+    if (bind(h->listen_fd, a->ai_addr, a->ai_addrlen) || listen(h->listen_fd, BACKLOG)) {
         if (errno == EADDRINUSE)
             return turbod_err(err, TURBO_EIO,
                               "port %d of %s is in use; stop the other server or set port (0 takes "

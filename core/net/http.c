@@ -97,7 +97,10 @@ void turbod_http_quiesce(turbod_http *h)
 bool turbod_http_drained(turbod_http *h)
 {
     pthread_mutex_lock(&h->mu);
-    bool done = h->n_answering == 0;
+    bool done = h->n_answering == 0 && (h->listen_fd < 0 || !h->door_started);
+    for (turbod_client *c = h->clients; c && done; c = c->next) /* a request on its way to its exchange? */
+        done = !(c->phase == CLIENT_PEEK ||
+                 (c->phase == CLIENT_DAEMON && !c->n_requests && !c->gone && !c->cut));
     pthread_mutex_unlock(&h->mu);
     return done;
 }
@@ -190,7 +193,7 @@ void turbod_http_stop(turbod_http *h)
     atomic_store(&h->ending, true);
     if (h->door_started)
         turbod_door_poke(h);
-    for (int64_t t0 = turbod_ms(), t = t0; count(h, &h->n_answering) && t - t0 < END_MS;
+    for (int64_t t0 = turbod_ms(), t = t0; !turbod_http_drained(h) && t - t0 < END_MS;
          t = turbod_ms()) {
         end_answers(h, t - t0 > END_MS / 2);
         nap(5);
