@@ -42,6 +42,7 @@ typedef struct turbod_lua {
     int64_t cpu_start; /* ns of this thread */
     const void *raised; /* the string that the script gave to error() or assert() */
     bool dead; /* time is over: sticky */
+    bool starved; /* the last growth was refused by the machine, not by the caps */
 } turbod_lua;
 
 /* extra: bytes the state may take beyond its cap, for data the host puts in. bindings(L) adds the

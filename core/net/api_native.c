@@ -395,8 +395,12 @@ void turbod_api_abort(turbod_exchange *x)
     } else {
         int n = turbod_http_abort(x->http, cJSON_IsTrue(all) ? NULL : id->valuestring,
                                   x->admin ? NULL : x->label);
-        x->reply.status = 200;
-        turbod_buf_printf(&x->reply.body, "{\"aborted\":%d}", n);
+        if (n < 0) {
+            turbod_reply_error(x, 503, "out_of_memory", NULL, "no memory for this request");
+        } else {
+            x->reply.status = 200;
+            turbod_buf_printf(&x->reply.body, "{\"aborted\":%d}", n);
+        }
     }
     cJSON_Delete(body);
 }

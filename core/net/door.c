@@ -474,9 +474,9 @@ static void *door_main(void *arg)
     turbod_http *h = arg;
     struct epoll_event ev[64];
     int64_t last = turbod_ms(), rest_until = 0;
-    char *space = malloc(PEEK_BYTES);
+    char *space = h->door_space;
     pthread_setname_np(pthread_self(), "turbo-door");
-    while (space && !atomic_load(&h->stopping)) {
+    while (!atomic_load(&h->stopping)) {
         int n = epoll_wait(h->epoll_fd, ev, 64, tick_ms(h));
         int64_t now = turbod_ms();
         if (atomic_load(&h->quiet))
@@ -501,7 +501,6 @@ static void *door_main(void *arg)
             last = now;
         }
     }
-    free(space);
     stop_listening(h, turbod_ms());
     return NULL;
 }
@@ -570,7 +569,8 @@ turbo_status turbod_door_open(turbod_http *h, const turbod_conf *c, turbo_err *e
 
 turbo_status turbod_door_start(turbod_http *h, turbo_err *err)
 {
-    if (pthread_create(&h->door, NULL, door_main, h))
+    h->door_space = malloc(PEEK_BYTES);
+    if (!h->door_space || pthread_create(&h->door, NULL, door_main, h))
         return turbod_err(err, TURBO_ENOMEM, "cannot start the door thread");
     h->door_started = true;
     return TURBO_OK;
@@ -589,6 +589,8 @@ void turbod_door_close(turbod_http *h)
         pthread_join(h->door, NULL);
         h->door_started = false;
     }
+    free(h->door_space);
+    h->door_space = NULL;
     const int fds[] = {h->listen_fd, h->epoll_fd, h->wake_fd, h->spare_fd};
     for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
         if (fds[i] >= 0)

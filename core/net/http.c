@@ -161,6 +161,8 @@ int turbod_http_abort(turbod_http *h, const char *id, const char *label)
 {
     int n, aborted = 0;
     turbod_exchange **list = collect(h, &n);
+    if (!list)
+        return -1;
     for (int i = 0; i < n; i++) {
         turbod_exchange *x = list[i];
         pthread_mutex_lock(&x->mu);

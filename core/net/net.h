@@ -191,6 +191,7 @@ struct turbod_http {
     pthread_t door, workers[TURBOD_N_WORKERS];
     int n_workers;
     bool door_started;
+    char *door_space; /* where the door looks at heads */
     _Atomic bool quiet, ending, stopping; /* no new requests; all answers end; threads end */
 
     pthread_mutex_t mu; /* guards what follows */
@@ -220,7 +221,8 @@ struct turbod_http {
 
 turbod_rules *turbod_http_rules(turbod_http *h); /* a reference */
 bool turbod_job_push(turbod_http *h, turbod_exchange *x); /* false: the workers have stopped */
-/* Aborts the generations of a request id (NULL: all) that came with a key's label (NULL: any). */
+/* Aborts the generations of a request id (NULL: all) that came with a key's label (NULL: any).
+ * -1: no memory. */
 int turbod_http_abort(turbod_http *h, const char *id, const char *label);
 void *turbod_worker_main(void *http);
 
