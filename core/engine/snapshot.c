@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/state.h"
@@ -62,6 +63,7 @@ static turbo_status ready(const turbod_engine *e, turbo_err *err)
 
 typedef struct stream {
     int fd;
+    int error; /* errno of a read that failed, 0 none */
     turbok_hash sum;
     uint64_t bytes;
 } stream;
@@ -91,6 +93,8 @@ static bool get(stream *f, void *data, size_t n)
         ssize_t r = read(f->fd, p, left);
         if (r < 0 && errno == EINTR)
             continue;
+        if (r < 0)
+            f->error = errno;
         if (r <= 0)
             return false;
         p += r;
@@ -212,13 +216,15 @@ turbo_status turbod_snapshot_save(turbod_engine *e, const char *folder, const ch
 
 /* ---- load -------------------------------------------------------------------------------------------------- */
 
-static turbo_status damaged(turbo_err *err)
+static turbo_status damaged(const stream *f, turbo_err *err)
 {
+    if (f->error)
+        return turbod_err(err, TURBO_EIO, "the snapshot cannot be read: %s", strerror(f->error));
     return turbod_err(err, TURBO_EDATA, "the snapshot is damaged; it cannot be restored");
 }
 
-static turbo_status check_header(const turbod_engine *e, const turbod_snapshot *s, const header *h,
-                                 uint64_t size, turbo_err *err)
+static turbo_status check_header(const turbod_engine *e, const turbod_snapshot *s, const stream *f,
+                                 const header *h, uint64_t size, turbo_err *err)
 {
     header want;
     size_t note_ids, blocks, all;
@@ -240,13 +246,16 @@ static turbo_status check_header(const turbod_engine *e, const turbod_snapshot *
                           "the snapshot was made with another kv_dtype, quant_policy, "
                           "cache_block_seq_len or instruction set");
     int64_t bt = e->facts.block_tokens;
-    if (h->n_note > MOST_NOTE || h->n_ids > (uint64_t)e->facts.session_len ||
+    if (h->n_note > MOST_NOTE || h->n_ids > INT32_MAX ||
         h->n_kept > h->n_ids || h->n_blocks != (h->n_kept + (uint64_t)bt - 1) / (uint64_t)bt ||
         !turbod_mul(h->n_ids, sizeof(int32_t), &note_ids) ||
         !turbod_add(note_ids, h->n_note, &note_ids) ||
         !turbod_mul(h->n_blocks, h->block_bytes, &blocks) || !turbod_add(note_ids, blocks, &all) ||
         size != all + sizeof *h + sizeof(turbok_kv_key))
-        return damaged(err);
+        return damaged(f, err);
+    if (h->n_ids > (uint64_t)e->facts.session_len)
+        return turbod_err(err, TURBO_EDATA, "the snapshot has %d tokens, session_len here is %d",
+                          (int)h->n_ids, (int)e->facts.session_len);
     return TURBO_OK;
 }
 
@@ -272,14 +281,14 @@ static turbo_status read_blocks(turbod_engine *e, stream *f, const header *h,
     turbo_status st = block ? TURBO_OK : turbod_err(err, TURBO_ENOMEM, "no memory for a snapshot");
     for (uint64_t i = 0; i < h->n_blocks && !st; i++) {
         if (!get(f, block, h->block_bytes))
-            st = damaged(err);
+            st = damaged(f, err);
         else if (i < (uint64_t)t->n)
             turbok_kv_block_write(e->pool, t->blocks[i], block);
     }
     free(block);
     want = turbok_hash_end(&f->sum);
     if (!st && (!get(f, &sum, sizeof sum) || memcmp(&sum, &want, sizeof sum)))
-        st = damaged(err);
+        st = damaged(f, err);
     return st;
 }
 
@@ -310,8 +319,9 @@ static turbo_status read_file(turbod_engine *e, stream *f, uint64_t size, turbod
 {
     header h;
     if (!get(f, &h, sizeof h))
-        return turbod_err(err, TURBO_EDATA, "the file is no snapshot");
-    turbo_status st = check_header(e, s, &h, size, err);
+        return f->error ? damaged(f, err)
+                        : turbod_err(err, TURBO_EDATA, "the file is no snapshot");
+    turbo_status st = check_header(e, s, f, &h, size, err);
     if (st)
         return st;
     s->n_ids = h.n_ids;
@@ -321,16 +331,41 @@ static turbo_status read_file(turbod_engine *e, stream *f, uint64_t size, turbod
     if (!s->ids || !s->note)
         return turbod_err(err, TURBO_ENOMEM, "no memory for a snapshot");
     if (!get(f, s->note, h.n_note) || !get(f, s->ids, h.n_ids * sizeof *s->ids))
-        return damaged(err);
+        return damaged(f, err);
     for (size_t i = 0; i < s->n_ids; i++)
         if (s->ids[i] < 0 || s->ids[i] >= e->facts.model.vocab)
-            return damaged(err);
+            return damaged(f, err);
     st = turbok_kv_table_init(t, e->pool, h.n_ids ? (int32_t)h.n_ids : 1, err);
     if (st)
         return st;
     take_blocks(e, t, h.n_blocks);
     st = read_blocks(e, f, &h, t, err);
     return st ? st : publish(e, s, t, h.n_kept, err);
+}
+
+/* A file of this folder and nothing else: no link, no fifo that would hang, no folder. */
+static turbo_status open_file(const char *folder, const char *name, stream *f, struct stat *file,
+                              turbo_err *err)
+{
+    if (!turbod_file_name_ok(name))
+        return turbod_err(err, TURBO_EINVAL,
+                          "the file name must consist of letters, digits, '.', '_' and '-'");
+    int dir = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir >= 0)
+        f->fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW);
+    int why = errno;
+    if (dir >= 0)
+        close(dir);
+    if (dir >= 0 && f->fd < 0 && why == ENOENT)
+        return turbod_err(err, TURBO_ENOENT, "there is no such snapshot");
+    if (dir >= 0 && f->fd < 0 && why == ELOOP)
+        return turbod_err(err, TURBO_EDATA, "the snapshot is a link; copy the file instead");
+    if (f->fd < 0 || fstat(f->fd, file))
+        return turbod_err(err, TURBO_EIO, "the snapshot cannot be opened: %s",
+                          strerror(f->fd < 0 ? why : errno));
+    return S_ISREG(file->st_mode)
+               ? TURBO_OK
+               : turbod_err(err, TURBO_EDATA, "the snapshot is no regular file");
 }
 
 turbo_status turbod_snapshot_load(turbod_engine *e, const char *folder, const char *name,
@@ -343,12 +378,12 @@ turbo_status turbod_snapshot_load(turbod_engine *e, const char *folder, const ch
     s->note = NULL;
     turbo_status st = ready(e, err);
     if (!st)
-        st = turbod_file_open(folder, name, &f.fd, &file, err);
-    if (st)
-        return st;
+        st = open_file(folder, name, &f, &file, err);
     turbok_hash_init(&f.sum, checksum_key);
-    st = read_file(e, &f, (uint64_t)file.st_size, s, &t, err);
-    close(f.fd);
+    if (!st)
+        st = read_file(e, &f, (uint64_t)file.st_size, s, &t, err);
+    if (f.fd >= 0)
+        close(f.fd);
     if (t.blocks)
         give_back(e, &t);
     s->bytes = f.bytes;

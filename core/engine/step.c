@@ -144,7 +144,7 @@ void turbod_fail_all(turbod_engine *e, turbo_status status, const char *message)
         turbod_fail(e, e->sched.flows->head, status, message);
 }
 
-bool turbod_step(turbod_engine *e)
+static bool step(turbod_engine *e)
 {
     int64_t t0 = turbod_now();
     reap(e);
@@ -181,6 +181,12 @@ bool turbod_step(turbod_engine *e)
     turbod_publish_gauges(e);
     turbod_pace_note(&e->sched.pace, e->sched.n_decodes, e->sched.n_tokens - e->sched.n_decodes,
                      turbod_now() - t0);
+    return true;
+}
+
+bool turbod_step(turbod_engine *e)
+{
+    bool busy = step(e);
 #ifdef TURBOD_DEBUG
     if (!turbod_sched_balanced(&e->sched)) {
         turbod_log(TURBO_LOG_ERROR, "KV blocks do not add up: free %d of %d",
@@ -188,5 +194,5 @@ bool turbod_step(turbod_engine *e)
         __builtin_trap();
     }
 #endif
-    return true;
+    return busy;
 }

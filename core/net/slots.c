@@ -151,7 +151,8 @@ static void restore(turbod_exchange *x, const char *id, const char *name)
     }
     if (st) {
         turbod_clean_message(err.text);
-        turbod_reply_error(x, st == TURBO_ENOMEM ? 503 : 400, "snapshot_refused", "filename", "%s",
+        int status = st == TURBO_ENOMEM ? 503 : st == TURBO_EIO ? 500 : 400;
+        turbod_reply_error(x, status, "snapshot_refused", "filename", "%s",
                            err.text);
         return;
     }

@@ -12,21 +12,22 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define EPOLL_ADD 1 /* EPOLL_CTL_ADD: sys/epoll.h declares what is defined here in another way */
 enum { MEMORY, OPEN, READ, WRITE, FSYNC, RENAME, ACCEPT, THREAD, EPOLL, SITES };
 
 typedef struct control { /* faults.py has the same in its own words */
-    _Atomic int64_t left[SITES];   /* calls until one fails; 0 none will, -1 all do */
+    _Atomic int64_t left[SITES]; /* calls until one fails; 0 none will, -1 all do */
     _Atomic int64_t failed[SITES]; /* calls that failed */
-    _Atomic int64_t error[SITES];  /* errno of a failure */
-    _Atomic int64_t stay;          /* after the first failure all others fail too */
-    _Atomic int64_t live;          /* blocks of memory taken and not given back */
+    _Atomic int64_t error[SITES]; /* errno of a failure */
+    _Atomic int64_t stay; /* after the first failure all others fail too */
+    _Atomic int64_t live; /* blocks of memory taken and not given back */
 } control;
 
 static control *shared;
@@ -36,13 +37,13 @@ extern void *__libc_calloc(size_t, size_t);
 extern void *__libc_realloc(void *, size_t);
 extern void *__libc_memalign(size_t, size_t);
 extern void __libc_free(void *);
-struct epoll_event;
 
 __attribute__((constructor)) static void attach(void)
 {
     const char *name = getenv("TURBO_FAULTS");
     int fd = name ? openat(AT_FDCWD, name, O_RDWR | O_CLOEXEC) : -1;
-    void *p = fd >= 0 ? mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : NULL;
+    void *p =
+        fd >= 0 ? mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : NULL;
     if (fd >= 0)
         close(fd);
     shared = p == MAP_FAILED ? NULL : p;
@@ -54,9 +55,10 @@ static bool fails(int site)
     if (!c)
         return false;
     int64_t left = atomic_load(&c->left[site]);
-    while (left > 0 &&
-           !atomic_compare_exchange_weak(&c->left[site], &left,
-                                         left > 1 ? left - 1 : -(int64_t)(atomic_load(&c->stay) != 0)))
+    while (
+        left > 0 &&
+        !atomic_compare_exchange_weak(&c->left[site], &left,
+                                      left > 1 ? left - 1 : -(int64_t)(atomic_load(&c->stay) != 0)))
         continue;
     if (left != 1 && left != -1)
         return false;
@@ -129,8 +131,9 @@ int openat(int dir, const char *path, int flags, ...)
     va_start(ap, flags);
     mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(ap, mode_t) : 0;
     va_end(ap);
-    return fails(OPEN) ? -1
-                       : NEXT(int (*)(int, const char *, int, mode_t), "openat")(dir, path, flags, mode);
+    return fails(OPEN)
+               ? -1
+               : NEXT(int (*)(int, const char *, int, mode_t), "openat")(dir, path, flags, mode);
 }
 
 static bool regular(int fd)
@@ -141,7 +144,8 @@ static bool regular(int fd)
 
 ssize_t read(int fd, void *p, size_t n)
 {
-    return regular(fd) && fails(READ) ? -1 : NEXT(ssize_t(*)(int, void *, size_t), "read")(fd, p, n);
+    return regular(fd) && fails(READ) ? -1
+                                      : NEXT(ssize_t(*)(int, void *, size_t), "read")(fd, p, n);
 }
 
 ssize_t write(int fd, const void *p, size_t n)
@@ -158,15 +162,16 @@ int fsync(int fd)
 
 int renameat(int a, const char *from, int b, const char *to)
 {
-    return fails(RENAME) ? -1
-                         : NEXT(int (*)(int, const char *, int, const char *), "renameat")(a, from, b, to);
+    return fails(RENAME)
+               ? -1
+               : NEXT(int (*)(int, const char *, int, const char *), "renameat")(a, from, b, to);
 }
 
 int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 {
     return fails(ACCEPT) ? -1
-                         : NEXT(int (*)(int, struct sockaddr *, socklen_t *, int), "accept4")(fd, addr, len,
-                                                                                             flags);
+                         : NEXT(int (*)(int, struct sockaddr *, socklen_t *, int),
+                                "accept4")(fd, addr, len, flags);
 }
 
 int pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*run)(void *), void *arg)
@@ -179,7 +184,7 @@ int pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*run)(void *), 
 
 int epoll_ctl(int ep, int op, int fd, struct epoll_event *ev)
 {
-    return op == EPOLL_ADD && fails(EPOLL)
+    return op == EPOLL_CTL_ADD && fails(EPOLL)
                ? -1
                : NEXT(int (*)(int, int, int, struct epoll_event *), "epoll_ctl")(ep, op, fd, ev);
 }

@@ -157,6 +157,42 @@ static void test_cancel(void **state)
     tiny_model_remove(folder);
 }
 
+/* After a cancel no step begins that still has the request: at most the one that runs comes to its end. */
+static void test_one_step(void **state)
+{
+    (void)state;
+    char folder[64];
+    int32_t prompt[400];
+    static result r;
+    turbo_sample_params p = greedy();
+    tiny_model_write(&random_model, folder);
+    turbod_engine_opts o = small();
+    o.max_batch = o.max_step_tokens = 16; /* a prompt of 400 takes 25 steps */
+    o.prefix_caching = false;
+    turbod_engine *e = open_engine(folder, o);
+    turbod_metrics *m = turbod_engine_metrics(e);
+    make_prompt(prompt, 400, 5, 300);
+    int in_time = 0;
+    for (int round = 0; round < 60; round++) {
+        uint64_t before = m->steps;
+        start(e, &r, prompt, round % 2 ? 400 : 10, round % 2 ? 110 : 490, &p);
+        while (m->steps < before + (uint64_t)round / 2) /* in the queue, in prefill, in decode */
+            nap_ms(0);
+        turbod_request_cancel(r.req);
+        uint64_t seen = m->steps;
+        finish(&r);
+        in_time += r.end.kind == TURBOD_EV_ERROR;
+        all_blocks_back(e);
+        if (r.end.kind == TURBOD_EV_DONE) /* this thread had no CPU meanwhile */
+            continue;
+        assert_true(m->steps - seen <= 1);
+        assert_int_equal(m->kv_free, m->kv_total);
+    }
+    assert_true(in_time >= 20);
+    turbod_engine_close(e);
+    tiny_model_remove(folder);
+}
+
 static void test_limits(void **state)
 {
     (void)state;
@@ -217,7 +253,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published_logits), cmocka_unit_test(test_batch_invariance),
         cmocka_unit_test(test_preemption),       cmocka_unit_test(test_cancel),
-        cmocka_unit_test(test_limits),           cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_one_step),         cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_no_allocation),
     };
     return engine_kit_main(tests, sizeof tests / sizeof tests[0], NULL, NULL);
 }
