@@ -104,8 +104,9 @@ typedef struct cli_answer {
     uint64_t seed;
 } cli_answer;
 
+/* spec's program points into steered, which is to be freed when the request was submitted. */
 turbo_status cli_sampling(const cli_args *a, const turbod_service *s, turbod_request_spec *spec,
-                          turbo_err *err);
+                          turbod_policy_result *steered, turbo_err *err);
 /* Runs the request to its end; text goes to out as it comes (NULL: nowhere). Ctrl-C gives
  * ECANCELLED. The answer is filled as far as it came; cli_answer_free in any case. */
 turbo_status cli_generate(turbod_service *s, turbod_request_spec *spec, FILE *out,
