@@ -40,6 +40,8 @@ typedef struct token_set {
 const turbod_policy_env *turbod_env_of(lua_State *L);
 /* turbo.tokens, a table that can be called. */
 void turbod_tokens_push(lua_State *L);
+/* turbo.encode(text): its ids in order, a list. */
+int turbod_tokens_encode(lua_State *L);
 /* The set at index `at`: a set, an id, a name of a special token, or a list of these, which is replaced on
  * the stack by the set that it makes. */
 const token_set *turbod_tokens_check(lua_State *L, int at);

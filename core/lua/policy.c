@@ -120,6 +120,8 @@ static int bindings(lua_State *L)
     lua_setfield(L, -2, "chain");
     turbod_tokens_push(L);
     lua_setfield(L, -2, "tokens");
+    lua_pushcfunction(L, turbod_tokens_encode);
+    lua_setfield(L, -2, "encode");
     lua_setglobal(L, "turbo");
     return 0;
 }

@@ -136,21 +136,31 @@ static int matching(lua_State *L)
     return 1;
 }
 
-/* turbo.tokens.of(text): the ids that the text is made of. */
-static int of_text(lua_State *L)
+int turbod_tokens_encode(lua_State *L)
 {
     size_t len;
     const char *text = luaL_checklstring(L, 1, &len);
-    const turbod_policy_env *env = tokenizer(L, "turbo.tokens.of");
+    const turbod_policy_env *env = tokenizer(L, "turbo.encode");
     uint64_t n = 0;
     turbo_err err = {{0}};
     if (len > MAX_TEXT)
-        return luaL_error(L, "turbo.tokens.of takes a text of at most %d bytes", MAX_TEXT);
-    token_set *s = push_set(L, (int32_t)len + 16);
+        return luaL_error(L, "turbo.encode takes a text of at most %d bytes", MAX_TEXT);
+    token_set *s = push_set(L, (int32_t)len + 16); /* the memory, for now */
     if (env->tok_vtbl->encode(env->tok, text, len, 0, s->ids, len + 16, &n, &err))
-        return luaL_error(L, "turbo.tokens.of: %s", err.text);
-    s->n = (int32_t)n;
-    settle(s);
+        return luaL_error(L, "turbo.encode: %s", err.text);
+    lua_createtable(L, (int)n, 0);
+    for (uint64_t i = 0; i < n; i++) {
+        lua_pushinteger(L, s->ids[i]);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
+/* turbo.tokens.of(text): the ids that the text is made of. */
+static int of_text(lua_State *L)
+{
+    turbod_tokens_encode(L);
+    turbod_tokens_check(L, lua_gettop(L));
     return 1;
 }
 
