@@ -127,8 +127,9 @@ static turbo_status test_policies(const preflight *p, turbo_err *err)
 {
     turbod_policies *set = NULL;
     const char *name = p->conf->default_policy;
-    const turbod_policy_env env = {
-        .tok_vtbl = p->tok ? p->tok_vtbl : NULL, .tok = p->tok, .vocab = p->info.vocab};
+    const turbod_policy_env env = {.tok_vtbl = p->tok ? p->tok_vtbl : NULL,
+                                   .tok = p->tok,
+                                   .vocab = p->info.vocab};
     turbo_status st = turbod_policies_load(p->conf->policies, &env, &set, err);
     if (!st)
         st = turbod_policies_default(set, name, err);

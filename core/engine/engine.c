@@ -278,10 +278,10 @@ turbo_status turbod_engine_submit(turbod_engine *e, const turbod_request_spec *s
 {
     turbo_status st = TURBO_OK;
     if (atomic_load(&e->draining) || atomic_load(&e->failed))
-        st = turbod_err(err, TURBO_EBUSY,
-                        atomic_load(&e->failed)
-                            ? "the engine has failed; the server needs a restart"
-                            : "the server is shutting down");
+        st =
+            turbod_err(err, TURBO_EBUSY,
+                       atomic_load(&e->failed) ? "the engine has failed; the server needs a restart"
+                                               : "the server is shutting down");
     else if (spec->n_stops && !e->facts.tok_vtbl)
         st = turbod_err(err, TURBO_EUNSUPPORTED, "stop strings need a tokenizer; use stop ids");
     if (st) {

@@ -49,7 +49,8 @@ const token_set *turbod_tokens_check(lua_State *L, int at);
 /* ---- steps.c: one step of a sampling program ------------------------------------------------------------- */
 
 #define MAX_STEPS 32 /* of a chain or a tape; a chain and a tape together fit the sampler's 64 */
-#define STD_STEPS 5 /* the first kinds, TURBO_STEP_PENALIZE to _MIN_P: those that are parameters too */
+#define STD_STEPS                                                                                  \
+    5 /* the first kinds, TURBO_STEP_PENALIZE to _MIN_P: those that are parameters too */
 
 /* The kind that a method is called by; 0: none. */
 int turbod_step_find(const char *method);

@@ -101,8 +101,8 @@ static int chain_step(lua_State *L)
     *c = *from;
     luaL_setmetatable(L, CHAIN);
     int last = c->n ? c->steps[c->n - 1].kind : 0;
-    c->plain = c->plain && kind <= STD_STEPS && kind > last &&
-               !(kind == TURBO_STEP_PENALIZE && step.n);
+    c->plain =
+        c->plain && kind <= STD_STEPS && kind > last && !(kind == TURBO_STEP_PENALIZE && step.n);
     c->steps[c->n++] = step;
     set_params(L, c, &step);
     keep_sets(L, set);

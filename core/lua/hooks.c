@@ -116,8 +116,10 @@ static int tape_prob(lua_State *L)
 
 static int tape_index(lua_State *L)
 {
-    static const luaL_Reg peeks[] = {
-        {"topk", tape_topk}, {"entropy", tape_entropy}, {"prob", tape_prob}, {NULL, NULL}};
+    static const luaL_Reg peeks[] = {{"topk", tape_topk},
+                                     {"entropy", tape_entropy},
+                                     {"prob", tape_prob},
+                                     {NULL, NULL}};
     const char *key = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "?";
     for (const luaL_Reg *p = peeks; p->name; p++)
         if (!strcmp(key, p->name)) {
@@ -306,6 +308,8 @@ static void steer_free(turbod_steer *s)
 
 void turbod_steer_init(turbod_steer *s)
 {
-    *s = (turbod_steer){
-        .draw = steer_draw, .token = steer_token, .finish = steer_finish, .free = steer_free};
+    *s = (turbod_steer){.draw = steer_draw,
+                        .token = steer_token,
+                        .finish = steer_finish,
+                        .free = steer_free};
 }

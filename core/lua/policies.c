@@ -216,8 +216,7 @@ turbo_status turbod_policies_delete(turbod_policies *p, const char *name, turbo_
     }
     pthread_mutex_unlock(&p->mu);
     turbod_policy_free(old);
-    return there ? TURBO_OK
-                 : turbod_err(err, TURBO_ENOENT, "there is no policy of this name");
+    return there ? TURBO_OK : turbod_err(err, TURBO_ENOENT, "there is no policy of this name");
 }
 
 size_t turbod_policies_count(turbod_policies *p)

@@ -18,8 +18,10 @@ static const char key_policy, key_run; /* registry keys; their addresses count *
 static const struct {
     const char *name;
     unsigned bit;
-} hook_names[] = {
-    {"request", HOOK_REQUEST}, {"logits", HOOK_LOGITS}, {"token", HOOK_TOKEN}, {"finish", HOOK_FINISH}};
+} hook_names[] = {{"request", HOOK_REQUEST},
+                  {"logits", HOOK_LOGITS},
+                  {"token", HOOK_TOKEN},
+                  {"finish", HOOK_FINISH}};
 #define N_HOOKS (sizeof hook_names / sizeof hook_names[0])
 
 policy_run *turbod_run_of(lua_State *L)
@@ -99,8 +101,8 @@ static int bind_policy(lua_State *L)
     if (!fields)
         return luaL_error(L, "turbo.policy: a policy needs a chain or a hook");
     /* A copy: a script that keeps its table cannot slip another kind of value in later. */
-    static const char *const keys[] = {"init",  "request",  "logits", "token", "finish",
-                                       "chain", "on_error", "args"};
+    static const char *const keys[] = {"init",   "request", "logits",   "token",
+                                       "finish", "chain",   "on_error", "args"};
     lua_createtable(L, 0, 8);
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         lua_pushstring(L, keys[i]);

@@ -36,6 +36,9 @@ const char *turbod_policy_source(const turbod_policy *p, size_t *len);
 const char *turbod_policy_hooks(const turbod_policy *p, char text[64]);
 uint64_t turbod_policy_generation(const turbod_policy *p); /* counts loads in this process */
 
+/* The method of a chain that makes a TURBO_STEP_*, "?" for a number that is none. */
+const char *turbod_policy_step_name(int32_t kind);
+
 /* What a policy made of a request. */
 typedef struct turbod_policy_result {
     turbo_sample_params params; /* program points into `program` */

@@ -89,8 +89,8 @@ static int req_inject(lua_State *L)
         return luaL_error(L, "req:inject: this model has no tokenizer");
     if (!turbod_utf8_valid(text, len) || len > MAX_INJECT_TEXT)
         return luaL_error(L, "req:inject takes valid UTF-8 of at most %d bytes", MAX_INJECT_TEXT);
-    turbo_status st = env->tok_vtbl->encode(env->tok, text, len, TURBO_TOK_TRUSTED, ids,
-                                            MAX_INJECT, &n, &err);
+    turbo_status st =
+        env->tok_vtbl->encode(env->tok, text, len, TURBO_TOK_TRUSTED, ids, MAX_INJECT, &n, &err);
     if (st == TURBO_ELIMIT || n > (uint64_t)(MAX_INJECT - r->n_inject))
         return luaL_error(L, "req:inject: more than %d tokens wait to be put in", MAX_INJECT);
     if (st)
@@ -151,8 +151,9 @@ static int req_random(lua_State *L)
 static int req_index(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        {"use", req_use},       {"reject", req_reject}, {"random", req_random}, {"stop", req_stop},
-        {"inject", req_inject}, {"switch", req_switch}, {NULL, NULL}};
+        {"use", req_use},   {"reject", req_reject}, {"random", req_random},
+        {"stop", req_stop}, {"inject", req_inject}, {"switch", req_switch},
+        {NULL, NULL}};
     policy_run *r = turbod_run_of(L);
     const char *key = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "?";
     const param_row *row = turbod_param_find(key);
@@ -179,10 +180,11 @@ static int req_index(lua_State *L)
         lua_pushstring(L, r->policy->name);
         return 1;
     }
-    return luaL_error(L,
-                      "no field \"%s\"; there are args, asked, state, policy, n_output, use, reject, "
-                      "random, stop, inject, switch, %s",
-                      key, turbod_param_names());
+    return luaL_error(
+        L,
+        "no field \"%s\"; there are args, asked, state, policy, n_output, use, reject, "
+        "random, stop, inject, switch, %s",
+        key, turbod_param_names());
 }
 
 static int req_newindex(lua_State *L)

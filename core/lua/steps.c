@@ -28,12 +28,18 @@ static const field penalize[] = {{"rep", A, false, 1e-6, 10, 1},
                                  {"freq", C, false, -2, 2, 0},
                                  {"last_n", N, true, 0, MOST, 0},
                                  {0}};
-static const field xtc[] = {
-    {"threshold", A, false, 1e-12, 1, 0.1}, {"probability", B, false, 0, 1, 0.5}, {0}};
-static const field dry[] = {{"multiplier", A, false, 0, 1e6, 0.8}, {"base", B, false, 1, 100, 1.75},
-                            {"allowed_length", N, true, 0, MOST, 2}, {"last_n", M, true, 0, MOST, 0},
-                            {"breakers", 0, false, 0, 0, 0},         {0}};
-static const field mirostat[] = {{"tau", A, false, 1e-3, 100, 5}, {"eta", B, false, 0, 1, 0.1}, {0}};
+static const field xtc[] = {{"threshold", A, false, 1e-12, 1, 0.1},
+                            {"probability", B, false, 0, 1, 0.5},
+                            {0}};
+static const field dry[] = {{"multiplier", A, false, 0, 1e6, 0.8},
+                            {"base", B, false, 1, 100, 1.75},
+                            {"allowed_length", N, true, 0, MOST, 2},
+                            {"last_n", M, true, 0, MOST, 0},
+                            {"breakers", 0, false, 0, 0, 0},
+                            {0}};
+static const field mirostat[] = {{"tau", A, false, 1e-3, 100, 5},
+                                 {"eta", B, false, 0, 1, 0.1},
+                                 {0}};
 
 static const struct {
     const char *name;
@@ -73,6 +79,11 @@ int turbod_step_find(const char *method)
 const char *turbod_step_name(int kind)
 {
     return table[kind - 1].name; /* the kinds count from 1 in the order of the table */
+}
+
+const char *turbod_policy_step_name(int32_t kind)
+{
+    return kind >= 1 && kind <= (int32_t)N_STEPS ? turbod_step_name(kind) : "?";
 }
 
 const char *turbod_step_names(void)
@@ -161,10 +172,13 @@ int turbod_step_read(lua_State *L, int kind, turbo_sample_step *s)
 turbo_sample_step *turbod_program_copy(const turbo_sample_step *a, int32_t n_a,
                                        const turbo_sample_step *b, int32_t n_b)
 {
-    size_t ids = 0, steps = (size_t)n_a + (size_t)n_b;
+    size_t ids = 0, bytes = 0, more = 0, steps = (size_t)n_a + (size_t)n_b;
     for (size_t i = 0; i < steps; i++)
         ids += (size_t)(i < (size_t)n_a ? &a[i] : &b[i - (size_t)n_a])->n_ids;
-    turbo_sample_step *out = malloc(steps * sizeof *out + ids * sizeof(int32_t) + 1);
+    turbo_sample_step *out = NULL;
+    if (turbod_mul(steps, sizeof *out, &bytes) && turbod_mul(ids, sizeof(int32_t), &more) &&
+        turbod_add(bytes, more, &bytes))
+        out = malloc(bytes + 1);
     int32_t *at = out ? (int32_t *)(void *)(out + steps) : NULL;
     for (size_t i = 0; out && i < steps; i++) {
         out[i] = i < (size_t)n_a ? a[i] : b[i - (size_t)n_a];

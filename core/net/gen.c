@@ -122,9 +122,7 @@ static void on_error(turbod_choice *c, const turbod_event *ev)
     case TURBO_EINVAL: /* of a running request only its policy can be wrong or too slow */
         turbod_gen_fail_locked(g, 500, "script_error", ev->message);
         break;
-    case TURBO_ELIMIT:
-        turbod_gen_fail_locked(g, 500, "script_timeout", ev->message);
-        break;
+    case TURBO_ELIMIT: turbod_gen_fail_locked(g, 500, "script_timeout", ev->message); break;
     default:
         turbod_gen_fail_locked(g, 503, "engine_error", ev->message);
     }
@@ -247,9 +245,8 @@ static bool submit_one(turbod_gen *g, turbod_choice *c, const char *const *stops
     turbod_request_spec spec = {
         .prompt = prompt->ids,
         .n_prompt = (int32_t)prompt->n,
-        .max_tokens = g->max_tokens
-                          ? g->max_tokens
-                          : turbod_engine_facts_of(e)->session_len - (int32_t)prompt->n,
+        .max_tokens = g->max_tokens ? g->max_tokens
+                                    : turbod_engine_facts_of(e)->session_len - (int32_t)prompt->n,
         .params = c->steered.params,
         .stops = stops,
         .n_stops = p->n_stops,
@@ -322,8 +319,7 @@ bool turbod_gen_start(turbod_gen *g)
     if (!check_lengths(g) || !turbod_params_policy(x, &g->params))
         return false;
     for (int i = 0; i < g->n_choices; i++) /* all before the first is submitted */
-        if (!turbod_params_steer(x, &g->params,
-                                 g->params.s.seed + (uint64_t)(i % (int)g->params.n),
+        if (!turbod_params_steer(x, &g->params, g->params.s.seed + (uint64_t)(i % (int)g->params.n),
                                  &g->choices[i].steered))
             return false;
     for (int i = 0; i < g->params.n_stops; i++)

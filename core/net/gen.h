@@ -33,7 +33,7 @@ typedef struct turbod_params {
     char policy[65];
     bool policy_given;
     const cJSON *policy_args; /* inside the body, while it lives */
-    turbod_policy *script;    /* a reference; NULL: none */
+    turbod_policy *script; /* a reference; NULL: none */
     turbod_buf warnings;      /* JSON strings, comma-separated */
 } turbod_params;
 

@@ -526,9 +526,8 @@ bool turbod_params_steer(turbod_exchange *x, const turbod_params *p, uint64_t se
     turbo_sample_params asked = p->s;
     asked.seed = seed;
     *out = (turbod_policy_result){.params = asked};
-    turbo_status st = p->script
-                          ? turbod_policy_request(p->script, &asked, p->policy_args, out, &err)
-                          : TURBO_OK;
+    turbo_status st =
+        p->script ? turbod_policy_request(p->script, &asked, p->policy_args, out, &err) : TURBO_OK;
     if (!st)
         return true;
     turbod_clean_message(err.text);

@@ -83,7 +83,8 @@ typedef struct turbod_request_spec {
     int32_t priority; /* -1000..1000; among a tenant's waiting requests smaller goes first */
     const char *cache_salt; /* only requests with the same salt share cached prefixes. NULL: "" */
     const char *id; /* for the log, or NULL */
-    turbod_steer *steer; /* NULL, or what steers it: the request's from now on, whatever comes back */
+    turbod_steer
+        *steer; /* NULL, or what steers it: the request's from now on, whatever comes back */
     turbod_event_fn on_event;
     void *ctx;
 } turbod_request_spec;

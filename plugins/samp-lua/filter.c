@@ -124,7 +124,8 @@ bool filter_typical(program_row *r, double mass)
     }
     float *key = r->s->row;
     for (int32_t i = 0; i < V; i++) {
-        key[i] = r->l[i] > -INFINITY ? (float)-fabs(entropy + ((double)r->l[i] - log_z)) : -INFINITY;
+        key[i] =
+            r->l[i] > -INFINITY ? (float)-fabs(entropy + ((double)r->l[i] - log_z)) : -INFINITY;
         top = (double)key[i] > top ? (double)key[i] : top;
     }
     samp_order o;
@@ -177,7 +178,8 @@ bool filter_xtc(program_row *r, double threshold, double probability)
     for (int32_t i = 0; i < r->s->std->vocab; i++)
         if ((double)r->l[i] >= least && (double)r->l[i] <= low) {
             low = (double)r->l[i];
-            last = i; /* of equals the highest id is the least likely: it stands last in the order */
+            last =
+                i; /* of equals the highest id is the least likely: it stands last in the order */
         }
     for (int32_t i = 0; i < r->s->std->vocab; i++)
         if ((double)r->l[i] >= least && i != last)

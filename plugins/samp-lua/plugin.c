@@ -124,11 +124,8 @@ static void sample_row(lua_samp *s, turbo_sample_row *r)
     shaped.params = &rest;
     shaped.state = std;
     samp_shape(s->std, &shaped);
-    program_row row = {.s = s,
-                       .st = st,
-                       .l = r->logits,
-                       .seed = r->params->seed,
-                       .position = std->position};
+    program_row row = {
+        .s = s, .st = st, .l = r->logits, .seed = r->params->seed, .position = std->position};
     st->mirostat = -1;
     turbo_status status = program_run(&row, r->params);
     if (samp_argmax(r->logits, s->std->vocab, &best)) {

@@ -46,8 +46,7 @@ const char *program_check(const turbo_sample_params *p, int32_t vocab)
         if (s->n_ids < 0 || !good_step(s))
             return "a step of the sampling program is unknown or out of its range";
         for (int32_t k = 0; k < s->n_ids; k++)
-            if (s->ids[k] < 0 || s->ids[k] >= vocab ||
-                (s->values && !in(s->values[k], -1e6, 1e6)))
+            if (s->ids[k] < 0 || s->ids[k] >= vocab || (s->values && !in(s->values[k], -1e6, 1e6)))
                 return "a step of the sampling program names an id beyond the vocabulary";
     }
     return NULL;

@@ -6,7 +6,8 @@
 
 static void set(float *l, double v)
 {
-    if (*l > -INFINITY) /* banned stays banned; an extreme setting must not turn a number into a ban */
+    if (*l >
+        -INFINITY) /* banned stays banned; an extreme setting must not turn a number into a ban */
         *l = v > (double)FLT_MAX ? FLT_MAX : v < -(double)FLT_MAX ? -FLT_MAX : (float)v;
 }
 
@@ -87,7 +88,6 @@ void repeat_dry(program_row *r, const turbo_sample_step *s)
         int32_t id = end[-(k - 1)], m = longest[id];
         longest[id] = 0;
         if (m >= s->n && m > 0 && !breaks(s, id))
-            set(&r->l[id], (double)r->l[id] -
-                               (double)s->a * pow((double)s->b, (double)(m - s->n)));
+            set(&r->l[id], (double)r->l[id] - (double)s->a * pow((double)s->b, (double)(m - s->n)));
     }
 }

@@ -118,7 +118,7 @@ static turbo_status check(const samp *s, const turbo_sample_params *p, turbo_err
     if (!in_range(s, p->stop_ids, p->n_stop) || !in_range(s, p->bad_ids, bad) ||
         !in_range(s, p->allowed, p->n_allowed))
         return samp_fail(err, TURBO_EINVAL,
-                    "stop, bad or allowed tokens hold an id beyond the vocabulary");
+                         "stop, bad or allowed tokens hold an id beyond the vocabulary");
     return TURBO_OK;
 }
 
@@ -130,7 +130,8 @@ turbo_status samp_begin(const samp *s, samp_state *st, int32_t max_tokens,
     if (status)
         return status;
     if (n_prompt < 0 || n_prompt > max_tokens || !in_range(s, prompt, n_prompt))
-        return samp_fail(err, TURBO_EINVAL, "the prompt is longer than max_tokens or holds a wrong id");
+        return samp_fail(err, TURBO_EINVAL,
+                         "the prompt is longer than max_tokens or holds a wrong id");
     bool repetition = differs(par->repetition_penalty, 1);
     st->tracking =
         repetition || differs(par->presence_penalty, 0) || differs(par->frequency_penalty, 0);

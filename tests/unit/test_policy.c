@@ -160,7 +160,8 @@ static void test_policy_refused_at_load(void **state)
         {"turbo.policy(turbo.chain():ban{'<x>'})", "no tokenizer"},
         {"turbo.policy(turbo.chain():force{1, 2})", "one token"},
         {"turbo.policy(turbo.chain():add({1}))", "takes 2 values"},
-        {"local c = turbo.chain() for i = 1, 33 do c = c:scale(1) end turbo.policy(c)", "at most 32"},
+        {"local c = turbo.chain() for i = 1, 33 do c = c:scale(1) end turbo.policy(c)",
+         "at most 32"},
         {"turbo.tokens.matching('x')", "no tokenizer"},
         {"turbo.policy(turbo.chain():temperature(3))", "temperature is 3"},
         {"turbo.policy(turbo.chain():temperature(0/0))", "temperature is"},
@@ -376,9 +377,9 @@ static void test_definitions(void **state)
     turbo_err err = {{0}};
     (void)state;
     int n = names_of("---@class turbo.Request", "local req", "---@field ", names, 32);
-    assert_int_equal(n, 9 + 3);
-    n += names_of("local req", "---@class turbo.PolicySpec", "function req:", names + n, 32 - n);
-    assert_int_equal(n, 9 + 3 + 3);
+    assert_int_equal(n, 9 + 5);
+    n += names_of("local req", "---The logits of", "function req:", names + n, 32 - n);
+    assert_int_equal(n, 9 + 5 + 6);
     for (int i = 0; i < n; i++) {
         snprintf(script, sizeof script, HOOK("assert(req.%.31s ~= nil)"), names[i]);
         if (ask(script, NULL, &p, &err))
@@ -390,14 +391,14 @@ static void test_definitions(void **state)
         if (!strstr(err.text, names[i]))
             fail_msg("\"%s\" lacks %s", err.text, names[i]);
     n = names_of("local chain", "---A chain without", "function chain:", names, 32);
-    assert_int_equal(n, 5);
+    assert_int_equal(n, 17);
     for (int i = 0; i < n; i++) {
         snprintf(script, sizeof script, "assert(turbo.chain().%.31s) turbo.policy(turbo.chain())",
                  names[i]);
         assert_int_equal(ask(script, NULL, &p, &err), TURBO_OK);
     }
     n = names_of("---@class turbo.PolicySpec", "---Registers the policy", "---@field ", names, 32);
-    assert_int_equal(n, 5);
+    assert_int_equal(n, 8);
     turbod_policy *none = NULL;
     assert_int_not_equal(load_text("turbo.policy{ nonsense = 1 }", &none, &err), TURBO_OK);
     for (int i = 0; i < n; i++)

@@ -27,8 +27,11 @@ static void *sampler;
 
 static turbo_sample_params neutral(void)
 {
-    return (turbo_sample_params){.size = sizeof(turbo_sample_params), .temperature = 1, .top_p = 1,
-                                 .repetition_penalty = 1, .n_logprobs = -1};
+    return (turbo_sample_params){.size = sizeof(turbo_sample_params),
+                                 .temperature = 1,
+                                 .top_p = 1,
+                                 .repetition_penalty = 1,
+                                 .n_logprobs = -1};
 }
 
 static void *begin(const turbo_sample_params *p, const int32_t *prompt, int n)
@@ -52,9 +55,9 @@ static turbo_sample_row draw(float *logits, void *state, const turbo_sample_para
 static int kind_of(const char *name)
 {
     static const char *const names[] = {
-        "penalize", "temperature", "top_k", "top_p",    "min_p", "typical", "top_n_sigma",
-        "xtc",      "dry",         "mirostat", "scale", "add",   "set",     "allow",
-        "ban",      "force",       "no_repeat_ngram"};
+        "penalize",    "temperature", "top_k", "top_p",    "min_p",          "typical",
+        "top_n_sigma", "xtc",         "dry",   "mirostat", "scale",          "add",
+        "set",         "allow",       "ban",   "force",    "no_repeat_ngram"};
     for (int i = 0; i < TURBO_STEP_NO_REPEAT_NGRAM; i++)
         if (!strcmp(names[i], name))
             return i + 1;
@@ -64,8 +67,8 @@ static int kind_of(const char *name)
 
 static double arg(const cJSON *c, const char *key)
 {
-    const cJSON *v = cJSON_GetObjectItemCaseSensitive(
-        cJSON_GetObjectItemCaseSensitive(c, "args"), key);
+    const cJSON *v =
+        cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(c, "args"), key);
     return v ? v->valuedouble : 0;
 }
 
@@ -86,11 +89,16 @@ static void check_case(const cJSON *c, int number)
     for (int i = 0; i < V; i++, v = v->next)
         logits[i] = (float)v->valuedouble;
     int n_history = list(cJSON_GetObjectItemCaseSensitive(c, "history"), history);
-    turbo_sample_step step = {.size = sizeof step, .kind = kind_of(name), .a = (float)arg(c, "a"),
-                              .b = (float)arg(c, "b"), .n = (int32_t)arg(c, "n"),
-                              .m = (int32_t)arg(c, "m"), .ids = ids};
-    step.n_ids = list(cJSON_GetObjectItemCaseSensitive(
-                          cJSON_GetObjectItemCaseSensitive(c, "args"), "ids"), ids);
+    turbo_sample_step step = {.size = sizeof step,
+                              .kind = kind_of(name),
+                              .a = (float)arg(c, "a"),
+                              .b = (float)arg(c, "b"),
+                              .n = (int32_t)arg(c, "n"),
+                              .m = (int32_t)arg(c, "m"),
+                              .ids = ids};
+    step.n_ids =
+        list(cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(c, "args"), "ids"),
+             ids);
     turbo_sample_params p = neutral();
     p.program = &step;
     p.n_program = 1;
@@ -138,7 +146,10 @@ static void ramp(float *l)
         l[i] = (float)((i * 7) % V) / 8;
 }
 
-#define STEP(k, ...) {.size = sizeof(turbo_sample_step), .kind = TURBO_STEP_##k, __VA_ARGS__}
+#define STEP(k, ...)                                                                               \
+    {                                                                                              \
+        .size = sizeof(turbo_sample_step), .kind = TURBO_STEP_##k, __VA_ARGS__                     \
+    }
 
 /* The rest: steps on ids, their order, what cannot be undone. */
 static void test_ids(void **s)
@@ -151,7 +162,8 @@ static void test_ids(void **s)
     ramp(want);
     const turbo_sample_step add[] = {STEP(ADD, .n_ids = 3, .ids = three, .values = values),
                                      STEP(ADD, .a = 2, .n_ids = 1, .ids = five),
-                                     STEP(SCALE, .a = 0.5f), STEP(SET, .a = -4, .n_ids = 1, .ids = five)};
+                                     STEP(SCALE, .a = 0.5f),
+                                     STEP(SET, .a = -4, .n_ids = 1, .ids = five)};
     turbo_sample_params p = neutral();
     p.program = add;
     p.n_program = 4;
@@ -198,11 +210,16 @@ static void test_refused(void **s)
 {
     static const int32_t beyond[] = {V}, below[] = {-1}, two[] = {1, 2};
     const turbo_sample_step bad[] = {
-        STEP(BAN, .n_ids = 1, .ids = beyond), STEP(ADD, .a = 1, .n_ids = 1, .ids = below),
-        STEP(FORCE, .n_ids = 2, .ids = two),  STEP(FORCE),
-        STEP(TOP_P, .a = 0),                  STEP(TOP_P, .a = NAN),
-        STEP(TEMPERATURE, .a = -1),           STEP(NO_REPEAT_NGRAM),
-        STEP(MIROSTAT, .a = INFINITY),        {.size = sizeof bad[0], .kind = 18},
+        STEP(BAN, .n_ids = 1, .ids = beyond),
+        STEP(ADD, .a = 1, .n_ids = 1, .ids = below),
+        STEP(FORCE, .n_ids = 2, .ids = two),
+        STEP(FORCE),
+        STEP(TOP_P, .a = 0),
+        STEP(TOP_P, .a = NAN),
+        STEP(TEMPERATURE, .a = -1),
+        STEP(NO_REPEAT_NGRAM),
+        STEP(MIROSTAT, .a = INFINITY),
+        {.size = sizeof bad[0], .kind = 18},
         {.size = sizeof bad[0]},
     };
     char state[1 << 16];

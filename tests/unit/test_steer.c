@@ -122,15 +122,17 @@ static void test_logits(void **state)
         assert_in_range(r.ids[i], 300, 302);
     /* The tape is for one token. */
     char text[256];
-    snprintf(text, sizeof text,
-             "turbo.policy{ logits = function(req, lg) if req.n_output == 0 then lg:ban{%d} end end }",
-             base.ids[0]);
+    snprintf(
+        text, sizeof text,
+        "turbo.policy{ logits = function(req, lg) if req.n_output == 0 then lg:ban{%d} end end }",
+        base.ids[0]);
     run(text, 12, &r);
     assert_int_not_equal(r.ids[0], base.ids[0]);
     /* Peeking: the best is what greedy takes; probabilities are the model's. */
     run("turbo.policy{ logits = function(req, lg) local best = lg:topk(5) assert(#best == 5) "
         "local p = math.exp(best[1].logprob) assert(math.abs(p - lg:prob(best[1].id)) < 1e-9) "
-        "assert(best[1].logprob >= best[2].logprob) local h = lg:entropy() assert(h >= 0 and h < 12) "
+        "assert(best[1].logprob >= best[2].logprob) local h = lg:entropy() assert(h >= 0 and h < "
+        "12) "
         "req.state.best = best[1].id end, "
         "token = function(req, tok) assert(tok.id == req.state.best) end }",
         12, &r);
@@ -180,7 +182,8 @@ static void test_failures(void **state)
         {"logits = function(req) req.temperature = 1 end", TURBO_EINVAL, "fixed once"},
         {"logits = function(req) req:use(turbo.chain()) end", TURBO_EINVAL, "request hook"},
         {"logits = function(req, lg) lg:temperature('hot') end", TURBO_EINVAL, "number"},
-        {"logits = function(req, lg) for i = 1, 33 do lg:scale(1) end end", TURBO_EINVAL, "at most 32"},
+        {"logits = function(req, lg) for i = 1, 33 do lg:scale(1) end end", TURBO_EINVAL,
+         "at most 32"},
         {"logits = function(req, lg) req:stop() end", TURBO_EINVAL, "req:stop is for"},
     };
     result base, other, r;
@@ -200,7 +203,8 @@ static void test_failures(void **state)
         if (r.end.kind != TURBOD_EV_ERROR || r.end.status != rows[i].status ||
             !strstr(r.message, rows[i].text))
             fail_msg("%s: status %d, \"%s\"", text, r.end.status, r.message);
-        if (!strstr(rows[i].body, "allow{}")) { /* nothing left to draw from is not the script's error */
+        if (!strstr(rows[i].body,
+                    "allow{}")) { /* nothing left to draw from is not the script's error */
             snprintf(text, sizeof text, "turbo.policy{ on_error = 'skip', %s }", rows[i].body);
             run(text, 24, &r);
             same_answer(&base, &r);
@@ -212,9 +216,9 @@ static void test_failures(void **state)
 /* The finish hook runs once, however a request ends: five that take too long switch the policy off. */
 static void test_finish(void **state)
 {
-    turbod_policy *p = policy_of(
-        "turbo.policy{ finish = function(req, e) assert(e.reason == 'length' or e.reason == 'abort') "
-        "assert(e.n_output == req.n_output) while true do end end }");
+    turbod_policy *p = policy_of("turbo.policy{ finish = function(req, e) assert(e.reason == "
+                                 "'length' or e.reason == 'abort') "
+                                 "assert(e.n_output == req.n_output) while true do end end }");
     turbod_policy_result out;
     turbo_err err;
     turbo_sample_params asked = greedy();
@@ -335,7 +339,8 @@ static void test_think_budget(void **state)
     char text[1024];
     result r;
     (void)state;
-    run_shipped("think_budget", "{\"budget\": 6, \"close\": \" and that is all I thought.\"}", 40, &r);
+    run_shipped("think_budget", "{\"budget\": 6, \"close\": \" and that is all I thought.\"}", 40,
+                &r);
     text_of(&r, text, sizeof text);
     const char *at = strstr(text, " and that is all I thought.\n");
     assert_non_null(at);
@@ -349,8 +354,10 @@ static void test_choice(void **state)
     result r;
     (void)state;
     for (int i = 0; i < 4; i++) {
-        run_shipped("choice", i % 2 ? "{\"options\": [\"a red apple\", \"a blue boat\", \"nothing\"]}"
-                                    : "{\"options\": [\"forty-two\"]}", 40, &r);
+        run_shipped("choice",
+                    i % 2 ? "{\"options\": [\"a red apple\", \"a blue boat\", \"nothing\"]}"
+                          : "{\"options\": [\"forty-two\"]}",
+                    40, &r);
         text_of(&r, text, sizeof text);
         const char *t = text[0] == ' ' ? text + 1 : text;
         if (i % 2 ? strcmp(t, "a red apple") && strcmp(t, "a blue boat") && strcmp(t, "nothing")
@@ -442,7 +449,8 @@ static int set_up(void **state)
     engine = open_engine(dir, o);
     const turbod_engine_facts *f = turbod_engine_facts_of(engine);
     env = (turbod_policy_env){.tok_vtbl = f->tok_vtbl, .tok = f->tok, .vocab = f->model.vocab};
-    if (turbod_encode_text(env.tok_vtbl, env.tok, text, sizeof text - 1, true, false, &ids, &n, &err))
+    if (turbod_encode_text(env.tok_vtbl, env.tok, text, sizeof text - 1, true, false, &ids, &n,
+                           &err))
         return -1;
     n_prompt = (int32_t)(n < 64 ? n : 64);
     memcpy(prompt, ids, (size_t)n_prompt * sizeof *ids);
@@ -460,11 +468,11 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_token),    cmocka_unit_test(test_inject),
-        cmocka_unit_test(test_logits),   cmocka_unit_test(test_switch),
-        cmocka_unit_test(test_failures), cmocka_unit_test(test_finish),
-        cmocka_unit_test(test_hostile),  cmocka_unit_test(test_think_budget),
-        cmocka_unit_test(test_choice),   cmocka_unit_test(test_lively),
+        cmocka_unit_test(test_token),     cmocka_unit_test(test_inject),
+        cmocka_unit_test(test_logits),    cmocka_unit_test(test_switch),
+        cmocka_unit_test(test_failures),  cmocka_unit_test(test_finish),
+        cmocka_unit_test(test_hostile),   cmocka_unit_test(test_think_budget),
+        cmocka_unit_test(test_choice),    cmocka_unit_test(test_lively),
         cmocka_unit_test(test_tool_call),
     };
     return engine_kit_main(tests, sizeof tests / sizeof tests[0], set_up, tear_down);
