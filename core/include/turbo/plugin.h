@@ -386,22 +386,22 @@ typedef struct turbo_logit_bias {
  * the table there says; fields that a step does not use are 0. Ids are in 0..V-1. */
 enum {
     TURBO_STEP_PENALIZE = 1, /* a repetition, b presence, c frequency; n last tokens, 0 all */
-    TURBO_STEP_TEMPERATURE = 2, /* a; 0 keeps the best token alone                             */
-    TURBO_STEP_TOP_K = 3, /* n                                                           */
-    TURBO_STEP_TOP_P = 4, /* a                                                           */
-    TURBO_STEP_MIN_P = 5, /* a                                                           */
-    TURBO_STEP_TYPICAL = 6, /* a mass                                                      */
-    TURBO_STEP_TOP_N_SIGMA = 7, /* a standard deviations below the best                        */
-    TURBO_STEP_XTC = 8, /* a threshold, b probability                                  */
+    TURBO_STEP_TEMPERATURE = 2, /* a; 0 keeps the best token alone */
+    TURBO_STEP_TOP_K = 3, /* n */
+    TURBO_STEP_TOP_P = 4, /* a */
+    TURBO_STEP_MIN_P = 5, /* a */
+    TURBO_STEP_TYPICAL = 6, /* a mass */
+    TURBO_STEP_TOP_N_SIGMA = 7, /* a standard deviations below the best */
+    TURBO_STEP_XTC = 8, /* a threshold, b probability */
     TURBO_STEP_DRY = 9, /* a multiplier, b base, n allowed length, m last tokens; ids break */
-    TURBO_STEP_MIROSTAT = 10, /* a tau, b eta (version 2)                                    */
-    TURBO_STEP_SCALE = 11, /* logits times a                                              */
+    TURBO_STEP_MIROSTAT = 10, /* a tau, b eta (version 2) */
+    TURBO_STEP_SCALE = 11, /* logits times a */
     TURBO_STEP_ADD = 12, /* values[i] to the logit of ids[i]; a to each when values is NULL */
-    TURBO_STEP_SET = 13, /* the logits of ids become a                                  */
-    TURBO_STEP_ALLOW = 14, /* only ids stay                                               */
-    TURBO_STEP_BAN = 15, /* ids go                                                      */
-    TURBO_STEP_FORCE = 16, /* ids[0], whatever was banned before                          */
-    TURBO_STEP_NO_REPEAT_NGRAM = 17, /* n: no run of n tokens a second time                    */
+    TURBO_STEP_SET = 13, /* the logits of ids become a */
+    TURBO_STEP_ALLOW = 14, /* only ids stay */
+    TURBO_STEP_BAN = 15, /* ids go */
+    TURBO_STEP_FORCE = 16, /* ids[0], whatever was banned before */
+    TURBO_STEP_NO_REPEAT_NGRAM = 17, /* n: no run of n tokens a second time */
 };
 
 typedef struct turbo_sample_step {
