@@ -140,7 +140,7 @@ static bool cors(struct MHD_Response *m, const turbod_exchange *x)
     return header(m, "Access-Control-Allow-Origin", x->origin) && header(m, "Vary", "Origin") &&
            header(m, "Access-Control-Expose-Headers", "X-Request-Id") &&
            (x->reply.status != 204 ||
-            (header(m, "Access-Control-Allow-Methods", "GET, POST, OPTIONS") &&
+            (header(m, "Access-Control-Allow-Methods", "GET, POST, PUT, DELETE, OPTIONS") &&
              header(m, "Access-Control-Allow-Headers",
                     "Authorization, Content-Type, X-Request-Id, X-Turbo-Strict") &&
              header(m, "Access-Control-Max-Age", "600")));
