@@ -3,6 +3,7 @@
 #include "lua/policy.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -28,6 +29,7 @@ struct turbod_policy {
         int64_t at[MAX_TIMEOUTS]; /* seconds; a ring */
         unsigned n;
         bool off;
+        _Atomic uint64_t runs, errors, nano; /* for /metrics; not under mu */
     } * timeouts;
 };
 
@@ -447,6 +449,36 @@ static bool is_off(struct timeouts *t)
     return off;
 }
 
+static int64_t now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+/* Runs the request hook, and counts what it cost. */
+static turbo_status counted_run(policy_job *j, turbo_err *err)
+{
+    struct timeouts *t = j->policy->timeouts;
+    int64_t t0 = now_ns();
+    turbo_status st = run(j, true, err);
+    atomic_fetch_add(&t->nano, (uint64_t)(now_ns() - t0));
+    atomic_fetch_add(&t->runs, 1);
+    if (st && !j->is_rejected && !j->args_wrong)
+        atomic_fetch_add(&t->errors, 1);
+    return st;
+}
+
+turbod_policy_stat turbod_policy_stat_of(const turbod_policy *p)
+{
+    struct timeouts *t = p->timeouts;
+    return (turbod_policy_stat){
+        .runs = atomic_load(&t->runs),
+        .errors = atomic_load(&t->errors),
+        .seconds = (double)atomic_load(&t->nano) * 1e-9,
+    };
+}
+
 turbo_status turbod_policy_request(const turbod_policy *policy, turbo_sample_params *p,
                                    const cJSON *args, turbo_err *err)
 {
@@ -462,7 +494,7 @@ turbo_status turbod_policy_request(const turbod_policy *policy, turbo_sample_par
                         "mend it and reload",
                         policy->name, MAX_TIMEOUTS);
     else
-        st = run(&job, true, &why);
+        st = counted_run(&job, &why);
     if (job.timed_out)
         note_timeout(policy->timeouts, policy->name);
     if (job.is_rejected)

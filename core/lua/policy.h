@@ -30,4 +30,11 @@ const char *turbod_policy_name(const turbod_policy *p);
 turbo_status turbod_policy_request(const turbod_policy *policy, turbo_sample_params *p,
                                    const cJSON *args, turbo_err *err);
 
+/* What the runs of a policy cost so far. Any thread. */
+typedef struct turbod_policy_stat {
+    uint64_t runs, errors; /* errors: the script failed or ran too long; skipped ones count too */
+    double seconds;
+} turbod_policy_stat;
+turbod_policy_stat turbod_policy_stat_of(const turbod_policy *p);
+
 #endif

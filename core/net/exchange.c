@@ -63,9 +63,27 @@ void turbod_exchange_wake_locked(turbod_exchange *x)
     }
 }
 
+int turbod_exchange_phase_locked(const turbod_exchange *x)
+{
+    const turbod_gen *g = x->gen;
+    int stage = atomic_load(&x->stage);
+    if (stage <= STAGE_BODY)
+        return LEFT_BODY;
+    if (stage == STAGE_REPLY && !(g && g->n_open > 0))
+        return LEFT_SEND;
+    if (x->t_first)
+        return LEFT_DECODE;
+    for (int i = 0; g && i < g->n_choices; i++)
+        if (g->choices[i].request && turbod_request_started(g->choices[i].request))
+            return LEFT_PREFILL;
+    return LEFT_QUEUE;
+}
+
 void turbod_exchange_gone(turbod_exchange *x)
 {
     pthread_mutex_lock(&x->mu);
+    if (x->left == LEFT_NONE)
+        x->left = turbod_exchange_phase_locked(x);
     x->gone = true;
     if (x->gen)
         turbod_gen_cancel_locked(x->gen);

@@ -41,7 +41,7 @@ typedef struct turbod_rules {
     char *bound;           /* the address the server listens on */
     uint64_t body_limit;
     int64_t header_ms, body_ms, idle_ms, send_ms, request_ms, queue_ms, ping_ms;
-    bool metrics_open;
+    bool metrics_open, metrics_vllm;
 } turbod_rules;
 
 turbo_status turbod_rules_new(const turbod_conf *c, turbod_rules **out, turbo_err *err);
@@ -136,6 +136,7 @@ struct turbod_exchange {
     size_t out_at;
     int64_t last_out; /* ms */
     int64_t t_first;  /* first token */
+    int left;         /* LEFT_..., fixed when the client was seen to leave */
 };
 
 int64_t turbod_ms(void);
@@ -144,6 +145,8 @@ bool turbod_exchange_try_ref(turbod_exchange *x); /* false: it is being freed; h
 void turbod_exchange_release(turbod_exchange *x);
 /* Something changed: wakes the connection when it sleeps. x->mu is held. */
 void turbod_exchange_wake_locked(turbod_exchange *x);
+/* The LEFT_ kind of a client that leaves now. x->mu is held. */
+int turbod_exchange_phase_locked(const turbod_exchange *x);
 /* The client left: what runs for it ends. Any thread; takes x->mu. */
 void turbod_exchange_gone(turbod_exchange *x);
 
@@ -181,7 +184,8 @@ void turbod_api_abort(turbod_exchange *x);
 
 /* ---- the server ------------------------------------------------------------------------------------ */
 
-enum { LEFT_BODY, LEFT_WAIT, LEFT_DECODE, LEFT_REPLY, LEFT_KINDS };
+/* What was under way when a client left. NONE: it has not, or was not noticed before the end. */
+enum { LEFT_BODY, LEFT_QUEUE, LEFT_PREFILL, LEFT_DECODE, LEFT_SEND, LEFT_KINDS, LEFT_NONE };
 
 struct turbod_http {
     turbod_service *svc;

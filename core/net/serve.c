@@ -36,7 +36,8 @@ static void *on_target(void *cls, const char *target, struct MHD_Connection *con
     turbod_exchange *x = c ? calloc(1, sizeof *x) : NULL;
     if (!x)
         return NULL;
-    *x = (turbod_exchange){.http = h, .conn = conn, .client = c, .t0 = turbod_ms(), .own_id = true};
+    *x = (turbod_exchange){.http = h, .conn = conn, .client = c, .t0 = turbod_ms(), .own_id = true,
+                           .left = LEFT_NONE};
     atomic_init(&x->refs, 1);
     x->label[0] = '-';
     x->raw_target = strdup(target);
@@ -307,32 +308,38 @@ static void log_text(char out[257], const char *s)
     out[w] = '\0';
 }
 
+/* The figures of an answer for its line in the log. */
+static void log_answer(const turbod_exchange *x, const turbod_gen *g, bool whole, char tail[256])
+{
+    size_t prompt = 0;
+    int32_t cached = 0, tokens = 0, later = 0;
+    double ms = 0;
+    const char *finish = g->fail_status ? g->fail_code : "stop";
+    for (int i = 0; i < g->n_choices; i++) {
+        const turbod_choice *c = &g->choices[i];
+        prompt += c->first_of_prompt ? g->prompts[c->prompt].n : 0;
+        cached += c->first_of_prompt ? c->timings.cached_n : 0;
+        int32_t n = c->done ? c->timings.predicted_n : c->n_tokens;
+        tokens += n;
+        later += n > 1 ? n - 1 : 0;
+        ms = c->timings.predicted_ms > ms ? c->timings.predicted_ms : ms;
+        if (!g->fail_status && c->done && c->finish == TURBOD_FINISH_LENGTH)
+            finish = "length";
+    }
+    snprintf(tail, 256, " ttft=%lldms prompt=%zu cached=%d tokens=%d rate=%.1f/s finish=%s",
+             x->t_first ? (long long)(x->t_first - x->t0) : -1, prompt, cached, tokens,
+             ms > 0 ? (double)later * 1000 / ms : 0, whole ? finish : "client_left");
+}
+
 static void log_exchange(turbod_exchange *x, bool whole)
 {
     char target[257], tail[256] = "";
-    const turbod_gen *g = x->gen;
     char *query = strchr(x->raw_target ? x->raw_target : "", '?');
     if (query)
         *query = '\0'; /* a query may hold what somebody took for a safe place */
     log_text(target, x->raw_target ? x->raw_target : "-");
-    if (g) {
-        int32_t prompt = 0, cached = 0, tokens = 0;
-        double ms = 0;
-        const char *finish = g->fail_status ? g->fail_code : "stop";
-        for (int i = 0; i < g->n_choices; i++) {
-            const turbod_choice *c = &g->choices[i];
-            prompt += c->first_of_prompt ? c->timings.prompt_n : 0;
-            cached += c->first_of_prompt ? c->timings.cached_n : 0;
-            tokens += c->timings.predicted_n;
-            ms = c->timings.predicted_ms > ms ? c->timings.predicted_ms : ms;
-            if (!g->fail_status && c->done && c->finish == TURBOD_FINISH_LENGTH)
-                finish = "length";
-        }
-        snprintf(tail, sizeof tail,
-                 " ttft=%lldms prompt=%d cached=%d tokens=%d rate=%.1f/s finish=%s",
-                 x->t_first ? (long long)(x->t_first - x->t0) : -1, prompt, cached, tokens,
-                 ms > 0 ? (double)tokens * 1000 / ms : 0, whole ? finish : "client_left");
-    }
+    if (x->gen)
+        log_answer(x, x->gen, whole, tail);
     bool probe = x->route && !x->rules->n_keys && x->route->need != NEEDS_KEY;
     probe = probe || (x->route && x->route->need == NEEDS_NOTHING);
     turbod_log(probe ? TURBO_LOG_DEBUG : TURBO_LOG_INFO, "id=%s key=%s %s %s %d %lldms%s%s", x->id,
@@ -342,17 +349,8 @@ static void log_exchange(turbod_exchange *x, bool whole)
 
 static void count_leaver(turbod_exchange *x)
 {
-    int stage = atomic_load(&x->stage), kind;
-    bool running = x->gen && x->gen->n_open > 0;
-    if (stage <= STAGE_BODY)
-        kind = LEFT_BODY;
-    else if (running || stage == STAGE_WORK)
-        kind = x->t_first ? LEFT_DECODE : LEFT_WAIT;
-    else
-        kind = LEFT_REPLY;
+    int kind = x->left != LEFT_NONE ? x->left : turbod_exchange_phase_locked(x);
     atomic_fetch_add(&x->http->left[kind], 1);
-    if (x->gen)
-        atomic_fetch_add(&turbod_engine_metrics(x->http->svc->engine)->disconnects, 1);
 }
 
 static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
