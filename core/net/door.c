@@ -23,6 +23,7 @@
 #include "util/log.h"
 
 #define PEEK_BYTES (TURBOD_HEAD_MAX + TURBOD_LINE_MAX)
+#define BACKLOG 4096         /* connects that wait for accept(); the kernel may allow fewer */
 #define LINGER_MS 1500       /* time a refused client gets to read its answer */
 #define LINGER_LOSS_MS 50    /* pause of accept() when descriptors ran out */
 #define MIN_PROGRESS 1024    /* bytes a reader must take in send_timeout_ms */
@@ -236,8 +237,10 @@ static void answer(turbod_http *h, turbod_client *c, int status, const char *why
     c->deadline = now + LINGER_MS;
 }
 
-static void hand_over(turbod_http *h, turbod_client *c, int64_t now)
+static void hand_over(turbod_http *h, turbod_client *c, const turbod_head *head, int64_t now)
 {
+    bool small = head->length <= TURBOD_SMALL_HEAD && head->n_fields <= TURBOD_SMALL_FIELDS;
+    struct MHD_Daemon *daemon = h->daemons[small ? DAEMON_SMALL : DAEMON_LARGE];
     struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = tag_of(c)};
     int fd = c->fd;
     struct sockaddr_storage addr = c->addr;
@@ -249,7 +252,7 @@ static void hand_over(turbod_http *h, turbod_client *c, int64_t now)
         return;
     }
     pthread_mutex_unlock(&h->mu); /* the daemon may call back at once */
-    bool ok = MHD_add_connection(h->daemon, fd, (struct sockaddr *)&addr, len) == MHD_YES;
+    bool ok = MHD_add_connection(daemon, fd, (struct sockaddr *)&addr, len) == MHD_YES;
     pthread_mutex_lock(&h->mu);
     if (!ok) { /* the daemon has closed fd, and called nobody */
         c = turbod_client_of(h, fd);
@@ -281,7 +284,7 @@ static void peek(turbod_http *h, turbod_client *c, char *space, int64_t now)
     } else if (head.content_length > h->rules->body_limit) {
         answer(h, c, 413, "the body is larger than body_limit", now);
     } else {
-        hand_over(h, c, now);
+        hand_over(h, c, &head, now);
     }
 }
 
@@ -509,7 +512,7 @@ static turbo_status bind_one(turbod_http *h, const struct addrinfo *a, const tur
     if (h->listen_fd < 0)
         return turbod_err(err, TURBO_EIO, "no socket: %s", strerror(errno));
     (void)setsockopt(h->listen_fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(h->listen_fd, a->ai_addr, a->ai_addrlen) || listen(h->listen_fd, 1024)) {
+    if (bind(h->listen_fd, a->ai_addr, a->ai_addrlen) || listen(h->listen_fd, BACKLOG)) {
         if (errno == EADDRINUSE)
             return turbod_err(err, TURBO_EIO,
                               "port %d of %s is in use; stop the other server or set port (0 takes "

@@ -208,9 +208,11 @@ void turbod_http_stop(turbod_http *h)
         pthread_join(h->door, NULL);
         h->door_started = false;
     }
-    if (h->daemon)
-        MHD_stop_daemon(h->daemon);
-    h->daemon = NULL;
+    for (int i = 0; i < 2; i++) {
+        if (h->daemons[i])
+            MHD_stop_daemon(h->daemons[i]);
+        h->daemons[i] = NULL;
+    }
     for (int64_t t0 = turbod_ms(); count(h, &h->n_exchanges) && turbod_ms() - t0 < LAST_MS;)
         nap(5);
     if (count(h, &h->n_exchanges)) { /* the engine still holds them: freeing would be worse */

@@ -1,7 +1,7 @@
 /* core/net/net.h: what the files of net/ share. Nothing outside net/ includes this.
  *
- * Threads: the door (accept, head scan, deadlines, pings), the daemon (libmicrohttpd: heads, bodies,
- * bytes out), the workers (a complete body to a submitted generation or a reply), the engine's
+ * Threads: the door (accept, head scan, deadlines, pings), the daemons (libmicrohttpd: heads, bodies,
+ * bytes out; a connection stays with one of the two), the workers (a complete body to a submitted generation or a reply), the engine's
  * (events). An exchange is one request with its answer; it lives until its last reference is gone.
  * Lock order: http.mu before exchange.mu; libmicrohttpd's own locks come last. */
 #ifndef TURBOD_NET_H
@@ -187,9 +187,15 @@ void turbod_api_abort(turbod_exchange *x);
 /* What was under way when a client left. NONE: it has not, or was not noticed before the end. */
 enum { LEFT_BODY, LEFT_QUEUE, LEFT_PREFILL, LEFT_DECODE, LEFT_SEND, LEFT_KINDS, LEFT_NONE };
 
+enum { DAEMON_SMALL, DAEMON_LARGE };
+#define TURBOD_SMALL_HEAD 4096 /* bytes, and ... */
+#define TURBOD_SMALL_FIELDS 24 /* ... fields of a head that still goes to SMALL */
+
 struct turbod_http {
     turbod_service *svc;
-    struct MHD_Daemon *daemon;
+    /* Two, because libmicrohttpd keeps and clears a connection's whole memory from its first request
+     * on: SMALL makes 20,000 idle connections cheap, LARGE takes those that begin with a large head. */
+    struct MHD_Daemon *daemons[2];
     int port, listen_fd, epoll_fd, wake_fd, spare_fd;
     int max_connections, max_per_ip;
     pthread_t door, workers[TURBOD_N_WORKERS];

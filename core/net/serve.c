@@ -13,6 +13,9 @@
 #include "util/err.h"
 #include "util/log.h"
 
+#define SMALL_MEMORY ((size_t)12 << 10)
+#define LARGE_MEMORY ((size_t)64 << 10)
+
 static void set_stage(turbod_exchange *x, turbod_stage s)
 {
     atomic_store(&x->stage_since, turbod_ms());
@@ -424,19 +427,26 @@ static void on_library_log(void *cls, const char *fmt, va_list ap)
     }
 }
 
-turbo_status turbod_serve_start(turbod_http *h, turbo_err *err)
+/* memory: of one connection, for its head, the headers of its answer and what is on the way. */
+static struct MHD_Daemon *start_daemon(turbod_http *h, size_t memory)
 {
-    MHD_set_panic_func(on_panic, NULL);
-    h->daemon = MHD_start_daemon(
+    return MHD_start_daemon(
         MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME |
             MHD_USE_ITC | MHD_USE_ERROR_LOG,
         0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_library_log, NULL,
         MHD_OPTION_URI_LOG_CALLBACK, on_target, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes,
         NULL, MHD_OPTION_CONNECTION_LIMIT, (unsigned)h->max_connections + 16,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)65536, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, memory, MHD_OPTION_STRICT_FOR_CLIENT, 1,
         MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
-    if (!h->daemon)
+}
+
+turbo_status turbod_serve_start(turbod_http *h, turbo_err *err)
+{
+    MHD_set_panic_func(on_panic, NULL);
+    h->daemons[DAEMON_SMALL] = start_daemon(h, SMALL_MEMORY);
+    h->daemons[DAEMON_LARGE] = start_daemon(h, LARGE_MEMORY);
+    if (!h->daemons[DAEMON_SMALL] || !h->daemons[DAEMON_LARGE])
         return turbod_err(err, TURBO_ENOMEM, "the HTTP daemon does not start");
     return TURBO_OK;
 }
