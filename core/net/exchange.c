@@ -40,6 +40,7 @@ void turbod_exchange_release(turbod_exchange *x)
     turbod_buf_free(&x->body);
     turbod_buf_free(&x->reply.body);
     turbod_buf_free(&x->out);
+    turbod_buf_free(&x->rest);
     turbod_rules_release(x->rules);
     pthread_mutex_destroy(&x->mu);
     free(x->raw_target);
@@ -57,10 +58,14 @@ void turbod_exchange_release(turbod_exchange *x)
 
 void turbod_exchange_wake_locked(turbod_exchange *x)
 {
-    if (x->suspended && !x->over) {
-        x->suspended = false;
-        MHD_resume_connection(x->conn);
+    if (!x->suspended || x->over)
+        return;
+    if (x->direct && !x->gone && (x->rest.len || !turbod_gen_over(x->gen))) {
+        turbod_writer_push_locked(x);
+        return;
     }
+    x->suspended = x->direct = false;
+    MHD_resume_connection(x->conn);
 }
 
 int turbod_exchange_phase_locked(const turbod_exchange *x)

@@ -1,7 +1,8 @@
 /* core/net/net.h: what the files of net/ share. Nothing outside net/ includes this.
  *
  * Threads: the door (accept, head scan, deadlines, pings), the daemons (libmicrohttpd: heads, bodies,
- * bytes out; a connection stays with one of the two), the workers (a complete body to a submitted generation or a reply), the engine's
+ * bytes out; a connection stays with one of the two), the workers (a complete body to a submitted generation or a reply), the writer (bytes of a stream),
+ * the engine's
  * (events). An exchange is one request with its answer; it lives until its last reference is gone.
  * Lock order: http.mu before exchange.mu; libmicrohttpd's own locks come last. */
 #ifndef TURBOD_NET_H
@@ -134,6 +135,10 @@ struct turbod_exchange {
     turbod_gen *gen; /* set once, by a worker */
     turbod_buf out;  /* bytes of a stream not yet handed to the daemon */
     size_t out_at;
+    /* While a stream's connection is suspended with nothing under way, the writer has its socket. */
+    bool chunked, direct, queued; /* it may; it does now; it is in the writer's queue */
+    turbod_exchange *next_write;
+    turbod_buf rest; /* of a chunk that the socket did not take whole: nothing else may be sent before */
     int64_t last_out; /* ms */
     int64_t t_first;  /* first token */
     int left;         /* LEFT_..., fixed when the client was seen to leave */
@@ -200,7 +205,8 @@ struct turbod_http {
     int max_connections, max_per_ip;
     pthread_t door, workers[TURBOD_N_WORKERS];
     int n_workers;
-    bool door_started;
+    bool door_started, writer_started;
+    pthread_t writer;
     _Atomic bool quiet, ending, stopping; /* no new requests; all answers end; threads end */
 
     pthread_mutex_t mu; /* guards what follows */
@@ -216,6 +222,11 @@ struct turbod_http {
     pthread_mutex_t job_mu;
     pthread_cond_t job_wake;
     turbod_exchange *job_head, *job_tail;
+
+    pthread_mutex_t writer_mu; /* guards what follows; taken last */
+    pthread_cond_t writer_wake;
+    turbod_exchange *write_head, *write_tail;
+    bool writer_sleeps;
 
     pthread_mutex_t session_mu; /* guards what follows */
     struct turbod_session *sessions;
@@ -241,6 +252,11 @@ void turbod_door_poke(turbod_http *h);
 void turbod_door_close(turbod_http *h);
 turbod_client *turbod_client_of(turbod_http *h, int fd); /* http.mu is held */
 void turbod_client_drop(turbod_http *h, turbod_client *c); /* http.mu is held; frees, does not close */
+
+/* writer.c */
+turbo_status turbod_writer_start(turbod_http *h, turbo_err *err);
+void turbod_writer_join(turbod_http *h); /* after h->stopping was set */
+void turbod_writer_push_locked(turbod_exchange *x); /* x->mu is held */
 
 /* serve.c: libmicrohttpd's callbacks */
 turbo_status turbod_serve_start(turbod_http *h, turbo_err *err);

@@ -52,6 +52,7 @@ static void *on_target(void *cls, const char *target, struct MHD_Connection *con
     turbod_buf_init(&x->body, (size_t)x->rules->body_limit);
     turbod_buf_init(&x->reply.body, (size_t)256 << 20);
     turbod_buf_init(&x->out, (size_t)4 << 20);
+    turbod_buf_init(&x->rest, (size_t)4 << 20);
     pthread_mutex_init(&x->mu, NULL);
     set_stage(x, STAGE_HEAD);
     pthread_mutex_lock(&h->mu);
@@ -115,6 +116,7 @@ static bool look_at_head(turbod_exchange *x, const char *method, const char *ver
     f.head.method = (turbod_text){method, strlen(method)};
     f.head.target = (turbod_text){x->raw_target, strlen(x->raw_target)};
     f.head.http10 = !strcmp(version, "HTTP/1.0");
+    x->chunked = !f.head.http10;
     MHD_get_connection_values_n(x->conn, MHD_HEADER_KIND, on_field, &f);
     name_exchange(x, f.bad ? (turbod_text){0} : f.head.request_id);
     if (!f.bad)
@@ -289,6 +291,7 @@ ssize_t turbod_stream_read(turbod_exchange *x, char *buf, size_t max)
             n = MHD_CONTENT_READER_END_OF_STREAM;
         } else {
             suspend_locked(x);
+            x->direct = x->chunked;
         }
     }
     pthread_mutex_unlock(&x->mu);
@@ -368,7 +371,7 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
     bool whole = why == MHD_REQUEST_TERMINATED_COMPLETED_OK;
     pthread_mutex_lock(&x->mu);
     x->over = true;
-    x->suspended = false;
+    x->suspended = x->direct = false;
     if (!whole && why != MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN)
         count_leaver(x);
     log_exchange(x, whole);
