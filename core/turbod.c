@@ -19,7 +19,7 @@
 #define EX_USAGE 64
 #define EX_ENGINE 75
 #define SICK_AFTER_S 60.0 /* an engine that shows no step for so long gets no watchdog ping */
-#define HUNG_AFTER_S 4.0 /* at the end: every request was cancelled, yet no step ended for so long */
+#define HUNG_AFTER_S 4.0 /* an engine that ends no step for so long is not waited for at the end */
 #define TICK_MS 20 /* how often a drain looks whether it is done */
 
 typedef struct daemon_state {

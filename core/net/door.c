@@ -471,7 +471,8 @@ static void *door_main(void *arg)
     char *space = malloc(PEEK_BYTES);
     pthread_setname_np(pthread_self(), "turbo-door");
     while (space && !atomic_load(&h->stopping)) {
-        int n = epoll_wait(h->epoll_fd, ev, 64, tick_ms(h));
+        const int tick = tick_ms(h);
+        int n = epoll_wait(h->epoll_fd, ev, 64, tick);
         int64_t now = turbod_ms();
         if (atomic_load(&h->quiet))
             stop_listening(h);
@@ -490,7 +491,7 @@ static void *door_main(void *arg)
                 rest_until = now + LINGER_LOSS_MS;
             }
         }
-        if (now - last >= 10) {
+        if (now - last >= tick) { /* not oftener: it looks at every connection */
             check_deadlines(h, now);
             last = now;
         }

@@ -138,7 +138,7 @@ struct turbod_exchange {
     /* While a stream's connection is suspended with nothing under way, the writer has its socket. */
     bool chunked, direct, queued; /* it may; it does now; it is in the writer's queue */
     turbod_exchange *next_write;
-    turbod_buf rest; /* of a chunk that the socket did not take whole: nothing else may be sent before */
+    turbod_buf rest; /* of a chunk that the socket took in part; it goes before anything else */
     int64_t last_out; /* ms */
     int64_t t_first;  /* first token */
     int left;         /* LEFT_..., fixed when the client was seen to leave */

@@ -92,7 +92,7 @@ static bool write_one(turbod_exchange *x)
             x->out_at = 0;
             turbod_sse_fill(x->gen);
             if (x->out.failed || (x->out.len && !send_chunk(x))) {
-                x->direct = false; /* libmicrohttpd waits until the socket takes what is in x->out */
+                x->direct = false; /* libmicrohttpd sends x->out when the socket takes it */
                 turbod_exchange_wake_locked(x);
             } else if (x->out.len) {
                 turbod_buf_clear(&x->out);

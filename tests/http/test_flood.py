@@ -1,5 +1,6 @@
 """Many connections, few descriptors, slow readers, a wall clock that jumps, one session asked twice."""
 import errno
+import http.client
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import time
 
 import pytest
 
-from kit import SOURCE, Server, null_model, reset, until
+from kit import SOURCE, Server, null_model, parse_sse, text_of, until
 
 ASK = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 GOOD = b"HTTP/1.1 200"
@@ -55,6 +56,43 @@ def test_f05_reader_of_single_bytes():
     slow.close()
     assert rounds > 0 and "the client does not read" in s.read_log()
     assert s.stop() == 0
+
+
+def test_reader_that_pauses_misses_nothing(server):
+    """Its socket fills in the middle of events; what it reads later is the whole stream, once."""
+    body = {"prompt": "one two", "max_tokens": 400, "n": 8, "logprobs": 20, "ignore_eos": True,
+            "temperature": 1, "seed": 3}
+    want = server.ok("/v1/completions", body)
+    s = server.open_stream(rcvbuf=4096, **body)
+    until(lambda: server.gauge("num_requests_running") == 8)
+    for _ in range(30):  # crumbs while the answer is made: the socket fills, empties, fills
+        s.recv(1500, socket.MSG_PEEK)
+        time.sleep(0.02)
+    r = http.client.HTTPResponse(s)
+    r.begin()
+    events = parse_sse(r.read())
+    s.close()
+    for i in range(8):
+        assert text_of(events, i) == want["choices"][i]["text"]
+
+
+def test_http10_stream_is_not_chunked(server):
+    body = json.dumps({"prompt": "one two", "max_tokens": 50, "ignore_eos": True, "temperature": 0,
+                       "stream": True}).encode()
+    s = server.connect()
+    s.sendall(b"POST /v1/completions HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+              b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    data = b""
+    while True:
+        more = s.recv(65536)
+        if not more:
+            break
+        data += more
+    s.close()
+    head, _, rest = data.partition(b"\r\n\r\n")
+    assert b"chunked" not in head.lower()
+    want = server.complete("one two", max_tokens=50, ignore_eos=True)["choices"][0]["text"]
+    assert text_of(parse_sse(rest)) == want
 
 
 # ---- many at once
