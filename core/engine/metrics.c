@@ -39,7 +39,8 @@ typedef struct page {
 void turbod_metrics_head(turbod_buf *o, const char *prefix, const char *name, const char *type,
                          const char *help)
 {
-    turbod_buf_printf(o, "# HELP %s%s %s\n# TYPE %s%s %s\n", prefix, name, help, prefix, name, type);
+    turbod_buf_printf(o, "# HELP %s%s %s\n# TYPE %s%s %s\n", prefix, name, help, prefix, name,
+                      type);
 }
 
 void turbod_metrics_label(turbod_buf *o, const char *name, const char *value)

@@ -23,7 +23,7 @@
 #include "util/log.h"
 
 #define PEEK_BYTES (TURBOD_HEAD_MAX + TURBOD_LINE_MAX)
-#define BACKLOG 4096         /* connects that wait for accept(); the kernel may allow fewer */
+#define BACKLOG 4096 /* connects that wait for accept(); the kernel may allow fewer */
 #define LINGER_MS 1500       /* time a refused client gets to read its answer */
 #define LINGER_LOSS_MS 50    /* pause of accept() when descriptors ran out */
 #define MIN_PROGRESS 1024    /* bytes a reader must take in send_timeout_ms */

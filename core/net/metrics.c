@@ -42,7 +42,8 @@ static void http_series(turbod_http *h, turbod_buf *b)
 static void lua_series(const turbod_policies *set, turbod_buf *b)
 {
     uint64_t errors = 0;
-    head(b, "lua_policy_seconds", "summary", "Time policies took for the requests that chose them.");
+    head(b, "lua_policy_seconds", "summary",
+         "Time policies took for the requests that chose them.");
     for (size_t i = 0; i < turbod_policies_count(set); i++) {
         const char *name = turbod_policies_name(set, i);
         turbod_policy_stat s = turbod_policy_stat_of(turbod_policies_find(set, name));

@@ -141,7 +141,7 @@ struct turbod_exchange {
     turbod_buf rest; /* of a chunk that the socket took in part; it goes before anything else */
     int64_t last_out; /* ms */
     int64_t t_first;  /* first token */
-    int left;         /* LEFT_..., fixed when the client was seen to leave */
+    int left; /* LEFT_..., fixed when the client was seen to leave */
 };
 
 int64_t turbod_ms(void);

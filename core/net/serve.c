@@ -39,8 +39,8 @@ static void *on_target(void *cls, const char *target, struct MHD_Connection *con
     turbod_exchange *x = c ? calloc(1, sizeof *x) : NULL;
     if (!x)
         return NULL;
-    *x = (turbod_exchange){.http = h, .conn = conn, .client = c, .t0 = turbod_ms(), .own_id = true,
-                           .left = LEFT_NONE};
+    *x = (turbod_exchange){
+        .http = h, .conn = conn, .client = c, .t0 = turbod_ms(), .own_id = true, .left = LEFT_NONE};
     atomic_init(&x->refs, 1);
     x->label[0] = '-';
     x->raw_target = strdup(target);
@@ -433,15 +433,17 @@ static void on_library_log(void *cls, const char *fmt, va_list ap)
 /* memory: of one connection, for its head, the headers of its answer and what is on the way. */
 static struct MHD_Daemon *start_daemon(turbod_http *h, size_t memory)
 {
-    return MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME |
-            MHD_USE_ITC | MHD_USE_ERROR_LOG,
-        0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_library_log, NULL,
-        MHD_OPTION_URI_LOG_CALLBACK, on_target, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes,
-        NULL, MHD_OPTION_CONNECTION_LIMIT, (unsigned)h->max_connections + 16,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, memory, MHD_OPTION_STRICT_FOR_CLIENT, 1,
-        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
+    return MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_NO_LISTEN_SOCKET |
+                                MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG,
+                            0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER,
+                            on_library_log, NULL, MHD_OPTION_URI_LOG_CALLBACK, on_target, h,
+                            MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
+                            MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
+                            MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
+                            MHD_OPTION_CONNECTION_LIMIT, (unsigned)h->max_connections + 16,
+                            MHD_OPTION_CONNECTION_MEMORY_LIMIT, memory,
+                            MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+                            MHD_OPTION_END);
 }
 
 turbo_status turbod_serve_start(turbod_http *h, turbo_err *err)

@@ -124,9 +124,12 @@ static turbo_status open_model(const turbo_host *h, const turbo_config *c, turbo
         const char *key;
         int64_t hi, *to;
     } rows[] = {
-        {"null_step_us", 60000000, &step},       {"null_token_us", 60000000, &token},
-        {"null_hang_ms", 86400000, &hang},       {"null_hang_step", INT32_MAX, &m->hang_step},
-        {"null_fail_step", INT32_MAX, &m->fail_step}, {"null_open_ms", 60000, &slow},
+        {"null_step_us", 60000000, &step},
+        {"null_token_us", 60000000, &token},
+        {"null_hang_ms", 86400000, &hang},
+        {"null_hang_step", INT32_MAX, &m->hang_step},
+        {"null_fail_step", INT32_MAX, &m->fail_step},
+        {"null_open_ms", 60000, &slow},
     };
     turbo_status st = describe(h, c, &info, err);
     for (size_t i = 0; i < sizeof rows / sizeof rows[0] && !st; i++)
