@@ -38,23 +38,32 @@ static void http_series(turbod_http *h, turbod_buf *b)
                           (unsigned long long)atomic_load(&h->left[i]));
 }
 
-/* A reload begins the counts anew, as a restart does. */
-static void lua_series(const turbod_policies *set, turbod_buf *b)
+typedef struct lua_page {
+    turbod_buf *b;
+    uint64_t errors;
+} lua_page;
+
+static void lua_one(void *ctx, const turbod_policy *policy)
 {
-    uint64_t errors = 0;
+    lua_page *g = ctx;
+    const char *name = turbod_policy_name(policy);
+    turbod_policy_stat s = turbod_policy_stat_of(policy);
+    turbod_buf_str(g->b, "turbo:lua_policy_seconds_sum{");
+    turbod_metrics_label(g->b, "policy", name);
+    turbod_buf_printf(g->b, "} %.9g\nturbo:lua_policy_seconds_count{", s.seconds);
+    turbod_metrics_label(g->b, "policy", name);
+    turbod_buf_printf(g->b, "} %llu\n", (unsigned long long)s.runs);
+    g->errors += s.errors;
+}
+
+/* A reload begins the counts anew, as a restart does. */
+static void lua_series(turbod_policies *set, turbod_buf *b)
+{
+    lua_page g = {.b = b};
     head(b, "lua_policy_seconds", "summary",
-         "Time policies took for the requests that chose them.");
-    for (size_t i = 0; i < turbod_policies_count(set); i++) {
-        const char *name = turbod_policies_name(set, i);
-        turbod_policy_stat s = turbod_policy_stat_of(turbod_policies_find(set, name));
-        turbod_buf_str(b, "turbo:lua_policy_seconds_sum{");
-        turbod_metrics_label(b, "policy", name);
-        turbod_buf_printf(b, "} %.9g\nturbo:lua_policy_seconds_count{", s.seconds);
-        turbod_metrics_label(b, "policy", name);
-        turbod_buf_printf(b, "} %llu\n", (unsigned long long)s.runs);
-        errors += s.errors;
-    }
-    number(b, "lua_errors_total", "counter", "Policy runs that failed or took too long.", errors);
+         "Time of each run of a policy: for a request before it is queued, for a hook later.");
+    turbod_policies_each(set, lua_one, &g);
+    number(b, "lua_errors_total", "counter", "Policy runs that failed or took too long.", g.errors);
 }
 
 void turbod_api_metrics(turbod_exchange *x)
@@ -67,7 +76,7 @@ void turbod_api_metrics(turbod_exchange *x)
     if (state == TURBOD_READY || state == TURBOD_DRAINING) {
         turbod_metrics_write(turbod_engine_metrics(svc->engine), svc->name, x->rules->metrics_vllm,
                              b);
-        lua_series(__atomic_load_n(&svc->policies, __ATOMIC_ACQUIRE), b);
+        lua_series(svc->policies, b);
     }
     http_series(x->http, b);
 }
