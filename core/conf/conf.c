@@ -179,6 +179,9 @@ static turbo_status cross_checks(const turbod_conf *c, turbo_err *err)
         return turbod_err(err, TURBO_EINVAL,
                           "cache_block_seq_len is %lld; a multiple of 8 is needed",
                           (long long)c->cache_block_seq_len);
+    if (*c->metrics_compat && strcmp(c->metrics_compat, "vllm"))
+        return turbod_err(err, TURBO_EINVAL, "metrics_compat is \"%s\"; use \"\" or \"vllm\"",
+                          c->metrics_compat);
     return TURBO_OK;
 }
 

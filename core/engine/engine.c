@@ -112,7 +112,9 @@ turbo_status turbod_engine_open(const turbod_engine_opts *o, turbod_engine **out
     turbo_err no_print;
     e->has_fingerprint = turbod_fingerprint(o->model_dir, e->fingerprint, &no_print) == TURBO_OK;
     e->facts.load_seconds = (double)(turbod_now() - t0) * 1e-9;
-    e->metrics.load_seconds = e->facts.load_seconds;
+    e->metrics.load_seconds[TURBOD_LOAD_REST] = e->facts.load_seconds;
+    for (int i = 0; i < TURBOD_LOAD_REST; i++)
+        e->metrics.load_seconds[TURBOD_LOAD_REST] -= e->metrics.load_seconds[i];
     e->metrics.weight_bytes = e->facts.weight_bytes;
     e->metrics.kv_bytes = e->facts.kv_bytes;
     e->metrics.workspace_bytes = e->facts.workspace_bytes;

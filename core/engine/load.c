@@ -196,14 +196,27 @@ static turbo_status open_kv(turbod_engine *e, const turbod_engine_opts *o, turbo
     return TURBO_OK;
 }
 
+/* Since *t, to the stage; *t becomes now. */
+static void clocked(turbod_engine *e, int stage, int64_t *t)
+{
+    int64_t now = turbod_now();
+    e->metrics.load_seconds[stage] = (double)(now - *t) * 1e-9;
+    *t = now;
+}
+
 turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err)
 {
+    int64_t t = turbod_now();
     turbo_status st = open_model_files(e, o, err);
+    clocked(e, TURBOD_LOAD_FILES, &t);
     if (!st)
         st = open_weights(e, o, err);
+    clocked(e, TURBOD_LOAD_WEIGHTS, &t);
     if (!st)
         st = open_workspace(e, err);
+    clocked(e, TURBOD_LOAD_WORKSPACE, &t);
     if (!st)
         st = open_kv(e, o, err);
+    clocked(e, TURBOD_LOAD_KV, &t);
     return st;
 }

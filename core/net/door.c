@@ -23,7 +23,7 @@
 #include "util/log.h"
 
 #define PEEK_BYTES (TURBOD_HEAD_MAX + TURBOD_LINE_MAX)
-#define BACKLOG 1024         /* connections that wait for accept() */
+#define BACKLOG 4096         /* connects that wait for accept(); the kernel may allow fewer */
 #define ACCEPTS 64           /* accepted at a time */
 #define LAST_HEAD_MS 200     /* time for a head when the server stops */
 #define LINGER_MS 1500       /* time a refused client gets to read its answer */
@@ -240,8 +240,10 @@ static void answer(turbod_http *h, turbod_client *c, int status, const char *why
     c->deadline = now + LINGER_MS;
 }
 
-static void hand_over(turbod_http *h, turbod_client *c, int64_t now)
+static void hand_over(turbod_http *h, turbod_client *c, const turbod_head *head, int64_t now)
 {
+    bool small = head->length <= TURBOD_SMALL_HEAD && head->n_fields <= TURBOD_SMALL_FIELDS;
+    struct MHD_Daemon *daemon = h->daemons[small ? DAEMON_SMALL : DAEMON_LARGE];
     struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = tag_of(c)};
     int fd = c->fd;
     struct sockaddr_storage addr = c->addr;
@@ -253,7 +255,7 @@ static void hand_over(turbod_http *h, turbod_client *c, int64_t now)
         return;
     }
     pthread_mutex_unlock(&h->mu); /* the daemon may call back at once */
-    bool ok = MHD_add_connection(h->daemon, fd, (struct sockaddr *)&addr, len) == MHD_YES;
+    bool ok = MHD_add_connection(daemon, fd, (struct sockaddr *)&addr, len) == MHD_YES;
     pthread_mutex_lock(&h->mu);
     if (!ok) { /* the daemon has closed fd, and called nobody */
         c = turbod_client_of(h, fd);
@@ -285,7 +287,7 @@ static void peek(turbod_http *h, turbod_client *c, char *space, int64_t now)
     } else if (head.content_length > h->rules->body_limit) {
         answer(h, c, 413, "the body is larger than body_limit", now);
     } else {
-        hand_over(h, c, now);
+        hand_over(h, c, &head, now);
     }
 }
 
@@ -477,7 +479,8 @@ static void *door_main(void *arg)
     char *space = h->door_space;
     pthread_setname_np(pthread_self(), "turbo-door");
     while (!atomic_load(&h->stopping)) {
-        int n = epoll_wait(h->epoll_fd, ev, 64, tick_ms(h));
+        const int tick = tick_ms(h);
+        int n = epoll_wait(h->epoll_fd, ev, 64, tick);
         int64_t now = turbod_ms();
         if (atomic_load(&h->quiet))
             stop_listening(h, now);
@@ -496,7 +499,7 @@ static void *door_main(void *arg)
                 rest_until = now + LINGER_LOSS_MS;
             }
         }
-        if (now - last >= 10) {
+        if (now - last >= tick) { /* not oftener: it looks at every connection */
             check_deadlines(h, now);
             last = now;
         }
