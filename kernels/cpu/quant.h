@@ -37,6 +37,8 @@ static inline turbok_quant turbok_quant_of(float lo, float hi, bool finite, floa
     float range = hi - turbok_bf16_to_f32(zero);
     if (range - range == 0.0f) { /* a number */
         q.par[0] = turbok_bf16_above(range / top);
+        if (range > 0.0f && !q.par[0]) /* the quotient fell below all numbers: the smallest scale */
+            q.par[0] = 1;
         q.par[1] = zero;
     }
     q.scale = turbok_bf16_to_f32(q.par[0]);
