@@ -7,7 +7,7 @@
 #include "cpu/quant.h"
 #include "prim.h"
 
-static float element(int32_t dtype, const void *p, int64_t i)
+static inline float element(int32_t dtype, const void *p, int64_t i)
 {
     if (dtype == TURBO_F32) {
         float f;
@@ -19,28 +19,36 @@ static float element(int32_t dtype, const void *p, int64_t i)
     return dtype == TURBO_F16 ? turbok_f16_to_f32(h) : turbok_bf16_to_f32(h);
 }
 
-static float tile_element(int32_t dtype, const void *p, int64_t ldw, int64_t k, int lane)
+/* The 64 lanes of step k. */
+static void tile_line(int32_t dtype, const void *w, int64_t ldw, int64_t k, float *v)
 {
-    const uint8_t *codes = p;
-    if (dtype == TURBO_U8)
-        return (float)codes[k * ldw + lane];
-    if (dtype == TURBOK_U4_PAIR)
-        return (float)(codes[k / 2 * ldw + lane] >> 4 * (k % 2) & 15);
-    if (dtype == TURBOK_U4_SPLIT)
-        return (float)(codes[k * ldw / 2 + lane % 32] >> 4 * (lane / 32) & 15);
-    return element(dtype, p, k * ldw + lane);
+    const uint8_t *codes = w;
+    for (int lane = 0; lane < TURBOK_TILE && dtype == TURBO_U8; lane++)
+        v[lane] = (float)codes[k * ldw + lane];
+    for (int lane = 0; lane < TURBOK_TILE && dtype == TURBOK_U4_PAIR; lane++)
+        v[lane] = (float)(codes[k / 2 * ldw + lane] >> 4 * (k % 2) & 15);
+    for (int lane = 0; lane < TURBOK_TILE && dtype == TURBOK_U4_SPLIT; lane++)
+        v[lane] = (float)(codes[k * ldw / 2 + lane % 32] >> 4 * (lane / 32) & 15);
+    if (dtype == TURBO_BF16)
+        for (int lane = 0; lane < TURBOK_TILE; lane++)
+            v[lane] = element(TURBO_BF16, w, k * ldw + lane);
+    else if (dtype <= TURBO_F16)
+        for (int lane = 0; lane < TURBOK_TILE; lane++)
+            v[lane] = element(dtype, w, k * ldw + lane);
 }
 
 static void gemm_tile(int32_t dtype, const void *w, int64_t ldw, const float *x, int64_t ldx,
                       int rows, int64_t n, float *acc, const void *ahead)
 {
     (void)ahead;
-    for (int64_t k = 0; k < n; k++)
-        for (int lane = 0; lane < TURBOK_TILE; lane++) {
-            float v = tile_element(dtype, w, ldw, k, lane);
+    for (int64_t k = 0; k < n; k++) {
+        float v[TURBOK_TILE];
+        tile_line(dtype, w, ldw, k, v);
+        for (int lane = 0; lane < TURBOK_TILE; lane++)
             for (int r = 0; r < rows; r++)
-                acc[r * TURBOK_TILE + lane] = fmaf(x[r * ldx + k], v, acc[r * TURBOK_TILE + lane]);
-        }
+                acc[r * TURBOK_TILE + lane] =
+                    fmaf(x[r * ldx + k], v[lane], acc[r * TURBOK_TILE + lane]);
+    }
 }
 
 static void rmsnorm(float *h, const float *delta, const float *w, float eps, int64_t n, float *out)
