@@ -13,8 +13,10 @@ typedef struct turbok_scratch {
     float *acc; /* [Dp/64, TURBOK_QROWS, 64] weighted sums of values */
     float *s; /* [TURBOK_QROWS, 64] scores */
     float *m, *l; /* [TURBOK_QROWS] running maximum and sum */
-    float *z, *qsum; /* [TURBOK_QROWS] of a quantised cache: weighted sum of zeros, sum of the query */
-    float *par; /* [4, 128] scales and zeros of a chunk: of keys, of values; room for 64 from any of 64 */
+    float *z,
+        *qsum; /* [TURBOK_QROWS] of a quantised cache: weighted sum of zeros, sum of the query */
+    float *
+        par; /* [4, 128] scales and zeros of a chunk: of keys, of values; room for 64 from any of 64 */
     float *inv; /* [D/2] rotary frequencies of one sequence */
 } turbok_scratch;
 
@@ -51,8 +53,9 @@ struct turbo_vector {
 };
 
 struct turbo_rope {
-    turbo_rope_spec spec;
+    turbo_rope_spec spec; /* fields of a later ABI than the plugin's are 0 */
     int32_t table_len;
+    float scale; /* of cos and sin; 1 except with YARN */
     float *inv; /* [dim/2] of the unscaled-by-length base */
     float *cosine; /* [table_len, dim/2] */
     float *sine;
@@ -120,7 +123,8 @@ void turbok_kv_key_codes(const turbok_kv_dims *d, const char *plane, int32_t i, 
                          int32_t n, float *out);
 void turbok_kv_value_codes(const turbok_kv_dims *d, const char *plane, int32_t slot, float *out);
 /* What a slot stands for, scale * code + zero in one rounding, [D]. */
-void turbok_kv_row(const turbok_kv_dims *d, const char *plane, bool value, int32_t slot, float *out);
+void turbok_kv_row(const turbok_kv_dims *d, const char *plane, bool value, int32_t slot,
+                   float *out);
 /* Scales and zeros of n slots. */
 void turbok_kv_params(const turbok_prim *prim, const turbok_kv_dims *d, const char *plane,
                       int32_t slot, int32_t n, float *scale, float *zero);

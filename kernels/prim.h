@@ -21,7 +21,8 @@
 
 /* Types that only gemm_tile reads, beside TURBO_F32, _F16, _BF16 and TURBO_U8: codes of 4 bits. */
 enum {
-    TURBOK_U4_PAIR = 16, /* two k share a byte: element (k, lane) = nibble k%2 of w[k/2*ldw + lane] */
+    TURBOK_U4_PAIR =
+        16, /* two k share a byte: element (k, lane) = nibble k%2 of w[k/2*ldw + lane] */
     TURBOK_U4_SPLIT = 17 /* (k, lane) = nibble lane/32 of w[k*ldw/2 + lane%32] */
 };
 

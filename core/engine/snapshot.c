@@ -243,12 +243,13 @@ static turbo_status check_header(const turbod_engine *e, const turbod_snapshot *
                    ? turbod_err(err, TURBO_EDATA,
                                 "the snapshot was made with another instruction set; isa must be "
                                 "what it was")
-                   : turbod_err(err, TURBO_EDATA,
-                                "the snapshot holds %s keys and values in blocks of %d tokens, this "
-                                "server has %s in blocks of %d; quant_policy, kv_dtype and "
-                                "cache_block_seq_len must be what they were",
-                                turbok_kv_type_name(h->kv_dtype), h->block_tokens,
-                                turbok_kv_type_name(want.kv_dtype), want.block_tokens);
+                   : turbod_err(
+                         err, TURBO_EDATA,
+                         "the snapshot holds %s keys and values in blocks of %d tokens, this "
+                         "server has %s in blocks of %d; quant_policy, kv_dtype and "
+                         "cache_block_seq_len must be what they were",
+                         turbok_kv_type_name(h->kv_dtype), h->block_tokens,
+                         turbok_kv_type_name(want.kv_dtype), want.block_tokens);
     int64_t bt = e->facts.block_tokens;
     if (h->n_note > MOST_NOTE || h->n_ids > (uint64_t)e->facts.session_len ||
         h->n_kept > h->n_ids || h->n_blocks != (h->n_kept + (uint64_t)bt - 1) / (uint64_t)bt ||

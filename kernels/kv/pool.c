@@ -196,7 +196,9 @@ void turbok_kv_read(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t l
             continue;
         }
         for (size_t i = 0; i < D; i++)
-            prim->widen(d->dtype, plane + (value ? slot * D + i : i * bt + slot) *
-                                              turbok_dtype_size(d->dtype), 1, out + i);
+            prim->widen(d->dtype,
+                        plane +
+                            (value ? slot * D + i : i * bt + slot) * turbok_dtype_size(d->dtype),
+                        1, out + i);
     }
 }

@@ -54,7 +54,8 @@ typedef struct chunk {
     int32_t dtype; /* as gemm_tile takes it */
     int64_t ld;
     float *scale, *zero; /* of codes, [64] and room for 64 more; NULL: numbers */
-    const char *next; /* where the chunk behind this one lies, NULL when it is copied or there is none */
+    const char
+        *next; /* where the chunk behind this one lies, NULL when it is copied or there is none */
 } chunk;
 
 /* What the cache holds, as gemm_tile reads it. */
@@ -154,8 +155,9 @@ static chunk fetch_values(const attn_job *j, const attn_item *it, int32_t from, 
         if (c.scale)
             turbok_kv_value_codes(&p->dims, plane, from % bt, row);
         else
-            j->x->prim->widen(p->dims.dtype, plane + turbok_bytes(c.dtype, (size_t)(from % bt) *
-                                                                               (size_t)D), D, row);
+            j->x->prim->widen(p->dims.dtype,
+                              plane + turbok_bytes(c.dtype, (size_t)(from % bt) * (size_t)D), D,
+                              row);
         memset(row + D, 0, (Dp - (size_t)D) * sizeof *row);
     }
     c.data = (const char *)s->v;
@@ -183,8 +185,8 @@ static void rows_chunk(const attn_job *j, turbok_scratch *s, int32_t row, int ro
         float shrink = before > -INFINITY ? expf(before - s->m[row + r]) : 0.0f;
         s->l[row + r] = s->l[row + r] * shrink + sum;
         if (v.scale)
-            s->z[row + r] = s->z[row + r] * shrink +
-                            prim->weights(sr, hi - lo, v.scale + lo, v.zero + lo);
+            s->z[row + r] =
+                s->z[row + r] * shrink + prim->weights(sr, hi - lo, v.scale + lo, v.zero + lo);
         for (int32_t c = 0; c < tiles_of(D) && shrink < 1; c++) {
             float *acc = s->acc + (c * TURBOK_QROWS + row + r) * TURBOK_TILE;
             for (int i = 0; i < TURBOK_TILE; i++)
@@ -232,7 +234,8 @@ static float sum_of(const float *q, int32_t D)
     float part[8] = {0};
     for (int32_t i = 0; i < D; i++)
         part[i % 8] += q[i];
-    return ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
+    return ((part[0] + part[4]) + (part[2] + part[6])) +
+           ((part[1] + part[5]) + (part[3] + part[7]));
 }
 
 static void run_item(const attn_job *j, const attn_item *it, turbok_scratch *s)

@@ -8,7 +8,7 @@
 #include "internal.h"
 
 #define ROWS 48     /* activation rows that share a pass over a tile; a multiple of 6 */
-#define AHEAD 1024  /* bytes fetched before they are used: tiles lie one behind the other */
+#define AHEAD 1024 /* bytes fetched before they are used: tiles lie one behind the other */
 #define PIECE 1024  /* k of one piece: 64 * 1024 * 2 bytes = 128 KiB of bf16 */
 
 typedef struct linear_job {

@@ -190,7 +190,9 @@ int main(int argc, char **argv)
         int greedy;
         double slack;
         const char *policy;
-    } kinds[] = {{-1, 512, 0, "0"}, {TURBOK_KV_INT8, 64, 0.002, "8"}, {TURBOK_KV_INT4, 0, 0.02, "4"}};
+    } kinds[] = {{-1, 512, 0, "0"},
+                 {TURBOK_KV_INT8, 64, 0.002, "8"},
+                 {TURBOK_KV_INT4, 0, 0.02, "4"}};
     cJSON *quantised = reference(argv[3], "", "golden.json");
     for (int i = 0; i < 2; i++) {
         snprintf(folder, sizeof folder, "%s/%s", argv[1], models[i][0]);
