@@ -134,7 +134,7 @@ turbo_status turbok_scratch_fit(turbok_device *d, int32_t dim, turbo_err *err)
     scratch_free(d);
     size_t D = ((size_t)dim + 63) / 64 * 64;
     size_t floats = (2 * TURBOK_CHUNK + 2 * TURBOK_QROWS + 1) * D +
-                    (TURBOK_CHUNK + 2) * TURBOK_QROWS;
+                    (TURBOK_CHUNK + 4) * TURBOK_QROWS + 8 * TURBOK_CHUNK;
     for (int i = 0; i < turbok_pool_threads(d->exec.pool); i++) {
         turbok_scratch *s = &d->exec.scratch[i];
         float *p = aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64);
@@ -147,7 +147,10 @@ turbo_status turbok_scratch_fit(turbok_device *d, int32_t dim, turbo_err *err)
         s->s = s->acc + TURBOK_QROWS * D;
         s->m = s->s + TURBOK_QROWS * TURBOK_CHUNK;
         s->l = s->m + TURBOK_QROWS;
-        s->inv = s->l + TURBOK_QROWS;
+        s->z = s->l + TURBOK_QROWS;
+        s->qsum = s->z + TURBOK_QROWS;
+        s->par = s->qsum + TURBOK_QROWS;
+        s->inv = s->par + 8 * TURBOK_CHUNK;
     }
     d->scratch_dim = dim;
     return TURBO_OK;

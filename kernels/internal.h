@@ -13,6 +13,10 @@ typedef struct turbok_scratch {
     float *acc; /* [Dp/64, TURBOK_QROWS, 64] weighted sums of values */
     float *s; /* [TURBOK_QROWS, 64] scores */
     float *m, *l; /* [TURBOK_QROWS] running maximum and sum */
+    float *z,
+        *qsum; /* [TURBOK_QROWS] of a quantised cache: weighted sum of zeros, sum of the query */
+    float *
+        par; /* [4, 128] scales and zeros of a chunk: of keys, of values; room for 64 from any of 64 */
     float *inv; /* [D/2] rotary frequencies of one sequence */
 } turbok_scratch;
 
@@ -102,6 +106,28 @@ char *turbok_kv_plane(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t
 void turbok_kv_write(const turbok_prim *prim, const turbok_kv_pool *p, const turbok_kv_table *t,
                      int32_t layer, bool value, int32_t head, int32_t pos, const float *in,
                      float *tmp);
+/* kv/quant.c: keys and values as codes. A plane is its codes, then bf16 scales [block_tokens], then zeros.
+ * INT8: K [D,block_tokens], V [block_tokens,D], one byte each. INT4: K [D/2,block_tokens], the byte of
+ * dims 2i (low) and 2i+1; V [block_tokens,D/2], each tile of w = 64 dims (the last may have fewer) in
+ * w/2 bytes: byte j holds dims j (low) and j + w/2. A byte belongs to one token: tokens of a sequence are
+ * written by different threads. */
+static inline bool turbok_kv_coded(int32_t dtype)
+{
+    return dtype == TURBOK_KV_INT8 || dtype == TURBOK_KV_INT4;
+}
+size_t turbok_kv_plane_bytes(const turbok_kv_dims *d);
+void turbok_kv_code(const turbok_prim *prim, const turbok_kv_dims *d, char *plane, bool value,
+                    int32_t slot, const float *in, uint8_t *tmp); /* tmp [D] */
+/* Codes as numbers: dim i of the keys of n slots; the value of one slot, [D]. */
+void turbok_kv_key_codes(const turbok_kv_dims *d, const char *plane, int32_t i, int32_t slot,
+                         int32_t n, float *out);
+void turbok_kv_value_codes(const turbok_kv_dims *d, const char *plane, int32_t slot, float *out);
+/* What a slot stands for, scale * code + zero in one rounding, [D]. */
+void turbok_kv_row(const turbok_kv_dims *d, const char *plane, bool value, int32_t slot,
+                   float *out);
+/* Scales and zeros of n slots. */
+void turbok_kv_params(const turbok_prim *prim, const turbok_kv_dims *d, const char *plane,
+                      int32_t slot, int32_t n, float *scale, float *zero);
 /* kv/prefix.c: keep takes a block that lost its last reference, if it is worth caching; evict gives the
  * one that was used longest ago, or -1; shared: may slot not be written in place? */
 bool turbok_prefix_keep(turbok_kv_pool *p, int32_t block);

@@ -93,14 +93,19 @@ double turbok_rope_base(const turbo_rope_spec *spec, int64_t rope_len);
  * block b, layer l, K or V, kv head k, token t, lane d. The layout inside is the library's. */
 typedef struct turbok_kv_pool turbok_kv_pool;
 
+/* Types of cached numbers beside TURBO_F32, _F16 and _BF16: codes of 8 or 4 bits with a bf16 scale and a
+ * bf16 zero for each token and head, K after RoPE. cpu/quant.h says how and why. */
+enum { TURBOK_KV_INT8 = 0x108, TURBOK_KV_INT4 = 0x104 };
+
 typedef struct turbok_kv_dims {
     int32_t n_layers; /* L */
     int32_t n_kv; /* K */
     int32_t head_dim; /* D */
     int32_t block_tokens; /* 8..1024, a multiple of 8 */
-    int32_t dtype; /* TURBO_F32, _F16 or _BF16 */
+    int32_t dtype; /* TURBO_F32, _F16, _BF16, TURBOK_KV_INT8, or with an even head_dim _INT4 */
 } turbok_kv_dims;
 
+const char *turbok_kv_type_name(int32_t dtype); /* "bf16", "int8" ...; "?" for what is no type */
 uint64_t turbok_kv_block_bytes(const turbok_kv_dims *dims); /* 0 on overflow or bad dims */
 /* Takes n_blocks * block_bytes from the system at once (huge pages where possible). */
 turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, int32_t n_blocks,

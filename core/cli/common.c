@@ -38,10 +38,6 @@ int cli_usage(const char *fmt, ...)
 /* The KV cache of one sequence of session_len tokens, as an absolute size. */
 static turbo_status small_cache(cli_args *a, const turbod_service *s, turbo_err *err)
 {
-    static const struct {
-        const char *name;
-        int32_t dtype;
-    } types[] = {{"f32", TURBO_F32}, {"bf16", TURBO_BF16}, {"f16", TURBO_F16}};
     turbo_config *config = NULL;
     const turbo_model_vtbl *v = NULL;
     turbo_model_info info = {.size = sizeof info};
@@ -51,14 +47,15 @@ static turbo_status small_cache(cli_args *a, const turbod_service *s, turbo_err 
     if (!st)
         st = v->describe(turbod_host_table(), config, &info, err);
     turbod_config_close(config);
+    int32_t kv_type = -1;
+    if (!st)
+        st = turbod_kv_type_of(a->conf, &kv_type, err);
     if (st)
         return st;
     int64_t len = a->conf->session_len ? a->conf->session_len : info.max_position;
     int64_t tokens = a->conf->cache_block_seq_len;
-    turbok_kv_dims dims = {info.n_layers, info.n_kv, info.head_dim, (int32_t)tokens, info.dtype};
-    for (size_t i = 0; i < 3; i++)
-        if (!strcmp(a->conf->kv_dtype, types[i].name))
-            dims.dtype = types[i].dtype;
+    turbok_kv_dims dims = {info.n_layers, info.n_kv, info.head_dim, (int32_t)tokens,
+                           kv_type >= 0 ? kv_type : info.dtype};
     uint64_t block = turbok_kv_block_bytes(&dims), n = (uint64_t)((len + tokens - 1) / tokens),
              bytes;
     char text[32];

@@ -120,13 +120,14 @@ turbo_status turbod_engine_open(const turbod_engine_opts *o, turbod_engine **out
     e->metrics.workspace_bytes = e->facts.workspace_bytes;
     atomic_store(&e->metrics.kv_total, turbok_kv_pool_total(e->pool));
     atomic_store(&e->metrics.kv_free, turbok_kv_pool_free_count(e->pool));
-    turbod_log(TURBO_LOG_INFO,
-               "model %s: %d layers, vocabulary %d, weights %.1f MiB, KV %.1f MiB in %d blocks of "
-               "%d tokens, session_len %d, %s, loaded in %.2f s",
-               e->facts.model.arch, e->facts.model.n_layers, e->facts.model.vocab,
-               (double)e->facts.weight_bytes / 0x1p20, (double)e->facts.kv_bytes / 0x1p20,
-               e->facts.kv_blocks, e->facts.block_tokens, e->facts.session_len, e->facts.device,
-               e->facts.load_seconds);
+    turbod_log(
+        TURBO_LOG_INFO,
+        "model %s: %d layers, vocabulary %d, weights %.1f MiB, KV %.1f MiB of %s in %d blocks of "
+        "%d tokens, session_len %d, %s, loaded in %.2f s",
+        e->facts.model.arch, e->facts.model.n_layers, e->facts.model.vocab,
+        (double)e->facts.weight_bytes / 0x1p20, (double)e->facts.kv_bytes / 0x1p20,
+        e->facts.kv_type, e->facts.kv_blocks, e->facts.block_tokens, e->facts.session_len,
+        e->facts.device, e->facts.load_seconds);
     *out = e;
     return TURBO_OK;
 }

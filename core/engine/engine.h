@@ -20,7 +20,7 @@ typedef struct turbod_engine_opts {
         cache_fraction; /* of what is free after weights and workspaces; used when cache_bytes 0 */
     uint64_t cache_bytes; /* absolute size of the KV pool, or 0 */
     int32_t block_tokens;
-    int32_t kv_dtype; /* TURBO_*, -1: the model's */
+    int32_t kv_dtype; /* TURBO_*, TURBOK_KV_*, -1: the model's */
     int32_t max_batch;
     int32_t max_step_tokens;
     int32_t queue_size;
@@ -52,6 +52,7 @@ typedef struct turbod_engine_facts {
     const turbo_config *config;
     int32_t session_len;
     int32_t kv_blocks, block_tokens;
+    const char *kv_type; /* of cached keys and values: "bf16", "int8" ... */
     const char *device; /* "cpu avx512, 2 threads" */
     uint64_t weight_bytes, kv_bytes, workspace_bytes;
     double load_seconds;

@@ -152,6 +152,11 @@ static turbo_status open_kv(turbod_engine *e, const turbod_engine_opts *o, turbo
         .block_tokens = o->block_tokens,
         .dtype = o->kv_dtype >= 0 ? o->kv_dtype : f->model.dtype,
     };
+    if (dims.dtype == TURBOK_KV_INT4 && dims.head_dim % 2)
+        return turbod_err(
+            err, TURBO_EINVAL,
+            "quant_policy 4 packs two numbers in a byte, the model's heads have %d; use 8",
+            dims.head_dim);
     uint64_t block = turbok_kv_block_bytes(&dims);
     if (!block)
         return turbod_err(err, TURBO_EINVAL,
@@ -192,6 +197,7 @@ static turbo_status open_kv(turbod_engine *e, const turbod_engine_opts *o, turbo
         return st;
     f->kv_blocks = (int32_t)n;
     f->block_tokens = o->block_tokens;
+    f->kv_type = turbok_kv_type_name(dims.dtype);
     f->kv_bytes = n * block;
     return TURBO_OK;
 }

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "plugin/host.h"
+#include "turbok.h"
 #include "util/checked.h"
 #include "util/err.h"
 #include "util/log.h"
@@ -65,6 +66,25 @@ static turbo_status parse_kv_dtype(const char *text, int32_t *out, turbo_err *er
     return turbod_err(err, TURBO_EINVAL, "kv_dtype is \"%s\"; use auto, f32, bf16 or f16", text);
 }
 
+turbo_status turbod_kv_type_of(const turbod_conf *c, int32_t *out, turbo_err *err)
+{
+    turbo_status st = parse_kv_dtype(c->kv_dtype, out, err);
+    if (st || !c->quant_policy)
+        return st;
+    if (c->quant_policy != 8 && c->quant_policy != 4)
+        return turbod_err(err, TURBO_EINVAL,
+                          "quant_policy is %lld; use 0 (not quantised), 8 (int8) or 4 (int4)",
+                          (long long)c->quant_policy);
+    if (*out >= 0)
+        return turbod_err(
+            err, TURBO_EINVAL,
+            "quant_policy %lld stores keys and values as int%lld, kv_dtype asks for %s; "
+            "remove kv_dtype, or set quant_policy to 0",
+            (long long)c->quant_policy, (long long)c->quant_policy, c->kv_dtype);
+    *out = c->quant_policy == 8 ? TURBOK_KV_INT8 : TURBOK_KV_INT4;
+    return TURBO_OK;
+}
+
 turbo_status turbod_service_engine_opts(const turbod_conf *c, turbod_engine_opts *o, turbo_err *err)
 {
     turbod_engine_defaults(o);
@@ -83,7 +103,7 @@ turbo_status turbod_service_engine_opts(const turbod_conf *c, turbod_engine_opts
     o->pin = c->pin_threads;
     o->allow_nonfinite = c->allow_nonfinite;
     turbo_status st = parse_cache(c->cache_max_entry_count, o, err);
-    return st ? st : parse_kv_dtype(c->kv_dtype, &o->kv_dtype, err);
+    return st ? st : turbod_kv_type_of(c, &o->kv_dtype, err);
 }
 
 /* Sampling defaults that the model's author ships in generation_config.json. */

@@ -100,8 +100,10 @@ void turbod_api_props(turbod_exchange *x)
                       f->model.n_layers, f->model.n_heads, f->model.n_kv, f->model.head_dim,
                       f->model.embed_dim, f->model.vocab, f->model.max_position, f->model.bos);
     text_member(b, "device", f->device ? f->device : "");
-    turbod_buf_printf(b, ",\"kv_blocks\":%d,\"block_tokens\":%d,\"chat_template\":", f->kv_blocks,
-                      f->block_tokens);
+    turbod_buf_printf(b,
+                      ",\"kv_blocks\":%d,\"block_tokens\":%d,\"kv_dtype\":\"%s\","
+                      "\"chat_template\":",
+                      f->kv_blocks, f->block_tokens, f->kv_type);
     if (chat) {
         const char *name = turbod_template_name(chat), *slash = strrchr(name, '/');
         turbod_buf_str(b, "\"");

@@ -192,7 +192,7 @@ static turbo_linear *random_linear(turbok_device *d, int32_t dtype, int64_t out,
 }
 
 typedef struct options {
-    bool json, quick, step, help;
+    bool json, quick, step, linear, help;
     int threads;
     turbok_isa isa;
 } options;
@@ -303,57 +303,103 @@ static void bench_step(turbok_device *d, const options *o, reader *r)
     free(z);
 }
 
-/* Attention of the 1.8B shape (16 query heads, 8 KV heads of 128, bf16 cache): T new tokens of one
- * sequence that ends at len. Decode is judged by the bytes of keys and values it has to read,
- * prefill by its multiply-adds (causal: only the keys a query sees count). */
+/* ---- attention ------------------------------------------------------------------------------------------ */
+
+/* The 1.8B shape: 16 query heads, 8 KV heads of 128. Several layers, or the quantised cache of a long
+ * sequence would stay in the third-level cache, where it does not stay when a model runs. */
+enum { H = 16, K = 8, D = 128, BT = 64, LAYERS = 4, KV_TYPES = 3 };
+static const int32_t kv_types[KV_TYPES] = {TURBO_BF16, TURBOK_KV_INT8, TURBOK_KV_INT4};
+
+typedef struct cache {
+    turbok_kv_pool *pool;
+    turbok_kv_table table;
+    double bytes; /* of keys and values a layer */
+    double seconds[16], share[16]; /* of one layer; of the bandwidth */
+} cache;
+
+static void cache_close(cache *c)
+{
+    if (c->pool)
+        turbok_kv_table_free(&c->table, c->pool);
+    turbok_kv_pool_free(c->pool);
+}
+
+/* len tokens; all zeros, which is a valid content of every type. */
+static bool cache_open(turbok_device *d, cache *c, int32_t dtype, int32_t len)
+{
+    const turbok_kv_dims dims = {LAYERS, K, D, BT, dtype};
+    turbo_err err;
+    *c = (cache){0};
+    if (turbok_kv_pool_new(d, &dims, len / BT + 1, &c->pool, &err) ||
+        turbok_kv_table_init(&c->table, c->pool, len, &err) ||
+        !turbok_kv_table_reserve(&c->table, c->pool, len))
+        return false;
+    memset(c->pool->map, 0, c->pool->map_bytes);
+    c->bytes = (double)turbok_kv_block_bytes(&dims) / BT / LAYERS * len;
+    return true;
+}
+
+/* Seconds of one layer, over at least 30 ms. */
+static double time_attention(turbok_device *d, const turbo_batch *b, const float *q, float *out)
+{
+    turbo_attn a = {.size = sizeof a, .n_heads = H, .n_kv = K, .head_dim = D, .scale = 0.088f};
+    double t = now();
+    int reps = 0;
+    do
+        for (a.layer = 0; a.layer < LAYERS; a.layer++)
+            turbok_op_attention(turbok_device_exec(d), &a, b, q, out);
+    while (++reps < 2 || now() - t < 0.03);
+    return (now() - t) / (reps * LAYERS);
+}
+
+static void print_attention(const options *o, cache *c, int type, int rounds, int32_t T, int32_t len,
+                            double bf16)
+{
+    double sec = median(c->seconds, rounds);
+    double flops = 4.0 * H * D * (double)T * ((double)len - 0.5 * T);
+    printf(o->json ? "{\"op\":\"attention\",\"kv\":\"%s\",\"tokens\":%d,\"len\":%d,\"seconds\":%.4g,"
+                     "\"kv_bytes_s\":%.4g,\"of_bandwidth\":%.3f,\"flops\":%.4g,\"of_bf16\":%.3f}\n"
+                   : "attention %-4s T=%-4d len %-5d  %.4g s, keys and values %.3g bytes/s (%.2f of "
+                     "bandwidth), %.3g FLOP/s, %.2f of the time of bf16\n",
+           turbok_kv_type_name(kv_types[type]), T, len, sec, c->bytes / sec,
+           median(c->share, rounds), flops / sec, bf16);
+    fflush(stdout);
+}
+
+/* T new tokens of one sequence that ends at len, over caches of each type, in turns. Decode is judged
+ * by the bytes of keys and values it has to read, prefill by its multiply-adds (causal: only the keys
+ * a query sees count). The last column is the median of the ratios of each round. */
 static void bench_attention(turbok_device *d, const options *o, reader *r, int32_t T, int32_t len)
 {
-    enum { H = 16, K = 8, D = 128, BT = 64 };
-    const turbok_kv_dims dims = {1, K, D, BT, TURBO_BF16};
-    const turbo_attn a = {.size = sizeof a, .n_heads = H, .n_kv = K, .head_dim = D, .scale = 0.088f};
-    turbok_kv_pool *pool = NULL;
-    turbok_kv_table table = {0};
-    turbo_err err;
+    cache c[KV_TYPES] = {{0}};
     float *q = calloc((size_t)T * H * D, 4), *out = calloc((size_t)T * H * D, 4);
     int32_t *pos = calloc((size_t)T, sizeof *pos), cu[2] = {0, T};
-    double s[16], bw[16];
-    double bytes = 4.0 * K * D * len;
-    int rounds = o->quick ? 3 : 7;
-    if (!q || !out || !pos || turbok_kv_pool_new(d, &dims, len / BT + 1, &pool, &err) ||
-        turbok_kv_table_init(&table, pool, len, &err) ||
-        !turbok_kv_table_reserve(&table, pool, len)) {
-        fputs("bench: no memory for the attention case\n", stderr);
-        goto out;
-    }
-    memset(pool->map, 0, pool->map_bytes);
-    for (int32_t t = 0; t < T; t++)
+    int rounds = o->quick ? 3 : 9;
+    bool ok = q && out && pos;
+    for (int k = 0; k < KV_TYPES && ok; k++)
+        ok = cache_open(d, &c[k], kv_types[k], len);
+    for (int32_t t = 0; t < T && ok; t++)
         pos[t] = len - T + t;
-    turbok_kv_table *tables[1] = {&table};
-    struct turbo_kv kv = {pool, tables};
-    turbo_batch b = {.size = sizeof b, .n_tokens = T, .n_seqs = 1, .positions = pos,
-                     .cu_seqlens = cu, .kv_lens = &len, .rope_lens = &len, .kv = &kv};
-    for (int i = 0; i < rounds; i++) {
-        bw[i] = bandwidth(d, r);
-        double t = now();
-        int reps = 0;
-        do
-            turbok_op_attention(turbok_device_exec(d), &a, &b, q, out);
-        while (++reps < 3 || now() - t < 0.03);
-        s[i] = (now() - t) / reps;
-        bw[i] = bytes / s[i] / (0.5 * bw[i] + 0.5 * bandwidth(d, r));
-    }
-    double sec = median(s, rounds);
-    double flops = 4.0 * H * D * (double)T * ((double)len - 0.5 * T);
-    printf(o->json ? "{\"op\":\"attention\",\"tokens\":%d,\"len\":%d,\"seconds\":%.4g,"
-                     "\"kv_bytes_s\":%.4g,\"of_bandwidth\":%.3f,\"flops\":%.4g}\n"
-                   : "attention T=%-4d len %-5d  %.4g s, keys and values %.3g bytes/s (%.2f of "
-                     "bandwidth), %.3g FLOP/s\n",
-           T, len, sec, bytes / sec, median(bw, rounds), flops / sec);
-    fflush(stdout);
-out:
-    if (pool)
-        turbok_kv_table_free(&table, pool);
-    turbok_kv_pool_free(pool);
+    for (int i = 0; i < rounds && ok; i++)
+        for (int k = 0; k < KV_TYPES; k++) {
+            turbok_kv_table *tables[1] = {&c[k].table};
+            struct turbo_kv kv = {c[k].pool, tables};
+            turbo_batch b = {.size = sizeof b, .n_tokens = T, .n_seqs = 1, .positions = pos,
+                             .cu_seqlens = cu, .kv_lens = &len, .rope_lens = &len, .kv = &kv};
+            double bw = 0.5 * bandwidth(d, r);
+            c[k].seconds[i] = time_attention(d, &b, q, out);
+            c[k].share[i] = c[k].bytes / c[k].seconds[i] / (bw + 0.5 * bandwidth(d, r));
+        }
+    double ratio[KV_TYPES][16];
+    for (int k = 0; k < KV_TYPES && ok; k++)
+        for (int i = 0; i < rounds; i++)
+            ratio[k][i] = c[k].seconds[i] / c[0].seconds[i];
+    for (int k = 0; k < KV_TYPES && ok; k++)
+        print_attention(o, &c[k], k, rounds, T, len, median(ratio[k], rounds));
+    if (!ok)
+        fputs("bench: no memory for the attention case\n", stderr);
+    for (int k = 0; k < KV_TYPES; k++)
+        cache_close(&c[k]);
     free(q);
     free(out);
     free(pos);
@@ -367,6 +413,7 @@ static void usage(void)
          "  --quick       fewer rounds, 4 layers, a smaller buffer\n"
          "  --json        one JSON object a line\n"
          "  --no-step     leave the decode step out (it needs 4 GiB)\n"
+         "  --attention   attention only: bf16, int8 and int4 caches in turns\n"
          "  --threads N   compute threads (0: all CPUs)\n"
          "  --isa NAME    auto, scalar, avx2, avx512");
 }
@@ -376,6 +423,7 @@ static int parse(int argc, char **argv, options *o)
 {
     static const struct option longs[] = {
         {"json", 0, NULL, 'j'}, {"quick", 0, NULL, 'q'}, {"no-step", 0, NULL, 's'},
+        {"attention", 0, NULL, 'a'},
         {"threads", 1, NULL, 't'}, {"isa", 1, NULL, 'i'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
     static const char *const isas[] = {"auto", "scalar", "avx2", "avx512"};
     for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
@@ -385,6 +433,8 @@ static int parse(int argc, char **argv, options *o)
             o->quick = true;
         } else if (c == 's') {
             o->step = false;
+        } else if (c == 'a') {
+            o->linear = o->step = false;
         } else if (c == 'h') {
             o->help = true;
         } else if (c == 't') {
@@ -417,7 +467,7 @@ static int parse(int argc, char **argv, options *o)
 
 int main(int argc, char **argv)
 {
-    options o = {.step = true};
+    options o = {.step = true, .linear = true};
     if (parse(argc, argv, &o))
         return 64;
     if (o.help) {
@@ -449,7 +499,7 @@ int main(int argc, char **argv)
            turbok_device_name(d), median(bw, 9), median(fl, 9));
     fflush(stdout);
     static const int64_t shapes[][2] = {{4096, 2048}, {2048, 2048}, {8192, 2048}, {2048, 8192}, {92544, 2048}};
-    for (int t = 0; t < 3; t++)
+    for (int t = 0; t < 3 && o.linear; t++)
         for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
             if (!o.quick || (t == TURBO_BF16 && s < 4))
                 bench_linear(d, &o, &r, t, shapes[s][0], shapes[s][1]);

@@ -10,4 +10,4 @@ command -v python3 >/dev/null || { echo "SKIP: python3 is not installed"; exit 7
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 python3 "$srcdir/tests/model/repack.py" "$models" "$tmp"
-"$top_builddir/tests/model/stories" "$tmp" "$models"
+"$top_builddir/tests/model/stories" "$tmp" "$models" "$srcdir/tests/golden/kv-quant"
