@@ -1,5 +1,6 @@
-/* tests/model/stories.c: two real tiny models against their float64 references: greedy ids through
- * the engine, and the mean loss of real texts, teacher-forced. Usage: stories REPACKED_DIR
+/* tests/model/stories.c: two real tiny models against their float64 references, one of them as its
+ * folder was published and both repacked into the layouts of other plugins: greedy ids through the
+ * engine, and the mean loss of real texts, teacher-forced. Usage: stories REPACKED_DIR
  * SHARED_MODELS_DIR */
 #include <math.h>
 #include <pthread.h>
@@ -156,13 +157,21 @@ int main(int argc, char **argv)
                 err.text);
         return 2;
     }
-    static const char *const models[][2] = {{"stories260K", "stories260K"},
-                                            {"tinystories-656k", "tinystories-656k-hf"}};
-    for (int i = 0; i < 2; i++) {
-        snprintf(folder, sizeof folder, "%s/%s", argv[1], models[i][0]);
+    static const struct {
+        const char *folder, *reference;
+        int as_it_is;
+    } models[] = {{"tinystories-656k-hf", "tinystories-656k-hf", 1},
+                  {"tinystories-656k-internlm2", "tinystories-656k-hf", 0},
+                  {"tinystories-656k-qwen", "tinystories-656k-hf", 0},
+                  {"stories260K-internlm2", "stories260K", 0},
+                  {"stories260K-llama", "stories260K", 0},
+                  {"stories260K-qwen", "stories260K", 0}};
+    for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
+        snprintf(folder, sizeof folder, "%s/%s", argv[models[i].as_it_is ? 2 : 1],
+                 models[i].folder);
         turbod_engine *e = open_model(folder);
-        cJSON *ref = reference(argv[2], models[i][1]);
-        check_greedy(e, ref, models[i][0]);
+        cJSON *ref = reference(argv[2], models[i].reference);
+        check_greedy(e, ref, models[i].folder);
         if (turbod_json_get(ref, "teacher_forced"))
             check_losses(e, ref);
         cJSON_Delete(ref);
