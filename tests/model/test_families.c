@@ -275,6 +275,50 @@ static void test_misfits(void **state)
     }
 }
 
+/* ---- plugins of ABI 1.0 ------------------------------------------------------------------------- */
+
+#define SPEC_OF_1_0 56
+
+typedef struct relay {
+    turbo_expect_fn emit;
+    void *ctx;
+} relay;
+
+/* A tensor as a plugin of 1.0 emits it: 56 bytes, and rubbish behind them. */
+static turbo_status emit_short(void *ctx, const turbo_tensor_spec *s)
+{
+    const relay *r = ctx;
+    turbo_tensor_spec old;
+    memset(&old, 0xff, sizeof old);
+    memcpy(&old, s, SPEC_OF_1_0);
+    old.size = SPEC_OF_1_0;
+    return r->emit(r->ctx, &old);
+}
+
+static const turbo_model_vtbl *todays;
+
+static turbo_status expect_short(const turbo_host *h, const turbo_config *c, turbo_expect_fn emit,
+                                 void *ctx, turbo_err *err)
+{
+    relay r = {emit, ctx};
+    return todays->expect(h, c, emit_short, &r, err);
+}
+
+static void test_short_specs(void **state)
+{
+    const cJSON *c = turbod_json_get(golden, "cases")->child;
+    char folder[64];
+    runner r;
+    (void)state;
+    todays = plugin_of(turbod_json_get(c, "config"));
+    turbo_model_vtbl old = *todays;
+    old.expect = expect_short;
+    cases_write(todays, turbod_json_get(c, "config"), NULL, folder);
+    assert_true(cases_open(&r, &old, folder, TURBOK_ISA_SCALAR, TURBO_F32, 16));
+    runner_close(&r);
+    tiny_model_remove(folder);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -282,6 +326,7 @@ int main(void)
         cmocka_unit_test(test_published),
         cmocka_unit_test(test_bytes),
         cmocka_unit_test(test_misfits),
+        cmocka_unit_test(test_short_specs),
     };
     turbo_err err = {{0}};
     const char *plugins = getenv("TURBO_PLUGIN_PATH");
