@@ -161,7 +161,7 @@ static void model(const char *more)
     turbo_err err = {{0}};
     put("model.safetensors.index.json", NULL, 0);
     config(more);
-    if (!checkpoint_write(vtbl, folder, &err))
+    if (!checkpoint_write(vtbl, folder, NULL, &err))
         fail_msg("cannot write: %s", err.text);
 }
 
