@@ -39,7 +39,7 @@ typedef struct cli_args {
 } cli_args;
 
 struct cli_cmd {
-    const char *name, *words, *summary;
+    const char *name, *words, *summary; /* name: one word, or two with a blank between */
     const char *about; /* more for --help and the man page; lines of at most 96 characters */
     const cli_flag *flags;
     const char
@@ -49,7 +49,7 @@ struct cli_cmd {
 };
 
 extern const cli_cmd cli_run, cli_chat, cli_client, cli_tokenize, cli_detokenize, cli_eval,
-    cli_plugin, cli_doctor;
+    cli_bench_serve, cli_bench_offline, cli_bench_decode, cli_bench_prefill, cli_plugin, cli_doctor;
 extern const cli_cmd *const cli_cmds[]; /* NULL-terminated */
 
 /* ---- args.c ---- */
