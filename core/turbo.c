@@ -7,9 +7,12 @@
 #include "util/err.h"
 #include "version.h"
 
-const cli_cmd *const cli_cmds[] = {&cli_run,        &cli_chat, &cli_client,      &cli_tokenize,
-                                   &cli_detokenize, &cli_eval, &cli_bench_serve, &cli_plugin,
-                                   &cli_doctor,     NULL};
+const cli_cmd *const cli_cmds[] = {
+    &cli_run,          &cli_chat,          &cli_client,      &cli_tokenize,
+    &cli_detokenize,   &cli_eval,          &cli_bench_serve, &cli_bench_offline,
+    &cli_bench_decode, &cli_bench_prefill, &cli_plugin,      &cli_doctor,
+    NULL,
+};
 
 static void print_help(FILE *out)
 {

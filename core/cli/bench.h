@@ -279,6 +279,28 @@ typedef struct cli_plot {
 void cli_svg(FILE *out, const char *title, const cli_plot *plots, int n);
 void cli_report_svg(cli_report *r, const cli_about *a, FILE *out);
 
+/* ---- bench_engine.c: many requests to the engine of this process ------------------------------------------ */
+
+struct turbod_service;
+typedef struct cli_ask {
+    int32_t n_in, n_out;
+    uint64_t seed; /* of the prompt's random ids */
+} cli_ask;
+
+typedef struct cli_crowd { /* what came of the requests of one run */
+    double begin, end; /* submission of the first, last event */
+    double window; /* seconds in which all of them were sampling */
+    int32_t steps; /* of one request in that window */
+    double prompt_ms; /* of the first request */
+    int64_t in, out, cached;
+} cli_crowd;
+
+/* Submits all at once, greedy, end tokens ignored; waits for all. ECANCELLED after Ctrl-C. */
+turbo_status cli_crowd_run(struct turbod_service *s, const cli_ask *asks, size_t n, cli_crowd *out,
+                           turbo_err *err);
+/* Bytes a second that all threads together read from memory, by a plain loop. 0: no memory. */
+double cli_read_rate(int threads);
+
 /* ---- bench.c ---------------------------------------------------------------------------------------------- */
 
 /* "1,8,64": ascending or not, each within lo..hi. EUSAGE. */

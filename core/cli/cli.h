@@ -71,6 +71,9 @@ int cli_fail(turbo_status st, const turbo_err *err);
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* The model in this process, with a KV cache for one sequence unless the user asked for another. */
 turbo_status cli_open_model(cli_args *a, turbod_service *s, bool need_chat, turbo_err *err);
+/* The same with a KV cache for `tokens` tokens. */
+turbo_status cli_open_model_for(cli_args *a, turbod_service *s, bool need_chat, int64_t tokens,
+                                turbo_err *err);
 /* "1,4,7" or "1 4 7". */
 turbo_status cli_parse_ids(const char *text, int32_t **ids, size_t *n, turbo_err *err);
 /* A file, or standard input when path is NULL or "-"; valid UTF-8 is demanded. */
