@@ -104,8 +104,8 @@ static void sum_up(const member *all, size_t n, cli_crowd *c)
     c->window = last - first;
 }
 
-static turbo_status crowd(turbod_service *s, const cli_ask *asks, size_t n, member *all, int32_t *ids,
-                          cli_crowd *out, turbo_err *err)
+static turbo_status crowd(turbod_service *s, const cli_ask *asks, size_t n, member *all,
+                          int32_t *ids, cli_crowd *out, turbo_err *err)
 {
     _Atomic int left = 0;
     bool interrupted = false;

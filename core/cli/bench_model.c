@@ -174,7 +174,8 @@ static void head_of(study *s, FILE *out)
     const turbod_engine_facts *f = turbod_engine_facts_of(s->service.engine);
     char machine[200];
     cli_machine(machine, sizeof machine);
-    fprintf(out, "%s, %s, %s; weights %.1f MB, read bandwidth %.1f GB/s; median of %d rounds (spread)\n",
+    fprintf(out,
+            "%s, %s, %s; weights %.1f MB, read bandwidth %.1f GB/s; median of %d rounds (spread)\n",
             s->service.name, f->device, machine, (double)f->weight_bytes * 1e-6,
             figure_of(s->read, s->rounds).mid * 1e-9, s->rounds);
 }
@@ -185,7 +186,7 @@ static void print_points(study *s, FILE *out)
     int32_t steps = (int32_t)cli_int(s->args, "steps", 64);
     double read = figure_of(s->read, s->rounds).mid;
     head_of(s, out);
-    fputs(decode    ? "  batch context   tokens/s      ms a step (spread)             GB/s  of read\n"
+    fputs(decode ? "  batch context   tokens/s      ms a step (spread)             GB/s  of read\n"
           : offline ? "  requests   requests/s  tokens/s in   out    seconds (spread)\n"
                     : "  length   tokens/s      ms (spread)                     GFLOP/s\n",
           out);
@@ -226,8 +227,8 @@ static void json_points(study *s, FILE *out)
     for (int i = 0; i < s->n; i++) {
         const point *p = &s->points[i];
         figure g = figure_of(p->value, s->rounds);
-        fprintf(out, "%s\n{\"seconds\":%.9f,\"least\":%.9f,\"most\":%.9f", i ? "," : "", g.mid, g.lo,
-                g.hi);
+        fprintf(out, "%s\n{\"seconds\":%.9f,\"least\":%.9f,\"most\":%.9f", i ? "," : "", g.mid,
+                g.lo, g.hi);
         if (decode)
             fprintf(out, ",\"batch\":%d,\"context\":%d,\"tokens_per_s\":%.3f,\"bytes_per_s\":%.6g}",
                     p->batch, p->len, p->batch / g.mid,
@@ -273,8 +274,12 @@ static void svg_points(study *s, FILE *out)
         }
         n++;
     }
-    cli_plot plot = {decode ? "Decode" : "Prefill", decode ? "sequences in a step" : "prompt tokens",
-                     "tokens/s", lines, n, true};
+    cli_plot plot = {decode ? "Decode" : "Prefill",
+                     decode ? "sequences in a step" : "prompt tokens",
+                     "tokens/s",
+                     lines,
+                     n,
+                     true};
     cli_svg(out, s->service.name, &plot, 1);
 }
 
@@ -344,8 +349,8 @@ static int run_decode(cli_args *a)
     static const char *const dflt[] = {"1,2,4,8,16,32", "128,512"};
     const char *batch = cli_text(a, "batch"), *context = cli_text(a, "context");
     study s = {.args = a, .what = "decode"};
-    turbo_status st = cli_number_list(batch ? batch : dflt[0], 1, 1024, batches, MOST_LIST, &n_batches,
-                                      "batch", &err);
+    turbo_status st = cli_number_list(batch ? batch : dflt[0], 1, 1024, batches, MOST_LIST,
+                                      &n_batches, "batch", &err);
     if (!st)
         st = cli_number_list(context ? context : dflt[1], 1, CLI_BENCH_MOST_TOKENS, lens, MOST_LIST,
                              &n_lens, "context", &err);
@@ -369,7 +374,8 @@ static int run_decode(cli_args *a)
     if (!st)
         st = want_least(a, "max_batch_size", most > 16 ? most : 16, &err);
     if (!st)
-        st = open_and_run(&s, tokens + 2 * a->conf->cache_block_seq_len, longest, decode_once, &err);
+        st =
+            open_and_run(&s, tokens + 2 * a->conf->cache_block_seq_len, longest, decode_once, &err);
     free(s.points);
     return st ? cli_fail(st, &err) : 0;
 }
@@ -380,8 +386,8 @@ static int run_prefill(cli_args *a)
     int32_t lens[MOST_LIST], longest = 0;
     const char *length = cli_text(a, "length");
     study s = {.args = a, .what = "prefill"};
-    turbo_status st = cli_number_list(length ? length : "64,256,512", 1, CLI_BENCH_MOST_TOKENS, lens,
-                                      MOST_LIST, &s.n, "length", &err);
+    turbo_status st = cli_number_list(length ? length : "64,256,512", 1, CLI_BENCH_MOST_TOKENS,
+                                      lens, MOST_LIST, &s.n, "length", &err);
     s.points = calloc(MOST_LIST, sizeof *s.points);
     if (!st && !s.points)
         st = turbod_err(&err, TURBO_ENOMEM, "no memory");
@@ -409,11 +415,11 @@ static turbo_status plan_offline(study *s, int32_t *longest, turbo_err *err)
     if (path && (cli_given(a, "input") || cli_given(a, "output")))
         st = turbod_err(err, TURBOD_EUSAGE, "with --trace the lengths are the trace's");
     if (path && !st)
-        st = cli_trace_read(path, format ? cli_trace_format_of(format) : CLI_TRACE_AUTO, n, 1e300, &t,
-                            err);
+        st = cli_trace_read(path, format ? cli_trace_format_of(format) : CLI_TRACE_AUTO, n, 1e300,
+                            &t, err);
     if (!st && path && t.format == CLI_TRACE_SHAREGPT)
-        st = turbod_err(err, TURBOD_EUSAGE, "%s has texts, not lengths; turbo bench serve sends them",
-                        path);
+        st = turbod_err(err, TURBOD_EUSAGE,
+                        "%s has texts, not lengths; turbo bench serve sends them", path);
     s->n_asks = path ? t.n : n;
     s->asks = st ? NULL : calloc(s->n_asks, sizeof *s->asks);
     if (!st && !s->asks)
@@ -447,7 +453,8 @@ static int run_offline(cli_args *a)
         fprintf(stderr, "CLIPPED to %d tokens of context: %d of %zu requests\n",
                 (int)cli_int(a, "context", 0), one.batch, s.n_asks);
     if (!st)
-        st = want_least(a, "queue_size", (int64_t)s.n_asks < 65536 ? (int64_t)s.n_asks : 65536, &err);
+        st = want_least(a, "queue_size", (int64_t)s.n_asks < 65536 ? (int64_t)s.n_asks : 65536,
+                        &err);
     if (!st)
         st = open_and_run(&s, a->conf->max_batch_size * (longest + a->conf->cache_block_seq_len),
                           longest, offline_once, &err);
@@ -455,8 +462,14 @@ static int run_offline(cli_args *a)
     return st ? cli_fail(st, &err) : 0;
 }
 
-#define ROUNDS_FLAG {"rounds", CLI_INT, "N", "Rounds through all points. Default: 5.", 1, MOST_ROUNDS}
-#define JSON_FLAG {"json", CLI_TEXT, "FILE", "Writes a report; - is standard output.", 0, 0}
+#define ROUNDS_FLAG                                                                                \
+    {                                                                                              \
+        "rounds", CLI_INT, "N", "Rounds through all points. Default: 5.", 1, MOST_ROUNDS           \
+    }
+#define JSON_FLAG                                                                                  \
+    {                                                                                              \
+        "json", CLI_TEXT, "FILE", "Writes a report; - is standard output.", 0, 0                   \
+    }
 
 static const cli_flag decode_flags[] = {
     ROUNDS_FLAG,
@@ -472,10 +485,11 @@ const cli_cmd cli_bench_decode = {
     .name = "bench decode",
     .words = "MODEL [flags]",
     .summary = "Measures decoding by batch and context, against the memory's bandwidth.",
-    .about = "Bytes are the weights, read once a step, and each sequence's keys and values. The "
-             "bandwidth is that\n"
-             "of a plain loop on as many threads, in each round. What fits the CPU's caches exceeds "
-             "it.\n",
+    .about =
+        "Bytes are the weights, read once a step, and each sequence's keys and values. The "
+        "bandwidth is that\n"
+        "of a plain loop on as many threads, in each round. What fits the CPU's caches exceeds "
+        "it.\n",
     .flags = decode_flags,
     .keys = MODEL_KEYS,
     .min_words = 0,
