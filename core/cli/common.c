@@ -35,8 +35,9 @@ int cli_usage(const char *fmt, ...)
     return CLI_USAGE;
 }
 
-/* The KV cache of one sequence of session_len tokens, as an absolute size. */
-static turbo_status small_cache(cli_args *a, const turbod_service *s, turbo_err *err)
+/* The KV cache of `tokens` tokens, or of one sequence of session_len, as an absolute size. */
+static turbo_status small_cache(cli_args *a, const turbod_service *s, int64_t tokens_wanted,
+                                turbo_err *err)
 {
     turbo_config *config = NULL;
     const turbo_model_vtbl *v = NULL;
@@ -53,6 +54,7 @@ static turbo_status small_cache(cli_args *a, const turbod_service *s, turbo_err 
     if (st)
         return st;
     int64_t len = a->conf->session_len ? a->conf->session_len : info.max_position;
+    len = tokens_wanted ? tokens_wanted : len;
     int64_t tokens = a->conf->cache_block_seq_len;
     turbok_kv_dims dims = {info.n_layers, info.n_kv, info.head_dim, (int32_t)tokens,
                            kv_type >= 0 ? kv_type : info.dtype};
@@ -67,6 +69,12 @@ static turbo_status small_cache(cli_args *a, const turbod_service *s, turbo_err 
 
 turbo_status cli_open_model(cli_args *a, turbod_service *s, bool need_chat, turbo_err *err)
 {
+    return cli_open_model_for(a, s, need_chat, 0, err);
+}
+
+turbo_status cli_open_model_for(cli_args *a, turbod_service *s, bool need_chat, int64_t tokens,
+                                turbo_err *err)
+{
     turbod_progress bar;
     turbo_status st = TURBO_OK;
     if (a->n_words && a->words[0][0])
@@ -76,7 +84,7 @@ turbo_status cli_open_model(cli_args *a, turbod_service *s, bool need_chat, turb
     if (!st)
         st = turbod_service_init(s, a->conf, err);
     if (!st && turbod_conf_origin(a->conf, "cache_max_entry_count") == TURBOD_FROM_DEFAULT)
-        st = small_cache(a, s, err);
+        st = small_cache(a, s, tokens, err);
     if (!st) {
         turbod_progress_init(&bar, NULL);
         st = turbod_service_load(s, need_chat, bar.terminal ? turbod_progress_step : NULL, &bar,

@@ -101,6 +101,28 @@ run 78 'as int8, kv_dtype asks for f32; remove kv_dtype' \
 run 64 'stride less than a window' "$turbo" eval ppl "$model" --text "$tmp/text" --window 8 --stride 8
 run 64 'usage: turbo eval logits' "$turbo" eval logits "$model"
 
+# bench: counts and what is refused; bench serve is tested in tests/http/test_bench.py
+for c in serve offline decode prefill; do
+    run 0 "usage: turbo bench $c" "$turbo" bench $c --help
+    run 0 "usage: turbo bench $c" "$turbo" help bench $c
+done
+run 64 'bench needs another word' "$turbo" bench
+run 64 'did you mean bench serve\?' "$turbo" bench srve
+run 0 '"requests":6,"tokens_in":180,"tokens_out":30,"cached":[0-9],' \
+    "$turbo" bench offline "$model" --limit 6 --input 30 --output 5 --rounds 2 --json -
+run 0 '"requests":3,"tokens_in":[0-9]+,"tokens_out":754,' "$turbo" bench offline "$model" \
+    --trace "$src/tests/golden/bench/azure.csv" --context 1000 --rounds 1 --json -
+run 0 '"batch":3,"context":40,"tokens_per_s":' \
+    "$turbo" bench decode "$model" --batch 1,3 --context 20,40 --steps 8 --rounds 2 --json - --svg "$tmp/d.svg"
+[ "$(grep -c '<polyline' "$tmp/d.svg")" = 2 ] || { echo "FAILED: svg"; failures=$((failures + 1)); }
+run 0 '"length":70,"tokens_per_s":' \
+    "$turbo" bench prefill "$model" --length 30,70 --rounds 2 --json - --svg "$tmp/p.svg"
+run 64 'session_len is 1024' "$turbo" bench prefill "$model" --length 4000
+run 64 'with commas are needed' "$turbo" bench decode "$model" --batch 1,,2
+run 64 'needs enable_prefix_caching' "$turbo" bench decode "$model" --no-enable-prefix-caching
+run 64 'has texts, not lengths' "$turbo" bench offline "$model" --trace "$src/tests/golden/bench/sharegpt.json"
+run 66 'cannot open the folder' "$turbo" bench decode /nonexistent
+
 # plugins, doctor, man pages
 run 0 'loaded +samp-std' "$turbo" plugin list
 run 0 '"offers":"sampler std"' "$turbo" plugin list --json
