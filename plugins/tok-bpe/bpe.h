@@ -321,9 +321,10 @@ static inline uint32_t bpe_join_bit(uint32_t left, uint32_t right)
 
 turbo_status bpe_encode(const bpe *b, bpe_scratch *s, const char *text, size_t len, uint32_t flags,
                         bpe_ids *out, turbo_err *err);
-/* *text, *len: in, and out: the normalised text, in place or in the scratch. */
+/* *text, *len: in, and out: the normalised text, in place or in the scratch. *start becomes false
+ * when the start of the text was cut off. */
 turbo_status bpe_normalize(const bpe *b, bpe_scratch *s, const char **text, size_t *len,
-                           turbo_err *err);
+                           bool *start, turbo_err *err);
 turbo_status bpe_normal_form(bpe_scratch *s, int32_t kind, const char *text, size_t len,
                              bpe_buf *to, turbo_err *err);
 /* start: the text begins the document. */

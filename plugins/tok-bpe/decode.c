@@ -14,6 +14,7 @@ typedef struct step {
     uint32_t text_len, with_len;
     uint32_t start, stop; /* STRIP */
     bool keep_first; /* METASPACE with prepend_scheme never */
+    bool fused; /* STRIP: of the whole text, a Fuse came before */
 } step;
 
 typedef struct decoder {
@@ -62,6 +63,7 @@ static turbo_status read_step(decoder *d, const bpe_json *j, const bpe_node *v, 
         d->fused = ok = true;
     } else if (bpe_json_is(j, type, "Strip")) {
         s.kind = D_STRIP;
+        s.fused = d->fused;
         ok = one_char(j, bpe_json_get(j, v, "content"), &s) &&
              bpe_json_uint(j, bpe_json_get(j, v, "start"), 1000, &s.start) &&
              bpe_json_uint(j, bpe_json_get(j, v, "stop"), 1000, &s.stop) &&
@@ -132,12 +134,10 @@ static bool strip(const step *s, const bpe_buf *in, bpe_buf *out)
 }
 
 /* One step on one token. first: the token stands at the start of the text. */
-static bool run(const bpe *b, const decoder *d, const step *s, bool first, const bpe_buf *in,
-                bpe_buf *out, bool *byte)
+static bool run(const step *s, bool first, const bpe_buf *in, bpe_buf *out, bool *byte)
 {
     int value = byte_of(in->p, in->len);
     bool same = false;
-    (void)b;
     switch (s->kind) {
     case D_REPLACE: return replace(s, in, out);
     case D_BYTES:
@@ -148,7 +148,7 @@ static bool run(const bpe *b, const decoder *d, const step *s, bool first, const
         same = true;
         break;
     case D_STRIP:
-        if (d->fused && !first)
+        if (s->fused && !first)
             same = true;
         else
             return strip(s, in, out);
@@ -187,7 +187,7 @@ static bool decode(bpe *b, const decoder *d, int32_t id, bool first, bpe_buf buf
         return false;
     for (int i = 0; i < d->n; i++) {
         buf[!*which].len = 0;
-        if (!run(b, d, &d->s[i], first, &buf[*which], &buf[!*which], &byte))
+        if (!run(&d->s[i], first, &buf[*which], &buf[!*which], &byte))
             return false;
         *which = !*which;
     }

@@ -152,10 +152,11 @@ static turbo_status set_added(bpe *b, bpe_scratch *s, turbo_err *err)
                 if (!(t->flags & BPE_TOK_ADDED) || late != (normal == 1) ||
                     (special(b, i) && !trusted))
                     continue;
+                bool start = true;
                 names[n].len = 0;
                 const char *p = b->arena + t->name;
                 size_t len = t->name_len;
-                st = normal ? bpe_normalize(b, s, &p, &len, err) : TURBO_OK;
+                st = normal ? bpe_normalize(b, s, &p, &len, &start, err) : TURBO_OK;
                 if (!st && !bpe_buf_add(&names[n], p, len))
                     st = bpe_no_memory(err);
                 if (len)

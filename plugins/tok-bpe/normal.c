@@ -205,7 +205,7 @@ static bool idle(const bpe_rule *r, const char *text, size_t len)
 }
 
 turbo_status bpe_normalize(const bpe *b, bpe_scratch *s, const char **text, size_t *len,
-                           turbo_err *err)
+                           bool *start, turbo_err *err)
 {
     turbo_status st = TURBO_OK;
     int into = 0;
@@ -213,6 +213,7 @@ turbo_status bpe_normalize(const bpe *b, bpe_scratch *s, const char **text, size
         const bpe_rule *r = &b->normal.r[i];
         if (r->kind == BPE_N_STRIP) {
             size_t skip = r->left ? bpe_skip_space(*text, *len) : 0;
+            *start = *start && !skip;
             *text += skip;
             *len -= skip;
             *len = r->right ? bpe_trim_space(*text, *len) : *len;

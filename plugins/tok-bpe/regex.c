@@ -23,6 +23,8 @@
     "\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}"                 \
     "\\x{2060}-\\x{2fff}\\x{3001}-\\x{d7ff}\\x{e000}-\\x{10ffff}"
 #define WORDS "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+/* Outside of a set, Oniguruma counts six numbers of Latin-1 in. */
+#define SIX "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
 
 struct bpe_regex {
     pcre2_code *code;
@@ -145,8 +147,8 @@ static bool escape(translator *t, bool set)
     switch (c) {
     case 's': puts_(t, set ? SPACES : "[" SPACES "]"); return true;
     case 'S': puts_(t, set ? NO_SPACES : "[^" SPACES "]"); return true;
-    case 'w': puts_(t, set ? WORDS : "[" WORDS "]"); return true;
-    case 'W': puts_(t, "[^" WORDS "]"); return set ? refuse(t, from) : true;
+    case 'w': puts_(t, set ? WORDS : "[" WORDS SIX "]"); return true;
+    case 'W': puts_(t, "[^" WORDS SIX "]"); return set ? refuse(t, from) : true;
     case 'd': puts_(t, "\\p{Nd}"); return true;
     case 'D': puts_(t, "\\P{Nd}"); return true;
     case 'p': return property(t, from, false);

@@ -11,6 +11,9 @@
 #define GPT2_PATTERN                                                                               \
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
+/* \w+|[^\w\s]+ in a dialect where joiners are word characters. */
+#define WHITESPACE_PATTERN "[\\w\\u200c\\u200d]+|[^\\w\\s\\u200c\\u200d]+"
+
 turbo_status bpe_bad_rule(turbo_err *err, const bpe_json *j, const char *part, const bpe_node *v)
 {
     const bpe_node *type = bpe_json_get(j, v, "type");
@@ -212,7 +215,7 @@ static turbo_status read_pre(bpe *b, const bpe_json *j, const bpe_node *v, turbo
     if (bpe_json_is(j, type, "Digits") && bpe_json_bool(j, v, "individual_digits", false, &flag))
         return bpe_add_split(b, "\\p{N}", flag ? BPE_ISOLATED : BPE_CONTIGUOUS, false, err);
     if (bpe_json_is(j, type, "Whitespace"))
-        return bpe_add_split(b, "\\w+|[^\\w\\s]+", BPE_REMOVED, true, err);
+        return bpe_add_split(b, WHITESPACE_PATTERN, BPE_REMOVED, true, err);
     if (bpe_json_is(j, type, "WhitespaceSplit"))
         return bpe_add_split(b, "\\s", BPE_REMOVED, false, err);
     const bpe_node *how = bpe_json_get(j, v, "behavior");

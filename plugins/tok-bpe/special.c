@@ -186,7 +186,7 @@ static turbo_status plain(const cutter *c, const char *text, size_t len, bool st
 {
     if (!len)
         return TURBO_OK;
-    turbo_status st = bpe_normalize(c->b, c->s, &text, &len, c->err);
+    turbo_status st = bpe_normalize(c->b, c->s, &text, &len, &start, c->err);
     return st ? st : cut(c, true, text, len, start);
 }
 
