@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "chat/choose.h"
 #include "daemon/daemon.h"
 #include "plugin/host.h"
 #include "util/err.h"
@@ -101,16 +102,16 @@ static turbo_status test_tokenizer(preflight *p, turbo_err *err)
 static turbo_status test_template(preflight *p, turbo_err *err)
 {
     char path[PATH_MAX];
-    bool given = *p->conf->chat_template;
-    if (!given && (!p->info.chat[0] || !p->tok)) {
-        fputs("note     chat: this model names no template; chat requests will be refused\n",
-              p->out);
+    turbo_err why = {{0}};
+    if (turbod_chat_choose(p->conf->chat_template, p->conf->model, p->info.chat, turbod_data_dir(),
+                           path, sizeof path, &why)) {
+        fprintf(p->out, "note     chat: %s; chat requests will be refused\n", why.text);
         return TURBO_OK;
     }
-    if (given)
-        snprintf(path, sizeof path, "%s", p->conf->chat_template);
-    else
-        snprintf(path, sizeof path, "%s/chat/%s.lua", turbod_data_dir(), p->info.chat);
+    if (!*p->conf->chat_template && !p->tok) {
+        fputs("note     chat: there is no tokenizer; chat requests will be refused\n", p->out);
+        return TURBO_OK;
+    }
     turbo_status st = turbod_template_load(path, &p->chat, err);
     for (size_t i = 0; !st && p->tok && turbod_template_stops(p->chat, i); i++) {
         const char *name = turbod_template_stops(p->chat, i);

@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "chat/choose.h"
 #include "plugin/host.h"
 #include "turbok.h"
 #include "util/checked.h"
@@ -170,12 +171,10 @@ static turbo_status load_template(turbod_service *s, turbo_err *err)
     bool given = s->conf->chat_template && *s->conf->chat_template;
     if (!f->tok_vtbl)
         return no_chat(s, "the model folder has no tokenizer this server can read");
-    if (given)
-        snprintf(path, sizeof path, "%s", s->conf->chat_template);
-    else if (f->model.chat[0])
-        snprintf(path, sizeof path, "%s/chat/%s.lua", turbod_data_dir(), f->model.chat);
-    else
-        return no_chat(s, "the model names no chat template; set chat_template");
+    turbo_err why = {{0}};
+    if (turbod_chat_choose(given ? s->conf->chat_template : "", s->conf->model, f->model.chat,
+                           turbod_data_dir(), path, sizeof path, &why))
+        return no_chat(s, why.text);
     turbo_status st = turbod_template_load(path, &s->chat, err);
     if (!st)
         st = resolve_stops(s, err);
@@ -250,7 +249,7 @@ turbo_status turbod_service_chat_kit(const turbod_service *s, turbod_chat_kit *k
     kit->tok = f->tok;
     return kit->chat ? TURBO_OK
                      : turbod_err(err, TURBO_EUNSUPPORTED,
-                                  "this model has no chat template: %.150s", s->chat_reason);
+                                  "this model has no chat template: %.200s", s->chat_reason);
 }
 
 turbo_status turbod_service_prompt(const turbod_service *s, const turbod_message *msgs, size_t n,
@@ -258,7 +257,7 @@ turbo_status turbod_service_prompt(const turbod_service *s, const turbod_message
                                    turbo_err *err)
 {
     if (!s->chat)
-        return turbod_err(err, TURBO_EUNSUPPORTED, "this model has no chat template: %.150s",
+        return turbod_err(err, TURBO_EUNSUPPORTED, "this model has no chat template: %.200s",
                           s->chat_reason);
     const turbod_engine_facts *f = turbod_engine_facts_of(s->engine);
     turbod_render r = {0};

@@ -210,7 +210,7 @@ static bool tokenize(turbod_exchange *x, native_body *n, int32_t **ids, size_t *
     turbo_status st;
     if (n->messages) {
         turbod_messages m = {0};
-        turbod_render_opts opts = {n->generation, n->continue_final};
+        turbod_render_opts opts = {n->generation, n->continue_final, NULL};
         bool ok = turbod_messages_read(x, n->messages, &n->warnings, &m);
         st = ok ? turbod_service_prompt(svc, m.v, m.n, &opts, ids, count, &err) : TURBO_OK;
         turbod_messages_free(&m);
@@ -293,7 +293,7 @@ void turbod_api_detokenize(turbod_exchange *x)
 static bool render(turbod_exchange *x, native_body *n)
 {
     const turbod_template *chat = __atomic_load_n(&x->http->svc->chat, __ATOMIC_ACQUIRE);
-    turbod_render_opts opts = {n->generation, n->continue_final};
+    turbod_render_opts opts = {n->generation, n->continue_final, NULL};
     turbod_render r = {0};
     turbod_messages m = {0};
     turbo_err err = {{0}};
