@@ -7,7 +7,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <netdb.h>
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <stdio.h>
@@ -23,7 +22,6 @@
 #include "util/log.h"
 
 #define PEEK_BYTES (TURBOD_HEAD_MAX + TURBOD_LINE_MAX)
-#define BACKLOG 4096         /* connects that wait for accept(); the kernel may allow fewer */
 #define ACCEPTS 64           /* accepted at a time */
 #define LAST_HEAD_MS 200     /* time for a head when the server stops */
 #define LINGER_MS 1500       /* time a refused client gets to read its answer */
@@ -510,52 +508,9 @@ static void *door_main(void *arg)
 
 /* ---- life ------------------------------------------------------------------------------------------- */
 
-static turbo_status bind_one(turbod_http *h, const struct addrinfo *a, const turbod_conf *c,
-                             turbo_err *err)
-{
-    const int on = 1;
-    struct sockaddr_storage bound;
-    socklen_t len = sizeof bound;
-    h->listen_fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP);
-    if (h->listen_fd < 0)
-        return turbod_err(err, TURBO_EIO, "no socket: %s", strerror(errno));
-    (void)setsockopt(h->listen_fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(h->listen_fd, a->ai_addr, a->ai_addrlen) || listen(h->listen_fd, BACKLOG)) {
-        if (errno == EADDRINUSE)
-            return turbod_err(err, TURBO_EIO,
-                              "port %d of %s is in use; stop the other server or set port (0 takes "
-                              "a free one)",
-                              (int)c->port, c->host);
-        return turbod_err(err, TURBO_EIO, "cannot listen on %s port %d: %s", c->host, (int)c->port,
-                          strerror(errno));
-    }
-    memset(&bound, 0, sizeof bound);
-    if (getsockname(h->listen_fd, (struct sockaddr *)&bound, &len))
-        return turbod_err(err, TURBO_EIO, "getsockname: %s", strerror(errno));
-    struct sockaddr_in v4;
-    struct sockaddr_in6 v6;
-    memcpy(&v4, &bound, sizeof v4);
-    memcpy(&v6, &bound, sizeof v6);
-    h->port = ntohs(bound.ss_family == AF_INET6 ? v6.sin6_port : v4.sin_port);
-    return TURBO_OK;
-}
-
 turbo_status turbod_door_open(turbod_http *h, const turbod_conf *c, turbo_err *err)
 {
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV,
-                             .ai_family = AF_UNSPEC,
-                             .ai_socktype = SOCK_STREAM};
-    struct addrinfo *list = NULL;
-    char port[8];
-    const bool name = !strcmp(c->host, "localhost");
-    snprintf(port, sizeof port, "%d", (int)c->port);
-    hints.ai_flags |= AI_NUMERICHOST;
-    if (getaddrinfo(name ? "127.0.0.1" : c->host, port, &hints, &list) || !list)
-        return turbod_err(err, TURBO_EINVAL,
-                          "host \"%s\" is no address; give one such as 127.0.0.1, 0.0.0.0 or ::1",
-                          c->host);
-    turbo_status st = bind_one(h, list, c, err);
-    freeaddrinfo(list);
+    turbo_status st = turbod_listen(h, c, err);
     if (st)
         return st;
     h->epoll_fd = epoll_create1(EPOLL_CLOEXEC);

@@ -249,6 +249,8 @@ bool turbod_job_push(turbod_http *h, turbod_exchange *x); /* false: the workers 
 int turbod_http_abort(turbod_http *h, const char *id, const char *label);
 void *turbod_worker_main(void *http);
 
+/* listen.c: h->listen_fd and h->port; the door closes it. */
+turbo_status turbod_listen(turbod_http *h, const turbod_conf *c, turbo_err *err);
 /* door.c */
 turbo_status turbod_door_open(turbod_http *h, const turbod_conf *c, turbo_err *err);
 turbo_status turbod_door_start(turbod_http *h, turbo_err *err);
