@@ -352,15 +352,16 @@ static double time_attention(turbok_device *d, const turbo_batch *b, const float
     return (now() - t) / (reps * LAYERS);
 }
 
-static void print_attention(const options *o, cache *c, int type, int rounds, int32_t T, int32_t len,
-                            double bf16)
+static void print_attention(const options *o, cache *c, int type, int rounds, int32_t T,
+                            int32_t len, double bf16)
 {
     double sec = median(c->seconds, rounds);
     double flops = 4.0 * H * D * (double)T * ((double)len - 0.5 * T);
-    printf(o->json ? "{\"op\":\"attention\",\"kv\":\"%s\",\"tokens\":%d,\"len\":%d,\"seconds\":%.4g,"
-                     "\"kv_bytes_s\":%.4g,\"of_bandwidth\":%.3f,\"flops\":%.4g,\"of_bf16\":%.3f}\n"
-                   : "attention %-4s T=%-4d len %-5d  %.4g s, keys and values %.3g bytes/s (%.2f of "
-                     "bandwidth), %.3g FLOP/s, %.2f of the time of bf16\n",
+    printf(o->json
+               ? "{\"op\":\"attention\",\"kv\":\"%s\",\"tokens\":%d,\"len\":%d,\"seconds\":%.4g,"
+                 "\"kv_bytes_s\":%.4g,\"of_bandwidth\":%.3f,\"flops\":%.4g,\"of_bf16\":%.3f}\n"
+               : "attention %-4s T=%-4d len %-5d  %.4g s, keys and values %.3g bytes/s (%.2f of "
+                 "bandwidth), %.3g FLOP/s, %.2f of the time of bf16\n",
            turbok_kv_type_name(kv_types[type]), T, len, sec, c->bytes / sec,
            median(c->share, rounds), flops / sec, bf16);
     fflush(stdout);
@@ -384,8 +385,14 @@ static void bench_attention(turbok_device *d, const options *o, reader *r, int32
         for (int k = 0; k < KV_TYPES; k++) {
             turbok_kv_table *tables[1] = {&c[k].table};
             struct turbo_kv kv = {c[k].pool, tables};
-            turbo_batch b = {.size = sizeof b, .n_tokens = T, .n_seqs = 1, .positions = pos,
-                             .cu_seqlens = cu, .kv_lens = &len, .rope_lens = &len, .kv = &kv};
+            turbo_batch b = {.size = sizeof b,
+                             .n_tokens = T,
+                             .n_seqs = 1,
+                             .positions = pos,
+                             .cu_seqlens = cu,
+                             .kv_lens = &len,
+                             .rope_lens = &len,
+                             .kv = &kv};
             double bw = 0.5 * bandwidth(d, r);
             c[k].seconds[i] = time_attention(d, &b, q, out);
             c[k].share[i] = c[k].bytes / c[k].seconds[i] / (bw + 0.5 * bandwidth(d, r));
@@ -408,7 +415,8 @@ static void bench_attention(turbok_device *d, const options *o, reader *r, int32
 static void usage(void)
 {
     puts("usage: kernels/bench/bench [options]\n"
-         "Measures read bandwidth, fp32 peak, linear layers and a decode step of the InternLM2-1.8B\n"
+         "Measures read bandwidth, fp32 peak, linear layers and a decode step of the "
+         "InternLM2-1.8B\n"
          "shape (random weights), all in one run. Medians of alternating rounds.\n"
          "  --quick       fewer rounds, 4 layers, a smaller buffer\n"
          "  --json        one JSON object a line\n"
@@ -421,10 +429,10 @@ static void usage(void)
 /* 0, or -1 after a message. */
 static int parse(int argc, char **argv, options *o)
 {
-    static const struct option longs[] = {
-        {"json", 0, NULL, 'j'}, {"quick", 0, NULL, 'q'}, {"no-step", 0, NULL, 's'},
-        {"attention", 0, NULL, 'a'},
-        {"threads", 1, NULL, 't'}, {"isa", 1, NULL, 'i'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {{"json", 0, NULL, 'j'},    {"quick", 0, NULL, 'q'},
+                                          {"no-step", 0, NULL, 's'}, {"attention", 0, NULL, 'a'},
+                                          {"threads", 1, NULL, 't'}, {"isa", 1, NULL, 'i'},
+                                          {"help", 0, NULL, 'h'},    {NULL, 0, NULL, 0}};
     static const char *const isas[] = {"auto", "scalar", "avx2", "avx512"};
     for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
         if (c == 'j') {

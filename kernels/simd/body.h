@@ -320,7 +320,8 @@ static void quantize(int bits, const float *in, int64_t n, uint8_t *codes, uint1
     for (i = 0; i + VW <= n; i += VW) {
         vf u = (load(in + i) - splat(q.zero)) / splat(q.scale);
         vb c = __builtin_convertvector((vi)(pick(u < splat(top), u, splat(top)) +
-                                            splat(TURBOK_ROUNDER)), vb);
+                                            splat(TURBOK_ROUNDER)),
+                                       vb);
         memcpy(codes + i, &c, sizeof c);
     }
     for (; i < n; i++)

@@ -99,10 +99,11 @@ static void test_error(void **state)
 
 static void test_degenerate(void **state)
 {
-    static const float constants[] = {0.0f, -0.0f, 1.0f, -1.0f, 1.003f, -1.003f, 65504.0f, 1e30f,
-                                      -3.3e38f, 1e-45f, -1e-45f, 1e-38f};
-    static const float pairs[][2] = {{-1.5e38f, 1.5e38f}, {0, 3e38f}, {100000.0f, 100000.1f},
-                                     {-70000.0f, 70000.0f}, {1e-45f, 3e-45f}, {-0.0f, 0.0f}};
+    static const float constants[] = {0.0f,     -0.0f, 1.0f,     -1.0f,  1.003f,  -1.003f,
+                                      65504.0f, 1e30f, -3.3e38f, 1e-45f, -1e-45f, 1e-38f};
+    static const float pairs[][2] = {{-1.5e38f, 1.5e38f},    {0, 3e38f},
+                                     {100000.0f, 100000.1f}, {-70000.0f, 70000.0f},
+                                     {1e-45f, 3e-45f},       {-0.0f, 0.0f}};
     float row[40];
     (void)state;
     for (int b = 0; b < 2; b++) {
@@ -173,10 +174,12 @@ static void pool_of(turbok_device *d, int32_t dtype, int32_t D, int32_t bt)
             for (int32_t h = 0; h < K; h++) {
                 uint8_t codes[192];
                 uint16_t par[2];
-                turbok_prim_scalar.quantize(dtype == TURBOK_KV_INT8 ? 8 : 4, in + h * D, D, codes, par);
+                turbok_prim_scalar.quantize(dtype == TURBOK_KV_INT8 ? 8 : 4, in + h * D, D, codes,
+                                            par);
                 for (int32_t k = 0; k < D; k++)
                     kit_near("stored", (size_t)k, (double)out[h * D + k],
-                             bf16(par[0]) * codes[k] + bf16(par[1]), KIT_U * fabs((double)out[h * D + k]));
+                             bf16(par[0]) * codes[k] + bf16(par[1]),
+                             KIT_U * fabs((double)out[h * D + k]));
             }
         }
     }
@@ -209,7 +212,8 @@ static void test_tiles(void **state)
     for (int round = 0; round < 60; round++)
         for (int k = 0; k < 3; k++) {
             kit_mem m = {0};
-            int rows = round % 6 + 1, n = 2 * kit_range(&r, 1, N / 2), ld = kit_range(&r, 0, 1) ? LD : 64;
+            int rows = round % 6 + 1, n = 2 * kit_range(&r, 1, N / 2),
+                ld = kit_range(&r, 0, 1) ? LD : 64;
             uint8_t *w = kit_new(&m, (size_t)(N * LD));
             float *x = kit_new_floats(&m, 6 * N), want[6 * 64], start[6 * 64];
             for (int i = 0; i < N * LD; i++)
@@ -232,7 +236,8 @@ static void test_tiles(void **state)
             for (int d = 0; d < n_devices; d++) {
                 float *acc = kit_new_floats(&m, 6 * 64);
                 memcpy(acc, start, sizeof start);
-                devices[d]->exec.prim->gemm_tile(types[k], w, ld, x, N, rows, n, acc, d % 2 ? w : NULL);
+                devices[d]->exec.prim->gemm_tile(types[k], w, ld, x, N, rows, n, acc,
+                                                 d % 2 ? w : NULL);
                 kit_equal(turbok_device_name(devices[d]), acc, want, sizeof want);
             }
             kit_verify(&m);
@@ -276,9 +281,9 @@ static void test_scores_and_weights(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_error), cmocka_unit_test(test_degenerate),
+        cmocka_unit_test(test_error),      cmocka_unit_test(test_degenerate),
         cmocka_unit_test(test_not_finite), cmocka_unit_test(test_pools),
-        cmocka_unit_test(test_tiles), cmocka_unit_test(test_scores_and_weights),
+        cmocka_unit_test(test_tiles),      cmocka_unit_test(test_scores_and_weights),
     };
     return cmocka_run_group_tests_name("quantised keys and values", tests, open_devices,
                                        close_devices);
