@@ -457,9 +457,8 @@ static void stop_listening(turbod_http *h, int64_t now)
 {
     if (h->listen_fd < 0)
         return;
-    for (int i = 0; i < BACKLOG / ACCEPTS; i++)
-        if (accept_some(h, now))
-            break;
+    for (int i = 0; i < BACKLOG / ACCEPTS && !accept_some(h, now); i++)
+        continue;
     pthread_mutex_lock(&h->mu);
     close(h->listen_fd);
     h->listen_fd = -1;
