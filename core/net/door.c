@@ -23,12 +23,12 @@
 #include "util/log.h"
 
 #define PEEK_BYTES (TURBOD_HEAD_MAX + TURBOD_LINE_MAX)
-#define BACKLOG 1024         /* connections that wait for accept() */
-#define ACCEPTS 64           /* accepted at a time */
-#define LAST_HEAD_MS 200     /* time for a head when the server stops */
+#define BACKLOG 1024 /* connections that wait for accept() */
+#define ACCEPTS 64 /* accepted at a time */
+#define LAST_HEAD_MS 200 /* time for a head when the server stops */
 #define LINGER_MS 1500       /* time a refused client gets to read its answer */
 #define LINGER_LOSS_MS 50    /* pause of accept() when descriptors ran out */
-#define GONE_MS 1000         /* the daemon closes a connection whose peer left; else the door does */
+#define GONE_MS 1000 /* the daemon closes a connection whose peer left; else the door does */
 #define MIN_PROGRESS 1024    /* bytes a reader must take in send_timeout_ms */
 #define BODY_RATE 64         /* bytes a ms on top of body_timeout_ms */
 #define STATE_ESTABLISHED 1      /* tcp_info.tcpi_state */
@@ -379,7 +379,8 @@ static void check_daemon_client(turbod_http *h, turbod_client *c, int64_t now,
 {
     turbod_exchange *x = c->exchange;
     if (!x) {
-        if (now - c->idle_since > (c->gone && GONE_MS < h->rules->idle_ms ? GONE_MS : h->rules->idle_ms))
+        if (now - c->idle_since >
+            (c->gone && GONE_MS < h->rules->idle_ms ? GONE_MS : h->rules->idle_ms))
             cut(c, gone);
         return;
     }
