@@ -31,7 +31,6 @@ typedef struct render_job {
     const turbod_render_opts *opts;
     turbod_render *out;
     turbod_template *load; /* while loading: stop tokens go here */
-    bool no_memory; /* why the script was ended */
 } render_job;
 
 static render_job *job_of(lua_State *L)
@@ -61,7 +60,7 @@ static int add_segment(lua_State *L, bool special)
     if (len > MAX_TEXT - at)
         return luaL_error(L, "the prompt is too long");
     if (!turbod_buf_add(&r->text, s, len)) {
-        j->no_memory = true;
+        turbod_lua_of(L)->no_memory = true;
         return luaL_error(L, "no memory for the prompt");
     }
     if (!special && r->n && !r->segments[r->n - 1].special) {
@@ -74,7 +73,7 @@ static int add_segment(lua_State *L, bool special)
             return luaL_error(L, "the prompt has too many parts");
         turbod_segment *p = realloc(r->segments, cap * sizeof *p);
         if (!p) {
-            j->no_memory = true;
+            turbod_lua_of(L)->no_memory = true;
             return luaL_error(L, "no memory for the prompt");
         }
         r->segments = p;
@@ -378,8 +377,6 @@ turbo_status turbod_template_render(const turbod_template *t, const turbod_messa
         st = turbod_lua_protect(&s, push_call, NULL, &t->script, err);
     if (!st)
         st = turbod_lua_call(&s, 3, 0, &t->script, err);
-    if (st && job.no_memory)
-        st = turbod_err(err, TURBO_ENOMEM, "no memory for the prompt");
     turbod_lua_close(&s);
     if (st)
         turbod_render_free(out);

@@ -257,8 +257,8 @@ static turbo_status check_header(const turbod_engine *e, const turbod_snapshot *
                          turbok_kv_type_name(h->kv_dtype), h->block_tokens,
                          turbok_kv_type_name(want.kv_dtype), want.block_tokens);
     int64_t bt = e->facts.block_tokens;
-    if (h->n_note > MOST_NOTE || h->n_ids > INT32_MAX ||
-        h->n_kept > h->n_ids || h->n_blocks != (h->n_kept + (uint64_t)bt - 1) / (uint64_t)bt ||
+    if (h->n_note > MOST_NOTE || h->n_ids > INT32_MAX || h->n_kept > h->n_ids ||
+        h->n_blocks != (h->n_kept + (uint64_t)bt - 1) / (uint64_t)bt ||
         !turbod_mul(h->n_ids, sizeof(int32_t), &note_ids) ||
         !turbod_add(note_ids, h->n_note, &note_ids) ||
         !turbod_mul(h->n_blocks, h->block_bytes, &blocks) || !turbod_add(note_ids, blocks, &all) ||
@@ -330,8 +330,7 @@ static turbo_status read_file(turbod_engine *e, stream *f, uint64_t size, turbod
 {
     header h;
     if (!get(f, &h, sizeof h))
-        return f->error ? damaged(f, err)
-                        : turbod_err(err, TURBO_EDATA, "the file is no snapshot");
+        return f->error ? damaged(f, err) : turbod_err(err, TURBO_EDATA, "the file is no snapshot");
     turbo_status st = check_header(e, s, f, &h, size, err);
     if (st)
         return st;
@@ -374,9 +373,8 @@ static turbo_status open_file(const char *folder, const char *name, stream *f, s
     if (f->fd < 0 || fstat(f->fd, file))
         return turbod_err(err, TURBO_EIO, "the snapshot cannot be opened: %s",
                           strerror(f->fd < 0 ? why : errno));
-    return S_ISREG(file->st_mode)
-               ? TURBO_OK
-               : turbod_err(err, TURBO_EDATA, "the snapshot is no regular file");
+    return S_ISREG(file->st_mode) ? TURBO_OK
+                                  : turbod_err(err, TURBO_EDATA, "the snapshot is no regular file");
 }
 
 turbo_status turbod_snapshot_load(turbod_engine *e, const char *folder, const char *name,

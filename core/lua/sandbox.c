@@ -118,7 +118,7 @@ static turbo_status explain(turbod_lua *s, int status, const turbod_script *scri
     if (s->dead) {
         st = turbod_err(err, TURBO_ELIMIT, "%s: script limit: it ran longer than %lld ms", name,
                         (long long)(s->budget / 1000000));
-    } else if (status == LUA_ERRMEM && s->starved) {
+    } else if (s->no_memory || (status == LUA_ERRMEM && s->starved)) {
         st = turbod_err(err, TURBO_ENOMEM, "no memory for a script");
     } else if (status == LUA_ERRMEM) {
         st = turbod_err(err, TURBO_ELIMIT,
@@ -146,6 +146,7 @@ turbo_status turbod_lua_call(turbod_lua *s, int nargs, int nresults, const turbo
                              turbo_err *err)
 {
     s->raised = NULL;
+    s->no_memory = false;
     lua_sethook(s->L, hook, LUA_MASKCOUNT, HOOK_EVERY);
     int status = lua_pcall(s->L, nargs, nresults, 0);
     lua_sethook(s->L, NULL, 0, 0);

@@ -26,7 +26,7 @@
 #define LAST_HEAD_MS 200     /* time for a head when the server stops */
 #define LINGER_MS 1500       /* time a refused client gets to read its answer */
 #define LINGER_LOSS_MS 50    /* pause of accept() when descriptors ran out */
-#define GONE_MS 1000         /* the daemon closes a connection whose peer left; else the door does */
+#define GONE_MS 1000 /* the daemon closes a connection whose peer left; else the door does */
 #define MIN_PROGRESS 1024    /* bytes a reader must take in send_timeout_ms */
 #define BODY_RATE 64         /* bytes a ms on top of body_timeout_ms */
 #define STATE_ESTABLISHED 1      /* tcp_info.tcpi_state */
@@ -379,7 +379,8 @@ static void check_daemon_client(turbod_http *h, turbod_client *c, int64_t now,
 {
     turbod_exchange *x = c->exchange;
     if (!x) {
-        if (now - c->idle_since > (c->gone && GONE_MS < h->rules->idle_ms ? GONE_MS : h->rules->idle_ms))
+        if (now - c->idle_since >
+            (c->gone && GONE_MS < h->rules->idle_ms ? GONE_MS : h->rules->idle_ms))
             cut(c, gone);
         return;
     }
@@ -457,9 +458,8 @@ static void stop_listening(turbod_http *h, int64_t now)
 {
     if (h->listen_fd < 0)
         return;
-    for (int i = 0; i < BACKLOG / ACCEPTS; i++)
-        if (accept_some(h, now))
-            break;
+    for (int i = 0; i < BACKLOG / ACCEPTS && !accept_some(h, now); i++)
+        continue;
     pthread_mutex_lock(&h->mu);
     close(h->listen_fd);
     h->listen_fd = -1;

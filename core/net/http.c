@@ -108,7 +108,8 @@ bool turbod_http_drained(turbod_http *h)
 {
     pthread_mutex_lock(&h->mu);
     bool done = h->n_answering == 0 && (h->listen_fd < 0 || !h->door_started);
-    for (turbod_client *c = h->clients; c && done; c = c->next) /* a request on its way to its exchange? */
+    for (turbod_client *c = h->clients; c && done;
+         c = c->next) /* a request on its way to its exchange? */
         done = !(c->phase == CLIENT_PEEK ||
                  (c->phase == CLIENT_DAEMON && !c->n_requests && !c->gone && !c->cut));
     pthread_mutex_unlock(&h->mu);

@@ -155,7 +155,8 @@ static bool headers(struct MHD_Response *m, const turbod_exchange *x)
     return header(m, "Content-Type", r->status != 204 ? type : NULL) &&
            header(m, "Cache-Control", r->stream ? "no-cache" : "no-store") &&
            header(m, "X-Content-Type-Options", "nosniff") && header(m, "X-Request-Id", x->id) &&
-           header(m, "X-Accel-Buffering", r->stream ? "no" : NULL) && header(m, "Allow", r->allow) &&
+           header(m, "X-Accel-Buffering", r->stream ? "no" : NULL) &&
+           header(m, "Allow", r->allow) &&
            header(m, "WWW-Authenticate", r->want_key ? "Bearer" : NULL) &&
            header(m, "Retry-After", r->retry_after ? retry : NULL) &&
            header(m, "Connection", r->close || x->force_close ? "close" : NULL) && cors(m, x);

@@ -152,8 +152,7 @@ static void restore(turbod_exchange *x, const char *id, const char *name)
     if (st) {
         turbod_clean_message(err.text);
         int status = st == TURBO_ENOMEM ? 503 : st == TURBO_EIO ? 500 : 400;
-        turbod_reply_error(x, status, "snapshot_refused", "filename", "%s",
-                           err.text);
+        turbod_reply_error(x, status, "snapshot_refused", "filename", "%s", err.text);
         return;
     }
     x->reply.status = 200;

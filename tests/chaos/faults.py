@@ -178,9 +178,9 @@ class Run:
         assert want[0] == "ok", (name, want)
         self.s.quiesce()
         live = [self.f.live()]
-        seen = {}
+        seen, stride, needed = {}, self.stride if site == "memory" else 1, 0
         for stay in (False, True):
-            n, clean = 1 + self.rng.randrange(self.stride), 0
+            n, clean = 1 + self.rng.randrange(stride), 0
             while clean < 2:
                 if before:
                     before()
@@ -198,12 +198,14 @@ class Run:
                 live.append(self.f.live(live[0]))
                 key = got[0] if got[0] != "error" else str(got[1])
                 seen[key] = seen.get(key, 0) + 1
+                needed += failed > 0
                 clean = 0 if failed else clean + 1
-                n += self.stride if failed else 1
+                n += stride if failed else 1
         grown = live[-1] - live[0]
         self.lines.append("%s: %d failures of %s: %s, %+d blocks of memory" %
-                          (name, len(live) - 5, site, seen, grown))
+                          (name, needed, site, seen, grown))
         print(self.lines[-1], flush=True)
+        assert needed, "nothing failed"
         # Tables that grow once are no leak; a block for each tenth failure is.
         assert grown <= max(8, len(live) // 10), (name, live)
 
@@ -227,6 +229,11 @@ def requests(run):
     run.each("chat stream", post("/v1/chat/completions", {
         "messages": messages, "temperature": 0, "max_tokens": 8, "stream": True, "logprobs": True,
         "stream_options": {"include_usage": True}}))
+    # Scripts that steer every token run on the engine's thread.
+    run.each("steered", post("/v1/completions", {
+        **LONG, "policy": "choice", "policy_args": {"options": ["a small answer", "a large one"]}}))
+    run.each("steered stream", post("/v1/completions", {
+        **LONG, "stream": True, "policy": "think_budget", "policy_args": {"budget": 3}}))
     run.each("tokenize", post("/tokenize", {"prompt": "one two"}))
     run.each("template", post("/apply-template", {"messages": messages}))
     for path in ("/props", "/metrics", "/slots", "/v1/models"):
@@ -346,6 +353,7 @@ def main():
         s = faults.server(policies=os.path.join(SOURCE, "scripts", "sampling"), slot_save_path=folder,
                           cache_block_seq_len=16)
         s.folder = folder
+        assert faults.live() > 100, "the library was not loaded"
         s.baseline()
         run = Run(faults, s, stride, random.Random(seed))
         requests(run)

@@ -42,6 +42,10 @@ static void length(text *t, uint64_t *rng)
 
 static void sampling(text *t, uint64_t *rng, bool n_allowed, shot *s)
 {
+    static const char *const policies[] = {
+        "\"greedy\"", "\"house\"", "\"lively\"", "\"think_budget\",\"policy_args\":{\"budget\":4}",
+        "\"choice\",\"policy_args\":{\"options\":[\"yes\",\"no\"]}",
+    };
     text_printf(t, ",\"seed\":%u,\"temperature\":%s", upto(rng, 1000),
                 upto(rng, 2)   ? "0"
                 : upto(rng, 2) ? "0.8"
@@ -49,7 +53,7 @@ static void sampling(text *t, uint64_t *rng, bool n_allowed, shot *s)
     if (!upto(rng, 4))
         text_printf(t, ",\"top_p\":0.9,\"repetition_penalty\":1.1");
     if (!upto(rng, 8))
-        text_printf(t, ",\"policy\":\"%s\"", upto(rng, 2) ? "greedy" : "house");
+        text_printf(t, ",\"policy\":%s", policies[upto(rng, sizeof policies / sizeof *policies)]);
     if (!upto(rng, 8))
         text_printf(t, ",\"priority\":%d", (int)upto(rng, 9) - 4);
     if (n_allowed && !upto(rng, 6)) {

@@ -116,9 +116,10 @@ static void test_many_times_the_pool(void **state)
     assert_true(wait <= 3);
     assert_true(service <= 3);
     turbod_metrics *m = turbod_engine_metrics(e);
-    print_message("%d requests, %d preemptions, %.0f ms; longest wait %.2f of the fair one, longest answer "
-                  "%.2f of its group's time\n",
-                  N, (int)m->preemptions, total, wait, service);
+    print_message(
+        "%d requests, %d preemptions, %.0f ms; longest wait %.2f of the fair one, longest answer "
+        "%.2f of its group's time\n",
+        N, (int)m->preemptions, total, wait, service);
     assert_true(m->preemptions <= TURBOD_MAX_PREEMPTIONS * N);
     all_blocks_back(e);
     turbod_engine_close(e);
