@@ -43,6 +43,11 @@ function turbo.template(spec) end
 ---@return string
 function turbo.trim(text) end
 
+---A text as a JSON string, quotes included.
+---@param text string
+---@return string
+function turbo.json(text) end
+
 ---A list of the sampler's steps. Never changes: each method returns a new chain. Steps are
 ---given in the sampler's order: penalize, temperature, top_k, top_p, min_p.
 ---@class turbo.Chain
