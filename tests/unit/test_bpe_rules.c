@@ -3,10 +3,12 @@
  * a folder is chosen as documented. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -17,12 +19,15 @@
 static bpe_kit kit;
 
 /* A character-level model: a b c, ab, abc, <s> reachable by merges, <x> special. */
-#define MODEL(vocab, merges) "\"model\":{\"type\":\"BPE\",\"vocab\":{" vocab "},\"merges\":[" merges "]}"
+#define MODEL(vocab, merges)                                                                       \
+    "\"model\":{\"type\":\"BPE\",\"vocab\":{" vocab "},\"merges\":[" merges "]}"
 #define VOCAB                                                                                      \
-    "\"a\":0,\"b\":1,\"c\":2,\"ab\":3,\"abc\":4,\"<\":5,\"s\":6,\">\":7,\"<s\":8,\"<s>\":9,\" \":10"
+    "\"a\":0,\"b\":1,\"c\":2,\"ab\":3,\"abc\":4,\"<\":5,\"s\":6,\">\":7,\"<s\":8,\"<s>\":9,\" "    \
+    "\":10"
 #define MERGES "\"a b\",\"ab c\",\"< s\",\"<s >\""
-#define SPECIAL "\"added_tokens\":[{\"id\":9,\"content\":\"<s>\",\"special\":true},"               \
-                "{\"id\":11,\"content\":\"<x>\",\"special\":true},{\"id\":12,\"content\":\"cc\"}],"
+#define SPECIAL                                                                                    \
+    "\"added_tokens\":[{\"id\":9,\"content\":\"<s>\",\"special\":true},"                           \
+    "{\"id\":11,\"content\":\"<x>\",\"special\":true},{\"id\":12,\"content\":\"cc\"}],"
 #define GOOD "{" SPECIAL MODEL(VOCAB, MERGES) "}"
 
 static turbo_status open_text(const char *json, void **tok, turbo_err *err)
@@ -32,7 +37,8 @@ static turbo_status open_text(const char *json, void **tok, turbo_err *err)
     return kit.v->open(turbod_host_table(), kit.folder, tok, err);
 }
 
-static void ids_are(const void *tok, const char *text, uint32_t flags, const int32_t *want, size_t n)
+static void ids_are(const void *tok, const char *text, uint32_t flags, const int32_t *want,
+                    size_t n)
 {
     int32_t ids[64];
     uint64_t k = 0;
@@ -103,7 +109,7 @@ static void test_refused(void **state)
         {"{\"model\":{\"type\":\"Unigram\"}}", "\"Unigram\"; BPE is read"},
         {"{" MODEL("\"a\":0,\"b\":2", "") "}", "no token has the id 1"},
         {"{" MODEL("\"a\":0,\"b\":0", "") "}", "\"a\" and \"b\" have one id, 0"},
-        {"{" MODEL("\"a\":0,\"a\":1", "") "}", "stands there twice"},
+        {"{" MODEL("\"a\":0,\"a\":1", "") "}", "a key stands twice"},
         {"{" MODEL("\"a\":2147483648", "") "}", "ids end at"},
         {"{" MODEL("\"a\":-1", "") "}", "no whole number"},
         {"{" MODEL("\"a\":1.5", "") "}", "no whole number"},
@@ -114,18 +120,25 @@ static void test_refused(void **state)
         {"{" MODEL("\"a\":0,\"b\":1", "\"a z\"") "}", "merge 0: \"z\" is no token"},
         {"{" MODEL("\"a\":0,\"b\":1", "\"ab\"") "}", "merge 0 is neither"},
         {"{" MODEL("\"a\":0,\"b\":1", "[\"a\"]") "}", "merge 0 is neither"},
-        {"{\"added_tokens\":[{\"id\":0,\"content\":\"b\"}]," MODEL("\"a\":0", "") "}", "has the id 0 of"},
-        {"{\"added_tokens\":[{\"id\":5,\"content\":\"b\"}]," MODEL("\"a\":0", "") "}", "no token has the id"},
-        {"{\"added_tokens\":[{\"id\":1,\"content\":\"a\"}]," MODEL("\"a\":0", "") "}", "stands there twice"},
-        {"{\"normalizer\":{\"type\":\"Nmt\"}," MODEL("\"a\":0", "") "}", "normalizer: \"Nmt\" is not known"},
-        {"{\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}," MODEL("\"a\":0", "") "}", "\"UnicodeScripts\""},
-        {"{\"decoder\":{\"type\":\"WordPiece\"}," MODEL("\"a\":0", "") "}", "decoder: \"WordPiece\""},
+        {"{\"added_tokens\":[{\"id\":0,\"content\":\"b\"}]," MODEL("\"a\":0", "") "}",
+         "has the id 0 of"},
+        {"{\"added_tokens\":[{\"id\":5,\"content\":\"b\"}]," MODEL("\"a\":0", "") "}",
+         "no token has the id"},
+        {"{\"added_tokens\":[{\"id\":1,\"content\":\"a\"}]," MODEL("\"a\":0", "") "}",
+         "stands there twice"},
+        {"{\"normalizer\":{\"type\":\"Nmt\"}," MODEL("\"a\":0", "") "}",
+         "normalizer: \"Nmt\" is not known"},
+        {"{\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}," MODEL("\"a\":0", "") "}",
+         "\"UnicodeScripts\""},
+        {"{\"decoder\":{\"type\":\"WordPiece\"}," MODEL("\"a\":0", "") "}",
+         "decoder: \"WordPiece\""},
         {"{\"post_processor\":{\"type\":\"X\"}," MODEL("\"a\":0", "") "}", "post_processor: \"X\""},
-        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?<n>a)\\\\k<n>\"},\"behavior\":"
+        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?<n>a)\\\\k<n>\"},"
+         "\"behavior\":"
          "\"Isolated\"}," MODEL("\"a\":0", "") "}",
          "the pattern has \"(?<n>a)"},
-        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a\"},\"behavior\":\"Isolated\"},"
-         MODEL("\"a\":0", "") "}",
+        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a\"},\"behavior\":"
+         "\"Isolated\"}," MODEL("\"a\":0", "") "}",
          "the pattern is not understood"},
     };
     (void)state;
@@ -170,9 +183,11 @@ static double seconds(const void *tok, const char *text, size_t n)
 static void test_linear(void **state)
 {
     static const char *const files[] = {
-        "{" MODEL("\"a\":0,\"aa\":1,\"aaaa\":2,\"aaaaaaaa\":3", "\"a a\",\"aa aa\",\"aaaa aaaa\"") "}",
+        "{" MODEL("\"a\":0,\"aa\":1,\"aaaa\":2,\"aaaaaaaa\":3",
+                  "\"a a\",\"aa aa\",\"aaaa aaaa\"") "}",
         "{\"normalizer\":{\"type\":\"NFC\"}," MODEL("\"a\":0", "") "}",
-        "{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false}," MODEL("\"a\":0", "") "}",
+        "{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false}," MODEL("\"a\":0",
+                                                                                        "") "}",
     };
     static const char *const units[] = {"a", "\xCC\x81\xCC\x96", " "};
     enum { N = 1 << 20 };
@@ -189,7 +204,8 @@ static void test_linear(void **state)
             memcpy(text + k, units[i], u);
         double once = seconds(tok, text, N / 4), twice = seconds(tok, text, N / 2);
         double whole = seconds(tok, text, 2 * N);
-        print_message("%zu: %.3f s, twice as long %.3f s, eight times %.3f s\n", i, once, twice, whole);
+        print_message("%zu: %.3f s, twice as long %.3f s, eight times %.3f s\n", i, once, twice,
+                      whole);
         /* A square would take 64 times as long; the processor's caches take their part. */
         assert_true(whole < 32 * once + 0.5);
         kit.v->close(tok);
@@ -216,7 +232,8 @@ static void test_probe(void **state)
 /* vocab.json with merges.txt, line ends of both kinds. */
 static void test_files(void **state)
 {
-    static const char vocab[] = "{\"a\":0,\"b\":1,\"ab\":2,\"\xC4\xA0\":3,\"\xC4\xA0""ab\":4,\"<|endoftext|>\":5}",
+    static const char vocab[] = "{\"a\":0,\"b\":1,\"ab\":2,\"\xC4\xA0\":3,\"\xC4\xA0"
+                                "ab\":4,\"<|endoftext|>\":5}",
                       merges[] = "#version: 0.2\r\na b\r\n\xC4\xA0 ab\r\n",
                       config[] = "{\"tokenizer_class\":\"Qwen2Tokenizer\"}",
                       other[] = "{\"tokenizer_class\":\"FooTokenizer\"}";
@@ -246,7 +263,7 @@ static void test_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_trust),  cmocka_unit_test(test_refused), cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_trust), cmocka_unit_test(test_refused), cmocka_unit_test(test_linear),
         cmocka_unit_test(test_probe), cmocka_unit_test(test_files),
     };
     bpe_kit_open(&kit);

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,7 +47,8 @@ static void compare(const void *tok, int model, const cJSON *line)
     uint64_t n = 0, i = 0;
     turbo_err err = {{0}};
     uint32_t flags = TURBO_TOK_FIRST | (trusted->valueint ? (uint32_t)TURBO_TOK_TRUSTED : 0);
-    if (kit.v->encode(tok, text->valuestring, strlen(text->valuestring), flags, ids, 1024, &n, &err))
+    if (kit.v->encode(tok, text->valuestring, strlen(text->valuestring), flags, ids, 1024, &n,
+                      &err))
         fail_msg("model %d: %s", model, err.text);
     char *shown = cJSON_PrintUnformatted(line);
     if (n != (uint64_t)cJSON_GetArraySize(want))
@@ -136,7 +138,8 @@ static void test_damaged(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_damaged)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_models),
+                                       cmocka_unit_test(test_damaged)};
     const char *src = getenv("srcdir");
     char folder[4096];
     uint8_t *text;

@@ -139,6 +139,10 @@ def main():
         text = source(shared, where)
         coder = tokenizers.Tokenizer.from_file(shared + "/" + tok) if tok else None
         for dialogue in DIALOGUES:
+            # Results of tools are messages of the environment by the model's chat format, which its template
+            # does not know.
+            if script == "internlm2" and any(r == T for r, _ in dialogue):
+                continue
             for generate in (False, True):
                 messages = [{"role": r, "content": c} for r, c in dialogue]
                 parts = [{"role": r, "content": [{"type": "text", "text": c}]} for r, c in dialogue]
