@@ -458,7 +458,7 @@ static void stop_listening(turbod_http *h, int64_t now)
 {
     if (h->listen_fd < 0)
         return;
-    for (int i = 0; i < BACKLOG / ACCEPTS && !accept_some(h, now); i++)
+    for (int i = 0; i < TURBOD_BACKLOG / ACCEPTS && !accept_some(h, now); i++)
         continue;
     pthread_mutex_lock(&h->mu);
     close(h->listen_fd);

@@ -8,7 +8,6 @@
 #include "net/net.h"
 #include "util/err.h"
 
-#define BACKLOG 4096 /* connects that wait for accept(); the kernel may allow fewer */
 
 static turbo_status bind_one(turbod_http *h, const struct addrinfo *a, const turbod_conf *c,
                              turbo_err *err)
@@ -20,7 +19,7 @@ static turbo_status bind_one(turbod_http *h, const struct addrinfo *a, const tur
     if (h->listen_fd < 0)
         return turbod_err(err, TURBO_EIO, "no socket: %s", strerror(errno));
     (void)setsockopt(h->listen_fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(h->listen_fd, a->ai_addr, a->ai_addrlen) || listen(h->listen_fd, BACKLOG)) {
+    if (bind(h->listen_fd, a->ai_addr, a->ai_addrlen) || listen(h->listen_fd, TURBOD_BACKLOG)) {
         if (errno == EADDRINUSE)
             return turbod_err(err, TURBO_EIO,
                               "port %d of %s is in use; stop the other server or set port (0 takes "

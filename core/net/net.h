@@ -249,6 +249,7 @@ bool turbod_job_push(turbod_http *h, turbod_exchange *x); /* false: the workers 
 int turbod_http_abort(turbod_http *h, const char *id, const char *label);
 void *turbod_worker_main(void *http);
 
+#define TURBOD_BACKLOG 4096 /* connects that wait for accept(); the kernel may allow fewer */
 /* listen.c: h->listen_fd and h->port; the door closes it. */
 turbo_status turbod_listen(turbod_http *h, const turbod_conf *c, turbo_err *err);
 /* door.c */
