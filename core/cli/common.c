@@ -38,14 +38,13 @@ int cli_usage(const char *fmt, ...)
 /* The KV cache of one sequence of session_len tokens, as an absolute size. */
 static turbo_status small_cache(cli_args *a, const turbod_service *s, turbo_err *err)
 {
-    static const struct {
-        const char *name;
-        int32_t dtype;
-    } types[] = {{"f32", TURBO_F32}, {"bf16", TURBO_BF16}, {"f16", TURBO_F16}};
     turbo_config *config = NULL;
     const turbo_model_vtbl *v = NULL;
     turbo_model_info info = {.size = sizeof info};
-    turbo_status st = turbod_config_open(a->conf->model, &config, err);
+    turbod_engine_opts o;
+    turbo_status st = turbod_service_engine_opts(a->conf, &o, err);
+    if (!st)
+        st = turbod_config_open(a->conf->model, &config, err);
     if (!st)
         st = turbod_registry_model_for(s->registry, config, &v, err);
     if (!st)
@@ -53,12 +52,8 @@ static turbo_status small_cache(cli_args *a, const turbod_service *s, turbo_err 
     turbod_config_close(config);
     if (st)
         return st;
-    int64_t len = a->conf->session_len ? a->conf->session_len : info.max_position;
-    int64_t tokens = a->conf->cache_block_seq_len;
-    turbok_kv_dims dims = {info.n_layers, info.n_kv, info.head_dim, (int32_t)tokens, info.dtype};
-    for (size_t i = 0; i < 3; i++)
-        if (!strcmp(a->conf->kv_dtype, types[i].name))
-            dims.dtype = types[i].dtype;
+    int64_t len = o.session_len ? o.session_len : info.max_position, tokens = o.block_tokens;
+    turbok_kv_dims dims = turbod_plan_kv_dims(&info, o.block_tokens, o.kv_dtype);
     uint64_t block = turbok_kv_block_bytes(&dims), n = (uint64_t)((len + tokens - 1) / tokens),
              bytes;
     char text[32];

@@ -75,6 +75,17 @@ static void histogram(turbod_buf *o, const char *model, const char *name, const 
     turbod_buf_printf(o, "} %" PRIu64 "\n", total);
 }
 
+static void memory(turbod_buf *o, const char *model, const char *name, const char *help,
+                   const uint64_t bytes[TURBOD_MEM_KINDS])
+{
+    head(o, name, "gauge", help);
+    for (int k = 0; k < TURBOD_MEM_KINDS; k++) {
+        turbod_buf_printf(o, "turbo:%s{", name);
+        label(o, model);
+        turbod_buf_printf(o, ",kind=\"%s\"} %" PRIu64 "\n", turbod_mem_names[k], bytes[k]);
+    }
+}
+
 #define LOAD(x) ((double)atomic_load_explicit(&(x), memory_order_relaxed))
 
 void turbod_metrics_write(turbod_metrics *m, const char *model, turbod_buf *o)
@@ -113,14 +124,6 @@ void turbod_metrics_write(turbod_metrics *m, const char *model, turbod_buf *o)
     histogram(o, model, "request_queue_time_seconds", "Submission to first step.", &m->queue_time);
     histogram(o, model, "iteration_tokens_total", "New tokens in a step.", &m->step_tokens);
     number(o, model, "model_load_seconds", "gauge", "Time to load the model.", m->load_seconds);
-    head(o, "alloc_bytes", "gauge", "Bytes taken, by kind.");
-    const struct {
-        const char *kind;
-        uint64_t v;
-    } kinds[] = {{"weights", m->weight_bytes}, {"kv", m->kv_bytes}, {"workspace", m->workspace_bytes}};
-    for (size_t i = 0; i < 3; i++) {
-        turbod_buf_str(o, "turbo:alloc_bytes{");
-        label(o, model);
-        turbod_buf_printf(o, ",kind=\"%s\"} %" PRIu64 "\n", kinds[i].kind, kinds[i].v);
-    }
+    memory(o, model, "plan_bytes", "Bytes that were planned, by kind.", m->plan_bytes);
+    memory(o, model, "alloc_bytes", "Bytes taken, by kind.", m->alloc_bytes);
 }

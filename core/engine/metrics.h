@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "plan/plan.h"
 #include "util/buf.h"
 
 #define TURBOD_HIST_MAX 24
@@ -28,7 +29,7 @@ typedef struct turbod_metrics {
     _Atomic uint64_t disconnects; /* clients that left before their answer was complete */
     turbod_hist ttft, itl, e2e, queue_time, step_tokens;
     double load_seconds;
-    uint64_t weight_bytes, kv_bytes, workspace_bytes;
+    uint64_t plan_bytes[TURBOD_MEM_KINDS], alloc_bytes[TURBOD_MEM_KINDS];
 } turbod_metrics;
 
 void turbod_metrics_init(turbod_metrics *m);

@@ -36,23 +36,45 @@ void turbok_rope_inv(const turbo_rope *r, int32_t rope_len, float *inv)
         memcpy(inv, r->inv, (size_t)(r->spec.dim / 2) * sizeof *inv);
 }
 
+static int32_t table_len(const turbo_rope_spec *s)
+{
+    return s->max_position < TABLE_MAX ? s->max_position : TABLE_MAX;
+}
+
+static bool possible(const turbo_rope_spec *s)
+{
+    return s->dim >= 2 && s->dim % 2 == 0 && s->max_position >= 1 && s->base > 0 && s->factor > 0;
+}
+
+/* Floats of a table of one handle: cosines or sines. */
+static size_t table_floats(const turbo_rope_spec *s)
+{
+    return (size_t)table_len(s) * (size_t)(s->dim / 2);
+}
+
+uint64_t turbok_rope_bytes(const turbo_rope_spec *s)
+{
+    if (!possible(s))
+        return 0;
+    return turbok_alloc_size((size_t)(s->dim / 2) * sizeof(float)) +
+           2 * (uint64_t)turbok_alloc_size(table_floats(s) * sizeof(float));
+}
+
 turbo_status turbok_rope_new(turbok_device *d, const turbo_rope_spec *spec, turbo_rope **out,
                              turbo_err *err)
 {
-    (void)d;
-    if (spec->dim < 2 || spec->dim % 2 || spec->max_position < 1 || !(spec->base > 0) ||
-        !(spec->factor > 0))
+    if (!possible(spec))
         return turbok_fail(err, TURBO_EINVAL, "RoPE of dimension %d, base %g, factor %g is not possible",
                            spec->dim, spec->base, (double)spec->factor);
     turbo_rope *r = calloc(1, sizeof *r);
     if (!r)
         return turbok_fail(err, TURBO_ENOMEM, "no memory for RoPE");
     r->spec = *spec;
-    r->table_len = spec->max_position < TABLE_MAX ? spec->max_position : TABLE_MAX;
-    size_t half = (size_t)spec->dim / 2, n = (size_t)r->table_len * half;
-    r->inv = calloc(half, sizeof(float));
-    r->cosine = calloc(n, sizeof(float));
-    r->sine = calloc(n, sizeof(float));
+    r->table_len = table_len(spec);
+    size_t half = (size_t)spec->dim / 2, n = table_floats(spec);
+    r->inv = turbok_alloc(d, TURBOK_MEM_ROPE, half * sizeof(float));
+    r->cosine = turbok_alloc(d, TURBOK_MEM_ROPE, n * sizeof(float));
+    r->sine = turbok_alloc(d, TURBOK_MEM_ROPE, n * sizeof(float));
     if (!r->inv || !r->cosine || !r->sine) {
         turbok_rope_free(d, r);
         return turbok_fail(err, TURBO_ENOMEM, "no memory for RoPE tables");
@@ -70,12 +92,12 @@ turbo_status turbok_rope_new(turbok_device *d, const turbo_rope_spec *spec, turb
 
 void turbok_rope_free(turbok_device *d, turbo_rope *r)
 {
-    (void)d;
     if (!r)
         return;
-    free(r->inv);
-    free(r->cosine);
-    free(r->sine);
+    size_t n = table_floats(&r->spec) * sizeof(float);
+    turbok_release(d, TURBOK_MEM_ROPE, r->inv, (size_t)(r->spec.dim / 2) * sizeof(float));
+    turbok_release(d, TURBOK_MEM_ROPE, r->cosine, n);
+    turbok_release(d, TURBOK_MEM_ROPE, r->sine, n);
     free(r);
 }
 
