@@ -13,8 +13,8 @@
 #include <immintrin.h>
 #endif
 
-#define STEP 256         /* bytes of one turn of the loop */
-#define AHEAD 2048       /* prefetched this far ahead, as the kernels do */
+#define STEP 256 /* bytes of one turn of the loop */
+#define AHEAD 2048 /* prefetched this far ahead, as the kernels do */
 #define ITEM (32u << 10) /* bytes of one work item */
 #define MOST_ROUNDS 32
 
@@ -130,9 +130,10 @@ double turbok_read_bandwidth(turbok_device *d, const turbok_reader *r)
     __attribute__((target(isa))) static float name(float f)                                        \
     {                                                                                              \
         vec a[chains], m = set1(f), c = set1(1e-3f);                                               \
-        _Pragma("GCC unroll 24") for (int i = 0; i < chains; i++) {                                 \
+        _Pragma("GCC unroll 24") for (int i = 0; i < chains; i++)                                  \
+        {                                                                                          \
             a[i] = c;                                                                              \
-            __asm__("" : "+v"(a[i])); /* or all chains become one */                             \
+            __asm__("" : "+v"(a[i])); /* or all chains become one */                               \
         }                                                                                          \
         for (int n = 0; n < PEAK_LOOP; n++) {                                                      \
             _Pragma("GCC unroll 24") for (int i = 0; i < chains; i++) a[i] = fma(a[i], m, c);      \
@@ -212,8 +213,8 @@ turbo_status turbok_measure(turbok_device *d, size_t buffer_bytes, int rounds, t
     double read[MOST_ROUNDS], fma[MOST_ROUNDS];
     turbok_reader r;
     if (rounds < 1 || rounds > MOST_ROUNDS)
-        return turbok_fail(err, TURBO_EINVAL, "%d rounds of measuring; 1 to %d are possible", rounds,
-                           MOST_ROUNDS);
+        return turbok_fail(err, TURBO_EINVAL, "%d rounds of measuring; 1 to %d are possible",
+                           rounds, MOST_ROUNDS);
     turbo_status st = turbok_reader_new(d, buffer_bytes, &r, err);
     if (st)
         return st;

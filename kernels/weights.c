@@ -85,8 +85,8 @@ turbo_status turbok_linear_new(turbok_device *d, int32_t dtype, const void *data
     }
     w->data = turbok_alloc(d, TURBOK_MEM_LINEAR, w->data_bytes);
     if (bias)
-        w->bias = turbok_alloc(d, TURBOK_MEM_LINEAR,
-                               (size_t)w->tiles * TURBOK_TILE * sizeof(float));
+        w->bias =
+            turbok_alloc(d, TURBOK_MEM_LINEAR, (size_t)w->tiles * TURBOK_TILE * sizeof(float));
     if (!w->data || (bias && !w->bias)) {
         size_t mib = w->data_bytes >> 20;
         turbok_linear_free(d, w);
@@ -108,8 +108,7 @@ void turbok_linear_free(turbok_device *d, turbo_linear *w)
     if (!w)
         return;
     turbok_release(d, TURBOK_MEM_LINEAR, w->data, w->data_bytes);
-    turbok_release(d, TURBOK_MEM_LINEAR, w->bias,
-                   (size_t)w->tiles * TURBOK_TILE * sizeof(float));
+    turbok_release(d, TURBOK_MEM_LINEAR, w->bias, (size_t)w->tiles * TURBOK_TILE * sizeof(float));
     free(w);
 }
 

@@ -49,7 +49,7 @@ struct cli_cmd {
 };
 
 extern const cli_cmd cli_run, cli_chat, cli_client, cli_tokenize, cli_detokenize, cli_eval,
-    cli_plugin, cli_doctor;
+    cli_plan_cmd, cli_plugin, cli_doctor;
 extern const cli_cmd *const cli_cmds[]; /* NULL-terminated */
 
 /* ---- args.c ---- */

@@ -114,10 +114,9 @@ turbo_status turbod_engine_open(const turbod_engine_opts *o, turbod_engine **out
     turbod_plan_summary(&e->facts.plan, summary, sizeof summary);
     atomic_store(&e->metrics.kv_total, turbok_kv_pool_total(e->pool));
     atomic_store(&e->metrics.kv_free, turbok_kv_pool_free_count(e->pool));
-    turbod_log(TURBO_LOG_INFO,
-               "model %s: %d layers, vocabulary %d, %s; %s, loaded in %.2f s", e->facts.model.arch,
-               e->facts.model.n_layers, e->facts.model.vocab, summary, e->facts.device,
-               e->facts.load_seconds);
+    turbod_log(TURBO_LOG_INFO, "model %s: %d layers, vocabulary %d, %s; %s, loaded in %.2f s",
+               e->facts.model.arch, e->facts.model.n_layers, e->facts.model.vocab, summary,
+               e->facts.device, e->facts.load_seconds);
     *out = e;
     return TURBO_OK;
 }

@@ -13,7 +13,7 @@
 #include "weights/config.h"
 #include "weights/weights.h"
 
-static turbo_status parse_isa(const char *name, turbok_isa *isa, turbo_err *err)
+turbo_status turbod_engine_isa(const char *name, turbok_isa *isa, turbo_err *err)
 {
     static const struct {
         const char *name;
@@ -79,7 +79,7 @@ static turbo_status open_model_files(turbod_engine *e, const turbod_engine_opts 
 static turbo_status open_device(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err)
 {
     turbok_device_opts dev = {.threads = o->threads, .pin = o->pin, .spin_us = -1};
-    turbo_status st = parse_isa(o->isa, &dev.isa, err);
+    turbo_status st = turbod_engine_isa(o->isa, &dev.isa, err);
     if (!st)
         st = turbok_device_open(&dev, &e->device, err);
     if (!st)
@@ -141,9 +141,8 @@ static turbo_status make_plan(turbod_engine *e, const turbod_engine_opts *o, tur
 
 static turbo_status open_weights(turbod_engine *e, turbo_err *err)
 {
-    turbo_status st =
-        e->model_vtbl->open(turbod_host_table(), e->config, e->weights,
-                            turbok_device_ops(e->device), &e->model, err);
+    turbo_status st = e->model_vtbl->open(turbod_host_table(), e->config, e->weights,
+                                          turbok_device_ops(e->device), &e->model, err);
     return st ? st : turbod_weights_unmap(e->weights, err);
 }
 
@@ -184,8 +183,8 @@ static turbo_status open_workspace(turbod_engine *e, turbo_err *err)
 void turbod_engine_audit(turbod_engine *e)
 {
     static const turbod_mem of_device[TURBOK_MEM_KINDS] = {
-        [TURBOK_MEM_LINEAR] = TURBOD_MEM_WEIGHTS, [TURBOK_MEM_VECTOR] = TURBOD_MEM_VECTORS,
-        [TURBOK_MEM_ROPE] = TURBOD_MEM_ROPE,      [TURBOK_MEM_KV] = TURBOD_MEM_KV,
+        [TURBOK_MEM_LINEAR] = TURBOD_MEM_WEIGHTS,    [TURBOK_MEM_VECTOR] = TURBOD_MEM_VECTORS,
+        [TURBOK_MEM_ROPE] = TURBOD_MEM_ROPE,         [TURBOK_MEM_KV] = TURBOD_MEM_KV,
         [TURBOK_MEM_KV_INDEX] = TURBOD_MEM_KV_INDEX, [TURBOK_MEM_SCRATCH] = TURBOD_MEM_SCRATCH,
     };
     turbod_engine_facts *f = &e->facts;
@@ -195,11 +194,12 @@ void turbod_engine_audit(turbod_engine *e)
         e->metrics.plan_bytes[k] = f->plan.bytes[k];
         e->metrics.alloc_bytes[k] = f->alloc[k];
         if (f->plan.bytes[k] != f->alloc[k])
-            turbod_log(TURBO_LOG_WARN,
-                       "memory: %s took %llu bytes, %llu were planned; the model plugin %s asks for "
-                       "other tensors than it did while it was counted",
-                       turbod_mem_names[k], (unsigned long long)f->alloc[k],
-                       (unsigned long long)f->plan.bytes[k], f->model_plugin);
+            turbod_log(
+                TURBO_LOG_WARN,
+                "memory: %s took %llu bytes, %llu were planned; the model plugin %s asks for "
+                "other tensors than it did while it was counted",
+                turbod_mem_names[k], (unsigned long long)f->alloc[k],
+                (unsigned long long)f->plan.bytes[k], f->model_plugin);
     }
 }
 
@@ -215,6 +215,7 @@ turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, t
     if (!st)
         st = open_workspace(e, err);
     if (!st)
-        st = turbok_kv_pool_new(e->device, &e->facts.plan.dims, e->facts.plan.blocks, &e->pool, err);
+        st =
+            turbok_kv_pool_new(e->device, &e->facts.plan.dims, e->facts.plan.blocks, &e->pool, err);
     return st;
 }

@@ -10,10 +10,10 @@
 #define TOPS 20 /* alternatives a sampling row has room for, turbo_sample_row.top */
 
 const char *const turbod_mem_names[TURBOD_MEM_KINDS] = {
-    [TURBOD_MEM_WEIGHTS] = "weights",     [TURBOD_MEM_VECTORS] = "vectors",
-    [TURBOD_MEM_ROPE] = "rope",           [TURBOD_MEM_WORKSPACE] = "workspace",
-    [TURBOD_MEM_SAMPLING] = "sampling",   [TURBOD_MEM_SCRATCH] = "scratch",
-    [TURBOD_MEM_GRAPHS] = "graphs",       [TURBOD_MEM_KV] = "kv",
+    [TURBOD_MEM_WEIGHTS] = "weights",   [TURBOD_MEM_VECTORS] = "vectors",
+    [TURBOD_MEM_ROPE] = "rope",         [TURBOD_MEM_WORKSPACE] = "workspace",
+    [TURBOD_MEM_SAMPLING] = "sampling", [TURBOD_MEM_SCRATCH] = "scratch",
+    [TURBOD_MEM_GRAPHS] = "graphs",     [TURBOD_MEM_KV] = "kv",
     [TURBOD_MEM_KV_INDEX] = "kv_index",
 };
 
@@ -48,8 +48,8 @@ static turbo_status make_fixed(const turbod_plan_in *in, turbod_plan *p, turbo_e
     b[TURBOD_MEM_VECTORS] = in->as_stored ? 0 : in->weights->vector;
     b[TURBOD_MEM_ROPE] = in->weights->rope;
     b[TURBOD_MEM_SCRATCH] = turbok_scratch_bytes(in->threads, in->info->head_dim);
-    uint64_t ws = in->vtbl->workspace(in->info, p->max_step_tokens, p->max_batch,
-                                      (int32_t)sizeof(float));
+    uint64_t ws =
+        in->vtbl->workspace(in->info, p->max_step_tokens, p->max_batch, (int32_t)sizeof(float));
     bool ok = turbod_mul(B, V, &n) && region(n, sizeof(float), &p->logits) &&
               region(B, sizeof(turbo_sample_row), &p->rows) &&
               region(B * TOPS, sizeof(turbo_logprob), &p->tops) &&
@@ -94,22 +94,25 @@ static int64_t fitting(const turbod_plan_in *in, const turbod_plan *p, int64_t n
 
 static turbo_status allow(const turbod_plan_in *in, turbod_plan *p, turbo_err *err)
 {
-    p->allowed = in->cache_bytes ? in->cache_bytes : (uint64_t)((double)p->left * in->cache_fraction);
+    p->allowed =
+        in->cache_bytes ? in->cache_bytes : (uint64_t)((double)p->left * in->cache_fraction);
     if (!in->cache_bytes && !p->vacant)
         return turbod_err(err, TURBO_ENOMEM,
                           "this machine does not say how much memory is free: give "
                           "cache_max_entry_count as a size, such as 8GiB");
     if (in->cache_bytes && p->vacant && in->cache_bytes > p->left)
-        return turbod_err(err, TURBO_ENOMEM,
-                          "cache_max_entry_count asks for %.1f GiB, %.1f GiB are free beside weights "
-                          "and workspaces; lower it",
-                          gib(in->cache_bytes), gib(p->left));
+        return turbod_err(
+            err, TURBO_ENOMEM,
+            "cache_max_entry_count asks for %.1f GiB, %.1f GiB are free beside weights "
+            "and workspaces; lower it",
+            gib(in->cache_bytes), gib(p->left));
     return TURBO_OK;
 }
 
 static turbo_status make_kv(const turbod_plan_in *in, turbod_plan *p, turbo_err *err)
 {
-    int64_t bt = in->block_tokens, want = in->session_len ? in->session_len : in->info->max_position;
+    int64_t bt = in->block_tokens,
+            want = in->session_len ? in->session_len : in->info->max_position;
     p->dims = turbod_plan_kv_dims(in->info, in->block_tokens, in->kv_dtype);
     p->block_bytes = turbok_kv_block_bytes(&p->dims);
     if (!p->block_bytes)
@@ -125,10 +128,11 @@ static turbo_status make_kv(const turbod_plan_in *in, turbod_plan *p, turbo_err 
     p->most_blocks = (int32_t)most;
     int64_t blocks = fitting(in, p, n < (uint64_t)most ? (int64_t)n : most);
     if (!blocks)
-        return turbod_err(err, TURBO_ENOMEM,
-                          "the KV cache needs at least %.1f MiB for one block, %.1f MiB are allowed; "
-                          "raise cache_max_entry_count",
-                          (double)p->block_bytes / 0x1p20, (double)p->allowed / 0x1p20);
+        return turbod_err(
+            err, TURBO_ENOMEM,
+            "the KV cache needs at least %.1f MiB for one block, %.1f MiB are allowed; "
+            "raise cache_max_entry_count",
+            (double)p->block_bytes / 0x1p20, (double)p->allowed / 0x1p20);
     if (in->session_len > blocks * bt)
         return turbod_err(err, TURBO_ENOMEM,
                           "session_len %lld needs %.1f GiB of KV cache, %.1f GiB are allowed: "
@@ -139,8 +143,7 @@ static turbo_status make_kv(const turbod_plan_in *in, turbod_plan *p, turbo_err 
     p->blocks = (int32_t)blocks;
     p->session_len = (int32_t)(want < blocks * bt ? want : blocks * bt);
     p->bytes[TURBOD_MEM_KV] = (uint64_t)blocks * p->block_bytes;
-    p->bytes[TURBOD_MEM_KV_INDEX] =
-        turbok_kv_index_bytes(&p->dims, p->blocks, in->prefix_caching);
+    p->bytes[TURBOD_MEM_KV_INDEX] = turbok_kv_index_bytes(&p->dims, p->blocks, in->prefix_caching);
     p->total = p->fixed + p->bytes[TURBOD_MEM_KV] + p->bytes[TURBOD_MEM_KV_INDEX];
     return TURBO_OK;
 }
@@ -195,8 +198,8 @@ static const char *size_text(uint64_t bytes, char text[32])
 void turbod_plan_summary(const turbod_plan *p, char *text, size_t cap)
 {
     char a[32], b[32], c[32], d[32], e[32];
-    uint64_t weights = p->bytes[TURBOD_MEM_WEIGHTS] + p->bytes[TURBOD_MEM_VECTORS] +
-                       p->bytes[TURBOD_MEM_ROPE];
+    uint64_t weights =
+        p->bytes[TURBOD_MEM_WEIGHTS] + p->bytes[TURBOD_MEM_VECTORS] + p->bytes[TURBOD_MEM_ROPE];
     snprintf(text, cap,
              "weights %s, workspaces %s, KV %s in %d blocks of %d tokens; %s of %s free; "
              "session_len %d",

@@ -11,15 +11,15 @@
 
 /* Kinds of memory. What takes kilobytes (requests, tokenizer, scheduler's lists) is no kind. */
 typedef enum {
-    TURBOD_MEM_WEIGHTS,   /* matrices and their biases, repacked for the backend */
-    TURBOD_MEM_VECTORS,   /* norm weights */
-    TURBOD_MEM_ROPE,      /* rotary tables */
+    TURBOD_MEM_WEIGHTS, /* matrices and their biases, repacked for the backend */
+    TURBOD_MEM_VECTORS, /* norm weights */
+    TURBOD_MEM_ROPE, /* rotary tables */
     TURBOD_MEM_WORKSPACE, /* activations of the largest step */
-    TURBOD_MEM_SAMPLING,  /* logits and sampling rows of max_batch_size sequences */
-    TURBOD_MEM_SCRATCH,   /* attention scratch of the compute threads */
-    TURBOD_MEM_GRAPHS,    /* captured steps of a device; a CPU has none */
-    TURBOD_MEM_KV,        /* KV blocks */
-    TURBOD_MEM_KV_INDEX,  /* reference counts and prefix cache of the blocks */
+    TURBOD_MEM_SAMPLING, /* logits and sampling rows of max_batch_size sequences */
+    TURBOD_MEM_SCRATCH, /* attention scratch of the compute threads */
+    TURBOD_MEM_GRAPHS, /* captured steps of a device; a CPU has none */
+    TURBOD_MEM_KV, /* KV blocks */
+    TURBOD_MEM_KV_INDEX, /* reference counts and prefix cache of the blocks */
     TURBOD_MEM_KINDS
 } turbod_mem;
 extern const char *const turbod_mem_names[TURBOD_MEM_KINDS]; /* "weights", as in /metrics */
@@ -29,7 +29,7 @@ typedef struct turbod_plan_in {
     const turbo_model_vtbl *vtbl; /* workspace() is asked */
     const turbod_weights_sums *weights;
     bool as_stored; /* weights as files hold them: for a backend that is not this build's */
-    int threads;    /* of the device */
+    int threads; /* of the device */
     uint64_t vacant; /* bytes free before anything is taken; 0: unknown */
     int64_t session_len; /* 0: the model's, at most what the pool holds */
     double cache_fraction; /* r, used when cache_bytes is 0 */
@@ -43,10 +43,10 @@ typedef struct turbod_plan_in {
 /* used = B + r F: fixed is B, left is F, and the KV blocks are the most that fit into r F. */
 typedef struct turbod_plan {
     uint64_t bytes[TURBOD_MEM_KINDS];
-    uint64_t fixed;   /* all kinds but KV and its index */
-    uint64_t total;   /* all kinds */
-    uint64_t vacant;  /* as given */
-    uint64_t left;    /* vacant less fixed */
+    uint64_t fixed; /* all kinds but KV and its index */
+    uint64_t total; /* all kinds */
+    uint64_t vacant; /* as given */
+    uint64_t left; /* vacant less fixed */
     uint64_t allowed; /* for KV blocks: r F, or cache_bytes */
     uint64_t logits, rows, tops; /* the parts of sampling */
     turbok_kv_dims dims;

@@ -177,8 +177,8 @@ static turbo_status add_expected(void *ctx, const turbo_tensor_spec *spec)
                           "the model plugin expects a tensor of %d dimensions", spec->ndim);
     if (ix->n == l->cap) {
         size_t cap = l->cap ? 2 * l->cap : 256, size;
-        turbod_st_tensor *more = turbod_mul(cap, sizeof *more, &size) ? realloc(ix->expected, size)
-                                                                      : NULL;
+        turbod_st_tensor *more =
+            turbod_mul(cap, sizeof *more, &size) ? realloc(ix->expected, size) : NULL;
         if (!more)
             return turbod_err(l->err, TURBO_ENOMEM, "no memory for %zu tensors", cap);
         ix->expected = more;
@@ -210,8 +210,8 @@ turbo_status turbod_index_expected(const turbo_host *host, const turbo_model_vtb
     expected_list l = {.ix = ix, .dtype = dtype, .err = err};
     size_t bytes;
     turbo_status st = vtbl->expect(host, config, add_expected, &l, err);
-    if (!st && (!turbod_mul(ix->n + 1, sizeof *ix->tensors, &bytes) ||
-                !(ix->tensors = malloc(bytes))))
+    if (!st &&
+        (!turbod_mul(ix->n + 1, sizeof *ix->tensors, &bytes) || !(ix->tensors = malloc(bytes))))
         st = turbod_err(err, TURBO_ENOMEM, "no memory for %zu tensors", ix->n);
     if (st) {
         turbod_index_close(ix);

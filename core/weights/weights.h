@@ -21,10 +21,10 @@ typedef struct turbod_weights_opts {
  * turbok_device_mem; elements as the files hold them. */
 typedef struct turbod_weights_sums {
     uint64_t linear, vector, rope; /* bytes on a CPU device */
-    uint64_t stored;               /* bytes of matrices and vectors in the type they are stored in */
-    uint64_t params;               /* elements of matrices, vectors and biases */
+    uint64_t stored; /* bytes of matrices and vectors in the type they are stored in */
+    uint64_t params; /* elements of matrices, vectors and biases */
     uint64_t matmul, matmul_stored; /* elements and bytes of matrices that every token passes */
-    uint64_t table, table_stored;   /* of matrices of which a token reads a row: embeddings */
+    uint64_t table, table_stored; /* of matrices of which a token reads a row: embeddings */
     int32_t n_heads; /* matrices of [vocab, *] among matmul; 0: the head is the table */
 } turbod_weights_sums;
 

@@ -76,8 +76,8 @@ static double time_linear(turbo_exec *ex, const turbo_linear *w, const float *x,
     return dt / reps;
 }
 
-static void bench_linear(turbok_device *d, const options *o, const turbok_reader *r, int32_t dtype, int64_t out,
-                         int64_t in)
+static void bench_linear(turbok_device *d, const options *o, const turbok_reader *r, int32_t dtype,
+                         int64_t out, int64_t in)
 {
     static const char *const names[] = {"f32", "f16", "bf16"};
     int rounds = o->quick ? 3 : 7;
@@ -173,7 +173,8 @@ static void bench_step(turbok_device *d, const options *o, const turbok_reader *
 /* Attention of the 1.8B shape (16 query heads, 8 KV heads of 128, bf16 cache): T new tokens of one
  * sequence that ends at len. Decode is judged by the bytes of keys and values it has to read,
  * prefill by its multiply-adds (causal: only the keys a query sees count). */
-static void bench_attention(turbok_device *d, const options *o, const turbok_reader *r, int32_t T, int32_t len)
+static void bench_attention(turbok_device *d, const options *o, const turbok_reader *r, int32_t T,
+                            int32_t len)
 {
     enum { H = 16, K = 8, D = 128, BT = 64 };
     const turbok_kv_dims dims = {1, K, D, BT, TURBO_BF16};

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "plan/plan.h"
+#include "plan/roof.h"
 
 #define MIB (UINT64_C(1) << 20)
 #define FIXTURES "tests/golden/plan/"
@@ -19,12 +20,22 @@ static uint64_t stub_workspace(const turbo_model_info *info, int32_t T, int32_t 
     return fixed_workspace;
 }
 
-static const turbo_model_vtbl stub = {.size = sizeof stub, .id = "stub", .workspace = stub_workspace};
+static const turbo_model_vtbl stub = {.size = sizeof stub,
+                                      .id = "stub",
+                                      .workspace = stub_workspace};
 
 /* 24 layers, 8 KV heads of 128, 16 bits: 98,304 bytes a token, 6 MiB a block of 64. */
 static const turbo_model_info shape = {
-    .size = sizeof shape, .n_layers = 24, .n_heads = 16, .n_kv = 8, .head_dim = 128,
-    .embed_dim = 2048, .mlp_dim = 8192, .vocab = 92544, .max_position = 32768, .dtype = TURBO_F16,
+    .size = sizeof shape,
+    .n_layers = 24,
+    .n_heads = 16,
+    .n_kv = 8,
+    .head_dim = 128,
+    .embed_dim = 2048,
+    .mlp_dim = 8192,
+    .vocab = 92544,
+    .max_position = 32768,
+    .dtype = TURBO_F16,
 };
 
 /* Everything but KV sums up to B bytes; F bytes are free beside it. */
@@ -34,9 +45,17 @@ static turbod_plan_in input(turbod_weights_sums *w, uint64_t B, uint64_t F, doub
     turbod_plan p;
     *w = (turbod_weights_sums){0};
     turbod_plan_in in = {
-        .info = &shape, .vtbl = &stub, .weights = w, .threads = 1, .cache_fraction = r,
-        .block_tokens = 64, .kv_dtype = -1, .max_batch = 16, .max_step_tokens = 256,
-        .prefix_caching = true, .vacant = UINT64_MAX / 2,
+        .info = &shape,
+        .vtbl = &stub,
+        .weights = w,
+        .threads = 1,
+        .cache_fraction = r,
+        .block_tokens = 64,
+        .kv_dtype = -1,
+        .max_batch = 16,
+        .max_step_tokens = 256,
+        .prefix_caching = true,
+        .vacant = UINT64_MAX / 2,
     };
     fixed_workspace = 506 * MIB;
     assert_int_equal(turbod_plan_make(&in, &p, &err), 0);
@@ -109,7 +128,8 @@ static void test_refusals(void **state)
     turbod_plan_in good = input(&w, 4528 * MIB, 4160 * MIB, 0.8), in = good;
     (void)state;
     in.vacant = 4100 * MIB;
-    refused(in, TURBO_ENOMEM, "needs 4.4 GiB before any KV cache, 4.0 GiB are free: lower max_batch");
+    refused(in, TURBO_ENOMEM,
+            "needs 4.4 GiB before any KV cache, 4.0 GiB are free: lower max_batch");
     in.vacant = 2000 * MIB;
     refused(in, TURBO_ENOMEM, "2.0 GiB are free: use a smaller");
     in = good;
@@ -126,7 +146,8 @@ static void test_refusals(void **state)
     refused(in, TURBO_EINVAL, "at most 1");
     in = good;
     in.session_len = 40000; /* 625 blocks, 554 fit */
-    refused(in, TURBO_ENOMEM, "needs 3.7 GiB of KV cache, 3.2 GiB are allowed: lower session_len to 35456");
+    refused(in, TURBO_ENOMEM,
+            "needs 3.7 GiB of KV cache, 3.2 GiB are allowed: lower session_len to 35456");
     in.session_len = 35456;
     turbod_plan p;
     turbo_err err;
@@ -206,6 +227,47 @@ static void test_config_alone(void **state)
         assert_int_equal(m.weights.rope, 4 * (64 + 2 * 32768 * 64));
         turbod_plan_model_free(&m);
     }
+}
+
+/* Steps worked out elsewhere (reference tables of what an H200 allows: 4.3 TB/s, 790 TFLOP/s, fp16 weights
+ * and KV). They count norm weights as read too, which is up to 0.3 us: within 1 us, the last digit. */
+static void test_roof(void **state)
+{
+    static const struct {
+        const char *name;
+        double batch, n, ms;
+    } rows[] = {
+        {"internlm2-1_8b", 1, 512, 0.802},   {"internlm2-1_8b", 64, 4096, 6.783},
+        {"internlm2-1_8b", 256, 512, 4.098}, {"internlm2-1_8b", 256, 4096, 25.073},
+        {"internlm2-20b", 1, 32768, 10.472}, {"internlm2-20b", 16, 4096, 11.970},
+        {"internlm2-20b", 64, 512, 10.472},  {"internlm2-20b", 256, 512, 18.496},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        turbod_plan_model m = read_model(rows[i].name);
+        turbok_kv_dims dims = turbod_plan_kv_dims(&m.info, 64, -1);
+        turbod_roof r = {
+            .params = (double)m.weights.matmul,
+            .weights = (double)m.weights.matmul_stored,
+            .kv_token = (double)turbok_kv_block_bytes(&dims) / 64,
+            .heads = (double)m.info.n_layers * m.info.n_heads * m.info.head_dim,
+            .flops = 790e12,
+            .bandwidth = 4.3e12,
+        };
+        double ms = turbod_roof_step(&r, rows[i].batch, rows[i].n).seconds * 1e3;
+        if (!(fabs(ms - rows[i].ms) < 0.001))
+            fail_msg("%s, batch %g at %g: %.4f ms, %.3f expected", rows[i].name, rows[i].batch,
+                     rows[i].n, ms, rows[i].ms);
+        assert_int_equal((int)turbod_roof_ridge(&r), 183); /* 184 is the first beyond it */
+        /* at the turning point of the whole step both resources take as long */
+        double at = turbod_roof_ridge_at(&r, 64);
+        turbod_step s = turbod_roof_step(&r, at, 64);
+        assert_true(isfinite(at) && fabs(s.compute / s.memory - 1) < 1e-9);
+        turbod_plan_model_free(&m);
+    }
+    /* attention of heads that read faster than they compute turns the step, the others never do */
+    turbod_roof slow = {1e9, 2e9, 1e6, 1e3, 1e14, 1e12};
+    assert_true(isinf(turbod_roof_ridge_at(&slow, 1e5)));
 }
 
 /* ---- planned and taken ---------------------------------------------------------------------------------- */
@@ -310,10 +372,10 @@ static void test_live_law(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_law),           cmocka_unit_test(test_lesson_memory),
-        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_most),
-        cmocka_unit_test(test_config_alone),  cmocka_unit_test(test_engine_takes_it),
-        cmocka_unit_test(test_live_law),
+        cmocka_unit_test(test_law),          cmocka_unit_test(test_lesson_memory),
+        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_most),
+        cmocka_unit_test(test_config_alone), cmocka_unit_test(test_engine_takes_it),
+        cmocka_unit_test(test_live_law),     cmocka_unit_test(test_roof),
     };
     return engine_kit_main(tests, sizeof tests / sizeof tests[0], NULL, NULL);
 }
