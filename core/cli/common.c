@@ -53,7 +53,7 @@ static turbo_status small_cache(cli_args *a, const turbod_service *s, turbo_err 
     if (st)
         return st;
     int64_t len = o.session_len ? o.session_len : info.max_position, tokens = o.block_tokens;
-    turbok_kv_dims dims = turbod_plan_kv_dims(&info, o.block_tokens, o.kv_dtype);
+    turbok_kv_dims wanted = turbod_engine_kv(&o), dims = turbod_plan_kv_dims(&info, &wanted);
     uint64_t block = turbok_kv_block_bytes(&dims), n = (uint64_t)((len + tokens - 1) / tokens),
              bytes;
     char text[32];

@@ -41,6 +41,7 @@ typedef struct turbod_engine_opts {
 
 void turbod_engine_defaults(turbod_engine_opts *o);
 turbo_status turbod_engine_isa(const char *name, turbok_isa *isa, turbo_err *err); /* "avx2" */
+turbok_kv_dims turbod_engine_kv(const turbod_engine_opts *o); /* KV blocks as they are wanted */
 /* The part of the options that a memory plan depends on, and the free memory of this moment. */
 void turbod_engine_plan_in(const turbod_engine_opts *o, turbod_plan_in *in);
 turbo_status turbod_engine_open(const turbod_engine_opts *o, turbod_engine **out, turbo_err *err);

@@ -87,6 +87,11 @@ static turbo_status open_device(turbod_engine *e, const turbod_engine_opts *o, t
     return st;
 }
 
+turbok_kv_dims turbod_engine_kv(const turbod_engine_opts *o)
+{
+    return (turbok_kv_dims){.block_tokens = o->block_tokens, .dtype = o->kv_dtype};
+}
+
 void turbod_engine_plan_in(const turbod_engine_opts *o, turbod_plan_in *in)
 {
     in->threads = turbok_threads(o->threads);
@@ -94,8 +99,7 @@ void turbod_engine_plan_in(const turbod_engine_opts *o, turbod_plan_in *in)
     in->session_len = o->session_len;
     in->cache_fraction = o->cache_fraction;
     in->cache_bytes = o->cache_bytes;
-    in->block_tokens = o->block_tokens;
-    in->kv_dtype = o->kv_dtype;
+    in->kv = turbod_engine_kv(o);
     in->max_batch = o->max_batch;
     in->max_step_tokens = o->max_step_tokens;
     in->prefix_caching = o->prefix_caching;

@@ -22,16 +22,14 @@ static double gib(uint64_t bytes)
     return (double)bytes / 0x1p30;
 }
 
-turbok_kv_dims turbod_plan_kv_dims(const turbo_model_info *info, int32_t block_tokens,
-                                   int32_t kv_dtype)
+turbok_kv_dims turbod_plan_kv_dims(const turbo_model_info *info, const turbok_kv_dims *wanted)
 {
-    return (turbok_kv_dims){
-        .n_layers = info->n_layers,
-        .n_kv = info->n_kv,
-        .head_dim = info->head_dim,
-        .block_tokens = block_tokens,
-        .dtype = kv_dtype >= 0 ? kv_dtype : info->dtype,
-    };
+    turbok_kv_dims d = *wanted;
+    d.n_layers = info->n_layers;
+    d.n_kv = info->n_kv;
+    d.head_dim = info->head_dim;
+    d.dtype = wanted->dtype >= 0 ? wanted->dtype : info->dtype;
+    return d;
 }
 
 /* count * size, on whole cache lines. */
@@ -111,14 +109,14 @@ static turbo_status allow(const turbod_plan_in *in, turbod_plan *p, turbo_err *e
 
 static turbo_status make_kv(const turbod_plan_in *in, turbod_plan *p, turbo_err *err)
 {
-    int64_t bt = in->block_tokens,
+    int64_t bt = in->kv.block_tokens,
             want = in->session_len ? in->session_len : in->info->max_position;
-    p->dims = turbod_plan_kv_dims(in->info, in->block_tokens, in->kv_dtype);
+    p->dims = turbod_plan_kv_dims(in->info, &in->kv);
     p->block_bytes = turbok_kv_block_bytes(&p->dims);
     if (!p->block_bytes)
         return turbod_err(err, TURBO_EINVAL,
                           "cache_block_seq_len %d does not work with this model; use 64",
-                          in->block_tokens);
+                          in->kv.block_tokens);
     turbo_status st = allow(in, p, err);
     if (st)
         return st;
@@ -163,7 +161,7 @@ turbo_status turbod_plan_make(const turbod_plan_in *in, turbod_plan *out, turbo_
                           in->cache_fraction);
     turbo_status st = make_fixed(in, out, err);
     if (st) { /* what a block takes is worth knowing all the same */
-        out->dims = turbod_plan_kv_dims(in->info, in->block_tokens, in->kv_dtype);
+        out->dims = turbod_plan_kv_dims(in->info, &in->kv);
         out->block_bytes = turbok_kv_block_bytes(&out->dims);
         return st;
     }

@@ -34,8 +34,7 @@ typedef struct turbod_plan_in {
     int64_t session_len; /* 0: the model's, at most what the pool holds */
     double cache_fraction; /* r, used when cache_bytes is 0 */
     uint64_t cache_bytes;
-    int32_t block_tokens;
-    int32_t kv_dtype; /* TURBO_*, -1: the model's */
+    turbok_kv_dims kv; /* how blocks are wanted: block_tokens, dtype (-1: the model's) */
     int32_t max_batch, max_step_tokens;
     bool prefix_caching;
 } turbod_plan_in;
@@ -57,9 +56,8 @@ typedef struct turbod_plan {
     int32_t max_batch, max_step_tokens;
 } turbod_plan;
 
-/* How keys and values of this model are kept under these options; the one place that decides it. */
-turbok_kv_dims turbod_plan_kv_dims(const turbo_model_info *info, int32_t block_tokens,
-                                   int32_t kv_dtype);
+/* The blocks that are wanted with the model's dimensions filled in. */
+turbok_kv_dims turbod_plan_kv_dims(const turbo_model_info *info, const turbok_kv_dims *wanted);
 /* ENOMEM and EINVAL say what is needed, what is there and what to change. *out is filled as far as it
  * could be computed, also then: bytes of all kinds but KV, fixed, block_bytes. */
 turbo_status turbod_plan_make(const turbod_plan_in *in, turbod_plan *out, turbo_err *err);

@@ -50,8 +50,7 @@ static turbod_plan_in input(turbod_weights_sums *w, uint64_t B, uint64_t F, doub
         .weights = w,
         .threads = 1,
         .cache_fraction = r,
-        .block_tokens = 64,
-        .kv_dtype = -1,
+        .kv = {.block_tokens = 64, .dtype = -1},
         .max_batch = 16,
         .max_step_tokens = 256,
         .prefix_caching = true,
@@ -162,7 +161,7 @@ static void test_refusals(void **state)
     assert_int_equal(p.blocks, 16);
     assert_int_equal(p.session_len, 1024);
     in = good;
-    in.block_tokens = 60;
+    in.kv.block_tokens = 60;
     refused(in, TURBO_EINVAL, "cache_block_seq_len 60");
     fixed_workspace = UINT64_MAX - 7;
     refused(good, TURBO_ELIMIT, "max_batch_size 16 and max_prefill_token_num 256 are too large");
@@ -245,7 +244,8 @@ static void test_roof(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         turbod_plan_model m = read_model(rows[i].name);
-        turbok_kv_dims dims = turbod_plan_kv_dims(&m.info, 64, -1);
+        turbok_kv_dims wanted = {.block_tokens = 64, .dtype = -1};
+        turbok_kv_dims dims = turbod_plan_kv_dims(&m.info, &wanted);
         turbod_roof r = {
             .params = (double)m.weights.matmul,
             .weights = (double)m.weights.matmul_stored,
