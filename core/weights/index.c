@@ -166,8 +166,11 @@ typedef struct expected_list {
     turbo_err *err;
 } expected_list;
 
-static turbo_status add_expected(void *ctx, const turbo_tensor_spec *spec)
+static turbo_status add_expected(void *ctx, const turbo_tensor_spec *theirs)
 {
+    turbo_tensor_spec known = {0}; /* a plugin of an older ABI has a shorter one */
+    const turbo_tensor_spec *spec = &known;
+    memcpy(&known, theirs, theirs->size < sizeof known ? theirs->size : sizeof known);
     expected_list *l = ctx;
     turbod_index *ix = l->ix;
     turbod_st_tensor t = {.dtype = l->dtype, .ndim = (uint32_t)spec->ndim};
@@ -175,6 +178,8 @@ static turbo_status add_expected(void *ctx, const turbo_tensor_spec *spec)
     if (!spec->name || spec->ndim < 1 || spec->ndim > 4)
         return turbod_err(l->err, TURBO_EINTERNAL,
                           "the model plugin expects a tensor of %d dimensions", spec->ndim);
+    if (spec->optional) /* nothing says that it will be there */
+        return TURBO_OK;
     if (ix->n == l->cap) {
         size_t cap = l->cap ? 2 * l->cap : 256, size;
         turbod_st_tensor *more =

@@ -11,6 +11,7 @@
 #include "weights/index.h"
 
 #define MAX_LISTED 20
+#define MAX_PARTS 8 /* of linear_rows */
 
 typedef enum { LINEAR, VECTOR, ROPE } handle_kind;
 
@@ -105,6 +106,9 @@ typedef struct checker {
     bool absent; /* there is no weight file: the first tensor asked for ends the check */
     int faults;
     size_t found; /* tensors of the folder that the architecture names */
+    int32_t group; /* of the last matrix, with its type and name */
+    int32_t group_dtype;
+    char group_name[120];
 } checker;
 
 static void shape_text(char *out, size_t cap, const uint64_t *dims, uint32_t n)
@@ -126,15 +130,38 @@ static void report(checker *c, const char *text)
         turbod_log(TURBO_LOG_ERROR, "%s", text);
 }
 
-static turbo_status expect_one(void *ctx, const turbo_tensor_spec *spec)
+/* Matrices of one group are stored as one: they need one type. */
+static void check_group(checker *c, const turbo_tensor_spec *spec, const turbod_st_tensor *t)
+{
+    char text[512];
+    if (spec->group <= 0 || spec->ndim != 2)
+        return;
+    if (spec->group != c->group) {
+        c->group = spec->group;
+        c->group_dtype = t->dtype;
+        snprintf(c->group_name, sizeof c->group_name, "%s", spec->name);
+    } else if (t->dtype != c->group_dtype) {
+        snprintf(text, sizeof text,
+                 "tensor %.90s is %s and %.90s is not; they form one matrix and need one type",
+                 spec->name, t->dtype_name, c->group_name);
+        report(c, text);
+    }
+}
+
+static turbo_status expect_one(void *ctx, const turbo_tensor_spec *theirs)
 {
     checker *c = ctx;
     char text[512], want[96], found[96];
     uint64_t dims[4] = {0};
+    turbo_tensor_spec known = {0}; /* a plugin of an older ABI has a shorter one */
+    const turbo_tensor_spec *spec = &known;
+    memcpy(&known, theirs, theirs->size < sizeof known ? theirs->size : sizeof known);
     if (!spec->name || spec->ndim < 1 || spec->ndim > 4)
         return turbod_err(c->err, TURBO_EINTERNAL,
                           "the model plugin expects a tensor of %d dimensions", spec->ndim);
     const turbod_st_tensor *t = turbod_index_find(c->w->index, spec->name);
+    if (!t && spec->alias)
+        t = turbod_index_find(c->w->index, spec->alias);
     for (int32_t i = 0; i < spec->ndim; i++)
         dims[i] = (uint64_t)spec->dims[i];
     if (!t) {
@@ -159,6 +186,8 @@ static turbo_status expect_one(void *ctx, const turbo_tensor_spec *spec)
         snprintf(text, sizeof text, "tensor %.80s is %s; F32, F16 and BF16 are computed here",
                  spec->name, t->dtype_name);
         report(c, text);
+    } else {
+        check_group(c, spec, t);
     }
     return TURBO_OK;
 }
@@ -292,28 +321,30 @@ static turbo_status count_stored(turbod_weights_sums *s, const turbod_st_tensor 
     return st ? st : add_to(&s->params, t->bytes / (t->dtype == TURBO_F32 ? 4 : 2), err);
 }
 
-static turbo_status count_linear(turbo_weights *w, const turbod_st_tensor *t,
-                                 const turbod_st_tensor *bias, uint32_t flags, turbo_err *err)
+/* A matrix of n parts, total rows. */
+static turbo_status count_linear(turbo_weights *w, const turbod_st_tensor *const *t,
+                                 const turbod_st_tensor *const *bias, int32_t n, int64_t total,
+                                 bool has_bias, uint32_t flags, turbo_err *err)
 {
     turbod_weights_sums *s = w->sums;
-    int64_t out = (int64_t)t->dims[0], in = (int64_t)t->dims[1];
-    uint64_t bytes = turbok_linear_bytes(w->opts.device, t->dtype, out, in, bias != NULL, flags);
-    uint64_t n = t->bytes / (t->dtype == TURBO_F32 ? 4 : 2);
+    int64_t in = (int64_t)t[0]->dims[1];
+    uint64_t bytes = turbok_linear_bytes(w->opts.device, t[0]->dtype, total, in, has_bias, flags);
     bool table = flags & TURBO_LINEAR_TABLE;
-    if (!bytes)
-        return turbod_err(err, TURBO_EINVAL, "a matrix of %lld x %lld cannot be stored",
-                          (long long)out, (long long)in);
-    turbo_status st = add_to(&s->linear, bytes, err);
-    if (!st)
-        st = count_stored(s, t, err);
-    if (!st && bias)
-        st = count_stored(s, bias, err);
-    if (st)
-        return st; /* the sums below are parts of those above */
-    *(table ? &s->table : &s->matmul) += n;
-    *(table ? &s->table_stored : &s->matmul_stored) += t->bytes;
-    s->n_heads += !table && out == w->vocab;
-    return TURBO_OK;
+    turbo_status st =
+        bytes ? add_to(&s->linear, bytes, err)
+              : turbod_err(err, TURBO_EINVAL, "a matrix of %lld x %lld cannot be stored",
+                           (long long)total, (long long)in);
+    for (int32_t i = 0; i < n && !st; i++) {
+        st = count_stored(s, t[i], err);
+        if (!st && bias[i])
+            st = count_stored(s, bias[i], err);
+        if (st)
+            break; /* the sums below are parts of those above */
+        *(table ? &s->table : &s->matmul) += t[i]->bytes / (t[i]->dtype == TURBO_F32 ? 4 : 2);
+        *(table ? &s->table_stored : &s->matmul_stored) += t[i]->bytes;
+    }
+    s->n_heads += !table && total == w->vocab;
+    return st;
 }
 
 turbo_status turbod_weights_count(turbo_weights *w, const turbo_host *host,
@@ -333,37 +364,71 @@ turbo_status turbod_weights_count(turbo_weights *w, const turbo_host *host,
 
 /* ---- the host's functions --------------------------------------------------------------------- */
 
-turbo_status turbod_host_linear(turbo_weights *w, const char *name, int64_t out_dim, int64_t in_dim,
-                                uint32_t flags, const turbo_linear **out, turbo_err *err)
+/* A bias is NULL when it may be absent and is. */
+static turbo_status take_part(turbo_weights *w, const char *name, int64_t rows, int64_t in_dim,
+                              uint32_t flags, const turbod_st_tensor **t,
+                              const turbod_st_tensor **bias, turbo_err *err)
 {
-    const turbod_st_tensor *t, *bias = NULL;
-    turbo_status st = take(w, name, ".weight", 2, out_dim, in_dim, &t, err);
-    if (st)
+    *bias = NULL;
+    turbo_status st = take(w, name, ".weight", 2, rows, in_dim, t, err);
+    if (st || !(flags & (TURBO_LINEAR_BIAS | TURBO_LINEAR_OPTIONAL_BIAS)))
         return st;
-    if (flags & (TURBO_LINEAR_BIAS | TURBO_LINEAR_OPTIONAL_BIAS)) {
-        st = take(w, name, ".bias", 1, out_dim, 0, &bias, err);
-        if (st == TURBO_ENOENT && !(flags & TURBO_LINEAR_BIAS))
-            st = TURBO_OK;
+    st = take(w, name, ".bias", 1, rows, 0, bias, err);
+    return st == TURBO_ENOENT && !(flags & TURBO_LINEAR_BIAS) ? TURBO_OK : st;
+}
+
+turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
+                                     const int64_t *rows, int32_t n, int64_t in_dim, uint32_t flags,
+                                     const turbo_linear **out, turbo_err *err)
+{
+    const turbod_st_tensor *t[MAX_PARTS], *bias[MAX_PARTS];
+    turbok_part parts[MAX_PARTS] = {0};
+    bool has_bias = false;
+    int64_t total = 0;
+    if (n < 1 || n > MAX_PARTS)
+        return turbod_err(err, TURBO_EINVAL, "a matrix of %d parts; 1 to %d are possible", n,
+                          MAX_PARTS);
+    for (int32_t i = 0; i < n; i++) {
+        turbo_status st = take_part(w, names[i], rows[i], in_dim, flags, &t[i], &bias[i], err);
         if (st)
             return st;
+        if (t[i]->dtype != t[0]->dtype)
+            return turbod_err(err, TURBO_EUNSUPPORTED,
+                              "%.90s.weight is %s and %.90s.weight is %s; they form one matrix and "
+                              "need one type",
+                              names[0], t[0]->dtype_name, names[i], t[i]->dtype_name);
+        parts[i] = (turbok_part){.data = t[i]->data, .rows = rows[i]};
+        if (bias[i]) {
+            has_bias = true;
+            parts[i].bias = bias[i]->data;
+            parts[i].bias_dtype = bias[i]->dtype;
+        }
+        total += rows[i]; /* each is a dimension of a tensor that exists */
     }
     if (w->sums) {
         *out = (const turbo_linear *)(const void *)stand_in;
-        return count_linear(w, t, bias, flags, err);
+        return count_linear(w, t, bias, n, total, has_bias, flags, err);
     }
     turbo_linear *l = NULL;
-    st =
-        turbok_linear_new(w->opts.device, t->dtype, t->data, out_dim, in_dim,
-                          bias ? bias->data : NULL, bias ? bias->dtype : TURBO_F32, flags, &l, err);
+    turbo_status st =
+        turbok_linear_rows_new(w->opts.device, t[0]->dtype, parts, n, in_dim, flags, &l, err);
     if (!st && (st = keep(w, LINEAR, l, err)))
         turbok_linear_free(w->opts.device, l);
     if (st)
         return st;
-    used(w, t);
-    if (bias)
-        used(w, bias);
+    for (int32_t i = 0; i < n; i++) {
+        used(w, t[i]);
+        if (bias[i])
+            used(w, bias[i]);
+    }
     *out = l;
     return TURBO_OK;
+}
+
+turbo_status turbod_host_linear(turbo_weights *w, const char *name, int64_t out_dim, int64_t in_dim,
+                                uint32_t flags, const turbo_linear **out, turbo_err *err)
+{
+    return turbod_host_linear_rows(w, &name, &out_dim, 1, in_dim, flags, out, err);
 }
 
 turbo_status turbod_host_vector(turbo_weights *w, const char *name, int64_t n,

@@ -19,6 +19,22 @@ run 0 'from batch 82 on' "$turbo" plan --params 175e9 --device rtx4090
 run 0 '350 GFLOP, 93\.0 GB: 4\.24 ms of computing, 92\.2 ms of reading' \
     "$turbo" plan --params 175e9 --device rtx4090 --bits 4.25
 
+# other families, by their published numbers of parameters: matrices of several tensors, biases, a tied head
+mkdir "$tmp/7b" "$tmp/05b"
+cat > "$tmp/7b/config.json" << 'EOT'
+{"architectures":["LlamaForCausalLM"],"hidden_size":4096,"num_hidden_layers":32,"num_attention_heads":32,
+ "num_key_value_heads":32,"intermediate_size":11008,"vocab_size":32000,"max_position_embeddings":4096,
+ "rms_norm_eps":1e-5,"torch_dtype":"float16"}
+EOT
+cat > "$tmp/05b/config.json" << 'EOT'
+{"architectures":["Qwen2ForCausalLM"],"hidden_size":896,"num_hidden_layers":24,"num_attention_heads":14,
+ "num_key_value_heads":2,"intermediate_size":4864,"vocab_size":151936,"max_position_embeddings":32768,
+ "rms_norm_eps":1e-6,"rope_theta":1000000,"tie_word_embeddings":true,"torch_dtype":"bfloat16"}
+EOT
+run 0 '"params":6738415616,.*"kv_token_bytes":524288,"kv_block_bytes":33554432,' \
+    "$turbo" plan "$tmp/7b" --device a100-80g --json
+run 0 '"params":494032768,.*"kv_token_bytes":12288,' "$turbo" plan "$tmp/05b" --device l4 --json
+
 # 1.8B: 98,304 bytes a token, 6 MiB a block; used = B + r F within one block
 run 0 'KV +98304 bytes a token, 6291456 a block of 64 tokens' "$turbo" plan "$b18" --memory 8GiB
 for r in 0.8 0.5 0.4 0.01; do
