@@ -14,6 +14,7 @@ const cli_cmd *const cli_cmds[] = {
     &cli_tokenize,
     &cli_detokenize,
     &cli_eval,
+    &cli_plan_cmd,
     &cli_bench_serve,
     &cli_bench_offline,
     &cli_bench_decode,

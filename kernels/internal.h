@@ -31,11 +31,10 @@ struct turbo_exec {
 
 struct turbok_device {
     struct turbo_exec exec;
-    turbo_ops ops;
     turbok_isa isa;
     char name[64];
     int32_t scratch_dim; /* head size the scratch was made for */
-    uint64_t alloc_bytes;
+    uint64_t mem[TURBOK_MEM_KINDS];
 };
 
 struct turbo_linear {
@@ -72,7 +71,7 @@ typedef struct turbok_entry {
 } turbok_entry;
 
 typedef struct turbok_prefix {
-    turbok_entry *entries; /* [n_blocks] */
+    turbok_entry *entries; /* [n_blocks]; owns the memory of the arrays below too */
     int32_t *tokens; /* [n_blocks, block_tokens] */
     int32_t *by_key, *by_parent; /* [mask + 1] */
     size_t mask;
@@ -81,18 +80,20 @@ typedef struct turbok_prefix {
 } turbok_prefix;
 
 struct turbok_kv_pool {
+    turbok_device *device; /* where its memory is counted */
     turbok_kv_dims dims;
     int32_t n_blocks, n_free;
     size_t block_bytes, map_bytes;
     char *map;
-    int32_t *refs; /* [n_blocks] */
+    int32_t *refs; /* [n_blocks]; owns the memory of free_list too */
     int32_t *free_list; /* [n_blocks], the first n_free are free */
     turbok_prefix *prefix; /* NULL: no prefix cache */
 };
 
-/* 64-byte aligned memory, on huge pages when it is large; counted in the device. */
-void *turbok_alloc(turbok_device *d, size_t bytes);
-void turbok_release(turbok_device *d, void *p, size_t bytes);
+/* 64-byte aligned memory, on huge pages when it is large; counted in the device. size: what is taken. */
+size_t turbok_alloc_size(size_t bytes);
+void *turbok_alloc(turbok_device *d, turbok_mem kind, size_t bytes);
+void turbok_release(turbok_device *d, turbok_mem kind, void *p, size_t bytes);
 /* Makes the scratch fit heads of size dim. Not while ops run. */
 turbo_status turbok_scratch_fit(turbok_device *d, int32_t dim, turbo_err *err);
 turbo_status turbok_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
@@ -130,6 +131,7 @@ void turbok_kv_params(const turbok_prim *prim, const turbok_kv_dims *d, const ch
                       int32_t slot, int32_t n, float *scale, float *zero);
 /* kv/prefix.c: keep takes a block that lost its last reference, if it is worth caching; evict gives the
  * one that was used longest ago, or -1; shared: may slot not be written in place? */
+uint64_t turbok_prefix_bytes(int32_t n_blocks, int32_t block_tokens);
 bool turbok_prefix_keep(turbok_kv_pool *p, int32_t block);
 int32_t turbok_prefix_evict(turbok_kv_pool *p);
 bool turbok_prefix_shared(const turbok_kv_pool *p, int32_t block, int32_t slot);

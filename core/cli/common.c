@@ -42,7 +42,10 @@ static turbo_status small_cache(cli_args *a, const turbod_service *s, int64_t to
     turbo_config *config = NULL;
     const turbo_model_vtbl *v = NULL;
     turbo_model_info info = {.size = sizeof info};
-    turbo_status st = turbod_config_open(a->conf->model, &config, err);
+    turbod_engine_opts o;
+    turbo_status st = turbod_service_engine_opts(a->conf, &o, err);
+    if (!st)
+        st = turbod_config_open(a->conf->model, &config, err);
     if (!st)
         st = turbod_registry_model_for(s->registry, config, &v, err);
     if (!st)
@@ -53,11 +56,9 @@ static turbo_status small_cache(cli_args *a, const turbod_service *s, int64_t to
         st = turbod_kv_type_of(a->conf, &kv_type, err);
     if (st)
         return st;
-    int64_t len = a->conf->session_len ? a->conf->session_len : info.max_position;
+    int64_t len = o.session_len ? o.session_len : info.max_position, tokens = o.block_tokens;
     len = tokens_wanted ? tokens_wanted : len;
-    int64_t tokens = a->conf->cache_block_seq_len;
-    turbok_kv_dims dims = {info.n_layers, info.n_kv, info.head_dim, (int32_t)tokens,
-                           kv_type >= 0 ? kv_type : info.dtype};
+    turbok_kv_dims wanted = turbod_engine_kv(&o), dims = turbod_plan_kv_dims(&info, &wanted);
     uint64_t block = turbok_kv_block_bytes(&dims), n = (uint64_t)((len + tokens - 1) / tokens),
              bytes;
     char text[32];

@@ -95,6 +95,16 @@ static void histogram(const page *g, const char *name, const char *help, turbod_
     turbod_buf_printf(g->o, "} %" PRIu64 "\n", total);
 }
 
+static void memory(const page *g, const char *name, const char *help,
+                   const uint64_t bytes[TURBOD_MEM_KINDS])
+{
+    turbod_metrics_head(g->o, g->prefix, name, "gauge", help);
+    for (int k = 0; k < TURBOD_MEM_KINDS; k++) {
+        sample(g, name, "");
+        turbod_buf_printf(g->o, ",kind=\"%s\"} %" PRIu64 "\n", turbod_mem_names[k], bytes[k]);
+    }
+}
+
 #define LOAD(x) ((double)atomic_load_explicit(&(x), memory_order_relaxed))
 
 /* The series that vLLM has too, with its suffixes. */
@@ -154,14 +164,6 @@ void turbod_metrics_write(turbod_metrics *m, const char *model, bool vllm, turbo
     load_series(&ours, m);
     if (vllm)
         core_series(&theirs, m);
-    turbod_metrics_head(o, "turbo:", "alloc_bytes", "gauge", "Bytes taken, by kind.");
-    const struct {
-        const char *kind;
-        uint64_t v;
-    } kinds[] = {{"weights", m->weight_bytes}, {"kv", m->kv_bytes}, {"workspace", m->workspace_bytes}};
-    for (size_t i = 0; i < 3; i++) {
-        turbod_buf_str(o, "turbo:alloc_bytes{");
-        turbod_metrics_label(o, "model_name", model);
-        turbod_buf_printf(o, ",kind=\"%s\"} %" PRIu64 "\n", kinds[i].kind, kinds[i].v);
-    }
+    memory(&ours, "plan_bytes", "Bytes that were planned, by kind.", m->plan_bytes);
+    memory(&ours, "alloc_bytes", "Bytes taken, by kind.", m->alloc_bytes);
 }

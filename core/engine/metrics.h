@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "plan/plan.h"
 #include "util/buf.h"
 
 #define TURBOD_HIST_MAX 24
@@ -39,7 +40,7 @@ typedef struct turbod_metrics {
     _Atomic uint64_t ended[TURBOD_END_KINDS];
     turbod_hist ttft, itl, e2e, queue_time, step_tokens;
     double load_seconds[TURBOD_LOAD_STAGES];
-    uint64_t weight_bytes, kv_bytes, workspace_bytes;
+    uint64_t plan_bytes[TURBOD_MEM_KINDS], alloc_bytes[TURBOD_MEM_KINDS];
 } turbod_metrics;
 
 void turbod_metrics_init(turbod_metrics *m);

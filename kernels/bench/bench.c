@@ -1,6 +1,6 @@
 /* kernels/bench/bench.c: what the machine can do, and how near the kernels come.
  *
- * Read bandwidth and fp32 multiply-add peak are measured first, then linear layers (GEMV for decode,
+ * Read bandwidth and fp32 multiply-add peak (measure.h) are measured first, then linear layers (GEMV for decode,
  * GEMM for prefill) of the InternLM2-1.8B shapes, then whole decode steps with random bf16 weights
  * against the bandwidth of the same run. The machine may be noisy: a share of the bandwidth is taken
  * against readings just before and just after, and medians over rounds are reported. A matrix that
@@ -13,10 +13,7 @@
 #include <time.h>
 
 #include "internal.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "measure.h"
 
 static double now(void)
 {
@@ -36,136 +33,6 @@ static double median(double *v, int n)
     qsort(v, (size_t)n, sizeof *v, by_value);
     return n % 2 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
 }
-
-/* ---- read bandwidth ------------------------------------------------------------------------------- */
-
-typedef struct reader {
-    const char *p;
-    size_t bytes;
-    turbok_isa isa;
-    _Atomic uint32_t sink;
-} reader;
-
-#define STEP 256         /* bytes of one turn of the loop */
-#define AHEAD 2048       /* prefetched this far ahead, as the kernels do */
-#define ITEM (32u << 10) /* bytes of one work item */
-
-#if defined(__x86_64__)
-/* Reads [p, p + n): vector loads, four chains, nothing else. */
-#define READ(name, isa, vec, load, combine)                                                        \
-    __attribute__((target(isa))) static uint32_t name(const char *p, size_t n)                     \
-    {                                                                                              \
-        enum { V = STEP / sizeof(vec) };                                                           \
-        vec a[V];                                                                                  \
-        memset(a, 0, sizeof a);                                                                    \
-        for (size_t i = 0; i < n; i += STEP) {                                                     \
-            for (size_t k = 0; k < STEP; k += 64)                                                  \
-                __builtin_prefetch(p + i + k + AHEAD);                                             \
-            _Pragma("GCC unroll 8") for (size_t k = 0; k < V; k++) a[k] =                          \
-                combine(a[k], load((const void *)(p + i + k * sizeof(vec))));                      \
-        }                                                                                          \
-        uint32_t w = 0, word;                                                                      \
-        for (size_t k = 0; k < sizeof a; k += sizeof word) {                                       \
-            memcpy(&word, (const char *)a + k, sizeof word);                                       \
-            w |= word;                                                                             \
-        }                                                                                          \
-        return w;                                                                                  \
-    }
-READ(read_avx512, "avx512f", __m512i, _mm512_load_si512, _mm512_or_si512)
-READ(read_avx2, "avx2", __m256i, _mm256_load_si256, _mm256_or_si256)
-#endif
-
-static uint32_t read_words(const char *p, size_t n)
-{
-    uint64_t a = 0, b = 0, c = 0, d = 0, v[4];
-    for (size_t i = 0; i < n; i += sizeof v) {
-        memcpy(v, p + i, sizeof v);
-        a |= v[0];
-        b |= v[1];
-        c |= v[2];
-        d |= v[3];
-    }
-    return (uint32_t)(a | b | c | d);
-}
-
-static void read_range(void *ctx, int64_t from, int64_t to, int thread)
-{
-    reader *r = ctx;
-    const char *p = r->p + (size_t)from * ITEM;
-    size_t n = (size_t)(to - from) * ITEM;
-    (void)thread;
-#if defined(__x86_64__)
-    if (r->isa != TURBOK_ISA_SCALAR) {
-        r->sink |= r->isa == TURBOK_ISA_AVX512 ? read_avx512(p, n) : read_avx2(p, n);
-        return;
-    }
-#endif
-    r->sink |= read_words(p, n);
-}
-
-static double bandwidth(turbok_device *d, reader *r)
-{
-    int64_t items = (int64_t)(r->bytes / ITEM);
-    double t = now();
-    turbok_pool_for(d->exec.pool, items, items / 32, read_range, r);
-    return (double)items * ITEM / (now() - t);
-}
-
-/* ---- peak ------------------------------------------------------------------------------------------- */
-
-#if defined(__x86_64__)
-/* Independent chains of fused multiply-adds in registers: nothing but the arithmetic units. */
-#define PEAK_LOOP 4096
-#define PEAK(name, isa, vec, set1, fma, chains)                                                    \
-    __attribute__((target(isa))) static float name(float f)                                        \
-    {                                                                                              \
-        vec a[chains], m = set1(f), c = set1(1e-3f);                                               \
-        _Pragma("GCC unroll 24") for (int i = 0; i < chains; i++) {                                 \
-            a[i] = c;                                                                              \
-            __asm__("" : "+v"(a[i])); /* or all chains become one */                             \
-        }                                                                                          \
-        for (int n = 0; n < PEAK_LOOP; n++) {                                                      \
-            _Pragma("GCC unroll 24") for (int i = 0; i < chains; i++) a[i] = fma(a[i], m, c);      \
-        }                                                                                          \
-        _Pragma("GCC unroll 24") for (int i = 0; i < chains; i++) c += a[i];                       \
-        return c[0];                                                                               \
-    }
-PEAK(peak_avx512, "avx512f", __m512, _mm512_set1_ps, _mm512_fmadd_ps, 24)
-PEAK(peak_avx2, "avx2,fma", __m256, _mm256_set1_ps, _mm256_fmadd_ps, 12)
-
-typedef struct peak {
-    turbok_isa isa;
-    _Atomic uint32_t sink;
-} peak;
-
-static void peak_range(void *ctx, int64_t from, int64_t to, int thread)
-{
-    peak *p = ctx;
-    float f = 0;
-    (void)thread;
-    for (int64_t i = from; i < to; i++)
-        f += p->isa == TURBOK_ISA_AVX512 ? peak_avx512(0.5f) : peak_avx2(0.5f);
-    p->sink += f > 1;
-}
-
-static double peak_flops(turbok_device *d)
-{
-    const int64_t n = 1000;
-    peak p = {.isa = d->isa};
-    double t = now();
-    if (d->isa == TURBOK_ISA_SCALAR)
-        return 0; /* the reference has no peak worth naming */
-    turbok_pool_for(d->exec.pool, n, 16, peak_range, &p);
-    int per = d->isa == TURBOK_ISA_AVX512 ? 24 * 16 : 12 * 8;
-    return (double)n * 2 * PEAK_LOOP * per / (now() - t);
-}
-#else
-static double peak_flops(turbok_device *d)
-{
-    (void)d;
-    return 0;
-}
-#endif
 
 /* ---- linear layers ------------------------------------------------------------------------------------ */
 
@@ -209,8 +76,8 @@ static double time_linear(turbo_exec *ex, const turbo_linear *w, const float *x,
     return dt / reps;
 }
 
-static void bench_linear(turbok_device *d, const options *o, reader *r, int32_t dtype, int64_t out,
-                         int64_t in)
+static void bench_linear(turbok_device *d, const options *o, const turbok_reader *r, int32_t dtype,
+                         int64_t out, int64_t in)
 {
     static const char *const names[] = {"f32", "f16", "bf16"};
     int rounds = o->quick ? 3 : 7;
@@ -227,10 +94,10 @@ static void bench_linear(turbok_device *d, const options *o, reader *r, int32_t 
         turbok_op_linear(ex, w, x, T, y);
     }
     for (int i = 0; i < rounds && x && y; i++) {
-        bw[i] = 0.5 * bandwidth(d, r);
-        fl[i] = peak_flops(d);
+        bw[i] = 0.5 * turbok_read_bandwidth(d, r);
+        fl[i] = turbok_fma_peak(d);
         gemv[i] = (double)w->data_bytes / time_linear(ex, w, x, 1, y);
-        bw[i] = gemv[i] / (bw[i] + 0.5 * bandwidth(d, r));
+        bw[i] = gemv[i] / (bw[i] + 0.5 * turbok_read_bandwidth(d, r));
         few[i] = (double)w->data_bytes / time_linear(ex, w, x, 4, y);
         gemm[i] = 2.0 * T * (double)out * (double)in / time_linear(ex, w, x, T, y);
         fl[i] = fl[i] > 0 ? gemm[i] / fl[i] : 0;
@@ -253,7 +120,7 @@ static void bench_linear(turbok_device *d, const options *o, reader *r, int32_t 
 }
 
 /* All linear layers of one decode step of the 1.8B shape: the bytes that every token has to read. */
-static void bench_step(turbok_device *d, const options *o, reader *r)
+static void bench_step(turbok_device *d, const options *o, const turbok_reader *r)
 {
     enum { E = 2048, QKV = 4096, I = 8192, V = 92544 };
     const int layers = o->quick ? 4 : 24, rounds = o->quick ? 3 : 7;
@@ -272,7 +139,7 @@ static void bench_step(turbok_device *d, const options *o, reader *r)
     double step[8], bw[8];
     turbo_exec *ex = turbok_device_exec(d);
     for (int i = 0; i < rounds && ok && x && y && s && z; i++) {
-        bw[i] = bandwidth(d, r);
+        bw[i] = turbok_read_bandwidth(d, r);
         double t = now();
         for (int l = 0; l < layers; l++) {
             turbok_op_linear(ex, w[l][0], x, 1, y);
@@ -281,7 +148,7 @@ static void bench_step(turbok_device *d, const options *o, reader *r)
         }
         turbok_op_logits(ex, head, x, 1, z);
         step[i] = now() - t;
-        bw[i] = bytes / step[i] / (0.5 * bw[i] + 0.5 * bandwidth(d, r));
+        bw[i] = bytes / step[i] / (0.5 * bw[i] + 0.5 * turbok_read_bandwidth(d, r));
     }
     if (ok) {
         double b = median(bw, rounds), t = median(step, rounds);
@@ -370,7 +237,8 @@ static void print_attention(const options *o, cache *c, int type, int rounds, in
 /* T new tokens of one sequence that ends at len, over caches of each type, in turns. Decode is judged
  * by the bytes of keys and values it has to read, prefill by its multiply-adds (causal: only the keys
  * a query sees count). The last column is the median of the ratios of each round. */
-static void bench_attention(turbok_device *d, const options *o, reader *r, int32_t T, int32_t len)
+static void bench_attention(turbok_device *d, const options *o, const turbok_reader *r, int32_t T,
+                            int32_t len)
 {
     cache c[KV_TYPES] = {{0}};
     float *q = calloc((size_t)T * H * D, 4), *out = calloc((size_t)T * H * D, 4);
@@ -393,9 +261,9 @@ static void bench_attention(turbok_device *d, const options *o, reader *r, int32
                              .kv_lens = &len,
                              .rope_lens = &len,
                              .kv = &kv};
-            double bw = 0.5 * bandwidth(d, r);
+            double bw = 0.5 * turbok_read_bandwidth(d, r);
             c[k].seconds[i] = time_attention(d, &b, q, out);
-            c[k].share[i] = c[k].bytes / c[k].seconds[i] / (bw + 0.5 * bandwidth(d, r));
+            c[k].share[i] = c[k].bytes / c[k].seconds[i] / (bw + 0.5 * turbok_read_bandwidth(d, r));
         }
     double ratio[KV_TYPES][16];
     for (int k = 0; k < KV_TYPES && ok; k++)
@@ -489,18 +357,15 @@ int main(int argc, char **argv)
         fprintf(stderr, "bench: %s\n", err.text);
         return 64;
     }
-    reader r = {.bytes = (size_t)(o.quick ? 256 : 1024) << 20, .isa = turbok_device_isa(d)};
-    char *buf = turbok_alloc(d, r.bytes + AHEAD);
-    if (!buf) {
-        fputs("bench: no memory for the buffer\n", stderr);
+    turbok_reader r;
+    if (turbok_reader_new(d, (size_t)(o.quick ? 256 : 1024) << 20, &r, &err)) {
+        fprintf(stderr, "bench: %s\n", err.text);
         return 71;
     }
-    memset(buf, 1, r.bytes);
-    r.p = buf;
     double bw[9], fl[9];
     for (int i = 0; i < 9; i++) {
-        bw[i] = bandwidth(d, &r);
-        fl[i] = peak_flops(d);
+        bw[i] = turbok_read_bandwidth(d, &r);
+        fl[i] = turbok_fma_peak(d);
     }
     printf(o.json ? "{\"device\":\"%s\",\"read_bytes_s\":%.4g,\"fma_flops\":%.4g}\n"
                   : "%s: read bandwidth %.4g bytes/s, fp32 multiply-add peak %.4g FLOP/s\n",
@@ -515,7 +380,7 @@ int main(int argc, char **argv)
     bench_attention(d, &o, &r, o.quick ? 256 : 512, 2048);
     if (o.step)
         bench_step(d, &o, &r);
-    turbok_release(d, buf, r.bytes + AHEAD);
+    turbok_reader_free(&r);
     turbok_device_close(d);
     return 0;
 }

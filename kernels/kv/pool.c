@@ -39,6 +39,19 @@ uint64_t turbok_kv_block_bytes(const turbok_kv_dims *d)
     return n;
 }
 
+/* Reference counts and free list. */
+static size_t lists_bytes(int32_t n_blocks)
+{
+    return 2 * (size_t)n_blocks * sizeof(int32_t);
+}
+
+uint64_t turbok_kv_index_bytes(const turbok_kv_dims *d, int32_t n_blocks, bool prefix)
+{
+    if (!good_dims(d) || n_blocks < 1)
+        return 0;
+    return lists_bytes(n_blocks) + (prefix ? turbok_prefix_bytes(n_blocks, d->block_tokens) : 0);
+}
+
 turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, int32_t n_blocks,
                                 turbok_kv_pool **out, turbo_err *err)
 {
@@ -53,16 +66,14 @@ turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, in
         return st;
     turbok_kv_pool *p = calloc(1, sizeof *p);
     if (p) {
-        p->refs = calloc((size_t)n_blocks, sizeof *p->refs);
-        p->free_list = calloc((size_t)n_blocks, sizeof *p->free_list);
+        p->refs = calloc(1, lists_bytes(n_blocks));
         /* Pages are taken when they are first written; the size was measured to fit before. */
         p->map = mmap(NULL, total, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     }
-    if (!p || !p->refs || !p->free_list || p->map == MAP_FAILED) {
+    if (!p || !p->refs || p->map == MAP_FAILED) {
         if (p) {
             free(p->refs);
-            free(p->free_list);
             if (p->map && p->map != MAP_FAILED)
                 munmap(p->map, total);
         }
@@ -71,7 +82,11 @@ turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, in
                            (unsigned long long)(total >> 20));
     }
     madvise(p->map, total, MADV_HUGEPAGE); /* advice: fewer TLB misses when it is taken */
+    d->mem[TURBOK_MEM_KV] += total;
+    d->mem[TURBOK_MEM_KV_INDEX] += lists_bytes(n_blocks);
+    p->device = d;
     p->dims = *dims;
+    p->free_list = p->refs + n_blocks;
     p->n_blocks = p->n_free = n_blocks;
     p->block_bytes = block;
     p->map_bytes = total;
@@ -86,9 +101,10 @@ void turbok_kv_pool_free(turbok_kv_pool *p)
     if (!p)
         return;
     munmap(p->map, p->map_bytes);
+    p->device->mem[TURBOK_MEM_KV] -= p->map_bytes;
     turbok_prefix_free(p);
     free(p->refs);
-    free(p->free_list);
+    p->device->mem[TURBOK_MEM_KV_INDEX] -= lists_bytes(p->n_blocks);
     free(p);
 }
 

@@ -7,7 +7,7 @@ run 0 'turbo COMMAND --help' "$turbo" help
 run 0 'usage: turbo run MODEL' "$turbo" help run
 run 64 'did you mean run\?' "$turbo" rnu
 run 0 'plugin ABI +1\.' "$turbo" --version
-for c in run chat client tokenize detokenize eval plugin doctor; do
+for c in run chat client tokenize detokenize eval plan plugin doctor; do
     run 0 "usage: turbo $c" "$turbo" $c --help
 done
 
