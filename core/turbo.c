@@ -19,6 +19,7 @@ const cli_cmd *const cli_cmds[] = {
     &cli_bench_decode,
     &cli_bench_prefill,
     &cli_plugin,
+    &cli_policy,
     &cli_doctor,
     NULL,
 };

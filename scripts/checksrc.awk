@@ -120,7 +120,7 @@ BEGIN {
     allowed["util"] = "util"
     allowed["conf"] = "util conf"
     allowed["weights"] = "util weights turbok"
-    allowed["lua"] = "util lua"
+    allowed["lua"] = "util lua sched"
     allowed["chat"] = "util lua chat"
     allowed["plugin"] = "util weights plugin turbok"
     allowed["sched"] = "util weights plugin turbok sched engine conf"

@@ -53,7 +53,8 @@ static turbo_status ask(void *ctx, const turbod_message *msgs, size_t n_msgs, ui
                                 .n_prompt = (int32_t)n_ids,
                                 .stop_ids = l->svc->stop_ids,
                                 .n_stop_ids = l->svc->n_stop_ids};
-    st = cli_sampling(l->args, l->svc, &spec, err);
+    turbod_policy_result steered;
+    st = cli_sampling(l->args, l->svc, &spec, &steered, err);
     if (cli_given(l->args, "seed"))
         spec.params.seed += round; /* repeatable, and /regen still says something else */
     if (!st) {
@@ -64,6 +65,7 @@ static turbo_status ask(void *ctx, const turbod_message *msgs, size_t n_msgs, ui
         remember(l, ids, n_ids, &an, text);
         cli_answer_free(&an);
     }
+    turbod_policy_result_free(&steered);
     free(ids);
     return st;
 }

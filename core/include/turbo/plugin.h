@@ -30,7 +30,7 @@ extern "C" {
 
 #define TURBO_PLUGIN_MAGIC 0x6f627274u /* "trbo", little-endian */
 #define TURBO_ABI_MAJOR 1
-#define TURBO_ABI_MINOR 0
+#define TURBO_ABI_MINOR 1
 #define TURBO_HOST_ABI (((uint32_t)TURBO_ABI_MAJOR << 16) | TURBO_ABI_MINOR)
 #define TURBO_EXPORT __attribute__((visibility("default")))
 
@@ -106,13 +106,25 @@ typedef struct turbo_batch {
 /* ---- kernels -------------------------------------------------------------------------------- */
 
 enum { TURBO_ROPE_HALF = 0, TURBO_ROPE_INTERLEAVED = 1 };
-enum { TURBO_ROPE_PLAIN = 0, TURBO_ROPE_LINEAR = 1, TURBO_ROPE_DYNAMIC = 2 };
+enum {
+    TURBO_ROPE_PLAIN = 0,
+    TURBO_ROPE_LINEAR = 1,
+    TURBO_ROPE_DYNAMIC = 2,
+    TURBO_ROPE_BANDS = 3, /* since 1.1 */
+    TURBO_ROPE_YARN = 4, /* since 1.1 */
+};
 enum { TURBO_ACT_SILU = 0, TURBO_ACT_GELU_ERF = 1, TURBO_ACT_GELU_TANH = 2, TURBO_ACT_QUICK_GELU = 3 };
 
 /* Rotary embedding. angle = pos * base^(-2i/dim), i = 0..dim/2-1 (RoFormer, arXiv 2104.09864).
  * LINEAR divides the angle by factor. DYNAMIC replaces base, for a sequence whose rope_len S exceeds
  * max_position M, by base * (factor*S/M - (factor-1))^(dim/(dim-2)); S is fixed for a sequence, so
- * that every key of it carries the same rotation. */
+ * that every key of it carries the same rotation.
+ * BANDS, O = original_max, w = 2*pi/f the wavelength of a frequency f: f stays where w < O/high_freq,
+ * f/factor where w > O/low_freq, and (1-t)*f/factor + t*f between, t = (O/w - low_freq) / (high_freq -
+ * low_freq).
+ * YARN (arXiv 2309.00071): f/factor*r + f*(1-r), r = clamp((i-a)/(b-a), 0, 1), a = c(beta_fast) and b =
+ * c(beta_slow) with c(n) = dim*ln(O/(2*pi*n))/(2*ln base), rounded outwards when truncate is set, and held
+ * inside 0..dim-1; cos and sin are multiplied by attention_factor. */
 typedef struct turbo_rope_spec {
     uint32_t size;
     int32_t style;        /* TURBO_ROPE_HALF or _INTERLEAVED                          */
@@ -121,6 +133,15 @@ typedef struct turbo_rope_spec {
     int32_t max_position; /* M of the model; also the length of the precomputed table */
     float factor;         /* of the scaling; 1 when PLAIN                             */
     double base;          /* theta                                                    */
+    /* Since 1.1. Read for BANDS and YARN only. */
+    int32_t original_max; /* O >= 1: length before the scaling */
+    float low_freq; /* BANDS: 0 < low_freq < high_freq */
+    float high_freq;
+    float beta_fast; /* YARN: 32 unless the model says otherwise, > 0 */
+    float beta_slow; /* YARN: 1 likewise */
+    float attention_factor; /* YARN: of cos and sin; 0: 0.1 ln(factor) + 1 */
+    int32_t truncate; /* YARN: 1 as published, 0 keeps the limits unrounded */
+    int32_t reserved;
 } turbo_rope_spec;
 
 enum {
@@ -229,6 +250,14 @@ typedef struct turbo_host {
     void (*json_close)(turbo_config *c);
     /* Name of member i of the object at path; NULL when there is none. */
     const char *(*cfg_key)(const turbo_config *c, const char *path, int64_t i);
+    /* Since 1.1. One matrix of several tensors: the rows of names[0], then those of names[1], ...,
+     * names[n-1]; names[i].weight is [rows[i], in_dim]. With TURBO_LINEAR_BIAS every part has a bias,
+     * with _OPTIONAL_BIAS a part without one counts as zeros. All parts are stored in the same type
+     * (TURBO_EUNSUPPORTED otherwise). The memory is that of one matrix of sum(rows) rows, nothing
+     * else; expect() says so with turbo_tensor_spec.group. 1 <= n <= 8. Only inside open(). [main] */
+    turbo_status (*linear_rows)(turbo_weights *w, const char *const *names, const int64_t *rows,
+                                int32_t n, int64_t in_dim, uint32_t flags,
+                                const turbo_linear **handle, turbo_err *err);
 } turbo_host;
 
 /* ---- models --------------------------------------------------------------------------------- */
@@ -260,6 +289,11 @@ typedef struct turbo_tensor_spec {
     const char *name;     /* full name, with ".weight" */
     int32_t optional;     /* 1: may be absent */
     int32_t reserved;
+    /* Since 1.1. Tensors of one group > 0 become one matrix of linear_rows(): emitted without another
+     * tensor between, weights first, in the order of the rows, then their biases. 0: on its own. */
+    int32_t group;
+    int32_t reserved2;
+    const char *alias; /* full name of the tensor to take when `name` is absent, or NULL */
 } turbo_tensor_spec;
 typedef turbo_status (*turbo_expect_fn)(void *ctx, const turbo_tensor_spec *spec);
 
@@ -347,6 +381,39 @@ typedef struct turbo_logit_bias {
     float bias; /* -100..100, added to the logit */
 } turbo_logit_bias;
 
+/* One step of a sampling program: what a chain or a `logits` hook of a Lua policy compiles to.
+ * doc/sampling.md defines each step and names its source. a, b, c, n, m, ids and values mean what
+ * the table there says; fields that a step does not use are 0. Ids are in 0..V-1. */
+enum {
+    TURBO_STEP_PENALIZE = 1, /* a repetition, b presence, c frequency; n last tokens, 0 all */
+    TURBO_STEP_TEMPERATURE = 2, /* a; 0 keeps the best token alone */
+    TURBO_STEP_TOP_K = 3, /* n */
+    TURBO_STEP_TOP_P = 4, /* a */
+    TURBO_STEP_MIN_P = 5, /* a */
+    TURBO_STEP_TYPICAL = 6, /* a mass */
+    TURBO_STEP_TOP_N_SIGMA = 7, /* a standard deviations below the best */
+    TURBO_STEP_XTC = 8, /* a threshold, b probability */
+    TURBO_STEP_DRY = 9, /* a multiplier, b base, n allowed length, m last tokens; ids break */
+    TURBO_STEP_MIROSTAT = 10, /* a tau, b eta (version 2) */
+    TURBO_STEP_SCALE = 11, /* logits times a */
+    TURBO_STEP_ADD = 12, /* values[i] to the logit of ids[i]; a to each when values is NULL */
+    TURBO_STEP_SET = 13, /* the logits of ids become a */
+    TURBO_STEP_ALLOW = 14, /* only ids stay */
+    TURBO_STEP_BAN = 15, /* ids go */
+    TURBO_STEP_FORCE = 16, /* ids[0], whatever was banned before */
+    TURBO_STEP_NO_REPEAT_NGRAM = 17, /* n: no run of n tokens a second time */
+};
+
+typedef struct turbo_sample_step {
+    uint32_t size;
+    int32_t kind; /* TURBO_STEP_* */
+    float a, b, c;
+    int32_t n, m;
+    int32_t n_ids;
+    const int32_t *ids; /* [n_ids] */
+    const float *values; /* [n_ids], or NULL */
+} turbo_sample_step;
+
 /* What a caller asks for, already range-checked by the host. Arrays are owned by the host and live
  * as long as the sequence. Neutral values are those of turbo_sample_params_default. */
 typedef struct turbo_sample_params {
@@ -370,6 +437,12 @@ typedef struct turbo_sample_params {
     const int32_t *bad_ids;     /* [sum of bad_len] */
     const int32_t *bad_len;     /* [n_bad] */
     const int32_t *allowed;     /* [n_allowed] ids */
+    /* Since 1.1. Steps that run in this order after masks, bias and penalties and before temperature
+     * and filters; of those the ones that stand in the program are not run a second time. The pointer
+     * and what it points to may change between two calls of sample(). */
+    int32_t n_program; /* 0..64 */
+    int32_t reserved;
+    const turbo_sample_step *program;
 } turbo_sample_params;
 
 typedef struct turbo_logprob {
@@ -386,7 +459,8 @@ typedef struct turbo_sample_row {
     int32_t token;                     /* out: 0..V-1                                */
     float logprob;                     /* out, when n_logprobs >= 0                  */
     int32_t n_top;                     /* out                                        */
-    turbo_status status;               /* out: TURBO_EDATA when a logit is NaN, or none is finite */
+    turbo_status status; /* out: TURBO_EDATA when a logit is NaN, or none is finite;
+                                          since 1.1 TURBO_EINVAL when the program bans every token */
 } turbo_sample_row;
 
 typedef struct turbo_sampler_vtbl {
@@ -407,6 +481,10 @@ typedef struct turbo_sampler_vtbl {
     turbo_status (*sample)(void *sampler, turbo_sample_row *rows, int32_t n, turbo_err *err);
     /* The token became part of the output. [engine] */
     void (*accept)(const void *sampler, void *state, const turbo_sample_params *p, int32_t token);
+    /* Since 1.1: 1 when sample() runs params->program. A request with a program is refused by a
+     * sampler without. */
+    int32_t programs;
+    int32_t reserved2;
 } turbo_sampler_vtbl;
 
 /* ---- the descriptor ---------------------------------------------------------------------------- */
