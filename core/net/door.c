@@ -241,25 +241,23 @@ static void answer(turbod_http *h, turbod_client *c, int status, const char *why
 static void hand_over(turbod_http *h, turbod_client *c, const turbod_head *head, int64_t now)
 {
     bool small = head->length <= TURBOD_SMALL_HEAD && head->n_fields <= TURBOD_SMALL_FIELDS;
-    struct MHD_Daemon *daemon = h->daemons[small ? DAEMON_SMALL : DAEMON_LARGE];
+    turbod_loop *loop = h->loops[small ? DAEMON_SMALL : DAEMON_LARGE];
     struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = tag_of(c)};
-    int fd = c->fd;
-    struct sockaddr_storage addr = c->addr;
-    socklen_t len = c->addr_len;
+    c->loop = loop;
     c->phase = CLIENT_DAEMON;
     c->idle_since = now;
-    if (epoll_ctl(h->epoll_fd, EPOLL_CTL_MOD, fd, &ev)) {
+    if (epoll_ctl(h->epoll_fd, EPOLL_CTL_MOD, c->fd, &ev) ||
+        !turbod_loop_adopt(loop, c->fd, &c->addr, c->addr_len, ev.data.u64))
         close_client(h, c);
-        return;
-    }
-    pthread_mutex_unlock(&h->mu); /* the daemon may call back at once */
-    bool ok = MHD_add_connection(daemon, fd, (struct sockaddr *)&addr, len) == MHD_YES;
+}
+
+void turbod_door_lost(turbod_http *h, int fd, uint64_t tag)
+{
     pthread_mutex_lock(&h->mu);
-    if (!ok) { /* the daemon has closed fd, and called nobody */
-        c = turbod_client_of(h, fd);
-        if (c && tag_of(c) == ev.data.u64)
-            turbod_client_drop(h, c);
-    }
+    turbod_client *c = turbod_client_of(h, fd);
+    if (c && tag_of(c) == tag)
+        turbod_client_drop(h, c);
+    pthread_mutex_unlock(&h->mu);
 }
 
 static void peek(turbod_http *h, turbod_client *c, char *space, int64_t now)
