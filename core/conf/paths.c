@@ -58,7 +58,8 @@ static void list_plugins(const char *top)
     int n = scandir(path, &names, shown, alphasort);
     for (int i = 0; i < n; i++) {
         int len = snprintf(path, sizeof path, "%s/plugins/%s/.libs", top, names[i]->d_name);
-        bool there = len > 0 && (size_t)len < sizeof path && !stat(path, &st) && S_ISDIR(st.st_mode);
+        bool there =
+            len > 0 && (size_t)len < sizeof path && !stat(path, &st) && S_ISDIR(st.st_mode);
         if (there && at + (size_t)len + 2 <= sizeof plugin_path) {
             if (at)
                 plugin_path[at++] = ':';
