@@ -17,7 +17,7 @@
 #include "util/file.h"
 #include "util/sha256.h"
 
-#define VERSION 1
+#define VERSION 2
 #define MOST_NOTE ((uint64_t)64 << 20)
 
 static const turbok_kv_key checksum_key = {0x7475726264206b76u, 1};
@@ -29,6 +29,7 @@ typedef struct header {
     uint8_t format[32]; /* digest of the KV dims and the device's instruction set */
     uint8_t tenant[32]; /* digest of the tenant's name */
     uint64_t n_note, n_ids, n_kept, n_blocks, block_bytes;
+    int32_t kv_dtype, block_tokens; /* in the digest too; here for the message of a refusal */
 } header;
 
 static void fill_header(const turbod_engine *e, const char *tenant, header *h)
@@ -48,6 +49,8 @@ static void fill_header(const turbod_engine *e, const char *tenant, header *h)
     turbod_sha256(&format, sizeof format, h->format);
     turbod_sha256(tenant, strlen(tenant), h->tenant);
     h->block_bytes = turbok_kv_block_bytes(turbok_kv_pool_dims(e->pool));
+    h->kv_dtype = format.dims.dtype;
+    h->block_tokens = format.dims.block_tokens;
 }
 
 static turbo_status ready(const turbod_engine *e, turbo_err *err)
@@ -242,9 +245,17 @@ static turbo_status check_header(const turbod_engine *e, const turbod_snapshot *
             "the snapshot was made with another model; it fits only the one it was made "
             "with");
     if (!turbod_equal32(h->format, want.format) || h->block_bytes != want.block_bytes)
-        return turbod_err(err, TURBO_EDATA,
-                          "the snapshot was made with another kv_dtype, quant_policy, "
-                          "cache_block_seq_len or instruction set");
+        return h->kv_dtype == want.kv_dtype && h->block_tokens == want.block_tokens
+                   ? turbod_err(err, TURBO_EDATA,
+                                "the snapshot was made with another instruction set; isa must be "
+                                "what it was")
+                   : turbod_err(
+                         err, TURBO_EDATA,
+                         "the snapshot holds %s keys and values in blocks of %d tokens, this "
+                         "server has %s in blocks of %d; quant_policy, kv_dtype and "
+                         "cache_block_seq_len must be what they were",
+                         turbok_kv_type_name(h->kv_dtype), h->block_tokens,
+                         turbok_kv_type_name(want.kv_dtype), want.block_tokens);
     int64_t bt = e->facts.block_tokens;
     if (h->n_note > MOST_NOTE || h->n_ids > INT32_MAX || h->n_kept > h->n_ids ||
         h->n_blocks != (h->n_kept + (uint64_t)bt - 1) / (uint64_t)bt ||

@@ -126,7 +126,7 @@ static void note_starts(turbod_engine *e)
         turbod_request *r = e->sched.items[i].req;
         if (r->started)
             continue;
-        r->started = true;
+        atomic_store_explicit(&r->started, true, memory_order_release);
         left_queue(e, r);
         turbod_hist_add(&e->metrics.queue_time, (double)(r->t_start - r->t_submit) * 1e-9);
         if (e->prefix_caching)
@@ -179,6 +179,9 @@ static bool step(turbod_engine *e)
         turbod_holding_advance(r, e->pool);
     }
     atomic_fetch_add_explicit(&e->metrics.steps, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&e->metrics.prefill_tokens,
+                              (uint64_t)(e->sched.n_tokens - e->sched.n_decodes),
+                              memory_order_relaxed);
     turbod_hist_add(&e->metrics.step_tokens, (double)e->batch.b.n_tokens);
     turbod_sample_rows(e);
     turbod_publish_gauges(e);

@@ -7,7 +7,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <netdb.h>
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <stdio.h>
@@ -23,9 +22,8 @@
 #include "util/log.h"
 
 #define PEEK_BYTES (TURBOD_HEAD_MAX + TURBOD_LINE_MAX)
-#define BACKLOG 1024 /* connections that wait for accept() */
-#define ACCEPTS 64 /* accepted at a time */
-#define LAST_HEAD_MS 200 /* time for a head when the server stops */
+#define ACCEPTS 64           /* accepted at a time */
+#define LAST_HEAD_MS 200     /* time for a head when the server stops */
 #define LINGER_MS 1500       /* time a refused client gets to read its answer */
 #define LINGER_LOSS_MS 50    /* pause of accept() when descriptors ran out */
 #define GONE_MS 1000 /* the daemon closes a connection whose peer left; else the door does */
@@ -240,8 +238,10 @@ static void answer(turbod_http *h, turbod_client *c, int status, const char *why
     c->deadline = now + LINGER_MS;
 }
 
-static void hand_over(turbod_http *h, turbod_client *c, int64_t now)
+static void hand_over(turbod_http *h, turbod_client *c, const turbod_head *head, int64_t now)
 {
+    bool small = head->length <= TURBOD_SMALL_HEAD && head->n_fields <= TURBOD_SMALL_FIELDS;
+    struct MHD_Daemon *daemon = h->daemons[small ? DAEMON_SMALL : DAEMON_LARGE];
     struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = tag_of(c)};
     int fd = c->fd;
     struct sockaddr_storage addr = c->addr;
@@ -253,7 +253,7 @@ static void hand_over(turbod_http *h, turbod_client *c, int64_t now)
         return;
     }
     pthread_mutex_unlock(&h->mu); /* the daemon may call back at once */
-    bool ok = MHD_add_connection(h->daemon, fd, (struct sockaddr *)&addr, len) == MHD_YES;
+    bool ok = MHD_add_connection(daemon, fd, (struct sockaddr *)&addr, len) == MHD_YES;
     pthread_mutex_lock(&h->mu);
     if (!ok) { /* the daemon has closed fd, and called nobody */
         c = turbod_client_of(h, fd);
@@ -285,7 +285,7 @@ static void peek(turbod_http *h, turbod_client *c, char *space, int64_t now)
     } else if (head.content_length > h->rules->body_limit) {
         answer(h, c, 413, "the body is larger than body_limit", now);
     } else {
-        hand_over(h, c, now);
+        hand_over(h, c, &head, now);
     }
 }
 
@@ -457,7 +457,7 @@ static void stop_listening(turbod_http *h, int64_t now)
 {
     if (h->listen_fd < 0)
         return;
-    for (int i = 0; i < BACKLOG / ACCEPTS && !accept_some(h, now); i++)
+    for (int i = 0; i < TURBOD_BACKLOG / ACCEPTS && !accept_some(h, now); i++)
         continue;
     pthread_mutex_lock(&h->mu);
     close(h->listen_fd);
@@ -476,7 +476,8 @@ static void *door_main(void *arg)
     char *space = h->door_space;
     pthread_setname_np(pthread_self(), "turbo-door");
     while (!atomic_load(&h->stopping)) {
-        int n = epoll_wait(h->epoll_fd, ev, 64, tick_ms(h));
+        const int tick = tick_ms(h);
+        int n = epoll_wait(h->epoll_fd, ev, 64, tick);
         int64_t now = turbod_ms();
         if (atomic_load(&h->quiet))
             stop_listening(h, now);
@@ -495,7 +496,7 @@ static void *door_main(void *arg)
                 rest_until = now + LINGER_LOSS_MS;
             }
         }
-        if (now - last >= 10) {
+        if (now - last >= tick) { /* not oftener: it looks at every connection */
             check_deadlines(h, now);
             last = now;
         }
@@ -506,52 +507,9 @@ static void *door_main(void *arg)
 
 /* ---- life ------------------------------------------------------------------------------------------- */
 
-static turbo_status bind_one(turbod_http *h, const struct addrinfo *a, const turbod_conf *c,
-                             turbo_err *err)
-{
-    const int on = 1;
-    struct sockaddr_storage bound;
-    socklen_t len = sizeof bound;
-    h->listen_fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP);
-    if (h->listen_fd < 0)
-        return turbod_err(err, TURBO_EIO, "no socket: %s", strerror(errno));
-    (void)setsockopt(h->listen_fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(h->listen_fd, a->ai_addr, a->ai_addrlen) || listen(h->listen_fd, BACKLOG)) {
-        if (errno == EADDRINUSE)
-            return turbod_err(err, TURBO_EIO,
-                              "port %d of %s is in use; stop the other server or set port (0 takes "
-                              "a free one)",
-                              (int)c->port, c->host);
-        return turbod_err(err, TURBO_EIO, "cannot listen on %s port %d: %s", c->host, (int)c->port,
-                          strerror(errno));
-    }
-    memset(&bound, 0, sizeof bound);
-    if (getsockname(h->listen_fd, (struct sockaddr *)&bound, &len))
-        return turbod_err(err, TURBO_EIO, "getsockname: %s", strerror(errno));
-    struct sockaddr_in v4;
-    struct sockaddr_in6 v6;
-    memcpy(&v4, &bound, sizeof v4);
-    memcpy(&v6, &bound, sizeof v6);
-    h->port = ntohs(bound.ss_family == AF_INET6 ? v6.sin6_port : v4.sin_port);
-    return TURBO_OK;
-}
-
 turbo_status turbod_door_open(turbod_http *h, const turbod_conf *c, turbo_err *err)
 {
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV,
-                             .ai_family = AF_UNSPEC,
-                             .ai_socktype = SOCK_STREAM};
-    struct addrinfo *list = NULL;
-    char port[8];
-    const bool name = !strcmp(c->host, "localhost");
-    snprintf(port, sizeof port, "%d", (int)c->port);
-    hints.ai_flags |= AI_NUMERICHOST;
-    if (getaddrinfo(name ? "127.0.0.1" : c->host, port, &hints, &list) || !list)
-        return turbod_err(err, TURBO_EINVAL,
-                          "host \"%s\" is no address; give one such as 127.0.0.1, 0.0.0.0 or ::1",
-                          c->host);
-    turbo_status st = bind_one(h, list, c, err);
-    freeaddrinfo(list);
+    turbo_status st = turbod_listen(h, c, err);
     if (st)
         return st;
     h->epoll_fd = epoll_create1(EPOLL_CLOEXEC);

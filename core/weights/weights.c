@@ -25,7 +25,8 @@ struct turbo_weights {
     turbod_weights_opts opts;
     turbod_index *index; /* NULL after unmap */
     handle *handles;
-    uint64_t device_bytes;
+    turbod_weights_sums *sums; /* while it counts: no handles are made */
+    int32_t vocab;
     uint64_t done, total; /* file bytes turned into handles, for progress */
 };
 
@@ -56,9 +57,24 @@ turbo_status turbod_weights_unmap(turbo_weights *w, turbo_err *err)
     return st;
 }
 
-uint64_t turbod_weights_bytes(const turbo_weights *w)
+turbo_status turbod_weights_expected(const turbo_host *host, const turbo_model_vtbl *vtbl,
+                                     const turbo_config *config, int32_t dtype, turbo_weights **out,
+                                     turbo_err *err)
 {
-    return w->device_bytes;
+    turbo_weights *w = calloc(1, sizeof *w);
+    if (!w)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for weights");
+    turbo_status st = turbod_index_expected(host, vtbl, config, dtype, &w->index, err);
+    if (st)
+        turbod_weights_close(w);
+    else
+        *out = w;
+    return st;
+}
+
+bool turbod_weights_absent(const turbo_weights *w)
+{
+    return w->index && turbod_index_absent(w->index);
 }
 
 void turbod_weights_close(turbo_weights *w)
@@ -246,7 +262,7 @@ static turbo_status take(turbo_weights *w, const char *name, const char *suffix,
     int k = snprintf(full, sizeof full, "%s%s", name, suffix);
     if (k < 0 || (size_t)k >= sizeof full)
         return turbod_err(err, TURBO_EINVAL, "a tensor name is too long");
-    if (!w->index || !w->opts.device)
+    if (!w->index || (!w->opts.device && !w->sums))
         return turbod_err(err, TURBO_EINTERNAL, "weights are read only while a model opens");
     const turbod_st_tensor *t = turbod_index_find(w->index, full);
     if (!t)
@@ -258,7 +274,7 @@ static turbo_status take(turbo_weights *w, const char *name, const char *suffix,
         return turbod_err(err, TURBO_EUNSUPPORTED,
                           "tensor %.100s is %s; F32, F16 or BF16 is needed", full, t->dtype_name);
     finite_scan scan = {.t = t};
-    if (!w->opts.allow_nonfinite)
+    if (!w->sums && !w->opts.allow_nonfinite)
         turbok_parallel(w->opts.device, scan_part, &scan);
     if (scan.bad)
         return turbod_err(err, TURBO_EDATA,
@@ -286,6 +302,67 @@ static turbo_status keep(turbo_weights *w, handle_kind kind, void *ptr, turbo_er
     w->handles = h;
     return TURBO_OK;
 }
+
+/* ---- counting --------------------------------------------------------------------------------- */
+
+/* What a handle points to while models are counted: nothing may look at it. */
+static const uint64_t stand_in[8];
+
+static turbo_status add_to(uint64_t *sum, uint64_t n, turbo_err *err)
+{
+    return __builtin_add_overflow(*sum, n, sum)
+               ? turbod_err(err, TURBO_ELIMIT, "the model takes more bytes than a number holds")
+               : TURBO_OK;
+}
+
+static turbo_status count_stored(turbod_weights_sums *s, const turbod_st_tensor *t, turbo_err *err)
+{
+    turbo_status st = add_to(&s->stored, t->bytes, err);
+    return st ? st : add_to(&s->params, t->bytes / (t->dtype == TURBO_F32 ? 4 : 2), err);
+}
+
+/* A matrix of n parts, total rows. */
+static turbo_status count_linear(turbo_weights *w, const turbod_st_tensor *const *t,
+                                 const turbod_st_tensor *const *bias, int32_t n, int64_t total,
+                                 bool has_bias, uint32_t flags, turbo_err *err)
+{
+    turbod_weights_sums *s = w->sums;
+    int64_t in = (int64_t)t[0]->dims[1];
+    uint64_t bytes = turbok_linear_bytes(w->opts.device, t[0]->dtype, total, in, has_bias, flags);
+    bool table = flags & TURBO_LINEAR_TABLE;
+    turbo_status st =
+        bytes ? add_to(&s->linear, bytes, err)
+              : turbod_err(err, TURBO_EINVAL, "a matrix of %lld x %lld cannot be stored",
+                           (long long)total, (long long)in);
+    for (int32_t i = 0; i < n && !st; i++) {
+        st = count_stored(s, t[i], err);
+        if (!st && bias[i])
+            st = count_stored(s, bias[i], err);
+        if (st)
+            break; /* the sums below are parts of those above */
+        *(table ? &s->table : &s->matmul) += t[i]->bytes / (t[i]->dtype == TURBO_F32 ? 4 : 2);
+        *(table ? &s->table_stored : &s->matmul_stored) += t[i]->bytes;
+    }
+    s->n_heads += !table && total == w->vocab;
+    return st;
+}
+
+turbo_status turbod_weights_count(turbo_weights *w, const turbo_host *host,
+                                  const turbo_model_vtbl *vtbl, const turbo_config *config,
+                                  int32_t vocab, turbod_weights_sums *sums, turbo_err *err)
+{
+    void *model = NULL;
+    *sums = (turbod_weights_sums){0};
+    w->sums = sums;
+    w->vocab = vocab;
+    turbo_status st = vtbl->open(host, config, w, turbok_cpu_ops(), &model, err);
+    if (!st)
+        vtbl->close(model);
+    w->sums = NULL;
+    return st;
+}
+
+/* ---- the host's functions --------------------------------------------------------------------- */
 
 /* A bias is NULL when it may be absent and is. */
 static turbo_status take_part(turbo_weights *w, const char *name, int64_t rows, int64_t in_dim,
@@ -328,6 +405,10 @@ turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
         }
         total += rows[i]; /* each is a dimension of a tensor that exists */
     }
+    if (w->sums) {
+        *out = (const turbo_linear *)(const void *)stand_in;
+        return count_linear(w, t, bias, n, total, has_bias, flags, err);
+    }
     turbo_linear *l = NULL;
     turbo_status st =
         turbok_linear_rows_new(w->opts.device, t[0]->dtype, parts, n, in_dim, flags, &l, err);
@@ -335,8 +416,6 @@ turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
         turbok_linear_free(w->opts.device, l);
     if (st)
         return st;
-    w->device_bytes +=
-        turbok_linear_bytes(w->opts.device, t[0]->dtype, total, in_dim, has_bias, flags);
     for (int32_t i = 0; i < n; i++) {
         used(w, t[i]);
         if (bias[i])
@@ -358,13 +437,17 @@ turbo_status turbod_host_vector(turbo_weights *w, const char *name, int64_t n,
     const turbod_st_tensor *t;
     turbo_vector *v = NULL;
     turbo_status st = take(w, name, ".weight", 1, n, 0, &t, err);
+    if (!st && w->sums) {
+        *out = (const turbo_vector *)(const void *)stand_in;
+        st = add_to(&w->sums->vector, turbok_vector_bytes(n), err);
+        return st ? st : count_stored(w->sums, t, err);
+    }
     if (!st)
         st = turbok_vector_new(w->opts.device, t->dtype, t->data, n, &v, err);
     if (!st && (st = keep(w, VECTOR, v, err)))
         turbok_vector_free(w->opts.device, v);
     if (st)
         return st;
-    w->device_bytes += (uint64_t)n * sizeof(float);
     used(w, t);
     *out = v;
     return TURBO_OK;
@@ -374,6 +457,13 @@ turbo_status turbod_host_rope(turbo_weights *w, const turbo_rope_spec *spec, con
                               turbo_err *err)
 {
     turbo_rope *r = NULL;
+    if (w->sums) {
+        uint64_t bytes = turbok_rope_bytes(spec);
+        *out = (const turbo_rope *)(const void *)stand_in;
+        return bytes ? add_to(&w->sums->rope, bytes, err)
+                     : turbod_err(err, TURBO_EINVAL, "RoPE of dimension %d is not possible",
+                                  spec->dim);
+    }
     turbo_status st = turbok_rope_new(w->opts.device, spec, &r, err);
     if (!st && (st = keep(w, ROPE, r, err)))
         turbok_rope_free(w->opts.device, r);

@@ -15,6 +15,7 @@ typedef struct writer {
     size_t cap, len;
     uint64_t at;
     int32_t dtype;
+    checkpoint_value value; /* NULL: by the rule of names */
 } writer;
 
 uint32_t checkpoint_stream(uint32_t seed, uint32_t i)
@@ -41,23 +42,8 @@ static void put(writer *w, float v)
         fwrite(&half, 2, 1, w->data);
 }
 
-static turbo_status emit(void *ctx, const turbo_tensor_spec *s)
+static void put_by_name(writer *w, const turbo_tensor_spec *s, uint64_t n)
 {
-    static const char *const names[] = {"F32", "F16", "BF16"};
-    writer *w = ctx;
-    uint64_t n = (uint64_t)s->dims[0] * (uint64_t)(s->ndim > 1 ? s->dims[1] : 1);
-    uint64_t end = w->at + n * (w->dtype == TURBO_F32 ? 4 : 2);
-    char shape[48];
-    snprintf(shape, sizeof shape, s->ndim > 1 ? "%lld,%lld" : "%lld", (long long)s->dims[0],
-             (long long)s->dims[1]);
-    int k = snprintf(w->header + w->len, w->cap - w->len,
-                     "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}",
-                     w->len > 1 ? "," : "", s->name, names[w->dtype], shape,
-                     (unsigned long long)w->at, (unsigned long long)end);
-    if (k < 0 || (size_t)k >= w->cap - w->len)
-        return TURBO_ELIMIT;
-    w->len += (size_t)k;
-    w->at = end;
     uint32_t seed = 0x811C9DC5u;
     for (const char *p = s->name; *p; p++)
         seed = (seed ^ (uint8_t)*p) * 0x01000193u;
@@ -73,15 +59,39 @@ static turbo_status emit(void *ctx, const turbo_tensor_spec *s)
         put(w, norm ? 1.0f + ((float)(x >> 28) - 8.0f) / 32.0f
                     : ((float)(x >> (32 - bits)) - half_range) / half_range * scale);
     }
+}
+
+static turbo_status emit(void *ctx, const turbo_tensor_spec *s)
+{
+    static const char *const names[] = {"F32", "F16", "BF16"};
+    writer *w = ctx;
+    uint64_t cols = (uint64_t)(s->ndim > 1 ? s->dims[1] : 1), n = (uint64_t)s->dims[0] * cols;
+    uint64_t end = w->at + n * (w->dtype == TURBO_F32 ? 4 : 2);
+    char shape[48];
+    snprintf(shape, sizeof shape, s->ndim > 1 ? "%lld,%lld" : "%lld", (long long)s->dims[0],
+             (long long)s->dims[1]);
+    int k = snprintf(w->header + w->len, w->cap - w->len,
+                     "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}",
+                     w->len > 1 ? "," : "", s->name, names[w->dtype], shape,
+                     (unsigned long long)w->at, (unsigned long long)end);
+    if (k < 0 || (size_t)k >= w->cap - w->len)
+        return TURBO_ELIMIT;
+    w->len += (size_t)k;
+    w->at = end;
+    for (uint64_t i = 0; i < n && w->value; i++)
+        put(w, w->value(s, (int32_t)(i / cols), (int32_t)(i % cols)));
+    if (!w->value)
+        put_by_name(w, s, n);
     return TURBO_OK;
 }
 
-bool checkpoint_write(const turbo_model_vtbl *vtbl, const char *folder, turbo_err *err)
+bool checkpoint_write(const turbo_model_vtbl *vtbl, const char *folder, checkpoint_value value,
+                      turbo_err *err)
 {
     const turbo_host *host = turbod_host_table();
     turbo_config *config = NULL;
     turbo_model_info info = {.size = sizeof info};
-    writer w = {.data = tmpfile(), .cap = 65536, .header = malloc(65536)};
+    writer w = {.value = value, .data = tmpfile(), .cap = 65536, .header = malloc(65536)};
     char path[256];
     FILE *f = NULL;
     bool ok = false;

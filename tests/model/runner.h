@@ -39,9 +39,12 @@ void runner_reset(runner *r);
 turbo_status runner_step(runner *r, const int32_t *ids, int32_t n, int32_t rope_len, int32_t n_rows,
                          float *logits, turbo_err *err);
 
-/* Writes model.safetensors into a folder that has a config.json. The numbers follow from the
- * tensors' names by the rule of tests/golden/internlm2-tiny/wide.py. False: cannot write. */
-bool checkpoint_write(const turbo_model_vtbl *vtbl, const char *folder, turbo_err *err);
+/* Number of a tensor; a vector has one column. */
+typedef float (*checkpoint_value)(const turbo_tensor_spec *s, int32_t row, int32_t col);
+/* Writes model.safetensors into a folder that has a config.json. Without value the numbers follow from
+ * the tensors' names by the rule of tests/golden/internlm2-tiny/wide.py. False: cannot write. */
+bool checkpoint_write(const turbo_model_vtbl *vtbl, const char *folder, checkpoint_value value,
+                      turbo_err *err);
 /* Number i of the stream that starts at seed. */
 uint32_t checkpoint_stream(uint32_t seed, uint32_t i);
 

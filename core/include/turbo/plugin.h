@@ -228,7 +228,9 @@ typedef struct turbo_host {
     int64_t (*cfg_len)(const turbo_config *c, const char *path);
 
     /* Weights, as handles of the backend. Only inside open(); owned by the host, valid until the
-     * model is closed. `name` is without ".weight"/".bias". Shapes are checked again here. [main] */
+     * model is closed. `name` is without ".weight"/".bias". Shapes are checked again here. A memory
+     * plan opens and closes a model to count what it asks for: no handle may be computed with inside
+     * open(), and the same must be asked for every time. [main] */
     turbo_status (*linear)(turbo_weights *w, const char *name, int64_t out_dim, int64_t in_dim,
                            uint32_t flags, const turbo_linear **handle, turbo_err *err);
     turbo_status (*vector)(turbo_weights *w, const char *name, int64_t n,
