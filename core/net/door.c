@@ -377,8 +377,7 @@ static void check_daemon_client(turbod_http *h, turbod_client *c, int64_t now,
 {
     turbod_exchange *x = c->exchange;
     if (!x) {
-        if (now - c->idle_since >
-            (c->gone && GONE_MS < h->rules->idle_ms ? GONE_MS : h->rules->idle_ms))
+        if (now - c->idle_since > (c->gone ? GONE_MS : h->rules->idle_ms))
             cut(c, gone);
         return;
     }
