@@ -26,7 +26,7 @@
 #define LAST_HEAD_MS 200     /* time for a head when the server stops */
 #define LINGER_MS 1500       /* time a refused client gets to read its answer */
 #define LINGER_LOSS_MS 50    /* pause of accept() when descriptors ran out */
-#define GONE_MS 1000 /* the daemon closes a connection whose peer left; else the door does */
+#define GONE_MS 250 /* the daemon closes a connection whose peer left; else the door does */
 #define MIN_PROGRESS 1024    /* bytes a reader must take in send_timeout_ms */
 #define BODY_RATE 64         /* bytes a ms on top of body_timeout_ms */
 #define STATE_ESTABLISHED 1      /* tcp_info.tcpi_state */
@@ -384,7 +384,7 @@ static void check_daemon_client(turbod_http *h, turbod_client *c, int64_t now,
     int64_t spent = now - atomic_load(&x->stage_since);
     switch (atomic_load(&x->stage)) {
     case STAGE_HEAD:
-        if (spent > x->rules->header_ms)
+        if (spent > (c->gone ? GONE_MS : x->rules->header_ms))
             cut(c, gone);
         break;
     case STAGE_BODY:
