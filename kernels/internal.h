@@ -49,8 +49,9 @@ struct turbo_vector {
 };
 
 struct turbo_rope {
-    turbo_rope_spec spec;
+    turbo_rope_spec spec; /* fields of a later ABI than the plugin's are 0 */
     int32_t table_len;
+    float scale; /* of cos and sin; 1 except with YARN */
     float *inv; /* [dim/2] of the unscaled-by-length base */
     float *cosine; /* [table_len, dim/2] */
     float *sine;

@@ -61,6 +61,18 @@ uint64_t turbok_linear_bytes(const turbok_device *d, int32_t dtype, int64_t out,
 turbo_status turbok_linear_new(turbok_device *d, int32_t dtype, const void *data, int64_t out,
                                int64_t in, const void *bias, int32_t bias_dtype, uint32_t flags,
                                turbo_linear **w, turbo_err *err);
+/* The same for a matrix whose rows lie in n places: part after part, each [rows,in] of dtype. A part
+ * without bias has zeros there when another part has one. No copy is made besides the handle. */
+typedef struct turbok_part {
+    const void *data;
+    int64_t rows;
+    const void *bias; /* [rows] of bias_dtype or NULL */
+    int32_t bias_dtype;
+    int32_t reserved;
+} turbok_part;
+turbo_status turbok_linear_rows_new(turbok_device *d, int32_t dtype, const turbok_part *parts,
+                                    int32_t n, int64_t in, uint32_t flags, turbo_linear **w,
+                                    turbo_err *err);
 void turbok_linear_free(turbok_device *d, turbo_linear *w);
 int64_t turbok_linear_out(const turbo_linear *w);
 int64_t turbok_linear_in(const turbo_linear *w);

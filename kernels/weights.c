@@ -33,8 +33,17 @@ uint64_t turbok_linear_bytes(const turbok_device *d, int32_t dtype, int64_t out,
 
 typedef struct repack {
     const turbo_linear *w;
-    const char *src; /* [out,in] row-major, any alignment */
+    const turbok_part *parts; /* data [rows,in] row-major, any alignment */
+    int32_t n;
 } repack;
+
+static const char *source_row(const repack *r, int64_t row, size_t row_bytes)
+{
+    int32_t i = 0;
+    while (row >= r->parts[i].rows)
+        row -= r->parts[i++].rows;
+    return (const char *)r->parts[i].data + (size_t)row * row_bytes;
+}
 
 /* Tile by tile: 64 rows of the source become columns. Done in pieces of 64 k, so that both sides
  * stay in the first-level cache. */
@@ -46,59 +55,86 @@ static void repack_tiles(void *ctx, int64_t from, int64_t to, int thread)
     (void)thread;
     for (int64_t t = from; t < to; t++) {
         char *dst = (char *)w->data + (size_t)t * (size_t)w->in * TURBOK_TILE * es;
+        const char *src[TURBOK_TILE];
+        for (int64_t lane = 0; lane < TURBOK_TILE; lane++) {
+            int64_t row = t * TURBOK_TILE + lane;
+            src[lane] = row < w->out ? source_row(r, row, (size_t)w->in * es) : NULL;
+        }
         for (int64_t k0 = 0; k0 < w->in; k0 += 64) {
             int64_t k1 = k0 + 64 < w->in ? k0 + 64 : w->in;
             for (int64_t lane = 0; lane < TURBOK_TILE; lane++) {
-                int64_t row = t * TURBOK_TILE + lane;
-                const char *src = r->src + ((size_t)row * (size_t)w->in) * es;
                 for (int64_t k = k0; k < k1; k++) {
                     char *to_elt = dst + ((size_t)k * TURBOK_TILE + (size_t)lane) * es;
-                    if (row >= w->out)
+                    if (!src[lane])
                         memset(to_elt, 0, es);
                     else if (es == 2)
-                        memcpy(to_elt, src + (size_t)k * 2, 2);
+                        memcpy(to_elt, src[lane] + (size_t)k * 2, 2);
                     else
-                        memcpy(to_elt, src + (size_t)k * 4, 4);
+                        memcpy(to_elt, src[lane] + (size_t)k * 4, 4);
                 }
             }
         }
     }
 }
 
-turbo_status turbok_linear_new(turbok_device *d, int32_t dtype, const void *data, int64_t out,
-                               int64_t in, const void *bias, int32_t bias_dtype, uint32_t flags,
-                               turbo_linear **res, turbo_err *err)
+static turbo_status fill_bias(turbok_device *d, turbo_linear *w, const turbok_part *parts,
+                              int32_t n)
+{
+    size_t bytes = (size_t)w->tiles * TURBOK_TILE * sizeof(float);
+    int64_t at = 0;
+    w->bias = turbok_alloc(d, bytes);
+    if (!w->bias)
+        return TURBO_ENOMEM;
+    memset(w->bias, 0, bytes);
+    for (int32_t i = 0; i < n; at += parts[i++].rows)
+        if (parts[i].bias)
+            turbok_prim_scalar.widen(parts[i].bias_dtype, parts[i].bias, parts[i].rows,
+                                     w->bias + at);
+    return TURBO_OK;
+}
+
+turbo_status turbok_linear_rows_new(turbok_device *d, int32_t dtype, const turbok_part *parts,
+                                    int32_t n, int64_t in, uint32_t flags, turbo_linear **res,
+                                    turbo_err *err)
 {
     (void)flags; /* a table is read from the tiles: no second copy */
+    bool has_bias = false, known = true;
     turbo_linear *w = calloc(1, sizeof *w);
     if (!w)
         return turbok_fail(err, TURBO_ENOMEM, "no memory for a weight handle");
     w->dtype = dtype;
-    w->out = out;
     w->in = in;
-    if (!sizes(dtype, out, in, &w->tiles, &w->data_bytes) || (bias && !is_float(bias_dtype))) {
+    for (int32_t i = 0; i < n; i++) {
+        known = known && parts[i].rows > 0 && !(parts[i].bias && !is_float(parts[i].bias_dtype)) &&
+                !__builtin_add_overflow(w->out, parts[i].rows, &w->out);
+        has_bias = has_bias || parts[i].bias;
+    }
+    int64_t out = w->out;
+    if (!known || !sizes(dtype, out, in, &w->tiles, &w->data_bytes)) {
         free(w);
         return turbok_fail(err, TURBO_EINVAL,
                            "a matrix of %lld x %lld of type %d cannot be stored; f32, f16 and bf16 can",
                            (long long)out, (long long)in, dtype);
     }
     w->data = turbok_alloc(d, w->data_bytes);
-    if (bias)
-        w->bias = turbok_alloc(d, (size_t)w->tiles * TURBOK_TILE * sizeof(float));
-    if (!w->data || (bias && !w->bias)) {
+    if (!w->data || (has_bias && fill_bias(d, w, parts, n))) {
         size_t mib = w->data_bytes >> 20;
         turbok_linear_free(d, w);
         return turbok_fail(err, TURBO_ENOMEM, "no memory for a matrix of %lld x %lld (%zu MiB)",
                            (long long)out, (long long)in, mib);
     }
-    if (bias) {
-        memset(w->bias, 0, (size_t)w->tiles * TURBOK_TILE * sizeof(float));
-        turbok_prim_scalar.widen(bias_dtype, bias, out, w->bias);
-    }
-    repack r = {w, data};
+    repack r = {w, parts, n};
     turbok_pool_for(d->exec.pool, w->tiles, 1, repack_tiles, &r);
     *res = w;
     return TURBO_OK;
+}
+
+turbo_status turbok_linear_new(turbok_device *d, int32_t dtype, const void *data, int64_t out,
+                               int64_t in, const void *bias, int32_t bias_dtype, uint32_t flags,
+                               turbo_linear **res, turbo_err *err)
+{
+    const turbok_part whole = {.data = data, .rows = out, .bias = bias, .bias_dtype = bias_dtype};
+    return turbok_linear_rows_new(d, dtype, &whole, 1, in, flags, res, err);
 }
 
 void turbok_linear_free(turbok_device *d, turbo_linear *w)

@@ -29,6 +29,7 @@ static const turbo_host table = {
     .json_open = turbod_host_json_open,
     .json_close = turbod_config_close,
     .cfg_key = turbod_host_cfg_key,
+    .linear_rows = turbod_host_linear_rows,
 };
 
 const turbo_host *turbod_host_table(void)

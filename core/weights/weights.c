@@ -11,6 +11,7 @@
 #include "weights/index.h"
 
 #define MAX_LISTED 20
+#define MAX_PARTS 8 /* of linear_rows */
 
 typedef enum { LINEAR, VECTOR, ROPE } handle_kind;
 
@@ -89,6 +90,9 @@ typedef struct checker {
     bool absent; /* there is no weight file: the first tensor asked for ends the check */
     int faults;
     size_t found; /* tensors of the folder that the architecture names */
+    int32_t group; /* of the last matrix, with its type and name */
+    int32_t group_dtype;
+    char group_name[120];
 } checker;
 
 static void shape_text(char *out, size_t cap, const uint64_t *dims, uint32_t n)
@@ -110,15 +114,38 @@ static void report(checker *c, const char *text)
         turbod_log(TURBO_LOG_ERROR, "%s", text);
 }
 
-static turbo_status expect_one(void *ctx, const turbo_tensor_spec *spec)
+/* Matrices of one group are stored as one: they need one type. */
+static void check_group(checker *c, const turbo_tensor_spec *spec, const turbod_st_tensor *t)
+{
+    char text[512];
+    if (spec->group <= 0 || spec->ndim != 2)
+        return;
+    if (spec->group != c->group) {
+        c->group = spec->group;
+        c->group_dtype = t->dtype;
+        snprintf(c->group_name, sizeof c->group_name, "%s", spec->name);
+    } else if (t->dtype != c->group_dtype) {
+        snprintf(text, sizeof text,
+                 "tensor %.90s is %s and %.90s is not; they form one matrix and need one type",
+                 spec->name, t->dtype_name, c->group_name);
+        report(c, text);
+    }
+}
+
+static turbo_status expect_one(void *ctx, const turbo_tensor_spec *theirs)
 {
     checker *c = ctx;
     char text[512], want[96], found[96];
     uint64_t dims[4] = {0};
+    turbo_tensor_spec known = {0}; /* a plugin of an older ABI has a shorter one */
+    const turbo_tensor_spec *spec = &known;
+    memcpy(&known, theirs, theirs->size < sizeof known ? theirs->size : sizeof known);
     if (!spec->name || spec->ndim < 1 || spec->ndim > 4)
         return turbod_err(c->err, TURBO_EINTERNAL,
                           "the model plugin expects a tensor of %d dimensions", spec->ndim);
     const turbod_st_tensor *t = turbod_index_find(c->w->index, spec->name);
+    if (!t && spec->alias)
+        t = turbod_index_find(c->w->index, spec->alias);
     for (int32_t i = 0; i < spec->ndim; i++)
         dims[i] = (uint64_t)spec->dims[i];
     if (!t) {
@@ -143,6 +170,8 @@ static turbo_status expect_one(void *ctx, const turbo_tensor_spec *spec)
         snprintf(text, sizeof text, "tensor %.80s is %s; F32, F16 and BF16 are computed here",
                  spec->name, t->dtype_name);
         report(c, text);
+    } else {
+        check_group(c, spec, t);
     }
     return TURBO_OK;
 }
@@ -258,35 +287,69 @@ static turbo_status keep(turbo_weights *w, handle_kind kind, void *ptr, turbo_er
     return TURBO_OK;
 }
 
-turbo_status turbod_host_linear(turbo_weights *w, const char *name, int64_t out_dim, int64_t in_dim,
-                                uint32_t flags, const turbo_linear **out, turbo_err *err)
+/* A bias is NULL when it may be absent and is. */
+static turbo_status take_part(turbo_weights *w, const char *name, int64_t rows, int64_t in_dim,
+                              uint32_t flags, const turbod_st_tensor **t,
+                              const turbod_st_tensor **bias, turbo_err *err)
 {
-    const turbod_st_tensor *t, *bias = NULL;
-    turbo_status st = take(w, name, ".weight", 2, out_dim, in_dim, &t, err);
-    if (st)
+    *bias = NULL;
+    turbo_status st = take(w, name, ".weight", 2, rows, in_dim, t, err);
+    if (st || !(flags & (TURBO_LINEAR_BIAS | TURBO_LINEAR_OPTIONAL_BIAS)))
         return st;
-    if (flags & (TURBO_LINEAR_BIAS | TURBO_LINEAR_OPTIONAL_BIAS)) {
-        st = take(w, name, ".bias", 1, out_dim, 0, &bias, err);
-        if (st == TURBO_ENOENT && !(flags & TURBO_LINEAR_BIAS))
-            st = TURBO_OK;
+    st = take(w, name, ".bias", 1, rows, 0, bias, err);
+    return st == TURBO_ENOENT && !(flags & TURBO_LINEAR_BIAS) ? TURBO_OK : st;
+}
+
+turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
+                                     const int64_t *rows, int32_t n, int64_t in_dim, uint32_t flags,
+                                     const turbo_linear **out, turbo_err *err)
+{
+    const turbod_st_tensor *t[MAX_PARTS], *bias[MAX_PARTS];
+    turbok_part parts[MAX_PARTS] = {0};
+    bool has_bias = false;
+    int64_t total = 0;
+    if (n < 1 || n > MAX_PARTS)
+        return turbod_err(err, TURBO_EINVAL, "a matrix of %d parts; 1 to %d are possible", n,
+                          MAX_PARTS);
+    for (int32_t i = 0; i < n; i++) {
+        turbo_status st = take_part(w, names[i], rows[i], in_dim, flags, &t[i], &bias[i], err);
         if (st)
             return st;
+        if (t[i]->dtype != t[0]->dtype)
+            return turbod_err(err, TURBO_EUNSUPPORTED,
+                              "%.90s.weight is %s and %.90s.weight is %s; they form one matrix and "
+                              "need one type",
+                              names[0], t[0]->dtype_name, names[i], t[i]->dtype_name);
+        parts[i] = (turbok_part){.data = t[i]->data, .rows = rows[i]};
+        if (bias[i]) {
+            has_bias = true;
+            parts[i].bias = bias[i]->data;
+            parts[i].bias_dtype = bias[i]->dtype;
+        }
+        total += rows[i]; /* each is a dimension of a tensor that exists */
     }
     turbo_linear *l = NULL;
-    st =
-        turbok_linear_new(w->opts.device, t->dtype, t->data, out_dim, in_dim,
-                          bias ? bias->data : NULL, bias ? bias->dtype : TURBO_F32, flags, &l, err);
+    turbo_status st =
+        turbok_linear_rows_new(w->opts.device, t[0]->dtype, parts, n, in_dim, flags, &l, err);
     if (!st && (st = keep(w, LINEAR, l, err)))
         turbok_linear_free(w->opts.device, l);
     if (st)
         return st;
     w->device_bytes +=
-        turbok_linear_bytes(w->opts.device, t->dtype, out_dim, in_dim, bias != NULL, flags);
-    used(w, t);
-    if (bias)
-        used(w, bias);
+        turbok_linear_bytes(w->opts.device, t[0]->dtype, total, in_dim, has_bias, flags);
+    for (int32_t i = 0; i < n; i++) {
+        used(w, t[i]);
+        if (bias[i])
+            used(w, bias[i]);
+    }
     *out = l;
     return TURBO_OK;
+}
+
+turbo_status turbod_host_linear(turbo_weights *w, const char *name, int64_t out_dim, int64_t in_dim,
+                                uint32_t flags, const turbo_linear **out, turbo_err *err)
+{
+    return turbod_host_linear_rows(w, &name, &out_dim, 1, in_dim, flags, out, err);
 }
 
 turbo_status turbod_host_vector(turbo_weights *w, const char *name, int64_t n,

@@ -31,6 +31,9 @@ void turbod_weights_close(turbo_weights *w); /* frees the handles; NULL allowed 
 /* The slots of turbo_host of the same names; see turbo/plugin.h. */
 turbo_status turbod_host_linear(turbo_weights *w, const char *name, int64_t out_dim, int64_t in_dim,
                                 uint32_t flags, const turbo_linear **handle, turbo_err *err);
+turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
+                                     const int64_t *rows, int32_t n, int64_t in_dim, uint32_t flags,
+                                     const turbo_linear **handle, turbo_err *err);
 turbo_status turbod_host_vector(turbo_weights *w, const char *name, int64_t n,
                                 const turbo_vector **handle, turbo_err *err);
 turbo_status turbod_host_rope(turbo_weights *w, const turbo_rope_spec *spec,

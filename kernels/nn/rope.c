@@ -1,7 +1,8 @@
 /* kernels/nn/rope.c: rotary tables, and the op that splits a projection, rotates and stores it.
  *
- * Source: RoFormer, arXiv 2104.09864. Frequencies are rounded to fp32 and the angle is an fp32
- * product, as the reference implementations have it: at position 100,000 that rounding is visible. */
+ * Sources: RoFormer, arXiv 2104.09864; YaRN, arXiv 2309.00071; the formulas stand in turbo/plugin.h.
+ * Frequencies are rounded to fp32 and the angle is an fp32 product, as the reference implementations
+ * have it: at position 100,000 that rounding is visible. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,12 +20,62 @@ double turbok_rope_base(const turbo_rope_spec *s, int64_t rope_len)
     return s->base * pow(grow, (double)s->dim / (double)(s->dim - 2));
 }
 
+/* YARN: frequencies of index up to a stay, those from b on are divided by the factor. */
+static void yarn_limits(const turbo_rope_spec *s, double *a, double *b)
+{
+    const double turns[2] = {(double)s->beta_fast, (double)s->beta_slow};
+    double at[2];
+    for (int i = 0; i < 2; i++)
+        at[i] = s->dim * log(s->original_max / (turns[i] * 2 * M_PI)) / (2 * log(s->base));
+    if (s->truncate) {
+        at[0] = floor(at[0]);
+        at[1] = ceil(at[1]);
+    }
+    *a = fmax(at[0], 0);
+    *b = fmin(at[1], s->dim - 1);
+    if (!(*b > *a || *b < *a))
+        *b += 0.001;
+}
+
+/* BANDS, what config files call llama3: wavelengths well inside the original length stay. */
+static double banded(const turbo_rope_spec *s, double f)
+{
+    double O = s->original_max, w = 2 * M_PI / f, factor = (double)s->factor;
+    double low = (double)s->low_freq, high = (double)s->high_freq;
+    if (w < O / high)
+        return f;
+    if (w > O / low)
+        return f / factor;
+    double t = (O / w - low) / (high - low);
+    return (1 - t) * f / factor + t * f;
+}
+
 static void frequencies(const turbo_rope_spec *s, double base, float *inv)
 {
+    double a = 0, b = 0;
+    if (s->scaling == TURBO_ROPE_YARN)
+        yarn_limits(s, &a, &b);
     for (int32_t i = 0; i < s->dim / 2; i++) {
         float f = (float)pow(base, -2.0 * (double)i / (double)s->dim);
-        inv[i] = s->scaling == TURBO_ROPE_LINEAR ? f / s->factor : f;
+        inv[i] = f;
+        if (s->scaling == TURBO_ROPE_LINEAR) {
+            inv[i] = f / s->factor;
+        } else if (s->scaling == TURBO_ROPE_BANDS) {
+            inv[i] = (float)banded(s, (double)f);
+        } else if (s->scaling == TURBO_ROPE_YARN) {
+            double r = fmin(fmax((i - a) / (b - a), 0), 1);
+            inv[i] = (float)((double)f / (double)s->factor * r + (double)f * (1 - r));
+        }
     }
+}
+
+static float cos_sin_scale(const turbo_rope_spec *s)
+{
+    if (s->scaling != TURBO_ROPE_YARN)
+        return 1;
+    if (s->attention_factor > 0)
+        return s->attention_factor;
+    return s->factor > 1 ? (float)(0.1 * log((double)s->factor) + 1.0) : 1.0f;
 }
 
 void turbok_rope_inv(const turbo_rope *r, int32_t rope_len, float *inv)
@@ -36,18 +87,48 @@ void turbok_rope_inv(const turbo_rope *r, int32_t rope_len, float *inv)
         memcpy(inv, r->inv, (size_t)(r->spec.dim / 2) * sizeof *inv);
 }
 
-turbo_status turbok_rope_new(turbok_device *d, const turbo_rope_spec *spec, turbo_rope **out,
+static turbo_status check_spec(const turbo_rope_spec *s, turbo_err *err)
+{
+    if (s->dim < 2 || s->dim % 2 || s->max_position < 1 || !(s->base > 0) || !(s->factor > 0))
+        return turbok_fail(err, TURBO_EINVAL,
+                           "RoPE of dimension %d, base %g, factor %g is not possible", s->dim,
+                           s->base, (double)s->factor);
+    if (s->scaling < TURBO_ROPE_PLAIN || s->scaling > TURBO_ROPE_YARN)
+        return turbok_fail(err, TURBO_EUNSUPPORTED, "RoPE scaling %d is not known; 0 to %d are",
+                           s->scaling, TURBO_ROPE_YARN);
+    if (s->scaling == TURBO_ROPE_BANDS &&
+        (s->original_max < 1 || !(s->low_freq > 0) || !(s->high_freq > s->low_freq)))
+        return turbok_fail(
+            err, TURBO_EINVAL,
+            "RoPE by bands with low_freq %g, high_freq %g, original length %d is not "
+            "possible; 0 < low < high and a length of 1 or more are",
+            (double)s->low_freq, (double)s->high_freq, s->original_max);
+    if (s->scaling == TURBO_ROPE_YARN &&
+        (s->original_max < 1 || !(s->beta_fast > 0) || !(s->beta_slow > 0) || !(s->base > 1) ||
+         !(s->attention_factor >= 0)))
+        return turbok_fail(
+            err, TURBO_EINVAL,
+            "RoPE yarn with beta_fast %g, beta_slow %g, base %g, attention factor %g, "
+            "original length %d is not possible",
+            (double)s->beta_fast, (double)s->beta_slow, s->base, (double)s->attention_factor,
+            s->original_max);
+    return TURBO_OK;
+}
+
+turbo_status turbok_rope_new(turbok_device *d, const turbo_rope_spec *theirs, turbo_rope **out,
                              turbo_err *err)
 {
-    (void)d;
-    if (spec->dim < 2 || spec->dim % 2 || spec->max_position < 1 || !(spec->base > 0) ||
-        !(spec->factor > 0))
-        return turbok_fail(err, TURBO_EINVAL, "RoPE of dimension %d, base %g, factor %g is not possible",
-                           spec->dim, spec->base, (double)spec->factor);
+    turbo_rope_spec known = {0}; /* a plugin of an older ABI has a shorter one */
+    const turbo_rope_spec *spec = &known;
+    memcpy(&known, theirs, theirs->size < sizeof known ? theirs->size : sizeof known);
+    turbo_status st = check_spec(spec, err);
+    if (st)
+        return st;
     turbo_rope *r = calloc(1, sizeof *r);
     if (!r)
         return turbok_fail(err, TURBO_ENOMEM, "no memory for RoPE");
     r->spec = *spec;
+    r->scale = cos_sin_scale(spec);
     r->table_len = spec->max_position < TABLE_MAX ? spec->max_position : TABLE_MAX;
     size_t half = (size_t)spec->dim / 2, n = (size_t)r->table_len * half;
     r->inv = calloc(half, sizeof(float));
@@ -61,8 +142,8 @@ turbo_status turbok_rope_new(turbok_device *d, const turbo_rope_spec *spec, turb
     for (int32_t pos = 0; pos < r->table_len; pos++)
         for (size_t i = 0; i < half; i++) {
             float angle = (float)pos * r->inv[i];
-            r->cosine[(size_t)pos * half + i] = (float)cos((double)angle);
-            r->sine[(size_t)pos * half + i] = (float)sin((double)angle);
+            r->cosine[(size_t)pos * half + i] = (float)cos((double)angle) * r->scale;
+            r->sine[(size_t)pos * half + i] = (float)sin((double)angle) * r->scale;
         }
     *out = r;
     return TURBO_OK;
@@ -127,8 +208,8 @@ static void angles(const turbo_rope *r, bool plain, const float *inv, int32_t po
     }
     for (int32_t i = 0; i < half; i++) {
         float angle = (float)pos * inv[i];
-        tmp[i] = (float)cos((double)angle);
-        tmp[half + i] = (float)sin((double)angle);
+        tmp[i] = (float)cos((double)angle) * r->scale;
+        tmp[half + i] = (float)sin((double)angle) * r->scale;
     }
     *c = tmp;
     *s = tmp + half;

@@ -1,13 +1,16 @@
 #!/bin/sh
-# tests/abi/header.sh: turbo/plugin.h alone, as C11 and C++17, without padding; and every size,
-# offset and declaration as plugin-1.0.offsets has them. A new field is appended there by
+# tests/abi/header.sh: turbo/plugin.h alone, as C11 and C++17, without padding; every size, offset and
+# declaration as plugin-MAJOR.MINOR.offsets of its own version has them, and every offset and declaration
+# of every earlier minor still the same. A new field is written down by
 #   UPDATE=1 tests/abi/header.sh
 # which refuses to change or drop a line that is already there.
 set -eu
 srcdir=${srcdir:-.}
 cc=${CC:-cc}
 cxx=${CXX:-c++}
-golden=$srcdir/tests/abi/plugin-1.0.offsets
+number() { sed -n "s/^#define TURBO_ABI_$1 \([0-9]*\)\$/\1/p" "$srcdir/core/include/turbo/plugin.h"; }
+major=$(number MAJOR)
+golden=$srcdir/tests/abi/plugin-$major.$(number MINOR).offsets
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT INT TERM
 flags="-Wall -Wextra -Wpadded -Wpedantic -Werror -I$srcdir/core/include"
@@ -31,6 +34,14 @@ structs=$(grep -c '^typedef struct .*{$' "$srcdir/core/include/turbo/plugin.h")
 found=$(grep -c ' size [0-9]*$' "$tmp/now")
 [ "$structs" = "$found" ] || { echo "$structs structs, fields.awk found $found"; exit 1; }
 # Lines with an offset are promises; the size of a struct may grow with its fields.
+minor=0
+while [ "$minor" -lt "$(number MINOR)" ]; do
+    if grep ' offset ' "$srcdir/tests/abi/plugin-$major.$minor.offsets" | grep -Fvxf "$tmp/now"; then
+        echo "the lines above, of ABI $major.$minor, have changed"
+        exit 1
+    fi
+    minor=$((minor + 1))
+done
 if [ "${UPDATE:-}" ]; then
     if grep ' offset ' "$golden" 2> /dev/null | grep -Fvxf "$tmp/now"; then
         echo "refused: see above"
@@ -47,4 +58,8 @@ awk -f "$srcdir/tests/abi/fields.awk" "$tmp/turbo/plugin.h" > "$tmp/offsets.h"
 $cc -std=c11 -I"$tmp" -o "$tmp/offsets" "$srcdir/tests/abi/offsets.c"
 "$tmp/offsets" > "$tmp/then"
 if diff -q "$golden" "$tmp/then" > /dev/null; then echo "an inserted field goes unseen"; exit 1; fi
+if ! grep ' offset ' "$srcdir/tests/abi/plugin-1.0.offsets" | grep -Fvxqf "$tmp/then"; then
+    echo "a moved field of 1.0 goes unseen"
+    exit 1
+fi
 echo "ok: $structs structs, $(grep -c ' offset ' "$golden") fields"

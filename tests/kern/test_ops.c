@@ -66,6 +66,45 @@ static turbo_linear *handle(turbok_device *d, const matrix *m)
     return w;
 }
 
+/* The same matrix out of up to 8 parts, some of them without a bias, is the same handle to the byte. */
+static void check_parts(turbok_device *d, kit_rng *r, const matrix *whole)
+{
+    turbok_part parts[8];
+    matrix m = *whole;
+    turbo_linear *w = NULL;
+    turbo_err err = {{0}};
+    int32_t n = 0, at = 0;
+    size_t row = (size_t)m.in * (m.dtype == TURBO_F32 ? 4 : 2);
+    while (at < m.out) {
+        int32_t rows = n == 7 ? m.out - at : kit_range(r, 1, m.out - at);
+        bool none = m.bias && kit_range(r, 0, 2) == 0;
+        parts[n] = (turbok_part){.data = (char *)m.stored + (size_t)at * row,
+                                 .rows = rows,
+                                 .bias = none || !m.bias ? NULL : m.bias + at};
+        if (none)
+            memset(m.bias + at, 0, (size_t)rows * sizeof *m.bias);
+        at += rows;
+        n++;
+    }
+    bool any = false;
+    for (int32_t i = 0; i < n; i++)
+        any = any || parts[i].bias;
+    m.bias = any ? m.bias : NULL;
+    turbo_linear *want = handle(d, &m);
+    uint64_t before = turbok_device_alloc_bytes(d);
+    if (turbok_linear_rows_new(d, m.dtype, parts, n, m.in, 0, &w, &err))
+        fail_msg("turbok_linear_rows_new: %s", err.text);
+    assert_int_equal(turbok_device_alloc_bytes(d) - before,
+                     turbok_linear_bytes(d, m.dtype, m.out, m.in, any, 0));
+    assert_int_equal(w->out, want->out);
+    assert_int_equal(w->bias != NULL, any);
+    assert_memory_equal(w->data, want->data, want->data_bytes);
+    if (any)
+        assert_memory_equal(w->bias, want->bias, (size_t)want->tiles * TURBOK_TILE * sizeof(float));
+    turbok_linear_free(d, w);
+    turbok_linear_free(d, want);
+}
+
 static turbo_vector *vector(turbok_device *d, const float *f, int32_t n)
 {
     turbo_vector *v = NULL;
@@ -113,6 +152,7 @@ static void linear_like(const kit_devices *k, kit_rng *r, bool logits)
             kit_equal(turbok_device_name(k->d[d]), y, ref, n * sizeof *y);
             turbok_linear_free(k->d[d], h);
         }
+        check_parts(k->d[0], r, &w);
         kit_verify(&m);
         kit_drop(&m);
         drop_matrix(&w);

@@ -1,5 +1,5 @@
 /* tests/kern/test_rope.c: rotary embedding against numbers worked out by hand: the example of the
- * reference sheet, dynamic NTK bases, positions beyond the precomputed table. */
+ * reference sheet, dynamic NTK bases, llama3 and yarn, positions beyond the precomputed table. */
 #include <math.h>
 
 #include "kit.h"
@@ -15,7 +15,7 @@ static void rotate(const turbo_rope_spec *spec, int32_t rope_len, int32_t pos, c
     turbok_kv_table table;
     turbo_rope *rope = NULL;
     turbo_err err;
-    float row[3 * 64], q[64];
+    float row[3 * 128], q[128];
     assert_int_equal(turbok_device_open(&o, &d, &err), 0);
     assert_int_equal(turbok_rope_new(d, spec, &rope, &err), 0);
     assert_int_equal(turbok_kv_pool_new(d, &dims, pos / 8 + 1, &pool, &err), 0);
@@ -133,6 +133,95 @@ static void test_far(void **state)
     }
 }
 
+/* The frequency of index i, read from the angle of position 1: the sine of x = 1 with y = 0. */
+static double frequency(const turbo_rope_spec *spec, int32_t i)
+{
+    float x[128] = {0}, y[128];
+    x[i] = 1;
+    rotate(spec, 2, 1, x, spec->dim, y);
+    return atan2((double)y[i + spec->dim / 2], (double)y[i]);
+}
+
+/* Llama 3.1: base 5e5, factor 8, low 1, high 4, 8192 tokens. */
+static void test_llama3(void **state)
+{
+    static const struct {
+        int32_t i;
+        double f;
+    } rows[] = {{28, 3.2114460e-3}, {32, 5.2484616e-4}, {35, 9.5562124e-5}, {0, 1}};
+    turbo_rope_spec s = spec_of(TURBO_ROPE_HALF, TURBO_ROPE_BANDS, 128, 131072, 8, 5e5);
+    s.original_max = 8192;
+    s.low_freq = 1;
+    s.high_freq = 4;
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        kit_near("llama3", (size_t)rows[i].i, frequency(&s, rows[i].i), rows[i].f,
+                 rows[i].f * 2e-7);
+    const turbo_rope_spec plain = spec_of(TURBO_ROPE_HALF, TURBO_ROPE_PLAIN, 128, 131072, 1, 5e5);
+    for (int32_t i = 0; i <= 28; i++) /* untouched: not one bit */
+        kit_near("high frequencies", (size_t)i, frequency(&s, i), frequency(&plain, i), 0);
+}
+
+/* Where the ramp begins and ends for two published models, worked out from the formula of the sheet:
+ * low 10, high 23 (rounded), and low 8.092779, high 17.398025, factor of cos and sin 1.346574. */
+static void test_yarn(void **state)
+{
+    turbo_rope_spec s = spec_of(TURBO_ROPE_HALF, TURBO_ROPE_YARN, 64, 163840, 40, 1e4);
+    s.original_max = 4096;
+    s.beta_fast = 32;
+    s.beta_slow = 1;
+    s.attention_factor = 1;
+    s.truncate = 1;
+    (void)state;
+    for (int32_t i = 0; i < 32; i++) {
+        double f = pow(1e4, -i / 32.0), r = fmin(fmax((i - 10) / 13.0, 0), 1);
+        kit_near("yarn, rounded", (size_t)i, frequency(&s, i), f / 40 * r + f * (1 - r), f * 2e-7);
+    }
+    s.base = 150000;
+    s.factor = 32;
+    s.truncate = 0;
+    s.attention_factor = 0;
+    for (int32_t i = 0; i < 32; i++) {
+        double f = pow(150000, -i / 32.0);
+        double r = fmin(fmax((i - 8.092779) / (17.398025 - 8.092779), 0), 1);
+        kit_near("yarn", (size_t)i, frequency(&s, i), f / 32 * r + f * (1 - r), f * 4e-7);
+    }
+    float x[64] = {0}, y[64];
+    x[31] = 1;
+    rotate(&s, 1, 0, x, 64, y); /* position 0: cos is 1 */
+    kit_near("factor of cos", 31, (double)y[31], 1.346574, 1e-6);
+    rotate(&s, 40001, 40000, x, 64, y); /* beyond the table */
+    kit_near("factor beyond", 31, hypot((double)y[31], (double)y[63]), 1.346574, 1e-6);
+}
+
+/* A plugin of ABI 1.0 hands over 32 bytes: what lies behind them is not read. */
+static void test_short_spec(void **state)
+{
+    turbok_device_opts o = {.isa = TURBOK_ISA_AUTO, .threads = 1};
+    const turbo_rope_spec s = spec_of(TURBO_ROPE_HALF, TURBO_ROPE_LINEAR, 4, 100, 2, 10000);
+    struct {
+        turbo_rope_spec spec;
+    } at;
+    turbok_device *d = NULL;
+    turbo_rope *r = NULL;
+    turbo_err err;
+    (void)state;
+    memset(&at, 0xff, sizeof at);
+    memcpy(&at, &s, 32);
+    at.spec.size = 32;
+    assert_int_equal(turbok_device_open(&o, &d, &err), 0);
+    assert_int_equal(turbok_rope_new(d, &at.spec, &r, &err), 0);
+    turbok_rope_free(d, r);
+    /* what needs the fields behind is refused, not read */
+    for (int32_t scaling = TURBO_ROPE_BANDS; scaling <= TURBO_ROPE_YARN; scaling++) {
+        at.spec.scaling = scaling;
+        assert_int_equal(turbok_rope_new(d, &at.spec, &r, &err), TURBO_EINVAL);
+    }
+    at.spec.scaling = TURBO_ROPE_YARN + 1;
+    assert_int_equal(turbok_rope_new(d, &at.spec, &r, &err), TURBO_EUNSUPPORTED);
+    turbok_device_close(d);
+}
+
 static void test_refused(void **state)
 {
     turbok_device_opts o = {.isa = TURBOK_ISA_AUTO, .threads = 1};
@@ -161,9 +250,11 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_example), cmocka_unit_test(test_linear_scaling),
-        cmocka_unit_test(test_dynamic), cmocka_unit_test(test_fixed_base),
-        cmocka_unit_test(test_far),     cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_example),    cmocka_unit_test(test_linear_scaling),
+        cmocka_unit_test(test_dynamic),    cmocka_unit_test(test_fixed_base),
+        cmocka_unit_test(test_far),        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_llama3),     cmocka_unit_test(test_yarn),
+        cmocka_unit_test(test_short_spec),
     };
     return cmocka_run_group_tests_name("rotary embedding", tests, NULL, NULL);
 }

@@ -30,7 +30,7 @@ extern "C" {
 
 #define TURBO_PLUGIN_MAGIC 0x6f627274u /* "trbo", little-endian */
 #define TURBO_ABI_MAJOR 1
-#define TURBO_ABI_MINOR 0
+#define TURBO_ABI_MINOR 1
 #define TURBO_HOST_ABI (((uint32_t)TURBO_ABI_MAJOR << 16) | TURBO_ABI_MINOR)
 #define TURBO_EXPORT __attribute__((visibility("default")))
 
@@ -106,13 +106,25 @@ typedef struct turbo_batch {
 /* ---- kernels -------------------------------------------------------------------------------- */
 
 enum { TURBO_ROPE_HALF = 0, TURBO_ROPE_INTERLEAVED = 1 };
-enum { TURBO_ROPE_PLAIN = 0, TURBO_ROPE_LINEAR = 1, TURBO_ROPE_DYNAMIC = 2 };
+enum {
+    TURBO_ROPE_PLAIN = 0,
+    TURBO_ROPE_LINEAR = 1,
+    TURBO_ROPE_DYNAMIC = 2,
+    TURBO_ROPE_BANDS = 3, /* since 1.1 */
+    TURBO_ROPE_YARN = 4, /* since 1.1 */
+};
 enum { TURBO_ACT_SILU = 0, TURBO_ACT_GELU_ERF = 1, TURBO_ACT_GELU_TANH = 2, TURBO_ACT_QUICK_GELU = 3 };
 
 /* Rotary embedding. angle = pos * base^(-2i/dim), i = 0..dim/2-1 (RoFormer, arXiv 2104.09864).
  * LINEAR divides the angle by factor. DYNAMIC replaces base, for a sequence whose rope_len S exceeds
  * max_position M, by base * (factor*S/M - (factor-1))^(dim/(dim-2)); S is fixed for a sequence, so
- * that every key of it carries the same rotation. */
+ * that every key of it carries the same rotation.
+ * BANDS, O = original_max, w = 2*pi/f the wavelength of a frequency f: f stays where w < O/high_freq,
+ * f/factor where w > O/low_freq, and (1-t)*f/factor + t*f between, t = (O/w - low_freq) / (high_freq -
+ * low_freq).
+ * YARN (arXiv 2309.00071): f/factor*r + f*(1-r), r = clamp((i-a)/(b-a), 0, 1), a = c(beta_fast) and b =
+ * c(beta_slow) with c(n) = dim*ln(O/(2*pi*n))/(2*ln base), rounded outwards when truncate is set, and held
+ * inside 0..dim-1; cos and sin are multiplied by attention_factor. */
 typedef struct turbo_rope_spec {
     uint32_t size;
     int32_t style;        /* TURBO_ROPE_HALF or _INTERLEAVED                          */
@@ -121,6 +133,15 @@ typedef struct turbo_rope_spec {
     int32_t max_position; /* M of the model; also the length of the precomputed table */
     float factor;         /* of the scaling; 1 when PLAIN                             */
     double base;          /* theta                                                    */
+    /* Since 1.1. Read for BANDS and YARN only. */
+    int32_t original_max; /* O >= 1: length before the scaling */
+    float low_freq; /* BANDS: 0 < low_freq < high_freq */
+    float high_freq;
+    float beta_fast; /* YARN: 32 unless the model says otherwise, > 0 */
+    float beta_slow; /* YARN: 1 likewise */
+    float attention_factor; /* YARN: of cos and sin; 0: 0.1 ln(factor) + 1 */
+    int32_t truncate; /* YARN: 1 as published, 0 keeps the limits unrounded */
+    int32_t reserved;
 } turbo_rope_spec;
 
 enum {
@@ -229,6 +250,14 @@ typedef struct turbo_host {
     void (*json_close)(turbo_config *c);
     /* Name of member i of the object at path; NULL when there is none. */
     const char *(*cfg_key)(const turbo_config *c, const char *path, int64_t i);
+    /* Since 1.1. One matrix of several tensors: the rows of names[0], then those of names[1], ...,
+     * names[n-1]; names[i].weight is [rows[i], in_dim]. With TURBO_LINEAR_BIAS every part has a bias,
+     * with _OPTIONAL_BIAS a part without one counts as zeros. All parts are stored in the same type
+     * (TURBO_EUNSUPPORTED otherwise). The memory is that of one matrix of sum(rows) rows, nothing
+     * else; expect() says so with turbo_tensor_spec.group. 1 <= n <= 8. Only inside open(). [main] */
+    turbo_status (*linear_rows)(turbo_weights *w, const char *const *names, const int64_t *rows,
+                                int32_t n, int64_t in_dim, uint32_t flags,
+                                const turbo_linear **handle, turbo_err *err);
 } turbo_host;
 
 /* ---- models --------------------------------------------------------------------------------- */
@@ -260,6 +289,11 @@ typedef struct turbo_tensor_spec {
     const char *name;     /* full name, with ".weight" */
     int32_t optional;     /* 1: may be absent */
     int32_t reserved;
+    /* Since 1.1. Tensors of one group > 0 become one matrix of linear_rows(): emitted without another
+     * tensor between, weights first, in the order of the rows, then their biases. 0: on its own. */
+    int32_t group;
+    int32_t reserved2;
+    const char *alias; /* full name of the tensor to take when `name` is absent, or NULL */
 } turbo_tensor_spec;
 typedef turbo_status (*turbo_expect_fn)(void *ctx, const turbo_tensor_spec *spec);
 
