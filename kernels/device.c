@@ -97,7 +97,7 @@ turbo_status turbok_device_open(const turbok_device_opts *o, turbok_device **out
     turbo_status st = turbok_pool_new(o->threads, o->pin, o->spin_us, &d->exec.pool, err);
     if (!st) {
         d->exec.scratch = calloc((size_t)turbok_pool_threads(d->exec.pool), sizeof *d->exec.scratch);
-        st = d->exec.scratch ? turbok_scratch_fit(d, 64, err)
+        st = d->exec.scratch ? turbok_scratch_fit(d, TURBO_FULL_HEAD, err)
                              : turbok_fail(err, TURBO_ENOMEM, "no memory for a device");
     }
     if (st) {

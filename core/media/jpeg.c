@@ -90,8 +90,8 @@ void turbod_decode_jpeg(const uint8_t *bytes, size_t n, turbod_picture *out)
     out->width = (int32_t)j.output_width;
     out->height = (int32_t)j.output_height;
     size_t row = (size_t)out->width * 3;
-    out->rgb = malloc(row * (size_t)out->height); /* within TURBOD_IMAGE_MAX_PIXELS */
-    uint8_t *line = malloc((size_t)out->width * 4);
+    out->rgb = calloc((size_t)out->height, row);
+    uint8_t *line = calloc((size_t)out->width, 4);
     if (!out->rgb || !line)
         turbod_decode_fail(TURBO_ELIMIT, "the image takes more memory than an image may");
     while (j.output_scanline < j.output_height) {

@@ -118,7 +118,7 @@ void turbod_decode_png(const uint8_t *bytes, size_t n, turbod_picture *out)
     out->height = (int32_t)height;
     size_t row, line = (size_t)width * 3;
     uint8_t *raw = read_rows(png, info, out->height, &row);
-    out->rgb = malloc(line * height); /* within TURBOD_IMAGE_MAX_PIXELS */
+    out->rgb = calloc(height, line);
     if (!out->rgb)
         turbod_decode_fail(TURBO_ELIMIT, "the image takes more memory than an image may");
     for (size_t y = 0; y < height; y++)
