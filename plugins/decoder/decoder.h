@@ -1,0 +1,132 @@
+/* plugins/decoder/decoder.h: what the pre-norm decoders share: reading config.json, the tensors it
+ * implies, the forward pass. Linked into each plugin of such a family; knows no family itself.
+ *
+ *   h += o(attention(rope(qkv(norm(h)))));  h += down(silu(gate n) * up n), n = norm(h)
+ *
+ * with RMSNorm, grouped heads, a rotary embedding over the whole head and an optional sliding window.
+ * A family is a table of defaults, a table of tensor names and a function that reads what is its own.
+ * Threads are those of the slots of turbo_model_vtbl with the same names. Letters as in turbo/plugin.h. */
+#ifndef DECODER_H
+#define DECODER_H
+
+#include "turbo/plugin.h"
+
+#define DECODER_MAX_LAYERS 512
+#define DECODER_TYPES 5 /* of RoPE scaling: TURBO_ROPE_PLAIN to TURBO_ROPE_YARN */
+
+typedef struct decoder_config {
+    turbo_model_info info;
+    turbo_rope_spec rope;
+    float eps;
+    int32_t qkv_bias, o_bias, mlp_bias; /* 1: those matrices have one */
+    int32_t tied; /* the head is the embedding */
+    int32_t window; /* tokens a query sees, itself included, in the layers of windowed; 0 none */
+    uint64_t windowed[DECODER_MAX_LAYERS / 64]; /* bit l % 64 of word l / 64: layer l */
+} decoder_config;
+
+/* Names without ".weight" and ".bias". */
+typedef struct decoder_names {
+    const char *embed, *norm, *head;
+    const char *layer; /* before the number of a layer: "model.layers." */
+    const char *attn_norm, *mlp_norm;
+    const char *qkv[3]; /* three matrices stored as one, or one matrix and NULL */
+    const char *o, *gate, *up, *down;
+} decoder_names;
+
+typedef struct decoder_family {
+    const char *arch; /* name shown to people */
+    const char *chat; /* turbo_model_info.chat */
+    const char *classes[3]; /* architectures.0 of config.json, NULL-terminated */
+    const char *model_type;
+    const decoder_names *names;
+    int32_t layout; /* TURBO_QKV_* */
+    uint32_t scalings; /* bits 1 << TURBO_ROPE_* */
+    /* Values of absent keys, those of the published configuration class. */
+    int32_t vocab, embed_dim, mlp_dim, n_layers, n_heads, max_position, bos, eos;
+    int32_t n_kv; /* 0: as many as heads, as JSON null always means */
+    /* Biases, window; everything else of cfg is filled. */
+    turbo_status (*own)(const turbo_host *h, const turbo_config *c, decoder_config *cfg,
+                        turbo_err *err);
+} decoder_family;
+
+/* 100 when architectures.0 is a class of f; 50 when there are none and model_type is f's; else 0. */
+int32_t decoder_probe(const decoder_family *f, const turbo_host *h, const turbo_config *c);
+turbo_status decoder_read(const decoder_family *f, const turbo_host *h, const turbo_config *c,
+                          decoder_config *out, turbo_err *err);
+/* The slots of turbo_model_vtbl. */
+turbo_status decoder_describe(const decoder_family *f, const turbo_host *h, const turbo_config *c,
+                              turbo_model_info *out, turbo_err *err);
+turbo_status decoder_expect(const decoder_family *f, const turbo_host *h, const turbo_config *c,
+                            turbo_expect_fn emit, void *ctx, turbo_err *err);
+turbo_status decoder_open(const decoder_family *f, const turbo_host *h, const turbo_config *c,
+                          turbo_weights *w, const turbo_ops *ops, void **model, turbo_err *err);
+uint64_t decoder_workspace(const turbo_model_info *info, int32_t max_T, int32_t max_R,
+                           int32_t act_bytes);
+void decoder_close(void *model);
+turbo_status decoder_forward(void *model, turbo_exec *x, const turbo_batch *b, float *logits,
+                             turbo_err *err);
+
+/* Names that most published checkpoints have. */
+extern const decoder_names decoder_common_names;
+
+/* For own(): 1 when config.json has the key, be it null. */
+int32_t decoder_has_key(const turbo_host *h, const turbo_config *c, const char *key);
+/* Gives layer l the window. */
+void decoder_set_window(decoder_config *cfg, int32_t l);
+/* One line of ASCII into err; returns s. */
+turbo_status decoder_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* The plugin of a family: turbo_plugin_entry and what it returns. family_of(h, c): the family whose
+ * config.json this is, or most likely is. */
+#define DECODER_PLUGIN(its_id, family_of)                                                          \
+    static int32_t probe(const turbo_host *h, const turbo_config *c)                               \
+    {                                                                                              \
+        return decoder_probe(family_of(h, c), h, c);                                               \
+    }                                                                                              \
+    static turbo_status describe(const turbo_host *h, const turbo_config *c,                       \
+                                 turbo_model_info *out, turbo_err *err)                            \
+    {                                                                                              \
+        return decoder_describe(family_of(h, c), h, c, out, err);                                  \
+    }                                                                                              \
+    static turbo_status expect(const turbo_host *h, const turbo_config *c, turbo_expect_fn emit,   \
+                               void *ctx, turbo_err *err)                                          \
+    {                                                                                              \
+        return decoder_expect(family_of(h, c), h, c, emit, ctx, err);                              \
+    }                                                                                              \
+    static turbo_status open_model(const turbo_host *h, const turbo_config *c, turbo_weights *w,   \
+                                   const turbo_ops *ops, void **model, turbo_err *err)             \
+    {                                                                                              \
+        return decoder_open(family_of(h, c), h, c, w, ops, model, err);                            \
+    }                                                                                              \
+    static const turbo_model_vtbl model_vtbl = {                                                   \
+        .size = sizeof model_vtbl,                                                                 \
+        .id = its_id,                                                                              \
+        .probe = probe,                                                                            \
+        .describe = describe,                                                                      \
+        .expect = expect,                                                                          \
+        .workspace = decoder_workspace,                                                            \
+        .open = open_model,                                                                        \
+        .close = decoder_close,                                                                    \
+        .forward = decoder_forward,                                                                \
+    };                                                                                             \
+    static const turbo_model_vtbl *const models[] = {&model_vtbl, 0};                              \
+    static const turbo_plugin plugin = {                                                           \
+        .magic = TURBO_PLUGIN_MAGIC,                                                               \
+        .abi_major = TURBO_ABI_MAJOR,                                                              \
+        .abi_minor = TURBO_ABI_MINOR,                                                              \
+        .size = sizeof plugin,                                                                     \
+        .min_minor = 1, /* linear_rows */                                                          \
+        .id = its_id,                                                                              \
+        .version = "1.0",                                                                          \
+        .license = "Apache-2.0",                                                                   \
+        .build = "gcc " __VERSION__,                                                               \
+        .models = models,                                                                          \
+    };                                                                                             \
+    const turbo_plugin *turbo_plugin_entry(uint32_t host_abi)                                      \
+    {                                                                                              \
+        (void)host_abi;                                                                            \
+        return &plugin;                                                                            \
+    }
+
+#endif
