@@ -7,11 +7,13 @@
 
 #include "util/checked.h"
 #include "util/err.h"
+#include "util/file.h"
 #include "util/log.h"
 #include "weights/index.h"
 
 #define MAX_LISTED 20
 #define MAX_PARTS 8 /* of linear_rows */
+#define MAX_RENAMES 16
 
 typedef enum { LINEAR, VECTOR, ROPE } handle_kind;
 
@@ -21,7 +23,19 @@ typedef struct handle {
     struct handle *next;
 } handle;
 
+/* Names of a view that begin with from begin with to in the folder. */
+typedef struct rename_rule {
+    char *from, *to;
+} rename_rule;
+
+/* A folder, or a view of one under other names: then base is the folder, and everything but the rules
+ * belongs to it. */
 struct turbo_weights {
+    struct turbo_weights *base, *next; /* next: views and further folders of a folder */
+    struct turbo_weights *owned;
+    rename_rule rules[MAX_RENAMES];
+    int32_t n_rules;
+    char *folder;
     turbod_weights_opts opts;
     turbod_index *index; /* NULL after unmap */
     handle *handles;
@@ -36,7 +50,9 @@ turbo_status turbod_weights_open(const char *folder, const turbod_weights_opts *
     if (!w)
         return turbod_err(err, TURBO_ENOMEM, "no memory for weights");
     w->opts = *opts;
-    turbo_status st = turbod_index_open(folder, &w->index, err);
+    w->folder = strdup(folder);
+    turbo_status st = w->folder ? turbod_index_open(folder, &w->index, err)
+                                : turbod_err(err, TURBO_ENOMEM, "no memory for weights");
     if (st) {
         turbod_weights_close(w);
         return st;
@@ -51,6 +67,12 @@ turbo_status turbod_weights_unmap(turbo_weights *w, turbo_err *err)
     turbo_status st = turbod_index_unchanged(w->index, err);
     turbod_index_close(w->index);
     w->index = NULL;
+    for (turbo_weights *v = w->owned; v; v = v->next)
+        if (v->index) {
+            st = st ? st : turbod_index_unchanged(v->index, err);
+            turbod_index_close(v->index);
+            v->index = NULL;
+        }
     if (w->opts.progress)
         w->opts.progress(w->opts.progress_ctx, w->total, w->total);
     return st;
@@ -58,13 +80,21 @@ turbo_status turbod_weights_unmap(turbo_weights *w, turbo_err *err)
 
 uint64_t turbod_weights_bytes(const turbo_weights *w)
 {
-    return w->device_bytes;
+    uint64_t n = w->device_bytes;
+    for (const turbo_weights *v = w->owned; v; v = v->next)
+        n += v->device_bytes;
+    return n;
 }
 
 void turbod_weights_close(turbo_weights *w)
 {
     if (!w)
         return;
+    while (w->owned) {
+        turbo_weights *v = w->owned;
+        w->owned = v->next;
+        turbod_weights_close(v);
+    }
     while (w->handles) {
         handle *h = w->handles;
         w->handles = h->next;
@@ -77,7 +107,38 @@ void turbod_weights_close(turbo_weights *w)
         free(h);
     }
     turbod_index_close(w->index);
+    for (int32_t i = 0; i < w->n_rules; i++) {
+        free(w->rules[i].from);
+        free(w->rules[i].to);
+    }
+    free(w->folder);
     free(w);
+}
+
+/* The folder a view shows. */
+static turbo_weights *base_of(turbo_weights *w)
+{
+    while (w->base)
+        w = w->base;
+    return w;
+}
+
+/* name as the folder has it; false when it is too long. */
+static bool real_name(const turbo_weights *w, const char *name, char *out, size_t cap)
+{
+    char tmp[640];
+    int k = snprintf(out, cap, "%s", name);
+    for (; w->base; w = w->base)
+        for (int32_t i = 0; i < w->n_rules && k >= 0 && (size_t)k < cap; i++) {
+            size_t n = strlen(w->rules[i].from);
+            if (strncmp(out, w->rules[i].from, n))
+                continue;
+            k = snprintf(tmp, sizeof tmp, "%s%s", w->rules[i].to, out + n);
+            if (k >= 0 && (size_t)k < sizeof tmp)
+                k = snprintf(out, cap, "%s", tmp);
+            break;
+        }
+    return k >= 0 && (size_t)k < cap;
 }
 
 /* ---- comparing the folder with the architecture -----------------------------------------------
@@ -146,6 +207,8 @@ static turbo_status expect_one(void *ctx, const turbo_tensor_spec *theirs)
     const turbod_st_tensor *t = turbod_index_find(c->w->index, spec->name);
     if (!t && spec->alias)
         t = turbod_index_find(c->w->index, spec->alias);
+    if (!t && spec->alias2)
+        t = turbod_index_find(c->w->index, spec->alias2);
     for (int32_t i = 0; i < spec->ndim; i++)
         dims[i] = (uint64_t)spec->dims[i];
     if (!t) {
@@ -239,19 +302,35 @@ static void scan_part(void *ctx, int i, int n)
         s->bad = true;
 }
 
-static turbo_status take(turbo_weights *w, const char *name, const char *suffix, uint32_t ndim,
+/* A vector of d0 elements (ndim 1), a matrix of d0 rows of d1 elements (2), which may have more
+ * dimensions in the file, or d0 elements of any shape (0). */
+static bool fits(const turbod_st_tensor *t, uint32_t ndim, int64_t d0, int64_t d1)
+{
+    uint64_t all;
+    if (!turbod_numel(t->dims, t->ndim, &all))
+        return false;
+    if (ndim == 0)
+        return all == (uint64_t)d0;
+    if (ndim == 1)
+        return t->ndim == 1 && t->dims[0] == (uint64_t)d0;
+    return t->ndim >= 2 && d0 > 0 && t->dims[0] == (uint64_t)d0 && all % (uint64_t)d0 == 0 &&
+           all / (uint64_t)d0 == (uint64_t)d1;
+}
+
+static turbo_status take(turbo_weights *view, const char *name, const char *suffix, uint32_t ndim,
                          int64_t d0, int64_t d1, const turbod_st_tensor **out, turbo_err *err)
 {
-    char full[640];
-    int k = snprintf(full, sizeof full, "%s%s", name, suffix);
-    if (k < 0 || (size_t)k >= sizeof full)
+    char asked[640], full[640];
+    turbo_weights *w = base_of(view);
+    int k = snprintf(asked, sizeof asked, "%s%s", name, suffix);
+    if (k < 0 || (size_t)k >= sizeof asked || !real_name(view, asked, full, sizeof full))
         return turbod_err(err, TURBO_EINVAL, "a tensor name is too long");
     if (!w->index || !w->opts.device)
         return turbod_err(err, TURBO_EINTERNAL, "weights are read only while a model opens");
     const turbod_st_tensor *t = turbod_index_find(w->index, full);
     if (!t)
         return turbod_err(err, TURBO_ENOENT, "tensor %.200s is missing", full);
-    if (t->ndim != ndim || t->dims[0] != (uint64_t)d0 || (ndim > 1 && t->dims[1] != (uint64_t)d1))
+    if (!fits(t, ndim, d0, d1))
         return turbod_err(err, TURBO_EDATA,
                           "tensor %.150s does not have the shape its model asks for", full);
     if (t->dtype != TURBO_F32 && t->dtype != TURBO_F16 && t->dtype != TURBO_BF16)
@@ -329,6 +408,7 @@ turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
         total += rows[i]; /* each is a dimension of a tensor that exists */
     }
     turbo_linear *l = NULL;
+    w = base_of(w);
     turbo_status st =
         turbok_linear_rows_new(w->opts.device, t[0]->dtype, parts, n, in_dim, flags, &l, err);
     if (!st && (st = keep(w, LINEAR, l, err)))
@@ -352,12 +432,13 @@ turbo_status turbod_host_linear(turbo_weights *w, const char *name, int64_t out_
     return turbod_host_linear_rows(w, &name, &out_dim, 1, in_dim, flags, out, err);
 }
 
-turbo_status turbod_host_vector(turbo_weights *w, const char *name, int64_t n,
-                                const turbo_vector **out, turbo_err *err)
+static turbo_status make_vector(turbo_weights *w, const char *name, const char *suffix,
+                                uint32_t ndim, int64_t n, const turbo_vector **out, turbo_err *err)
 {
     const turbod_st_tensor *t;
     turbo_vector *v = NULL;
-    turbo_status st = take(w, name, ".weight", 1, n, 0, &t, err);
+    turbo_status st = take(w, name, suffix, ndim, n, 0, &t, err);
+    w = base_of(w);
     if (!st)
         st = turbok_vector_new(w->opts.device, t->dtype, t->data, n, &v, err);
     if (!st && (st = keep(w, VECTOR, v, err)))
@@ -370,10 +451,72 @@ turbo_status turbod_host_vector(turbo_weights *w, const char *name, int64_t n,
     return TURBO_OK;
 }
 
+turbo_status turbod_host_vector(turbo_weights *w, const char *name, int64_t n,
+                                const turbo_vector **out, turbo_err *err)
+{
+    return make_vector(w, name, ".weight", 1, n, out, err);
+}
+
+turbo_status turbod_host_vector_of(turbo_weights *w, const char *tensor, int64_t n,
+                                   const turbo_vector **out, turbo_err *err)
+{
+    return make_vector(w, tensor, "", 0, n, out, err);
+}
+
+/* From here on w belongs to owner. */
+static void adopt(turbo_weights *owner, turbo_weights *w)
+{
+    w->next = owner->owned;
+    owner->owned = w;
+}
+
+turbo_status turbod_host_weights_view(turbo_weights *w, const char *const *from,
+                                      const char *const *to, int32_t n, turbo_weights **out,
+                                      turbo_err *err)
+{
+    if (n < 0 || n > MAX_RENAMES)
+        return turbod_err(err, TURBO_EINVAL, "a view of weights has %d names; at most %d", n,
+                          MAX_RENAMES);
+    turbo_weights *v = calloc(1, sizeof *v);
+    bool ok = v != NULL;
+    for (; ok && v->n_rules < n; v->n_rules++) {
+        rename_rule *r = &v->rules[v->n_rules];
+        r->from = strdup(from[v->n_rules]);
+        r->to = strdup(to[v->n_rules]);
+        ok = r->from && r->to;
+    }
+    if (!ok) {
+        turbod_weights_close(v);
+        return turbod_err(err, TURBO_ENOMEM, "no memory for weights");
+    }
+    v->base = w;
+    adopt(base_of(w), v);
+    *out = v;
+    return TURBO_OK;
+}
+
+turbo_status turbod_host_weights_beside(turbo_weights *w, const char *folder, turbo_weights **out,
+                                        turbo_err *err)
+{
+    char path[4096];
+    turbo_weights *base = base_of(w), *v = NULL;
+    turbod_weights_opts opts = base->opts;
+    opts.progress = NULL; /* counts the bytes of one folder */
+    turbo_status st = turbod_file_folder(base->folder, folder, path, sizeof path, err);
+    if (!st)
+        st = turbod_weights_open(path, &opts, &v, err);
+    if (st)
+        return st;
+    adopt(base, v);
+    *out = v;
+    return TURBO_OK;
+}
+
 turbo_status turbod_host_rope(turbo_weights *w, const turbo_rope_spec *spec, const turbo_rope **out,
                               turbo_err *err)
 {
     turbo_rope *r = NULL;
+    w = base_of(w);
     turbo_status st = turbok_rope_new(w->opts.device, spec, &r, err);
     if (!st && (st = keep(w, ROPE, r, err)))
         turbok_rope_free(w->opts.device, r);
@@ -384,5 +527,10 @@ turbo_status turbod_host_rope(turbo_weights *w, const turbo_rope_spec *spec, con
 
 int32_t turbod_host_has_tensor(const turbo_weights *w, const char *name)
 {
-    return w->index && turbod_index_find(w->index, name) != NULL;
+    char full[640];
+    const turbo_weights *base = w;
+    while (base->base)
+        base = base->base;
+    return base->index && real_name(w, name, full, sizeof full) &&
+           turbod_index_find(base->index, full) != NULL;
 }

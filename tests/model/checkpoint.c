@@ -15,6 +15,7 @@ typedef struct writer {
     size_t cap, len;
     uint64_t at;
     int32_t dtype;
+    checkpoint_rename rename;
 } writer;
 
 uint32_t checkpoint_stream(uint32_t seed, uint32_t i)
@@ -45,14 +46,23 @@ static turbo_status emit(void *ctx, const turbo_tensor_spec *s)
 {
     static const char *const names[] = {"F32", "F16", "BF16"};
     writer *w = ctx;
-    uint64_t n = (uint64_t)s->dims[0] * (uint64_t)(s->ndim > 1 ? s->dims[1] : 1);
+    uint64_t n = 1;
+    char shape[96], name[256];
+    size_t used = 0;
+    for (int32_t i = 0; i < s->ndim; i++) {
+        n *= (uint64_t)s->dims[i];
+        used += (size_t)snprintf(shape + used, sizeof shape - used, "%s%lld", i ? "," : "",
+                                 (long long)s->dims[i]);
+    }
     uint64_t end = w->at + n * (w->dtype == TURBO_F32 ? 4 : 2);
-    char shape[48];
-    snprintf(shape, sizeof shape, s->ndim > 1 ? "%lld,%lld" : "%lld", (long long)s->dims[0],
-             (long long)s->dims[1]);
+    snprintf(name, sizeof name, "%s", s->name);
+    if (w->rename)
+        w->rename(s->name, name);
+    if (!*name)
+        return TURBO_OK;
     int k = snprintf(w->header + w->len, w->cap - w->len,
                      "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}",
-                     w->len > 1 ? "," : "", s->name, names[w->dtype], shape,
+                     w->len > 1 ? "," : "", name, names[w->dtype], shape,
                      (unsigned long long)w->at, (unsigned long long)end);
     if (k < 0 || (size_t)k >= w->cap - w->len)
         return TURBO_ELIMIT;
@@ -76,17 +86,16 @@ static turbo_status emit(void *ctx, const turbo_tensor_spec *s)
     return TURBO_OK;
 }
 
-bool checkpoint_write(const turbo_model_vtbl *vtbl, const char *folder, turbo_err *err)
+bool checkpoint_write_as(const turbo_model_vtbl *vtbl, const char *folder,
+                         const turbo_config *config, checkpoint_rename rename, turbo_err *err)
 {
     const turbo_host *host = turbod_host_table();
-    turbo_config *config = NULL;
     turbo_model_info info = {.size = sizeof info};
-    writer w = {.data = tmpfile(), .cap = 65536, .header = malloc(65536)};
+    writer w = {.data = tmpfile(), .cap = 65536, .header = malloc(65536), .rename = rename};
     char path[256];
     FILE *f = NULL;
     bool ok = false;
-    if (!w.data || !w.header || turbod_config_open(folder, &config, err) ||
-        vtbl->describe(host, config, &info, err))
+    if (!w.data || !w.header || vtbl->describe(host, config, &info, err))
         goto out;
     w.dtype = info.dtype;
     w.header[w.len++] = '{';
@@ -109,6 +118,14 @@ out:
     if (w.data)
         fclose(w.data);
     free(w.header);
+    return ok;
+}
+
+bool checkpoint_write(const turbo_model_vtbl *vtbl, const char *folder, turbo_err *err)
+{
+    turbo_config *config = NULL;
+    bool ok = !turbod_config_open(folder, &config, err) &&
+              checkpoint_write_as(vtbl, folder, config, NULL, err);
     turbod_config_close(config);
     return ok;
 }

@@ -292,10 +292,11 @@ typedef struct turbo_host {
     /* A vector by its full tensor name, of any shape with n elements. Only inside open(). [main] */
     turbo_status (*vector_of)(turbo_weights *w, const char *tensor, int64_t n,
                               const turbo_vector **handle, turbo_err *err);
-    /* The object at path as a config of its own; "generation" stays that of c. Lives as long as c;
-     * json_close frees it. TURBO_ENOENT when there is none. [any] */
-    turbo_status (*cfg_sub)(const turbo_config *c, const char *path, turbo_config **out,
-                            turbo_err *err);
+    /* The object at path, "" for all of c, as a config of its own; "generation" stays that of c. arch,
+     * when not NULL, is what its architectures.0 says, and its model_type is absent. Lives as long as
+     * c; json_close frees it. TURBO_ENOENT when there is none. [any] */
+    turbo_status (*cfg_sub)(const turbo_config *c, const char *path, const char *arch,
+                            turbo_config **out, turbo_err *err);
     /* A JSON file of the folder that c was read from, or, when folder is not "", of a folder of that
      * name inside it or beside it. Plain names only. json_close frees it. [any] */
     turbo_status (*cfg_file)(const turbo_config *c, const char *folder, const char *file,
@@ -331,6 +332,8 @@ typedef struct turbo_model_info {
     int32_t eos[16];
     char arch[32];        /* name shown to people */
     char chat[32];        /* name of the chat template, scripts/chat/<chat>.lua; "" when a base model */
+    /* Since 1.1. The model that computes the language half, for workspace(); NULL: this one. */
+    const struct turbo_model_vtbl *inner;
 } turbo_model_info;
 
 /* One tensor the architecture needs. */
@@ -346,6 +349,7 @@ typedef struct turbo_tensor_spec {
     int32_t group;
     int32_t reserved2;
     const char *alias; /* full name of the tensor to take when `name` is absent, or NULL */
+    const char *alias2; /* and when that is absent too */
 } turbo_tensor_spec;
 typedef turbo_status (*turbo_expect_fn)(void *ctx, const turbo_tensor_spec *spec);
 
