@@ -122,7 +122,7 @@ BEGIN {
     allowed["media"] = "util conf media"
     allowed["weights"] = "util weights turbok"
     allowed["lua"] = "util lua"
-    allowed["chat"] = "util lua chat"
+    allowed["chat"] = "util lua media chat"
     allowed["plugin"] = "util weights plugin turbok"
     allowed["sched"] = "util weights plugin turbok media sched engine conf"
     allowed["engine"] = "util weights plugin turbok media sched engine conf chat lua"

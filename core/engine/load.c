@@ -51,6 +51,9 @@ static turbo_status open_model_files(turbod_engine *e, const turbod_engine_opts 
         return st;
 
     const turbo_tokenizer_vtbl *tv = NULL;
+    st = turbod_media_describe(o->registry, e->model_vtbl, e->config, f->model.vocab, &f->media, err);
+    if (st)
+        return st;
     turbo_err none = {{0}};
     if (turbod_registry_tokenizer_for(o->registry, o->model_dir, &tv, &none) == TURBO_OK) {
         st = tv->open(host, o->model_dir, &e->tok, err);
@@ -105,7 +108,7 @@ static turbo_status open_weights(turbod_engine *e, const turbod_engine_opts *o, 
     return st;
 }
 
-static turbo_status open_workspace(turbod_engine *e, turbo_err *err)
+static turbo_status open_workspace(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err)
 {
     size_t V = (size_t)e->facts.model.vocab, B = (size_t)e->max_batch, n, bytes;
     e->workspace_bytes = e->model_vtbl->workspace(&e->facts.model, e->max_step_tokens, e->max_batch,
@@ -125,7 +128,14 @@ static turbo_status open_workspace(turbod_engine *e, turbo_err *err)
                           "max_prefill_token_num",
                           (bytes + e->workspace_bytes) >> 20);
     e->facts.workspace_bytes = e->workspace_bytes + bytes;
-    return TURBO_OK;
+    if (!e->facts.media.n_rows)
+        return TURBO_OK;
+    turbo_status st =
+        turbod_media_open(o->registry, e->model_vtbl, e->model, &e->facts.media,
+                          e->facts.model.embed_dim, o->image_bytes, &e->metrics, &e->media, err);
+    if (!st)
+        e->facts.workspace_bytes += turbod_media_bytes(e->media);
+    return st;
 }
 
 /* The KV pool: what the conf allows, but never more than max_batch sequences of full length can
@@ -146,6 +156,8 @@ static turbo_status open_kv(turbod_engine *e, const turbod_engine_opts *o, turbo
                           "cache_block_seq_len %d does not work with this model; use 64",
                           o->block_tokens);
     uint64_t vacant = turbod_memory_free(), bytes = o->cache_bytes;
+    if (e->media) /* what the store will take is not taken yet */
+        vacant -= vacant < o->image_bytes ? vacant : o->image_bytes;
     if (!bytes)
         bytes = (uint64_t)((double)vacant * o->cache_fraction);
     else if (vacant && bytes > vacant)
@@ -190,7 +202,7 @@ turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, t
     if (!st)
         st = open_weights(e, o, err);
     if (!st)
-        st = open_workspace(e, err);
+        st = open_workspace(e, o, err);
     if (!st)
         st = open_kv(e, o, err);
     return st;

@@ -98,6 +98,10 @@ void turbod_metrics_write(turbod_metrics *m, const char *model, turbod_buf *o)
            "Prompt tokens looked up in a session's cache.", LOAD(m->prefix_queries));
     number(o, model, "prefix_cache_hits_total", "counter", "Prompt tokens found there.",
            LOAD(m->prefix_hits));
+    number(o, model, "image_cache_queries_total", "counter", "Images of requests.",
+           LOAD(m->image_queries));
+    number(o, model, "image_cache_hits_total", "counter",
+           "Images that were known from another request.", LOAD(m->image_hits));
     number(o, model, "num_preemptions_total", "counter", "Sequences whose KV was taken away.",
            LOAD(m->preemptions));
     number(o, model, "steps_total", "counter", "Forward passes.", LOAD(m->steps));

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -15,6 +16,7 @@
 #include "conf/paths.h"
 #include "util/checked.h"
 #include "util/err.h"
+#include "util/sha256.h"
 #include "util/utf8.h"
 
 typedef struct child {
@@ -208,4 +210,61 @@ turbo_status turbod_image_prepare(const void *bytes, size_t n, const turbod_imag
     if (!st && height)
         *height = r.height;
     return st;
+}
+
+turbo_status turbod_image_new(const void *bytes, size_t n, const turbod_image_fit *fit,
+                              turbod_image **out, turbo_err *err)
+{
+    const int32_t shape[4] = {fit->fit, fit->edge, fit->width, fit->height};
+    size_t len, size;
+    uint8_t both[sizeof shape + 32];
+    if (fit->width < 1 || fit->height < 1 ||
+        !turbod_mul((size_t)fit->width * 3, (size_t)fit->height, &len) ||
+        !turbod_add(len, sizeof **out, &size))
+        return turbod_err(err, TURBO_EINTERNAL, "no image has %d x %d pixels", fit->width,
+                          fit->height);
+    turbod_image *i = malloc(size);
+    if (!i)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for an image");
+    atomic_init(&i->refs, 1);
+    turbo_status st = turbod_image_prepare(bytes, n, fit, i->pixels, NULL, NULL, err);
+    if (st) {
+        free(i);
+        return st;
+    }
+    memcpy(both, shape, sizeof shape);
+    turbod_sha256(i->pixels, len, both + sizeof shape);
+    turbod_sha256(both, sizeof both, i->digest);
+    *out = i;
+    return TURBO_OK;
+}
+
+turbod_image *turbod_image_ref(turbod_image *i)
+{
+    atomic_fetch_add_explicit(&i->refs, 1, memory_order_relaxed);
+    return i;
+}
+
+void turbod_image_release(turbod_image *i)
+{
+    if (i && atomic_fetch_sub_explicit(&i->refs, 1, memory_order_acq_rel) == 1)
+        free(i);
+}
+
+bool turbod_slots_add(turbod_slots *s, int32_t at, turbod_image *image)
+{
+    turbod_slot *v = reallocarray(s->v, s->n + 1, sizeof *v);
+    if (!v)
+        return false;
+    s->v = v;
+    s->v[s->n++] = (turbod_slot){.at = at, .image = turbod_image_ref(image)};
+    return true;
+}
+
+void turbod_slots_free(turbod_slots *s)
+{
+    for (size_t i = 0; i < s->n; i++)
+        turbod_image_release(s->v[i].image);
+    free(s->v);
+    *s = (turbod_slots){0};
 }

@@ -8,6 +8,8 @@
 #ifndef TURBOD_IMAGE_H
 #define TURBOD_IMAGE_H
 
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "media/wire.h"
@@ -18,5 +20,41 @@
  * large or too slow to decode; EIO, ENOMEM, EINTERNAL: not the picture's fault. */
 turbo_status turbod_image_prepare(const void *bytes, size_t n, const turbod_image_fit *fit,
                                   uint8_t *pixels, int32_t *width, int32_t *height, turbo_err *err);
+
+/* A picture as the model will see it, counted: chats, requests and caches share it. Any thread. */
+typedef struct turbod_image {
+    _Atomic int refs;
+    uint8_t digest[32]; /* SHA-256 of its shape and pixels */
+    uint8_t pixels[];   /* [height, width, 3] of the fit */
+} turbod_image;
+
+/* turbod_image_prepare into a new one. */
+turbo_status turbod_image_new(const void *bytes, size_t n, const turbod_image_fit *fit,
+                              turbod_image **out, turbo_err *err);
+turbod_image *turbod_image_ref(turbod_image *i);
+void turbod_image_release(turbod_image *i); /* NULL allowed */
+
+/* Pictures in a prompt: image i stands for the tokens from at on. */
+typedef struct turbod_slot {
+    int32_t at;
+    int32_t reserved;
+    turbod_image *image; /* a reference */
+} turbod_slot;
+
+typedef struct turbod_slots {
+    turbod_slot *v; /* [n], by place */
+    size_t n;
+} turbod_slots;
+
+/* Adds one, with a reference of its own. False: no memory. */
+bool turbod_slots_add(turbod_slots *s, int32_t at, turbod_image *image);
+void turbod_slots_free(turbod_slots *s);
+
+/* What a model makes of pictures; n_rows 0: it takes none. */
+typedef struct turbod_media_facts {
+    turbod_image_fit fit;
+    int32_t n_rows;      /* tokens that a picture takes in a prompt */
+    int32_t placeholder; /* their id */
+} turbod_media_facts;
 
 #endif
