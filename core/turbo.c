@@ -7,9 +7,9 @@
 #include "util/err.h"
 #include "version.h"
 
-const cli_cmd *const cli_cmds[] = {&cli_run,      &cli_chat,       &cli_client,
-                                   &cli_tokenize, &cli_detokenize, &cli_eval,
-                                   &cli_plugin,   &cli_doctor,     NULL};
+const cli_cmd *const cli_cmds[] = {&cli_run,        &cli_chat, &cli_client, &cli_tokenize,
+                                   &cli_detokenize, &cli_eval, &cli_plugin, &cli_policy,
+                                   &cli_doctor,     NULL};
 
 static void print_help(FILE *out)
 {

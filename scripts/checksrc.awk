@@ -121,7 +121,7 @@ BEGIN {
     allowed["conf"] = "util conf"
     allowed["media"] = "util conf media"
     allowed["weights"] = "util weights turbok"
-    allowed["lua"] = "util lua"
+    allowed["lua"] = "util lua sched"
     allowed["chat"] = "util lua media chat"
     allowed["plugin"] = "util weights plugin turbok"
     allowed["sched"] = "util weights plugin turbok media sched engine conf"

@@ -57,7 +57,8 @@ static turbo_status ask(void *ctx, const turbod_message *msgs, size_t n_msgs, ui
                                 .n_images = (int32_t)slots.n,
                                 .stop_ids = l->svc->stop_ids,
                                 .n_stop_ids = l->svc->n_stop_ids};
-    st = cli_sampling(l->args, l->svc, &spec, err);
+    turbod_policy_result steered;
+    st = cli_sampling(l->args, l->svc, &spec, &steered, err);
     if (cli_given(l->args, "seed"))
         spec.params.seed += round; /* repeatable, and /regen still says something else */
     if (!st) {
@@ -69,6 +70,7 @@ static turbo_status ask(void *ctx, const turbod_message *msgs, size_t n_msgs, ui
         cli_answer_free(&an);
     }
     turbod_slots_free(&slots);
+    turbod_policy_result_free(&steered);
     free(ids);
     return st;
 }

@@ -49,7 +49,7 @@ struct cli_cmd {
 };
 
 extern const cli_cmd cli_run, cli_chat, cli_client, cli_tokenize, cli_detokenize, cli_eval,
-    cli_plugin, cli_doctor;
+    cli_plugin, cli_policy, cli_doctor;
 extern const cli_cmd *const cli_cmds[]; /* NULL-terminated */
 
 /* ---- args.c ---- */
@@ -107,8 +107,9 @@ typedef struct cli_answer {
     uint64_t seed;
 } cli_answer;
 
+/* spec's program points into steered, which is to be freed when the request was submitted. */
 turbo_status cli_sampling(const cli_args *a, const turbod_service *s, turbod_request_spec *spec,
-                          turbo_err *err);
+                          turbod_policy_result *steered, turbo_err *err);
 /* Runs the request to its end; text goes to out as it comes (NULL: nowhere). Ctrl-C gives
  * ECANCELLED. The answer is filled as far as it came; cli_answer_free in any case. */
 turbo_status cli_generate(turbod_service *s, turbod_request_spec *spec, FILE *out,

@@ -92,7 +92,8 @@ static turbo_status answer(cli_args *a, turbod_service *s, const turbod_buf *tex
         spec.stop_ids = s->stop_ids;
         spec.n_stop_ids = s->n_stop_ids;
     }
-    st = cli_sampling(a, s, &spec, err);
+    turbod_policy_result steered;
+    st = cli_sampling(a, s, &spec, &steered, err);
     if (!st) {
         st = cli_generate(s, &spec, json || ids_only ? NULL : stdout, &an, err);
         if (!json) {
@@ -109,6 +110,7 @@ static turbo_status answer(cli_args *a, turbod_service *s, const turbod_buf *tex
         cli_answer_free(&an);
     }
     turbod_slots_free(&slots);
+    turbod_policy_result_free(&steered);
     free(ids);
     return st;
 }

@@ -78,8 +78,9 @@ static bool random_seed(uint64_t *seed)
 }
 
 turbo_status cli_sampling(const cli_args *a, const turbod_service *s, turbod_request_spec *spec,
-                          turbo_err *err)
+                          turbod_policy_result *steered, turbo_err *err)
 {
+    *steered = (turbod_policy_result){0};
     const turbod_engine_facts *f = turbod_engine_facts_of(s->engine);
     turbo_sample_params *p = &spec->params;
     *p = s->defaults;
@@ -107,10 +108,17 @@ turbo_status cli_sampling(const cli_args *a, const turbod_service *s, turbod_req
             "prompt %d + max-tokens %lld exceed session_len %d; lower --max-tokens to %d",
             spec->n_prompt, (long long)most, f->session_len, room);
     spec->max_tokens = (int32_t)most;
-    const turbod_policy *policy = *a->conf->default_policy
-                                      ? turbod_policies_find(s->policies, a->conf->default_policy)
-                                      : NULL;
-    return policy ? turbod_policy_request(policy, p, NULL, err) : TURBO_OK;
+    turbod_policy *policy = *a->conf->default_policy
+                                ? turbod_policies_find(s->policies, a->conf->default_policy)
+                                : NULL;
+    if (!policy)
+        return TURBO_OK;
+    turbo_status st = turbod_policy_request(policy, p, NULL, steered, err);
+    turbod_policy_free(policy);
+    *p = steered->params;
+    spec->steer = steered->steer;
+    steered->steer = NULL; /* the request's, as soon as it is submitted */
+    return st;
 }
 
 /* Prints what came, until the terminal event. */

@@ -127,10 +127,12 @@ static turbo_status test_policies(const preflight *p, turbo_err *err)
 {
     turbod_policies *set = NULL;
     const char *name = p->conf->default_policy;
-    turbo_status st = turbod_policies_load(p->conf->policies, &set, err);
-    if (!st && *name && !turbod_policies_find(set, name))
-        st = turbod_err(err, TURBO_EINVAL, "default_policy \"%s\" is not in the policies folder",
-                        name);
+    const turbod_policy_env env = {.tok_vtbl = p->tok ? p->tok_vtbl : NULL,
+                                   .tok = p->tok,
+                                   .vocab = p->info.vocab};
+    turbo_status st = turbod_policies_load(p->conf->policies, &env, &set, err);
+    if (!st)
+        st = turbod_policies_default(set, name, err);
     if (!st)
         fprintf(p->out, "ok       policies: %zu\n", turbod_policies_count(set));
     turbod_policies_free(set);

@@ -17,7 +17,6 @@ struct turbod_retired {
     turbod_retired *next;
     turbod_conf *conf;
     turbod_template *chat;
-    turbod_policies *policies;
 };
 
 /* Options that need a restart keep their value; the log says so when the file has another one. */
@@ -76,6 +75,7 @@ turbo_status turbod_reload(turbod_service *s, turbod_http *http, turbod_conf **c
 {
     turbod_template *chat = NULL;
     turbod_policies *policies = NULL;
+    const turbod_policy_env env = turbod_service_policy_env(s);
     turbod_retired *r = calloc(1, sizeof *r);
     turbo_status st = r ? TURBO_OK : turbod_err(err, TURBO_ENOMEM, "no memory to reload");
     if (!st)
@@ -85,10 +85,9 @@ turbo_status turbod_reload(turbod_service *s, turbod_http *http, turbod_conf **c
     if (!st && !s->chat && *fresh->chat_template)
         turbod_log(TURBO_LOG_WARN, "reload: a first chat template takes effect after a restart");
     if (!st)
-        st = turbod_policies_load(fresh->policies, &policies, err);
-    if (!st && *fresh->default_policy && !turbod_policies_find(policies, fresh->default_policy))
-        st = turbod_err(err, TURBO_EINVAL, "default_policy \"%s\" is not in the policies folder",
-                        fresh->default_policy);
+        st = turbod_policies_load(fresh->policies, &env, &policies, err);
+    if (!st)
+        st = turbod_policies_default(policies, fresh->default_policy, err);
     if (!st) /* last: it changes nothing when it fails, and nothing behind it can fail */
         st = turbod_http_reload(http, fresh, err);
     if (st) {
@@ -102,8 +101,7 @@ turbo_status turbod_reload(turbod_service *s, turbod_http *http, turbod_conf **c
         r->chat = s->chat;
         __atomic_store_n(&s->chat, chat, __ATOMIC_RELEASE);
     }
-    r->policies = s->policies;
-    __atomic_store_n(&s->policies, policies, __ATOMIC_RELEASE);
+    turbod_policies_adopt(s->policies, policies);
     r->conf = *conf;
     *conf = fresh;
     __atomic_store_n(&s->conf, (const turbod_conf *)fresh, __ATOMIC_RELEASE);
@@ -118,7 +116,6 @@ void turbod_retired_free(turbod_retired *r)
     while (r) {
         turbod_retired *next = r->next;
         turbod_template_free(r->chat);
-        turbod_policies_free(r->policies);
         turbod_conf_free(r->conf);
         free(r);
         r = next;

@@ -8,6 +8,7 @@
 
 #include "engine/state.h"
 #include "sched/holding.h"
+#include "sched/steer.h"
 #include "util/err.h"
 #include "util/log.h"
 #include "weights/config.h"
@@ -148,8 +149,9 @@ void turbod_engine_close(turbod_engine *e)
     if (e->model)
         e->model_vtbl->close(e->model);
     turbod_weights_close(e->weights);
-    if (e->sampler)
-        e->sampler_vtbl->close(e->sampler);
+    for (int i = 0; i < 2; i++)
+        if (e->samplers[i].self)
+            e->samplers[i].vtbl->close(e->samplers[i].self);
     if (e->tok)
         e->facts.tok_vtbl ? e->facts.tok_vtbl->close(e->tok) : (void)0;
     turbok_device_close(e->device);
@@ -157,6 +159,7 @@ void turbod_engine_close(turbod_engine *e)
     free(e->workspace);
     free(e->logits);
     free(e->rows);
+    free(e->row_req);
     free(e->tops);
     for (turbod_flow *f = e->flows, *next; f; f = next) {
         next = f->next;
@@ -276,12 +279,16 @@ static turbo_status equip(turbod_engine *e, turbod_request *r, const turbod_requ
     if (!r->keys || !r->flow)
         return turbod_err(err, TURBO_ENOMEM, "no memory for a request of %d tokens", len);
     name_prompt(e, r, spec);
-    uint64_t bytes = e->sampler_vtbl->state_bytes(e->sampler, len);
+    r->programs = spec->params.n_program || spec->steer;
+    const struct turbod_sampler *s = &e->samplers[r->programs];
+    if (!s->vtbl)
+        return turbod_err(err, TURBO_EUNSUPPORTED,
+                          "no plugin runs sampling programs; add samp-lua to plugin_path");
+    uint64_t bytes = s->vtbl->state_bytes(s->self, len);
     r->sampler_state = calloc(1, bytes ? bytes : 1);
     if (!r->sampler_state)
         return turbod_err(err, TURBO_ENOMEM, "no memory for the sampler's state");
-    st = e->sampler_vtbl->begin(e->sampler, r->sampler_state, len, &r->params, r->tokens,
-                                r->n_prompt, err);
+    st = s->vtbl->begin(s->self, r->sampler_state, len, &r->params, r->tokens, r->n_prompt, err);
     if (st || !e->facts.tok_vtbl)
         return st;
     r->detok = turbod_detok_new(e->facts.tok_vtbl, e->facts.tok, spec->keep_special);
@@ -298,13 +305,19 @@ static turbo_status equip(turbod_engine *e, turbod_request *r, const turbod_requ
 turbo_status turbod_engine_submit(turbod_engine *e, const turbod_request_spec *spec,
                                   turbod_request **out, turbo_err *err)
 {
+    turbo_status st = TURBO_OK;
     if (atomic_load(&e->draining) || atomic_load(&e->failed))
-        return turbod_err(err, TURBO_EBUSY,
-                          atomic_load(&e->failed)
-                              ? "the engine has failed; the server needs a restart"
-                              : "the server is shutting down");
-    if (spec->n_stops && !e->facts.tok_vtbl)
-        return turbod_err(err, TURBO_EUNSUPPORTED, "stop strings need a tokenizer; use stop ids");
+        st =
+            turbod_err(err, TURBO_EBUSY,
+                       atomic_load(&e->failed) ? "the engine has failed; the server needs a restart"
+                                               : "the server is shutting down");
+    else if (spec->n_stops && !e->facts.tok_vtbl)
+        st = turbod_err(err, TURBO_EUNSUPPORTED, "stop strings need a tokenizer; use stop ids");
+    if (st) {
+        if (spec->steer)
+            spec->steer->free(spec->steer);
+        return st;
+    }
     turbod_request_limits lim = {
         .vocab = e->facts.model.vocab,
         .session_len = e->facts.session_len,
@@ -313,7 +326,7 @@ turbo_status turbod_engine_submit(turbod_engine *e, const turbod_request_spec *s
         .eos = e->facts.model.eos,
     };
     turbod_request *r = NULL;
-    turbo_status st = turbod_request_new(spec, &lim, &r, err);
+    st = turbod_request_new(spec, &lim, &r, err);
     if (st)
         return st;
     st = equip(e, r, spec, err);

@@ -32,6 +32,22 @@ static turbo_status parse_isa(const char *name, turbok_isa *isa, turbo_err *err)
     return turbod_err(err, TURBO_EINVAL, "isa is \"%s\"; use auto, scalar, avx2 or avx512", name);
 }
 
+/* The one that the conf names, and one that runs programs: the same when it can. */
+static turbo_status open_samplers(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err)
+{
+    struct turbod_sampler *s = e->samplers;
+    s[0].vtbl = turbod_registry_sampler(o->registry, o->sampler);
+    if (!s[0].vtbl)
+        return turbod_err(err, TURBO_ENOENT,
+                          "no plugin offers the sampler \"%.40s\"; check sampler and plugin_path",
+                          o->sampler);
+    s[1].vtbl = s[0].vtbl->programs ? s[0].vtbl : turbod_registry_programs(o->registry);
+    turbo_status st = TURBO_OK;
+    for (int i = 0; i < 2 && !st && s[i].vtbl; i++)
+        st = s[i].vtbl->open(turbod_host_table(), e->facts.model.vocab, &s[i].self, err);
+    return st;
+}
+
 /* Config, plugin and tokenizer: everything that can be refused before memory is taken. */
 static turbo_status open_model_files(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err)
 {
@@ -71,12 +87,7 @@ static turbo_status open_model_files(turbod_engine *e, const turbod_engine_opts 
     } else {
         turbod_log(TURBO_LOG_WARN, "no tokenizer: %s; only token ids can be used", none.text);
     }
-    e->sampler_vtbl = turbod_registry_sampler(o->registry, o->sampler);
-    if (!e->sampler_vtbl)
-        return turbod_err(err, TURBO_ENOENT,
-                          "no plugin offers the sampler \"%.40s\"; check sampler and plugin_path",
-                          o->sampler);
-    return e->sampler_vtbl->open(host, f->model.vocab, &e->sampler, err);
+    return open_samplers(e, o, err);
 }
 
 static turbo_status open_weights(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err)
@@ -121,8 +132,9 @@ static turbo_status open_workspace(turbod_engine *e, const turbod_engine_opts *o
     e->workspace = aligned_alloc(64, e->workspace_bytes ? e->workspace_bytes : 64);
     e->logits = aligned_alloc(64, bytes);
     e->rows = calloc(B, sizeof *e->rows);
+    e->row_req = calloc(B, sizeof *e->row_req);
     e->tops = calloc(B * 20, sizeof *e->tops);
-    if (!e->workspace || !e->logits || !e->rows || !e->tops)
+    if (!e->workspace || !e->logits || !e->rows || !e->row_req || !e->tops)
         return turbod_err(err, TURBO_ENOMEM,
                           "no memory for workspaces (%zu MiB); lower max_batch_size or "
                           "max_prefill_token_num",

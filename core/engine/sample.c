@@ -2,6 +2,7 @@
  * Nothing here allocates; the text of a token reaches the caller through the stop matcher. */
 #include "engine/state.h"
 #include "sched/holding.h"
+#include "sched/steer.h"
 
 #include "util/err.h"
 #include "util/log.h"
@@ -71,17 +72,35 @@ static void note_time(turbod_engine *e, turbod_request *r)
     atomic_fetch_add_explicit(&e->metrics.generation_tokens, 1, memory_order_relaxed);
 }
 
+/* Ends a request whose policy failed, with the policy's words. */
+static void fail_steered(turbod_engine *e, turbod_request *r, turbo_status st, const turbo_err *err)
+{
+    turbod_fail(e, r, st, err->text);
+}
+
+/* Nothing to draw from. False: the request has ended. */
+static bool drawn(turbod_engine *e, turbod_request *r, const turbo_sample_row *row)
+{
+    if (row->status == TURBO_EINVAL) {
+        turbod_fail(e, r, TURBO_EINVAL, "the policy bans every token");
+        return false;
+    }
+    if (!row->status && row->token >= 0 && row->token < e->facts.model.vocab)
+        return true;
+    turbod_log(TURBO_LOG_ERROR, "request %s: numeric error at token %d", r->id,
+               r->n_tokens - r->n_prompt);
+    turbod_holding_taint(r, e->pool);
+    turbod_fail(e, r, TURBO_EDATA, "numeric_error: the model's logits are not finite");
+    return false;
+}
+
 /* One sampled token of one request. */
 static void advance(turbod_engine *e, turbod_request *r, const turbo_sample_row *row)
 {
-    if (row->status || row->token < 0 || row->token >= e->facts.model.vocab) {
-        turbod_log(TURBO_LOG_ERROR, "request %s: numeric error at token %d", r->id,
-                   r->n_tokens - r->n_prompt);
-        turbod_holding_taint(r, e->pool);
-        turbod_fail(e, r, TURBO_EDATA, "numeric_error: the model's logits are not finite");
+    if (!drawn(e, r, row))
         return;
-    }
-    e->sampler_vtbl->accept(e->sampler, r->sampler_state, &r->params, row->token);
+    const struct turbod_sampler *s = &e->samplers[r->programs];
+    s->vtbl->accept(s->self, r->sampler_state, &r->params, row->token);
     r->tokens[r->n_tokens++] = row->token;
     note_time(e, r);
     if (is_stop_id(r, row->token)) {
@@ -99,45 +118,84 @@ static void advance(turbod_engine *e, turbod_request *r, const turbo_sample_row 
         .stop_token = -1,
     };
     int32_t hit = -1;
+    const char *text = "";
+    size_t len = 0;
     if (r->detok) {
-        const char *text;
-        size_t len;
         turbod_detok_push(r->detok, row->token, &text, &len);
         hit = turbod_stop_push(&r->stop, text, len, r->include_stop, &ev.text, &ev.text_len);
     }
+    turbo_err err = {{0}};
+    bool stop = false;
+    turbo_status st = r->steer && r->steer->token
+                          ? r->steer->token(r->steer, &ev, text, len, &stop, &err)
+                          : TURBO_OK;
     r->on_event(r->ctx, &ev);
-    if (hit >= 0) {
+    if (st) {
+        fail_steered(e, r, st, &err);
+    } else if (hit >= 0) {
         turbod_event done = finish_event(r, TURBOD_FINISH_STOP);
         done.stop_index = hit;
         done.text = "";
         turbod_end(e, r, &done, TURBOD_END_STOP);
+    } else if (stop) {
+        finish(e, r, TURBOD_FINISH_STOP, -1);
     } else if (r->n_tokens == r->n_prompt + r->max_tokens) {
         finish(e, r, TURBOD_FINISH_LENGTH, -1);
     }
 }
 
-void turbod_sample_rows(turbod_engine *e)
+/* Rows of the requests that one sampler draws for, from e->rows[at] on; returns their end. A request whose
+ * policy fails now has ended and has no row. */
+static int32_t gather_rows(turbod_engine *e, bool programs, int32_t at)
 {
-    int32_t n = e->batch.b.n_rows;
     size_t V = (size_t)e->facts.model.vocab;
-    for (int32_t i = 0; i < n; i++) {
+    for (int32_t i = 0; i < e->batch.b.n_rows; i++) {
         turbod_request *r = e->batch.rows[i];
-        e->rows[i] = (turbo_sample_row){
-            .logits = e->logits + (size_t)i * V,
+        if (!r || r->programs != programs)
+            continue;
+        float *logits = e->logits + (size_t)i * V;
+        e->batch.rows[i] = NULL;
+        turbo_err err = {{0}};
+        turbo_status st = r->steer && r->steer->draw
+                              ? r->steer->draw(r->steer, logits, &r->params, &err)
+                              : TURBO_OK;
+        if (st) {
+            fail_steered(e, r, st, &err);
+            continue;
+        }
+        e->row_req[at] = r;
+        e->rows[at] = (turbo_sample_row){
+            .logits = logits,
             .state = r->sampler_state,
             .params = &r->params,
-            .top = e->tops + (size_t)i * 20,
+            .top = e->tops + (size_t)at * 20,
             .token = -1,
         };
+        at++;
     }
+    return at;
+}
+
+static void sample_some(turbod_engine *e, bool programs)
+{
+    struct turbod_sampler *s = &e->samplers[programs];
+    int32_t n = gather_rows(e, programs, 0);
+    if (!n)
+        return;
     turbo_err err = {{0}};
-    turbo_status st = n ? e->sampler_vtbl->sample(e->sampler, e->rows, n, &err) : TURBO_OK;
+    turbo_status st = s->vtbl->sample(s->self, e->rows, n, &err);
     for (int32_t i = 0; i < n; i++) {
         if (st)
-            turbod_fail(e, e->batch.rows[i], TURBO_EINTERNAL, "the sampler failed");
+            turbod_fail(e, e->row_req[i], TURBO_EINTERNAL, "the sampler failed");
         else
-            advance(e, e->batch.rows[i], &e->rows[i]);
+            advance(e, e->row_req[i], &e->rows[i]);
     }
     if (st)
         turbod_log(TURBO_LOG_ERROR, "sampler failed: %s", err.text);
+}
+
+void turbod_sample_rows(turbod_engine *e)
+{
+    sample_some(e, false);
+    sample_some(e, true);
 }

@@ -168,6 +168,19 @@ static turbo_status load_template(turbod_service *s, turbo_err *err)
     return st;
 }
 
+turbod_policy_env turbod_service_policy_env(const turbod_service *s)
+{
+    const turbod_engine_facts *f = turbod_engine_facts_of(s->engine);
+    return (turbod_policy_env){.tok_vtbl = f->tok_vtbl, .tok = f->tok, .vocab = f->model.vocab};
+}
+
+static turbo_status load_policies(turbod_service *s, turbo_err *err)
+{
+    const turbod_policy_env env = turbod_service_policy_env(s);
+    turbo_status st = turbod_policies_load(s->conf->policies, &env, &s->policies, err);
+    return st ? st : turbod_policies_default(s->policies, s->conf->default_policy, err);
+}
+
 turbo_status turbod_service_load(turbod_service *s, bool need_chat,
                                  void (*progress)(void *, uint64_t, uint64_t), void *ctx,
                                  turbo_err *err)
@@ -191,11 +204,7 @@ turbo_status turbod_service_load(turbod_service *s, bool need_chat,
     if (!st && need_chat)
         st = load_template(s, err);
     if (!st)
-        st = turbod_policies_load(s->conf->policies, &s->policies, err);
-    if (!st && *s->conf->default_policy &&
-        !turbod_policies_find(s->policies, s->conf->default_policy))
-        st = turbod_err(err, TURBO_EINVAL, "default_policy \"%s\" is not in the policies folder",
-                        s->conf->default_policy);
+        st = load_policies(s, err);
     atomic_store(&s->state, st ? TURBOD_FAILED : TURBOD_READY);
     return st;
 }

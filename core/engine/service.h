@@ -20,7 +20,7 @@ typedef struct turbod_service {
     turbod_registry *registry;
     turbod_engine *engine; /* valid once state is READY */
     turbod_template *chat; /* NULL: base model, chat/completions are refused with the reason */
-    turbod_policies *policies; /* by name; never NULL once READY */
+    turbod_policies *policies; /* by name; set once, before READY; a reload changes what it holds */
     char name[129]; /* model name for clients */
     char chat_reason[256]; /* why chat is NULL */
     int64_t created; /* unix time of the start */
@@ -40,6 +40,9 @@ turbo_status turbod_service_load(turbod_service *s, bool need_chat,
                                  void (*progress)(void *, uint64_t, uint64_t), void *ctx,
                                  turbo_err *err);
 void turbod_service_close(turbod_service *s);
+
+/* What policies of this service may ask for; once READY. */
+turbod_policy_env turbod_service_policy_env(const turbod_service *s);
 
 /* The engine's options as the configuration has them (registry and progress left to the caller). */
 turbo_status turbod_service_engine_opts(const turbod_conf *c, turbod_engine_opts *o,

@@ -18,14 +18,19 @@ struct turbod_engine {
     turbok_kv_pool *pool;
     const turbo_model_vtbl *model_vtbl;
     void *model;
-    const turbo_sampler_vtbl *sampler_vtbl;
-    void *sampler;
+    /* Who draws: [0] for requests without a program, [1] for those that have one or may get one. Both may
+     * be the same; [1].vtbl is NULL when no plugin runs programs. */
+    struct turbod_sampler {
+        const turbo_sampler_vtbl *vtbl;
+        void *self;
+    } samplers[2];
     void *tok; /* owner of facts.tok */
     void *workspace;
     uint64_t workspace_bytes;
     turbod_media *media; /* NULL: the model takes no pictures */
     float *logits; /* [max_batch, V] */
     turbo_sample_row *rows; /* [max_batch] */
+    turbod_request **row_req; /* [max_batch] whose row it is */
     turbo_logprob *tops; /* [max_batch, 20] */
     int32_t max_batch, max_step_tokens, queue_size;
     bool prefix_caching, cache_per_tenant;

@@ -2,6 +2,7 @@
  * Engine thread only. Nothing here allocates. */
 #include "engine/state.h"
 #include "sched/holding.h"
+#include "sched/steer.h"
 
 #include "util/err.h"
 #include "util/log.h"
@@ -21,6 +22,8 @@ void turbod_end(turbod_engine *e, turbod_request *r, const turbod_event *ev, int
     if (was_queued)
         left_queue(e, r);
     atomic_fetch_sub(&e->n_open, 1);
+    if (r->steer && r->steer->finish)
+        r->steer->finish(r->steer, ev);
     r->on_event(r->ctx, ev);
     turbod_request_release(r);
 }

@@ -1,76 +1,66 @@
-/* core/lua/policy.c: see policy.h. Any thread; the only thing requests share is the count of
- * time-outs, behind a mutex that is never held while a script runs. */
+/* core/lua/policy.c: a policy: its script, its run before a request is queued, its time-outs. Any thread;
+ * requests share the script and the count of time-outs, behind a mutex that is never held while a script
+ * runs. */
 #include "lua/policy.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "lua/bind.h"
+#include "lua/run.h"
 #include "util/err.h"
 #include "util/log.h"
-#include "util/utf8.h"
 
-#define MAX_ARGS 1024
-#define MAX_ARG_DEPTH 8
 #define MAX_ARG_NAMES 32
-#define MAX_TIMEOUTS 5 /* of a policy ... */
-#define TIMEOUT_WINDOW 60 /* ... within so many seconds switch it off */
-#define REQUEST "turbo.request"
 
-struct turbod_policy {
-    turbod_script script;
-    char name[65];
-    bool skip; /* on_error = "skip" */
-    struct timeouts {
-        pthread_mutex_t mu;
-        int64_t at[MAX_TIMEOUTS]; /* seconds; a ring */
-        unsigned n;
-        bool off;
-    } * timeouts;
-};
+static const char key_policy, key_run; /* registry keys; their addresses count */
 
-typedef struct policy_job {
-    const turbod_policy *policy;
-    turbo_sample_params *params; /* what the script sees and changes */
-    turbo_sample_params asked; /* what the caller asked for */
-    const cJSON *args;
-    turbod_policy *load; /* while loading: on_error goes here */
-    uint64_t draws; /* of req:random() */
-    bool args_wrong;
-    bool is_rejected;
-    bool timed_out;
-    char rejected[200];
-} policy_job;
+static const struct {
+    const char *name;
+    unsigned bit;
+} hook_names[] = {{"request", HOOK_REQUEST},
+                  {"logits", HOOK_LOGITS},
+                  {"token", HOOK_TOKEN},
+                  {"finish", HOOK_FINISH}};
+#define N_HOOKS (sizeof hook_names / sizeof hook_names[0])
 
-static const char key_policy, key_job; /* registry keys; their addresses count */
-
-static policy_job *job_of(lua_State *L)
+policy_run *turbod_run_of(lua_State *L)
 {
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &key_job);
-    policy_job *j = lua_touserdata(L, -1);
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &key_run);
+    policy_run *r = lua_touserdata(L, -1);
     lua_pop(L, 1);
-    return j;
+    return r;
+}
+
+void turbod_run_push_policy(lua_State *L)
+{
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &key_policy);
+}
+
+const turbod_policy_env *turbod_env_of(lua_State *L)
+{
+    const policy_run *r = turbod_run_of(L);
+    return r && r->policy ? &r->policy->env : NULL;
 }
 
 /* ---- turbo.policy --------------------------------------------------------------------------- */
 
+static unsigned hook_bit(const char *key)
+{
+    for (size_t i = 0; i < N_HOOKS; i++)
+        if (!strcmp(key, hook_names[i].name))
+            return hook_names[i].bit;
+    return 0;
+}
+
 static void check_field(lua_State *L, const char *key, int value)
 {
-    static const char *const later[] = {"token", "finish", "logits"};
     int t = lua_type(L, value);
-    for (size_t i = 0; i < sizeof later / sizeof later[0]; i++)
-        if (!strcmp(key, later[i]))
-            luaL_error(L,
-                       "turbo.policy: the hook \"%s\" is not run by this version; init and request "
-                       "are",
-                       key);
-    if (!strcmp(key, "init") || !strcmp(key, "request")) {
+    if (hook_bit(key) || !strcmp(key, "init")) {
         if (t != LUA_TFUNCTION)
             luaL_error(L, "turbo.policy: %s must be a function", key);
     } else if (!strcmp(key, "chain")) {
-        if (!turbod_chain_is(L, value))
+        if (!turbod_chain_get(L, value))
             luaL_error(L, "turbo.policy: chain must be made by turbo.chain()");
     } else if (!strcmp(key, "on_error")) {
         const char *v = t == LUA_TSTRING ? lua_tostring(L, value) : "";
@@ -80,11 +70,10 @@ static void check_field(lua_State *L, const char *key, int value)
         if (t != LUA_TTABLE || lua_rawlen(L, value) > MAX_ARG_NAMES)
             luaL_error(L, "turbo.policy: args must be a list of at most %d names", MAX_ARG_NAMES);
     } else {
-        luaL_error(
-            L,
-            "turbo.policy: unknown field \"%s\"; init, request, chain, args and on_error are "
-            "known",
-            key);
+        luaL_error(L,
+                   "turbo.policy: unknown field \"%s\"; init, request, logits, token, finish, "
+                   "chain, args and on_error are known",
+                   key);
     }
 }
 
@@ -92,7 +81,7 @@ static void check_field(lua_State *L, const char *key, int value)
 static int bind_policy(lua_State *L)
 {
     lua_settop(L, 1);
-    if (turbod_chain_is(L, 1)) {
+    if (turbod_chain_get(L, 1)) {
         lua_createtable(L, 0, 1);
         lua_insert(L, 1);
         lua_setfield(L, 1, "chain");
@@ -110,10 +99,11 @@ static int bind_policy(lua_State *L)
         lua_pop(L, 1);
     }
     if (!fields)
-        return luaL_error(L, "turbo.policy: a policy needs a chain or a request hook");
+        return luaL_error(L, "turbo.policy: a policy needs a chain or a hook");
     /* A copy: a script that keeps its table cannot slip another kind of value in later. */
-    static const char *const keys[] = {"init", "request", "chain", "on_error", "args"};
-    lua_createtable(L, 0, 5);
+    static const char *const keys[] = {"init",   "request", "logits",   "token",
+                                       "finish", "chain",   "on_error", "args"};
+    lua_createtable(L, 0, 8);
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         lua_pushstring(L, keys[i]);
         lua_rawget(L, 1);
@@ -130,145 +120,80 @@ static int bindings(lua_State *L)
     lua_setfield(L, -2, "policy");
     lua_pushcfunction(L, turbod_chain_new);
     lua_setfield(L, -2, "chain");
+    turbod_tokens_push(L);
+    lua_setfield(L, -2, "tokens");
+    lua_pushcfunction(L, turbod_tokens_encode);
+    lua_setfield(L, -2, "encode");
     lua_setglobal(L, "turbo");
     return 0;
 }
 
-/* ---- the request object --------------------------------------------------------------------- */
+/* ---- running -------------------------------------------------------------------------------- */
 
-static int req_use(lua_State *L)
+static int set_run(lua_State *L)
 {
-    policy_job *j = job_of(L);
-    turbod_chain_apply(L, 2, j->params);
-    lua_settop(L, 1);
-    return 1;
-}
-
-/* Ends the script; pcall cannot undo it. The first text counts. */
-static int req_reject(lua_State *L)
-{
-    policy_job *j = job_of(L);
-    size_t n = 0;
-    const char *why = lua_type(L, 2) == LUA_TSTRING ? lua_tolstring(L, 2, &n) : NULL;
-    if (!why || !n)
-        return luaL_error(L, "req:reject takes the reason, a text");
-    if (!j->is_rejected) {
-        turbo_err line;
-        turbod_err(&line, 0, "%.*s", (int)(n < sizeof j->rejected ? n : sizeof j->rejected - 1),
-                   why);
-        size_t len = strlen(line.text);
-        bool whole = turbod_utf8_valid(line.text, len);
-        while (!whole && len > 0) /* cut inside a character, or not UTF-8 from the start */
-            whole = turbod_utf8_valid(line.text, --len);
-        memcpy(j->rejected, line.text, len);
-        j->rejected[len] = '\0';
-        j->is_rejected = true;
-    }
-    turbod_lua_of(L)->dead = true; /* every later instruction raises */
-    lua_sethook(L, lua_gethook(L), LUA_MASKCOUNT, 1);
-    return luaL_error(L, "rejected");
-}
-
-/* req:random(): a number in [0,1); req:random(m, n): a whole number in m..n. From the request's
- * seed. */
-static int req_random(lua_State *L)
-{
-    policy_job *j = job_of(L);
-    uint64_t x = j->asked.seed + UINT64_C(0x9e3779b97f4a7c15) * ++j->draws;
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9); /* SplitMix64 */
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    x ^= x >> 31;
-    if (lua_gettop(L) <= 1) {
-        lua_pushnumber(L, (double)(x >> 11) * 0x1p-53);
-        return 1;
-    }
-    lua_Integer lo = luaL_checkinteger(L, 2), hi = luaL_checkinteger(L, 3);
-    uint64_t span = (uint64_t)hi - (uint64_t)lo;
-    if (lo > hi)
-        return luaL_error(L, "req:random(m, n): m is above n");
-    lua_pushinteger(L, (lua_Integer)((uint64_t)lo + (span == UINT64_MAX ? x : x % (span + 1))));
-    return 1;
-}
-
-static int req_index(lua_State *L)
-{
-    static const luaL_Reg methods[] = {
-        {"use", req_use}, {"reject", req_reject}, {"random", req_random}, {NULL, NULL}};
-    policy_job *j = job_of(L);
-    const char *key = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "?";
-    const param_row *row = turbod_param_find(key);
-    if (row) {
-        turbod_param_push(L, j->params, row);
-        return 1;
-    }
-    for (const luaL_Reg *m = methods; m->name; m++)
-        if (!strcmp(key, m->name)) {
-            lua_pushcfunction(L, m->func);
-            return 1;
-        }
-    if (!strcmp(key, "args") || !strcmp(key, "asked")) {
-        lua_getiuservalue(L, 1, key[1] == 'r' ? 1 : 2);
-        return 1;
-    }
-    if (!strcmp(key, "policy")) {
-        lua_pushstring(L, j->policy->name);
-        return 1;
-    }
-    return luaL_error(L,
-                      "a request has no field \"%s\"; it has args, asked, policy, use, reject, "
-                      "random, %s",
-                      key, turbod_param_names());
-}
-
-static int req_newindex(lua_State *L)
-{
-    const char *key = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "?";
-    const param_row *row = turbod_param_find(key);
-    if (!row)
-        return luaL_error(L, "req.%s cannot be set; possible are %s", key, turbod_param_names());
-    turbod_param_set(L, job_of(L)->params, row, 3);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &key_run);
     return 0;
 }
 
-static void push_json(lua_State *L, const cJSON *v, int depth, int *left)
+/* After the script's main chunk: its init hook. */
+static int run_init(lua_State *L)
 {
-    if (depth > MAX_ARG_DEPTH || --*left < 0)
-        luaL_error(L, "policy_args: at most %d values, %d deep", MAX_ARGS, MAX_ARG_DEPTH);
-    luaL_checkstack(L, 4, "policy_args");
-    if (cJSON_IsBool(v)) {
-        lua_pushboolean(L, cJSON_IsTrue(v));
-    } else if (cJSON_IsNumber(v)) {
-        lua_Integer whole;
-        if (lua_numbertointeger(v->valuedouble, &whole) && (double)whole >= v->valuedouble &&
-            (double)whole <= v->valuedouble)
-            lua_pushinteger(L, whole);
-        else
-            lua_pushnumber(L, v->valuedouble);
-    } else if (cJSON_IsString(v)) {
-        lua_pushstring(L, v->valuestring);
-    } else if (cJSON_IsArray(v) || cJSON_IsObject(v)) {
-        lua_Integer i = 1;
-        lua_newtable(L);
-        for (const cJSON *m = v->child; m; m = m->next) {
-            if (cJSON_IsObject(v))
-                lua_pushstring(L, m->string);
-            else
-                lua_pushinteger(L, i++);
-            push_json(L, m, depth + 1, left);
-            lua_rawset(L, -3);
+    policy_run *r = turbod_run_of(L);
+    lua_settop(L, 0);
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &key_policy) != LUA_TTABLE)
+        return luaL_error(L, "the script does not call turbo.policy");
+    if (r->loading) {
+        lua_getfield(L, 1, "on_error");
+        r->loading->skip = lua_type(L, -1) == LUA_TSTRING && !strcmp(lua_tostring(L, -1), "skip");
+        lua_pop(L, 1);
+        for (size_t i = 0; i < N_HOOKS; i++) {
+            bool there = lua_getfield(L, 1, hook_names[i].name) == LUA_TFUNCTION;
+            r->loading->hooks |= there ? hook_names[i].bit : 0;
+            lua_pop(L, 1);
         }
-    } else {
-        lua_pushnil(L);
     }
+    if (lua_getfield(L, 1, "init") == LUA_TFUNCTION) {
+        lua_createtable(L, 0, 1);
+        lua_pushstring(L, r->policy->name);
+        lua_setfield(L, -2, "name");
+        lua_call(L, 1, 0);
+    }
+    return 0;
+}
+
+turbo_status turbod_run_open(policy_run *r, turbo_err *err)
+{
+    const turbod_script *script = &r->policy->script;
+    turbo_status st = turbod_lua_open(&r->lua, 0, bindings, err);
+    if (st)
+        return st;
+    turbod_lua_clock(&r->lua, TURBOD_LUA_REQUEST_MS);
+    st = turbod_lua_protect(&r->lua, set_run, r, script, err);
+    if (!st)
+        st = turbod_lua_run(&r->lua, script, err);
+    if (!st)
+        st = turbod_lua_protect(&r->lua, run_init, r, script, err);
+    return st;
+}
+
+void turbod_run_close(policy_run *r)
+{
+    turbod_lua_close(&r->lua);
+    turbod_policy_free(r->policy);
+    free(r->base);
+    free(r->program);
+    free(r);
 }
 
 /* A name that the policy does not list is the caller's mistake, and he is told. */
-static void check_args(lua_State *L, policy_job *j, int policy)
+static void check_args(lua_State *L, policy_run *r, int policy)
 {
-    bool hook = lua_getfield(L, policy, "request") == LUA_TFUNCTION;
+    bool hook = lua_getfield(L, policy, "request") == LUA_TFUNCTION ||
+                (r->policy->hooks & HOOKS_WHILE_RUNNING);
     bool listed = lua_getfield(L, policy, "args") == LUA_TTABLE;
     int list = lua_gettop(L);
-    for (const cJSON *m = j->args ? j->args->child : NULL; m; m = m->next) {
+    for (const cJSON *m = r->args ? r->args->child : NULL; m; m = m->next) {
         bool known = hook && !listed;
         for (lua_Integer i = 1; listed && !known && i <= MAX_ARG_NAMES; i++) {
             known =
@@ -276,129 +201,78 @@ static void check_args(lua_State *L, policy_job *j, int policy)
             lua_pop(L, 1);
         }
         if (!known) {
-            j->args_wrong = true;
-            luaL_error(L, "policy_args: the policy %s takes no \"%s\"", j->policy->name, m->string);
+            r->args_wrong = true;
+            luaL_error(L, "policy_args: the policy %s takes no \"%s\"", r->policy->name, m->string);
         }
     }
     lua_settop(L, list - 2);
 }
 
-static void push_request(lua_State *L, policy_job *j)
-{
-    int left = MAX_ARGS;
-    lua_newuserdatauv(L, 0, 2);
-    int req = lua_gettop(L);
-    if (j->args)
-        push_json(L, j->args, 0, &left);
-    else
-        lua_newtable(L);
-    lua_setiuservalue(L, req, 1);
-    lua_newtable(L);
-    for (const char *p = turbod_param_names(); *p;) {
-        char name[32];
-        size_t n = strcspn(p, ",");
-        memcpy(name, p, n);
-        name[n] = '\0';
-        turbod_param_push(L, &j->asked, turbod_param_find(name));
-        lua_setfield(L, -2, name);
-        p += n + strspn(p + n, ", ");
-    }
-    lua_setiuservalue(L, req, 2);
-    if (luaL_newmetatable(L, REQUEST)) {
-        lua_pushcfunction(L, req_index);
-        lua_setfield(L, -2, "__index");
-        lua_pushcfunction(L, req_newindex);
-        lua_setfield(L, -2, "__newindex");
-        lua_pushboolean(L, 0);
-        lua_setfield(L, -2, "__metatable");
-    }
-    lua_setmetatable(L, req);
-}
-
-/* ---- running ----------------------------------------------------------------------------------
- */
-
-/* After the script's main chunk: its init hook. */
-static int run_init(lua_State *L)
-{
-    policy_job *j = job_of(L);
-    lua_settop(L, 0);
-    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &key_policy) != LUA_TTABLE)
-        return luaL_error(L, "the script does not call turbo.policy");
-    if (j->load) {
-        lua_getfield(L, 1, "on_error");
-        j->load->skip = lua_type(L, -1) == LUA_TSTRING && !strcmp(lua_tostring(L, -1), "skip");
-    }
-    if (lua_getfield(L, 1, "init") == LUA_TFUNCTION) {
-        lua_createtable(L, 0, 1);
-        lua_pushstring(L, j->policy->name);
-        lua_setfield(L, -2, "name");
-        lua_call(L, 1, 0);
-    }
-    return 0;
-}
-
 static int run_request(lua_State *L)
 {
-    policy_job *j = job_of(L);
+    policy_run *r = turbod_run_of(L);
     lua_settop(L, 0);
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &key_policy);
-    check_args(L, j, 1);
+    turbod_run_push_policy(L);
+    check_args(L, r, 1);
     if (lua_getfield(L, 1, "chain") != LUA_TNIL)
-        turbod_chain_apply(L, 2, j->params);
+        turbod_request_use(L, r, turbod_chain_check(L, 2));
+    turbod_request_push(L, r); /* with the arguments, for all hooks */
     if (lua_getfield(L, 1, "request") == LUA_TFUNCTION) {
-        push_request(L, j);
+        lua_insert(L, -2);
+        r->in_hook = HOOK_REQUEST;
         lua_call(L, 1, 0);
     }
     return 0;
 }
 
-static int set_job(lua_State *L)
+/* error("text") in a policy is a failure like any other. */
+static turbo_status failed(const policy_run *r, turbo_status st, turbo_err *err)
 {
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &key_job);
-    return 0;
-}
-
-static turbo_status run(policy_job *j, bool request, turbo_err *err)
-{
-    turbod_lua s;
-    const turbod_script *script = &j->policy->script;
-    turbo_status st = turbod_lua_open(&s, 0, bindings, err);
-    if (st)
+    if (st != TURBO_EINVAL)
         return st;
-    turbod_lua_clock(&s, TURBOD_LUA_REQUEST_MS);
-    st = turbod_lua_protect(&s, set_job, j, script, err);
-    if (!st)
-        st = turbod_lua_run(&s, script, err);
-    if (!st)
-        st = turbod_lua_protect(&s, run_init, j, script, err);
-    if (!st && request)
-        st = turbod_lua_protect(&s, run_request, j, script, err);
-    j->timed_out = s.dead && !j->is_rejected;
-    turbod_lua_close(&s);
-    if (st == TURBO_EINVAL) { /* error("text"): in a policy that is a failure like any other */
-        turbo_err said = *err;
-        st = turbod_err(err, TURBO_EDATA, "%s: %.160s", script->name, said.text);
-    }
-    return st;
+    turbo_err said = *err;
+    return turbod_err(err, TURBO_EDATA, "%s: %.160s", r->policy->script.name, said.text);
 }
 
-turbo_status turbod_policy_load(const char *path, const char *name, turbod_policy **out,
-                                turbo_err *err)
+static policy_run *new_run(turbod_policy *p, turbo_err *err)
 {
+    policy_run *r = calloc(1, sizeof *r);
+    if (!r)
+        turbod_err(err, TURBO_ENOMEM, "no memory for a policy");
+    else
+        r->policy = turbod_policy_ref(p);
+    return r;
+}
+
+/* ---- policies ------------------------------------------------------------------------------- */
+
+static turbo_status make(const char *source, size_t len, const char *file, const char *name,
+                         const turbod_policy_env *env, turbod_policy **out, turbo_err *err)
+{
+    static _Atomic uint64_t generations; /* a count for people, shown by GET /v1/policies */
     turbod_policy *p = calloc(1, sizeof *p);
-    if (p)
-        p->timeouts = calloc(1, sizeof *p->timeouts);
-    if (!p || !p->timeouts) {
-        free(p);
+    if (!p)
         return turbod_err(err, TURBO_ENOMEM, "no memory for a policy");
-    }
-    pthread_mutex_init(&p->timeouts->mu, NULL);
+    atomic_init(&p->refs, 1);
+    pthread_mutex_init(&p->mu, NULL);
     strncpy(p->name, name, sizeof p->name - 1);
-    policy_job job = {.policy = p, .load = p};
-    turbo_status st = turbod_script_load(path, &p->script, err);
-    if (!st)
-        st = run(&job, false, err);
+    if (env)
+        p->env = *env;
+    p->source = malloc(len + 1);
+    turbo_status st = p->source ? turbod_script_compile(source, len, file, &p->script, err)
+                                : turbod_err(err, TURBO_ENOMEM, "no memory for a policy");
+    if (!st) {
+        memcpy(p->source, source, len);
+        p->source_len = len;
+        policy_run *r = new_run(p, err);
+        st = TURBO_ENOMEM;
+        if (r) {
+            r->loading = p;
+            st = failed(r, turbod_run_open(r, err), err);
+            turbod_run_close(r);
+        }
+    }
+    p->generation = atomic_fetch_add(&generations, 1) + 1;
     if (st)
         turbod_policy_free(p);
     else
@@ -406,13 +280,41 @@ turbo_status turbod_policy_load(const char *path, const char *name, turbod_polic
     return st;
 }
 
+turbo_status turbod_policy_load(const char *path, const char *name, const turbod_policy_env *env,
+                                turbod_policy **out, turbo_err *err)
+{
+    char *text = NULL;
+    size_t len = 0;
+    const char *slash = strrchr(path, '/');
+    turbo_status st = turbod_script_read(path, &text, &len, err);
+    if (!st)
+        st = make(text, len, slash ? slash + 1 : path, name, env, out, err);
+    free(text);
+    return st;
+}
+
+turbo_status turbod_policy_compile(const char *source, size_t len, const char *name,
+                                   const turbod_policy_env *env, turbod_policy **out,
+                                   turbo_err *err)
+{
+    char file[80];
+    snprintf(file, sizeof file, "%.64s.lua", name);
+    return make(source, len, file, name, env, out, err);
+}
+
+turbod_policy *turbod_policy_ref(turbod_policy *p)
+{
+    atomic_fetch_add_explicit(&p->refs, 1, memory_order_relaxed);
+    return p;
+}
+
 void turbod_policy_free(turbod_policy *p)
 {
-    if (!p)
+    if (!p || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1)
         return;
     turbod_script_free(&p->script);
-    pthread_mutex_destroy(&p->timeouts->mu);
-    free(p->timeouts);
+    free(p->source);
+    pthread_mutex_destroy(&p->mu);
     free(p);
 }
 
@@ -421,58 +323,127 @@ const char *turbod_policy_name(const turbod_policy *p)
     return p->name;
 }
 
-/* Notes a run that took too long; the fifth within the window switches the policy off. */
-static void note_timeout(struct timeouts *t, const char *name)
+const char *turbod_policy_source(const turbod_policy *p, size_t *len)
+{
+    *len = p->source_len;
+    return p->source;
+}
+
+const char *turbod_policy_hooks(const turbod_policy *p, char text[64])
+{
+    size_t n = 0;
+    text[0] = '\0';
+    for (size_t i = 0; i < N_HOOKS; i++)
+        if (p->hooks & hook_names[i].bit)
+            n += (size_t)snprintf(text + n, 64 - n, "%s%s", n ? ", " : "", hook_names[i].name);
+    return n ? text : "chain";
+}
+
+uint64_t turbod_policy_generation(const turbod_policy *p)
+{
+    return p->generation;
+}
+
+/* ---- time-outs ------------------------------------------------------------------------------ */
+
+void turbod_run_note_timeout(turbod_policy *p)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    pthread_mutex_lock(&t->mu);
-    t->at[t->n++ % MAX_TIMEOUTS] = (int64_t)now.tv_sec;
+    pthread_mutex_lock(&p->mu);
+    p->timeouts[p->n_timeouts++ % MAX_TIMEOUTS] = (int64_t)now.tv_sec;
     /* What would be overwritten next is the oldest of the last five. */
-    bool off = !t->off && t->n >= MAX_TIMEOUTS &&
-               (int64_t)now.tv_sec - t->at[t->n % MAX_TIMEOUTS] <= TIMEOUT_WINDOW;
-    t->off = t->off || off;
-    pthread_mutex_unlock(&t->mu);
+    bool off = !p->off && p->n_timeouts >= MAX_TIMEOUTS &&
+               (int64_t)now.tv_sec - p->timeouts[p->n_timeouts % MAX_TIMEOUTS] <= TIMEOUT_WINDOW;
+    p->off = p->off || off;
+    pthread_mutex_unlock(&p->mu);
     if (off)
         turbod_log(TURBO_LOG_ERROR,
-                   "policy %s is switched off: it ran too long %d times within %d s", name,
+                   "policy %s is switched off: it ran too long %d times within %d s", p->name,
                    MAX_TIMEOUTS, TIMEOUT_WINDOW);
 }
 
-static bool is_off(struct timeouts *t)
+static bool is_off(turbod_policy *p)
 {
-    pthread_mutex_lock(&t->mu);
-    bool off = t->off;
-    pthread_mutex_unlock(&t->mu);
+    pthread_mutex_lock(&p->mu);
+    bool off = p->off;
+    pthread_mutex_unlock(&p->mu);
     return off;
 }
 
-turbo_status turbod_policy_request(const turbod_policy *policy, turbo_sample_params *p,
-                                   const cJSON *args, turbo_err *err)
+/* ---- a request ------------------------------------------------------------------------------ */
+
+void turbod_policy_result_free(turbod_policy_result *o)
 {
-    turbo_sample_params changed = *p; /* a script that fails half-way changes nothing */
-    policy_job job = {.policy = policy, .params = &changed, .asked = *p, .args = args};
-    turbo_status st;
+    free(o->program);
+    if (o->steer)
+        o->steer->free(o->steer);
+    *o = (turbod_policy_result){0};
+}
+
+/* Changed parameters and program to the caller; the run itself when it has more to do. */
+static turbo_status hand_over(policy_run *r, turbod_policy_result *out, turbo_err *err)
+{
+    out->params = r->now;
+    if (r->n_base) {
+        out->program = turbod_program_copy(r->base, r->n_base, NULL, 0);
+        if (!out->program)
+            return turbod_err(err, TURBO_ENOMEM, "no memory for a sampling program");
+        out->params.program = out->program;
+        out->params.n_program = r->n_base;
+    }
+    if (r->policy->hooks & HOOKS_WHILE_RUNNING) {
+        r->args = NULL;
+        r->in_hook = 0;
+        turbod_steer_init(&r->steer);
+        out->steer = &r->steer;
+    }
+    return TURBO_OK;
+}
+
+static turbo_status run_once(turbod_policy *policy, policy_run *r, turbod_policy_result *out,
+                             turbo_err *err)
+{
+    if (is_off(policy))
+        return turbod_err(err, TURBO_ELIMIT,
+                          "the policy %s is switched off: it ran too long %d times; "
+                          "mend it and reload",
+                          policy->name, MAX_TIMEOUTS);
+    turbo_status st = turbod_run_open(r, err);
+    if (!st)
+        st = turbod_lua_protect(&r->lua, run_request, r, &policy->script, err);
+    if (r->lua.dead && !r->is_rejected)
+        turbod_run_note_timeout(policy);
+    st = failed(r, st, err);
+    return st ? st : hand_over(r, out, err);
+}
+
+turbo_status turbod_policy_request(turbod_policy *policy, const turbo_sample_params *p,
+                                   const cJSON *args, turbod_policy_result *out, turbo_err *err)
+{
     turbo_err why = {{0}};
+    *out = (turbod_policy_result){.params = *p};
     if (args && !cJSON_IsObject(args))
         return turbod_err(err, TURBO_EINVAL, "policy_args must be an object");
-    if (is_off(policy->timeouts))
-        st = turbod_err(&why, TURBO_ELIMIT,
-                        "the policy %s is switched off: it ran too long %d times; "
-                        "mend it and reload",
-                        policy->name, MAX_TIMEOUTS);
-    else
-        st = run(&job, true, &why);
-    if (job.timed_out)
-        note_timeout(policy->timeouts, policy->name);
-    if (job.is_rejected)
-        return turbod_err(err, TURBO_ECANCELLED, "%s", job.rejected);
-    if (job.args_wrong)
-        return turbod_err(err, TURBO_EINVAL, "%s", why.text);
-    if (!st) {
-        *p = changed;
+    policy_run *r = new_run(policy, err);
+    if (!r)
+        return TURBO_ENOMEM;
+    r->asked = r->now = *p;
+    r->args = args;
+    turbo_status st = run_once(policy, r, out, &why);
+    bool rejected = r->is_rejected, wrong = r->args_wrong;
+    if (rejected)
+        turbod_err(err, 0, "%s", r->rejected);
+    if (!out->steer)
+        turbod_run_close(r);
+    if (rejected)
+        return TURBO_ECANCELLED;
+    if (!st)
         return TURBO_OK;
-    }
+    turbod_policy_result_free(out); /* a script that fails half-way changes nothing */
+    out->params = *p;
+    if (wrong)
+        return turbod_err(err, TURBO_EINVAL, "%s", why.text);
     turbod_log(TURBO_LOG_WARN, "policy %s: %s", policy->name, why.text);
     if (policy->skip)
         return TURBO_OK;

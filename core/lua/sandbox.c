@@ -236,23 +236,35 @@ turbo_status turbod_script_compile(const char *source, size_t len, const char *n
     return st;
 }
 
-turbo_status turbod_script_load(const char *path, turbod_script *out, turbo_err *err)
+turbo_status turbod_script_read(const char *path, char **text, size_t *n_text, turbo_err *err)
 {
     char folder[4096];
-    uint8_t *text;
+    uint8_t *bytes;
     uint64_t len;
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     size_t n = slash ? (size_t)(slash - path) : 1;
-    *out = (turbod_script){0};
     if (n >= sizeof folder)
         return turbod_err(err, TURBO_ELIMIT, "the path of a script is too long");
     memcpy(folder, slash ? path : ".", n);
     folder[n] = '\0';
     turbo_status st =
-        turbod_file_read(n ? folder : "/", name, TURBOD_LUA_SOURCE_MAX, &text, &len, err);
+        turbod_file_read(n ? folder : "/", name, TURBOD_LUA_SOURCE_MAX, &bytes, &len, err);
     if (st)
         return st;
-    st = turbod_script_compile((const char *)text, len, name, out, err);
+    *text = (char *)bytes;
+    *n_text = len;
+    return TURBO_OK;
+}
+
+turbo_status turbod_script_load(const char *path, turbod_script *out, turbo_err *err)
+{
+    char *text = NULL;
+    size_t len = 0;
+    const char *slash = strrchr(path, '/');
+    *out = (turbod_script){0};
+    turbo_status st = turbod_script_read(path, &text, &len, err);
+    if (!st)
+        st = turbod_script_compile(text, len, slash ? slash + 1 : path, out, err);
     free(text);
     return st;
 }

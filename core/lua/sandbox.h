@@ -28,6 +28,8 @@ typedef struct turbod_script {
     size_t len;
 } turbod_script;
 
+/* The source of a script file; *text is the caller's, free(). */
+turbo_status turbod_script_read(const char *path, char **text, size_t *len, turbo_err *err);
 turbo_status turbod_script_load(const char *path, turbod_script *out, turbo_err *err);
 turbo_status turbod_script_compile(const char *source, size_t len, const char *name,
                                    turbod_script *out, turbo_err *err);

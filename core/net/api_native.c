@@ -131,7 +131,6 @@ void turbod_api_props(turbod_exchange *x)
     const turbod_service *svc = x->http->svc;
     const turbod_engine_facts *f = turbod_engine_facts_of(svc->engine);
     const turbod_template *chat = __atomic_load_n(&svc->chat, __ATOMIC_ACQUIRE);
-    const turbod_policies *set = __atomic_load_n(&svc->policies, __ATOMIC_ACQUIRE);
     const turbo_sample_params *d = &svc->defaults;
     turbod_buf *b = &x->reply.body;
     x->reply.status = 200;
@@ -155,14 +154,10 @@ void turbod_api_props(turbod_exchange *x)
     } else {
         turbod_buf_str(b, "null");
     }
-    turbod_buf_str(b, ",\"policies\":[");
-    for (size_t i = 0; set && i < turbod_policies_count(set); i++) {
-        turbod_buf_str(b, i ? ",\"" : "\"");
-        turbod_buf_json(b, turbod_policies_name(set, i), strlen(turbod_policies_name(set, i)));
-        turbod_buf_str(b, "\"");
-    }
+    turbod_buf_str(b, ",\"policies\":");
+    turbod_policies_json(svc->policies, true, b);
     turbod_buf_printf(b,
-                      "],\"defaults\":{\"temperature\":%.6g,\"top_p\":%.6g,\"top_k\":%d,"
+                      ",\"defaults\":{\"temperature\":%.6g,\"top_p\":%.6g,\"top_k\":%d,"
                       "\"repetition_penalty\":%.6g},",
                       (double)d->temperature, (double)d->top_p, d->top_k,
                       (double)d->repetition_penalty);

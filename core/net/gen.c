@@ -43,6 +43,7 @@ void turbod_gen_free(turbod_gen *g)
     for (int i = 0; i < g->n_choices; i++) {
         turbod_choice *c = &g->choices[i];
         turbod_request_release(c->request);
+        turbod_policy_result_free(&c->steered);
         turbod_buf_free(&c->text);
         turbod_buf_free(&c->records);
         turbod_buf_free(&c->tops);
@@ -120,6 +121,10 @@ static void on_error(turbod_choice *c, const turbod_event *ev)
     case TURBO_EDATA:
         turbod_gen_fail_locked(g, 500, "numeric_error", ev->message);
         break;
+    case TURBO_EINVAL: /* of a running request only its policy can be wrong or too slow */
+        turbod_gen_fail_locked(g, 500, "script_error", ev->message);
+        break;
+    case TURBO_ELIMIT: turbod_gen_fail_locked(g, 500, "script_timeout", ev->message); break;
     default:
         turbod_gen_fail_locked(g, 503, "engine_error", ev->message);
     }
@@ -244,10 +249,9 @@ static bool submit_one(turbod_gen *g, turbod_choice *c, const char *const *stops
         .n_prompt = (int32_t)prompt->n,
         .images = prompt->slots.v,
         .n_images = (int32_t)prompt->slots.n,
-        .max_tokens = g->max_tokens
-                          ? g->max_tokens
-                          : turbod_engine_facts_of(e)->session_len - (int32_t)prompt->n,
-        .params = p->s,
+        .max_tokens = g->max_tokens ? g->max_tokens
+                                    : turbod_engine_facts_of(e)->session_len - (int32_t)prompt->n,
+        .params = c->steered.params,
         .stops = stops,
         .n_stops = p->n_stops,
         .stop_ids = p->stop_ids,
@@ -261,10 +265,11 @@ static bool submit_one(turbod_gen *g, turbod_choice *c, const char *const *stops
         .priority = p->priority,
         .cache_salt = p->cache_salt,
         .id = x->id,
+        .steer = c->steered.steer,
         .on_event = on_event,
         .ctx = c,
     };
-    spec.params.seed += (uint64_t)(c->index % (int)p->n);
+    c->steered.steer = NULL; /* the request's now */
     turbod_exchange_ref(x);
     pthread_mutex_lock(&x->mu);
     g->n_open++; /* its events may come before submit returns */
@@ -317,6 +322,10 @@ bool turbod_gen_start(turbod_gen *g)
     const char *stops[TURBOD_MAX_STOPS];
     if (!check_lengths(g) || !turbod_params_policy(x, &g->params))
         return false;
+    for (int i = 0; i < g->n_choices; i++) /* all before the first is submitted */
+        if (!turbod_params_steer(x, &g->params, g->params.s.seed + (uint64_t)(i % (int)g->params.n),
+                                 &g->choices[i].steered))
+            return false;
     for (int i = 0; i < g->params.n_stops; i++)
         stops[i] = g->params.stops[i];
     for (int i = 0; i < g->n_choices; i++)

@@ -33,6 +33,7 @@ typedef struct turbod_params {
     char policy[65];
     bool policy_given;
     const cJSON *policy_args; /* inside the body, while it lives */
+    turbod_policy *script; /* a reference; NULL: none */
     turbod_buf warnings;      /* JSON strings, comma-separated */
 } turbod_params;
 
@@ -42,8 +43,11 @@ enum { FOR_CHAT = 1, FOR_COMPLETION = 2, FOR_INTERACTIVE = 4 };
  * the model's vocabulary. messages, prompt and other nouns of one route are left to it. */
 bool turbod_params_read(turbod_exchange *x, const cJSON *body, int kind, turbod_params *p);
 void turbod_params_free(turbod_params *p);
-/* Runs the policy hook on p->s. False: x->reply has the refusal. */
+/* Finds the policy. False: x->reply has the refusal. */
 bool turbod_params_policy(turbod_exchange *x, turbod_params *p);
+/* What the policy, if any, makes of p->s for one answer. False: x->reply has the refusal. */
+bool turbod_params_steer(turbod_exchange *x, const turbod_params *p, uint64_t seed,
+                         turbod_policy_result *out);
 /* Notes an unknown member, or refuses it under X-Turbo-Strict. */
 bool turbod_unknown_field(turbod_exchange *x, turbod_buf *warnings, const char *where,
                           const char *name);
@@ -79,6 +83,7 @@ typedef struct turbod_record {
 typedef struct turbod_choice {
     turbod_gen *gen;
     turbod_request *request;
+    turbod_policy_result steered; /* what the policy made of the parameters */
     int index, prompt;
     bool first_of_prompt;
     bool done, ended_well; /* ended_well: by stop or length */

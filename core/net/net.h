@@ -149,7 +149,7 @@ void turbod_exchange_gone(turbod_exchange *x);
 
 /* ---- routes ---------------------------------------------------------------------------------------- */
 
-typedef enum { NEEDS_NOTHING, NEEDS_KEY, NEEDS_METRICS } turbod_need;
+typedef enum { NEEDS_NOTHING, NEEDS_KEY, NEEDS_METRICS, NEEDS_ADMIN } turbod_need;
 
 struct turbod_route {
     const char *path; /* exact; with a trailing '*' a prefix and one more path segment or more */
@@ -167,6 +167,8 @@ void turbod_api_completions(turbod_exchange *x);
 void turbod_api_interactive(turbod_exchange *x);
 void turbod_api_slots(turbod_exchange *x);
 void turbod_api_slot(turbod_exchange *x);
+void turbod_api_policies(turbod_exchange *x);
+void turbod_api_policy(turbod_exchange *x);
 void turbod_api_models(turbod_exchange *x);
 void turbod_api_model(turbod_exchange *x);
 void turbod_api_health(turbod_exchange *x);

@@ -496,6 +496,7 @@ void turbod_params_free(turbod_params *p)
     free(p->bad_len);
     free(p->stop_ids);
     turbod_buf_free(&p->warnings);
+    turbod_policy_free(p->script);
 }
 
 /* ---- policy -------------------------------------------------------------------------------------------- */
@@ -503,10 +504,7 @@ void turbod_params_free(turbod_params *p)
 bool turbod_params_policy(turbod_exchange *x, turbod_params *p)
 {
     turbod_service *svc = x->http->svc;
-    turbo_err err = {{0}};
-    /* A reload stores the policies first, then the conf: read the other way round. */
     const turbod_conf *conf = __atomic_load_n(&svc->conf, __ATOMIC_ACQUIRE);
-    const turbod_policies *set = __atomic_load_n(&svc->policies, __ATOMIC_ACQUIRE);
     const char *name = p->policy_given ? p->policy : conf->default_policy;
     if (!name || !*name) {
         if (!p->policy_args)
@@ -514,13 +512,22 @@ bool turbod_params_policy(turbod_exchange *x, turbod_params *p)
         turbod_reply_error(x, 400, "invalid_value", "policy_args", "policy_args needs a policy");
         return false;
     }
-    turbod_policy *policy = set ? turbod_policies_find(set, name) : NULL;
-    if (!policy) {
+    p->script = turbod_policies_find(svc->policies, name);
+    if (!p->script)
         turbod_reply_error(x, 400, "policy_not_found", "policy",
-                           "there is no policy of this name; GET /props lists them");
-        return false;
-    }
-    turbo_status st = turbod_policy_request(policy, &p->s, p->policy_args, &err);
+                           "there is no policy of this name; GET /v1/policies lists them");
+    return p->script;
+}
+
+bool turbod_params_steer(turbod_exchange *x, const turbod_params *p, uint64_t seed,
+                         turbod_policy_result *out)
+{
+    turbo_err err = {{0}};
+    turbo_sample_params asked = p->s;
+    asked.seed = seed;
+    *out = (turbod_policy_result){.params = asked};
+    turbo_status st =
+        p->script ? turbod_policy_request(p->script, &asked, p->policy_args, out, &err) : TURBO_OK;
     if (!st)
         return true;
     turbod_clean_message(err.text);

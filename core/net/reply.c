@@ -136,7 +136,8 @@ static void cors(struct MHD_Response *m, const turbod_exchange *x)
     MHD_add_response_header(m, "Vary", "Origin");
     MHD_add_response_header(m, "Access-Control-Expose-Headers", "X-Request-Id");
     if (x->reply.status == 204) {
-        MHD_add_response_header(m, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+        MHD_add_response_header(m, "Access-Control-Allow-Methods",
+                                "GET, POST, PUT, DELETE, OPTIONS");
         MHD_add_response_header(m, "Access-Control-Allow-Headers",
                                 "Authorization, Content-Type, X-Request-Id, X-Turbo-Strict");
         MHD_add_response_header(m, "Access-Control-Max-Age", "600");

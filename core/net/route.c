@@ -17,26 +17,43 @@ static const turbod_route routes[] = {
     {"/v1/chat/interactive", "POST", NEEDS_KEY, true, turbod_api_interactive},
     {"/slots", "GET", NEEDS_KEY, true, turbod_api_slots},
     {"/slots/*", "POST", NEEDS_KEY, true, turbod_api_slot},
+    {"/v1/policies", "GET", NEEDS_KEY, true, turbod_api_policies},
+    {"/v1/policies/*", "GET", NEEDS_ADMIN, true, turbod_api_policy},
+    {"/v1/policies/*", "PUT", NEEDS_ADMIN, true, turbod_api_policy},
+    {"/v1/policies/*", "DELETE", NEEDS_ADMIN, true, turbod_api_policy},
     {"/v1/abort", "POST", NEEDS_KEY, false, turbod_api_abort},
     {"/tokenize", "POST", NEEDS_KEY, true, turbod_api_tokenize},
     {"/detokenize", "POST", NEEDS_KEY, true, turbod_api_detokenize},
     {"/apply-template", "POST", NEEDS_KEY, true, turbod_api_template},
 };
 
-/* The path as sent, without its query: nothing is decoded or folded, so nothing can be smuggled. */
-static const turbod_route *find(turbod_text path, turbod_text *param)
+/* The path as sent, without its query: nothing is decoded or folded, so nothing can be smuggled. Of several
+ * routes of a path the one with the method; the last of them when none has it. */
+static const turbod_route *find(turbod_text path, const char *method, turbod_text *param)
 {
+    const turbod_route *found = NULL;
     for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
         size_t n = strlen(routes[i].path);
         if (routes[i].path[n - 1] != '*') {
-            if (turbod_text_is(path, routes[i].path))
-                return &routes[i];
-        } else if (path.n > n - 1 && !memcmp(path.p, routes[i].path, n - 1)) {
+            if (!turbod_text_is(path, routes[i].path))
+                continue;
+        } else {
+            if (path.n <= n - 1 || memcmp(path.p, routes[i].path, n - 1))
+                continue;
             *param = (turbod_text){path.p + n - 1, path.n - n + 1};
-            return &routes[i];
         }
+        found = &routes[i];
+        if (!strcmp(found->method, method))
+            return found;
     }
-    return NULL;
+    return found;
+}
+
+/* The methods of a path, for Allow. */
+static const char *methods_of(const turbod_route *r)
+{
+    bool several = r > routes && !strcmp(r[-1].path, r->path);
+    return several ? "GET, PUT, DELETE" : r->method;
 }
 
 static bool allowed_type(turbod_text t)
@@ -81,7 +98,8 @@ static bool authorise(turbod_exchange *x, const turbod_head *h, const turbod_rou
         x->reply.want_key = true;
         return false;
     }
-    if (r && r->need == NEEDS_METRICS && !who->admin && !strcmp(r->method, x->method)) {
+    bool admin = r && (r->need == NEEDS_METRICS || r->need == NEEDS_ADMIN);
+    if (admin && !who->admin && !strcmp(r->method, x->method)) {
         turbod_reply_error(x, 403, "permission_denied", NULL, "this needs an admin key");
         return false;
     }
@@ -109,7 +127,7 @@ static bool ready_for(turbod_exchange *x, const turbod_route *r)
 
 static bool fitting_body(turbod_exchange *x, const turbod_head *h)
 {
-    if (!strcmp(x->method, "GET")) {
+    if (!strcmp(x->method, "GET") || !strcmp(x->method, "DELETE")) {
         if (h->content_length == 0 && !h->n_coding)
             return true;
         turbod_reply_error(x, 400, "invalid_value", NULL, "this request takes no body");
@@ -155,7 +173,7 @@ void turbod_route_judge(turbod_exchange *x, const turbod_head *h)
             return;
         }
     }
-    const turbod_route *r = find(path, &param);
+    const turbod_route *r = find(path, x->method, &param);
     if (!authorise(x, h, r))
         return;
     if (!r) {
@@ -164,8 +182,9 @@ void turbod_route_judge(turbod_exchange *x, const turbod_head *h)
         return;
     }
     if (strcmp(r->method, x->method)) {
-        turbod_reply_error(x, 405, "method_not_allowed", NULL, "this route takes %s", r->method);
-        x->reply.allow = r->method;
+        turbod_reply_error(x, 405, "method_not_allowed", NULL, "this route takes %s",
+                           methods_of(r));
+        x->reply.allow = methods_of(r);
         return;
     }
     x->param = param;

@@ -253,6 +253,17 @@ const turbo_sampler_vtbl *turbod_registry_sampler(const turbod_registry *r, cons
     return NULL;
 }
 
+const turbo_sampler_vtbl *turbod_registry_programs(const turbod_registry *r)
+{
+    for (size_t i = 0; i < r->n; i++) {
+        const turbod_plugin *p = r->entries[i].plugin;
+        for (int s = 0; s < p->n_samplers && !r->entries[i].refused; s++)
+            if (p->samplers[s].programs)
+                return &p->samplers[s];
+    }
+    return NULL;
+}
+
 size_t turbod_registry_count(const turbod_registry *r)
 {
     return r->n;

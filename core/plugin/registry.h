@@ -23,6 +23,8 @@ const void *turbod_registry_extension(const turbod_registry *r, const turbo_mode
 turbo_status turbod_registry_tokenizer_for(const turbod_registry *r, const char *folder,
                                            const turbo_tokenizer_vtbl **out, turbo_err *err);
 const turbo_sampler_vtbl *turbod_registry_sampler(const turbod_registry *r, const char *id);
+/* The first sampler that runs programs; NULL: none. */
+const turbo_sampler_vtbl *turbod_registry_programs(const turbod_registry *r);
 
 typedef struct turbod_plugin_row {
     const char *path, *refused; /* refused: NULL when loaded, else why not */

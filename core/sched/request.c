@@ -8,6 +8,7 @@
 #include "engine/engine.h"
 #include "engine/media.h"
 #include "sched/queue.h"
+#include "sched/steer.h"
 #include "util/checked.h"
 #include "util/err.h"
 #include "util/log.h"
@@ -45,6 +46,8 @@ void turbod_request_release(turbod_request *r)
     free(r->keys);
     free(r->param_arrays);
     free(r->sampler_state);
+    if (r->steer)
+        r->steer->free(r->steer);
     turbod_detok_free(r->detok);
     turbod_stop_free(&r->stop);
     free(r);
@@ -149,14 +152,20 @@ static bool copy_params(turbod_request *r, const turbod_request_spec *s,
     for (int32_t i = 0; i < p->n_bad; i++)
         n_bad += (size_t)p->bad_len[i];
     size_t n_ids = n_eos + (size_t)s->n_stop_ids + n_bad + (size_t)p->n_bad + (size_t)p->n_allowed;
-    size_t bytes;
+    size_t bytes, steps = (size_t)p->n_program * sizeof *p->program;
+    for (int32_t i = 0; i < p->n_program; i++)
+        n_ids += (size_t)p->program[i].n_ids * (p->program[i].values ? 2 : 1);
     if (!turbod_mul((size_t)p->n_bias, sizeof *p->bias, &bytes) ||
+        !turbod_add(bytes, steps, &bytes) ||
         !turbod_add(bytes, n_ids * sizeof(int32_t) + 1, &bytes))
         return false;
     char *block = malloc(bytes);
     if (!block)
         return false;
     r->param_arrays = block;
+    turbo_sample_step *program = (turbo_sample_step *)(void *)block;
+    r->params.program = program;
+    block += steps;
     turbo_logit_bias *bias = (turbo_logit_bias *)(void *)block;
     int32_t *ids = (int32_t *)(void *)(block + (size_t)p->n_bias * sizeof *p->bias);
 #define COPY(dst, src, n) ((n) ? memcpy(dst, src, (size_t)(n) * sizeof *(dst)) : (void *)0)
@@ -176,6 +185,20 @@ static bool copy_params(turbod_request *r, const turbod_request_spec *s,
     ids += p->n_bad;
     r->params.allowed = ids;
     COPY(ids, p->allowed, p->n_allowed);
+    ids += p->n_allowed;
+    COPY(program, p->program, p->n_program);
+    for (int32_t i = 0; i < p->n_program; i++) {
+        const turbo_sample_step *from = &p->program[i];
+        COPY(ids, from->ids, from->n_ids);
+        program[i].ids = ids;
+        ids += from->n_ids;
+        if (!from->values)
+            continue;
+        float *values = (float *)(void *)ids;
+        COPY(values, from->values, from->n_ids);
+        program[i].values = values;
+        ids += from->n_ids;
+    }
 #undef COPY
     return true;
 }
@@ -184,12 +207,14 @@ turbo_status turbod_request_new(const turbod_request_spec *spec, const turbod_re
                                 turbod_request **out, turbo_err *err)
 {
     turbo_status st = check(spec, lim, err);
-    if (st)
-        return st;
-    turbod_request *r = calloc(1, sizeof *r);
-    if (!r)
-        return turbod_err(err, TURBO_ENOMEM, "no memory for a request");
+    turbod_request *r = st ? NULL : calloc(1, sizeof *r);
+    if (!r) {
+        if (spec->steer)
+            spec->steer->free(spec->steer);
+        return st ? st : turbod_err(err, TURBO_ENOMEM, "no memory for a request");
+    }
     atomic_init(&r->refs, 1);
+    r->steer = spec->steer;
     r->n_prompt = spec->n_prompt;
     r->max_tokens = spec->max_tokens;
     r->params = spec->params;

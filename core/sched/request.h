@@ -20,6 +20,7 @@
 #define TURBOD_MAX_SALT 256
 
 typedef struct turbod_request turbod_request;
+typedef struct turbod_steer turbod_steer; /* steer.h */
 
 typedef enum {
     TURBOD_EV_TOKEN, /* one sampled token; text may be empty while it is held back */
@@ -85,6 +86,8 @@ typedef struct turbod_request_spec {
     int32_t priority; /* -1000..1000; among a tenant's waiting requests smaller goes first */
     const char *cache_salt; /* only requests with the same salt share cached prefixes. NULL: "" */
     const char *id; /* for the log, or NULL */
+    turbod_steer
+        *steer; /* NULL, or what steers it: the request's from now on, whatever comes back */
     turbod_event_fn on_event;
     void *ctx;
 } turbod_request_spec;

@@ -70,6 +70,8 @@ struct turbod_request {
     int32_t announced; /* tokens it said it would compute */
     turbok_kv_table table;
     void *sampler_state;
+    bool programs; /* drawn by the sampler that runs programs */
+    turbod_steer *steer; /* owned; NULL: nothing steers it */
     struct turbod_detok *detok;
     turbod_stop stop;
     int64_t t_submit, t_start, t_first, t_last; /* monotonic ns */

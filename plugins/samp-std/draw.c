@@ -12,17 +12,9 @@
 
 #include "samp.h"
 
-typedef struct draw {
-    samp *s;
-    const float *l;
-    double m, inv_t; /* largest logit, 1 / temperature */
-    int32_t sorted; /* entries of ids that stand in their final place */
-    int32_t bucket; /* the next one to sort */
-} draw;
-
-static double weight(const draw *d, int32_t id)
+static double weight(const samp_order *o, int32_t id)
 {
-    return exp(((double)d->l[id] - d->m) * d->inv_t);
+    return exp(((double)o->key[id] - o->top) * o->inv);
 }
 
 static bool above(const float *l, int32_t a, int32_t b)
@@ -65,15 +57,57 @@ static void sort(const float *l, int32_t *ids, int32_t n)
     }
 }
 
-/* Without filters, in order of id: first the block in which the draw falls, then the place in it. */
-static int32_t draw_all(const draw *d, int32_t best, double u)
+/* 0..SAMP_BUCKETS-1 by logit, -1 for what weighs nothing. Grows with the distance from the best. */
+static int32_t bucket_of(const samp_order *o, int32_t id)
 {
-    int32_t n = d->s->vocab;
-    double *sums = d->s->prob, sum = 0;
-    double to = u * samp_sums(d->l, n, d->m, d->inv_t, sums);
+    double depth = (o->top - (double)o->key[id]) * o->inv;
+    if (!(depth < SAMP_DEPTH))
+        return -1;
+    int32_t b = (int32_t)(depth * (SAMP_BUCKETS / SAMP_DEPTH));
+    return b < SAMP_BUCKETS ? b : SAMP_BUCKETS - 1;
+}
+
+void samp_order_begin(samp_order *o, samp *s, const float *key, double top, double inv)
+{
+    int32_t *end = s->end, *pool = s->pool, n = 0, last = 0;
+    *o = (samp_order){.s = s, .key = key, .top = top, .inv = inv};
+    /* Only what was used is cleared, and only what is used is summed: usually few buckets are. */
+    memset(end, 0, (size_t)(s->last + 2) * sizeof *end);
+    for (int32_t i = 0; i < s->vocab; i++) {
+        int32_t b = bucket_of(o, i);
+        if (b < 0)
+            continue;
+        pool[n++] = i;
+        end[b + 1]++; /* counts, one place further */
+        last = b > last ? b : last;
+    }
+    s->last = last;
+    for (int32_t b = 1; b <= last + 1; b++)
+        end[b] += end[b - 1]; /* where bucket b begins, and so where b - 1 ends */
+    for (int32_t k = 0; k < n; k++)
+        s->ids[end[bucket_of(o, pool[k])]++] = pool[k];
+    o->n = n; /* every end[b] has moved on to the end of bucket b */
+}
+
+int32_t samp_order_at(samp_order *o, int32_t k)
+{
+    while (o->sorted <= k) {
+        int32_t stop = o->s->end[o->bucket++];
+        sort(o->key, o->s->ids + o->sorted, stop - o->sorted);
+        o->sorted = stop;
+    }
+    return o->s->ids[k];
+}
+
+/* Without filters, in order of id: first the block in which the draw falls, then the place in it. */
+static int32_t draw_all(samp *s, const float *l, int32_t best, double inv_t, double u)
+{
+    int32_t n = s->vocab;
+    double *sums = s->prob, sum = 0, m = (double)l[best];
+    double to = u * samp_sums(l, n, m, inv_t, sums);
     for (int32_t b = 0; b * SAMP_BLOCK < n; b++) {
         if (sum + sums[b] > to) {
-            int32_t id = samp_in_block(d->l, n, b, d->m, d->inv_t, sum, to);
+            int32_t id = samp_in_block(l, n, b, m, inv_t, sum, to);
             return id < 0 ? best : id;
         }
         sum += sums[b];
@@ -81,71 +115,30 @@ static int32_t draw_all(const draw *d, int32_t best, double u)
     return best;
 }
 
-/* 0..SAMP_BUCKETS-1 by logit, -1 for what weighs nothing. Grows with the distance from the best. */
-static int32_t bucket_of(const draw *d, int32_t id)
-{
-    double depth = (d->m - (double)d->l[id]) * d->inv_t;
-    if (!(depth < SAMP_DEPTH))
-        return -1;
-    int32_t b = (int32_t)(depth * (SAMP_BUCKETS / SAMP_DEPTH));
-    return b < SAMP_BUCKETS ? b : SAMP_BUCKETS - 1;
-}
-
-/* Deals the candidates into s->ids, bucket after bucket; returns their number. */
-static int32_t deal(draw *d)
-{
-    int32_t *end = d->s->end, *pool = d->s->pool, n = 0, last = 0;
-    /* Only what was used is cleared, and only what is used is summed: usually few buckets are. */
-    memset(end, 0, (size_t)(d->s->last + 2) * sizeof *end);
-    for (int32_t i = 0; i < d->s->vocab; i++) {
-        int32_t b = bucket_of(d, i);
-        if (b < 0)
-            continue;
-        pool[n++] = i;
-        end[b + 1]++; /* counts, one place further */
-        last = b > last ? b : last;
-    }
-    d->s->last = last;
-    for (int32_t b = 1; b <= last + 1; b++)
-        end[b] += end[b - 1]; /* where bucket b begins, and so where b - 1 ends */
-    for (int32_t k = 0; k < n; k++)
-        d->s->ids[end[bucket_of(d, pool[k])]++] = pool[k];
-    return n; /* every end[b] has moved on to the end of bucket b */
-}
-
-/* The candidate of rank k. Ranks are asked for in order. */
-static int32_t ranked(draw *d, int32_t k)
-{
-    while (d->sorted <= k) {
-        int32_t stop = d->s->end[d->bucket++];
-        sort(d->l, d->s->ids + d->sorted, stop - d->sorted);
-        d->sorted = stop;
-    }
-    return d->s->ids[k];
-}
-
 int32_t samp_draw(samp *s, const float *l, const turbo_sample_params *p, uint32_t position,
                   int32_t best)
 {
     if (p->temperature <= 0)
         return best;
-    draw d = {.s = s, .l = l, .m = (double)l[best], .inv_t = 1.0 / (double)p->temperature};
-    double u = samp_uniform(p->seed, position);
+    double m = (double)l[best], inv_t = 1.0 / (double)p->temperature;
+    double u = samp_uniform(p->seed, position, 0);
     bool top_k = p->top_k > 0 && p->top_k < s->vocab, top_p = p->top_p<1, min_p = p->min_p> 0;
     if (!top_k && !top_p && !min_p)
-        return draw_all(&d, best, u);
-    int32_t n = deal(&d), kept = 0;
+        return draw_all(s, l, best, inv_t, u);
+    samp_order o;
+    samp_order_begin(&o, s, l, m, inv_t);
+    int32_t n = o.n, kept = 0;
     double total = 0, sum = 0;
     /* top_p is of what top_k leaves, so that sum must be known first. */
     if (top_k && p->top_k < n)
         n = p->top_k;
     if (top_k)
         for (int32_t k = 0; k < n; k++)
-            total += s->prob[k] = weight(&d, ranked(&d, k));
+            total += s->prob[k] = weight(&o, samp_order_at(&o, k));
     else if (top_p)
-        total = samp_sums(l, s->vocab, d.m, d.inv_t, s->prob);
+        total = samp_sums(l, s->vocab, m, inv_t, s->prob);
     for (; kept < n; kept++) {
-        double w = s->prob[kept] = top_k ? s->prob[kept] : weight(&d, ranked(&d, kept));
+        double w = s->prob[kept] = top_k ? s->prob[kept] : weight(&o, samp_order_at(&o, kept));
         if (kept && ((top_p && sum >= (double)p->top_p * total) || (min_p && w < (double)p->min_p)))
             break;
         sum += w;

@@ -23,9 +23,9 @@ void samp_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[
     out[3] = c3;
 }
 
-double samp_uniform(uint64_t seed, uint32_t position)
+double samp_uniform(uint64_t seed, uint32_t position, uint32_t stream)
 {
-    const uint32_t counter[4] = {position, 0, 0, 0};
+    const uint32_t counter[4] = {position, stream, 0, 0};
     const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
     uint32_t r[4];
     samp_philox(counter, key, r);

@@ -42,10 +42,22 @@ typedef struct samp_state {
     seen list[];
 } samp_state;
 
+/* state.c. */
+turbo_status samp_fail(turbo_err *err, turbo_status s, const char *text);
+turbo_status samp_open(int32_t vocab, samp **out, turbo_err *err);
+void samp_close(samp *s); /* NULL allowed */
+uint64_t samp_state_bytes(const samp *s, int32_t max_tokens);
+/* st: zeroed memory of samp_state_bytes(max_tokens). */
+turbo_status samp_begin(const samp *s, samp_state *st, int32_t max_tokens,
+                        const turbo_sample_params *par, const int32_t *prompt, int32_t n_prompt,
+                        turbo_err *err);
+void samp_accept(const samp *s, samp_state *st, int32_t token);
+
 /* philox.c: Philox-4x32-10 (Salmon et al., SC 2011), a pure function of key and counter. */
 void samp_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
-/* Uniform in [0,1) with 53 bits, of draw number `position` under seed. */
-double samp_uniform(uint64_t seed, uint32_t position);
+/* Uniform in [0,1) with 53 bits, of draw number `position` under seed. Stream 0 draws tokens; steps
+ * of a program that need chance have streams of their own. */
+double samp_uniform(uint64_t seed, uint32_t position, uint32_t stream);
 
 #define SAMP_DEPTH 60.0 /* temperatures below the best, see draw.c */
 #define SAMP_BLOCK 64 /* entries whose weights are summed together, see vec.c */
@@ -65,7 +77,20 @@ int32_t samp_in_block(const float *logits, int32_t n, int32_t b, double best, do
 void samp_logprobs(const samp *s, turbo_sample_row *row, float best, double *log_z);
 /* False: nothing was asked for, and the logits are as they were. */
 bool samp_shape(samp *s, const turbo_sample_row *row);
-/* draw.c: temperature, filters, draw. best: what samp_argmax says of these logits. */
+/* draw.c: an order of the vocabulary by a key, highest first, ties by lower id, computed only as far
+ * as it is asked for. Entries 60 / inv and more below top do not take part. */
+typedef struct samp_order {
+    samp *s;
+    const float *key; /* [V] */
+    double top, inv;
+    int32_t n; /* entries that take part */
+    int32_t sorted; /* entries of s->ids that stand in their final place */
+    int32_t bucket; /* the next one to sort */
+} samp_order;
+void samp_order_begin(samp_order *o, samp *s, const float *key, double top, double inv);
+/* The id of rank k < n. Ranks are asked for in order. */
+int32_t samp_order_at(samp_order *o, int32_t k);
+/* Temperature, filters, draw. best: what samp_argmax says of these logits. */
 int32_t samp_draw(samp *s, const float *logits, const turbo_sample_params *p, uint32_t position,
                   int32_t best);
 

@@ -153,13 +153,13 @@ static turbo_status open_engine(const char *folder, turbod_registry *reg, turbod
         return st;
     pthread_mutex_lock(&(*e)->step_mu); /* no step is under way */
     run.model = (*e)->model_vtbl;
-    run.sampler = (*e)->sampler_vtbl;
+    run.sampler = (*e)->samplers[0].vtbl;
     model = *run.model;
     model.forward = forward;
     sampler = *run.sampler;
     sampler.sample = sample;
     (*e)->model_vtbl = &model;
-    (*e)->sampler_vtbl = &sampler;
+    (*e)->samplers[0].vtbl = &sampler;
     pthread_mutex_unlock(&(*e)->step_mu);
     return TURBO_OK;
 }

@@ -53,7 +53,19 @@ static turbo_status load_text(const char *text, turbod_policy **out, turbo_err *
     assert_non_null(f);
     fputs(text, f);
     fclose(f);
-    return turbod_policy_load(path, "test", out, err);
+    return turbod_policy_load(path, "test", NULL, out, err);
+}
+
+/* What the policy makes of p, without program and hooks. */
+static turbo_status run_on(turbod_policy *policy, turbo_sample_params *p, const cJSON *args,
+                           turbo_err *err)
+{
+    turbod_policy_result r;
+    turbo_status st = turbod_policy_request(policy, p, args, &r, err);
+    *p = r.params;
+    p->program = NULL; /* goes with r */
+    turbod_policy_result_free(&r);
+    return st;
 }
 
 static turbo_status ask(const char *text, const char *args, turbo_sample_params *p, turbo_err *err)
@@ -64,7 +76,7 @@ static turbo_status ask(const char *text, const char *args, turbo_sample_params 
         fail_msg("%s: %s", text, err->text);
     cJSON *a = args ? cJSON_Parse(args) : NULL;
     neutral(p);
-    st = turbod_policy_request(policy, p, a, err);
+    st = run_on(policy, p, a, err);
     cJSON_Delete(a);
     turbod_policy_free(policy);
     return st;
@@ -127,9 +139,8 @@ static void test_policy_refused_at_load(void **state)
 {
     static const char *const bad[][2] = {
         {"return 1", "does not call turbo.policy"},
-        {"turbo.policy{ token = function() end }", "token"},
-        {"turbo.policy{ finish = function() end }", "finish"},
-        {"turbo.policy{ logits = function() end }", "logits"},
+        {"turbo.policy{ token = 1 }", "token must be a function"},
+        {"turbo.policy{ logits = turbo.chain() }", "logits must be a function"},
         {"turbo.policy{ requets = function() end }", "requets"},
         {"turbo.policy{ request = 5 }", "request"},
         {"turbo.policy{}", "needs a chain"},
@@ -139,12 +150,19 @@ static void test_policy_refused_at_load(void **state)
         {"turbo.policy{ args = 'x' }", "args"},
         {"turbo.policy{ init = function() error('not today') end }", "not today"},
         {"turbo.policy{ init = function() while true do end end }", "script limit"},
-        {"turbo.policy(turbo.chain():top_p(0.9):temperature(1))",
-         "temperature stands behind top_p"},
-        {"turbo.policy(turbo.chain():temperature(1):penalize{rep=1.1})", "penalize stands behind"},
-        {"turbo.policy(turbo.chain():temperature(1):temperature(1))", "twice"},
-        {"turbo.policy(turbo.chain():mirostat(5))", "no operation \"mirostat\""},
-        {"turbo.policy(turbo.chain():penalize{last_n=64})", "last_n"},
+        {"turbo.policy(turbo.chain():mirostat(5))", "mirostat takes a table"},
+        {"turbo.policy(turbo.chain():mirostat{tau=0})", "tau is 0"},
+        {"turbo.policy(turbo.chain():mirostat{mu=1})", "no \"mu\""},
+        {"turbo.policy(turbo.chain():penalise{rep=1})", "no step \"penalise\""},
+        {"turbo.policy(turbo.chain():penalize{last_n=-1})", "last_n is -1"},
+        {"turbo.policy(turbo.chain():ban{-1})", "no token id"},
+        {"turbo.policy(turbo.chain():ban{1.5})", "no token id"},
+        {"turbo.policy(turbo.chain():ban{'<x>'})", "no tokenizer"},
+        {"turbo.policy(turbo.chain():force{1, 2})", "one token"},
+        {"turbo.policy(turbo.chain():add({1}))", "takes 2 values"},
+        {"local c = turbo.chain() for i = 1, 33 do c = c:scale(1) end turbo.policy(c)",
+         "at most 32"},
+        {"turbo.tokens.matching('x')", "no tokenizer"},
         {"turbo.policy(turbo.chain():temperature(3))", "temperature is 3"},
         {"turbo.policy(turbo.chain():temperature(0/0))", "temperature is"},
         {"turbo.policy(turbo.chain():temperature('1'))", "a number is needed"},
@@ -163,7 +181,7 @@ static void test_policy_refused_at_load(void **state)
         if (!strstr(err.text, bad[i][1]))
             fail_msg("%s: \"%s\" lacks \"%s\"", bad[i][0], err.text, bad[i][1]);
     }
-    assert_int_equal(turbod_policy_load("/nonexistent/x.lua", "x", &p, &err), TURBO_ENOENT);
+    assert_int_equal(turbod_policy_load("/nonexistent/x.lua", "x", NULL, &p, &err), TURBO_ENOENT);
 }
 
 #define HOOK(body) "turbo.policy{ request = function(req) " body " end }"
@@ -251,11 +269,11 @@ static void test_policy_switched_off(void **state)
     assert_int_equal(load_text(HOOK("while true do end"), &policy, &err), TURBO_OK);
     neutral(&p);
     for (int i = 0; i < 5; i++) {
-        assert_int_equal(turbod_policy_request(policy, &p, NULL, &err), TURBO_ELIMIT);
+        assert_int_equal(run_on(policy, &p, NULL, &err), TURBO_ELIMIT);
         assert_non_null(strstr(err.text, "script limit"));
     }
     double t = now_ms();
-    assert_int_equal(turbod_policy_request(policy, &p, NULL, &err), TURBO_ELIMIT);
+    assert_int_equal(run_on(policy, &p, NULL, &err), TURBO_ELIMIT);
     assert_non_null(strstr(err.text, "switched off"));
     assert_true(now_ms() - t < 20);
     turbod_policy_free(policy);
@@ -268,7 +286,7 @@ static void *many(void *arg)
         turbo_err err;
         neutral(&p);
         p.seed = (uint64_t)i;
-        if (turbod_policy_request(arg, &p, NULL, &err) || p.top_k != i + 1)
+        if (run_on(arg, &p, NULL, &err) || p.top_k != i + 1)
             return arg;
     }
     return NULL;
@@ -297,38 +315,40 @@ static void test_policy_threads(void **state)
 /* The scripts that ship. */
 static void test_policy_shipped(void **state)
 {
-    char dir[4096];
-    turbod_policies *set = NULL;
+    static const char *const names[] = {"house", "greedy"};
+    char path[4096];
+    turbod_policy *both[2] = {NULL, NULL};
     turbo_err err = {{0}};
     turbo_sample_params p;
     (void)state;
-    snprintf(dir, sizeof dir, "%s/scripts/sampling", source_dir());
-    if (turbod_policies_load(dir, &set, &err))
-        fail_msg("%s", err.text);
-    turbod_policy *house = turbod_policies_find(set, "house");
-    assert_non_null(house);
-    assert_non_null(turbod_policies_find(set, "greedy"));
+    for (int i = 0; i < 2; i++) { /* the others ask for a tokenizer: test_steer has them */
+        snprintf(path, sizeof path, "%s/scripts/sampling/%s.lua", source_dir(), names[i]);
+        if (turbod_policy_load(path, names[i], NULL, &both[i], &err))
+            fail_msg("%s", err.text);
+    }
+    turbod_policy *house = both[0];
     neutral(&p);
-    assert_int_equal(turbod_policy_request(house, &p, NULL, &err), TURBO_OK);
+    assert_int_equal(run_on(house, &p, NULL, &err), TURBO_OK);
     assert_true(near(p.temperature, 0.7) && near(p.min_p, 0.05) &&
                 near(p.repetition_penalty, 1.05));
     p.temperature = 0;
-    assert_int_equal(turbod_policy_request(house, &p, NULL, &err), TURBO_OK);
+    assert_int_equal(run_on(house, &p, NULL, &err), TURBO_OK);
     assert_true(near(p.temperature, 0));
     cJSON *a = cJSON_Parse("{\"warmth\":0.9}");
     neutral(&p);
-    assert_int_equal(turbod_policy_request(house, &p, a, &err), TURBO_OK);
+    assert_int_equal(run_on(house, &p, a, &err), TURBO_OK);
     assert_true(near(p.temperature, 0.9));
     cJSON_Delete(a);
     a = cJSON_Parse("{\"warmth\":\"hot\"}");
-    assert_int_equal(turbod_policy_request(house, &p, a, &err), TURBO_ECANCELLED);
+    assert_int_equal(run_on(house, &p, a, &err), TURBO_ECANCELLED);
     cJSON_Delete(a);
     double t = now_ms();
     neutral(&p);
     for (int i = 0; i < 200; i++)
-        assert_int_equal(turbod_policy_request(house, &p, NULL, &err), TURBO_OK);
+        assert_int_equal(run_on(house, &p, NULL, &err), TURBO_OK);
     print_message("house policy: %.0f us a request\n", (now_ms() - t) * 1e3 / 200);
-    turbod_policies_free(set);
+    turbod_policy_free(house);
+    turbod_policy_free(both[1]);
 }
 
 /* The names after `prefix` in the definition file, between two lines; each one once. */
@@ -357,9 +377,9 @@ static void test_definitions(void **state)
     turbo_err err = {{0}};
     (void)state;
     int n = names_of("---@class turbo.Request", "local req", "---@field ", names, 32);
-    assert_int_equal(n, 9 + 3);
-    n += names_of("local req", "---@class turbo.PolicySpec", "function req:", names + n, 32 - n);
-    assert_int_equal(n, 9 + 3 + 3);
+    assert_int_equal(n, 9 + 5);
+    n += names_of("local req", "---The logits of", "function req:", names + n, 32 - n);
+    assert_int_equal(n, 9 + 5 + 6);
     for (int i = 0; i < n; i++) {
         snprintf(script, sizeof script, HOOK("assert(req.%.31s ~= nil)"), names[i]);
         if (ask(script, NULL, &p, &err))
@@ -371,14 +391,14 @@ static void test_definitions(void **state)
         if (!strstr(err.text, names[i]))
             fail_msg("\"%s\" lacks %s", err.text, names[i]);
     n = names_of("local chain", "---A chain without", "function chain:", names, 32);
-    assert_int_equal(n, 5);
+    assert_int_equal(n, 17);
     for (int i = 0; i < n; i++) {
         snprintf(script, sizeof script, "assert(turbo.chain().%.31s) turbo.policy(turbo.chain())",
                  names[i]);
         assert_int_equal(ask(script, NULL, &p, &err), TURBO_OK);
     }
     n = names_of("---@class turbo.PolicySpec", "---Registers the policy", "---@field ", names, 32);
-    assert_int_equal(n, 5);
+    assert_int_equal(n, 8);
     turbod_policy *none = NULL;
     assert_int_not_equal(load_text("turbo.policy{ nonsense = 1 }", &none, &err), TURBO_OK);
     for (int i = 0; i < n; i++)

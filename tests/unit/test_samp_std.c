@@ -120,7 +120,7 @@ static int32_t reference_of(const float *l, int32_t size, const turbo_sample_par
             break;
         sum += c[kept].p;
     }
-    double u = samp_uniform(p->seed, position);
+    double u = samp_uniform(p->seed, position, 0);
     for (int i = 0; i < kept; i++) {
         at += c[i].p;
         if (at > u * sum) {

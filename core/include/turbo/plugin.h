@@ -437,6 +437,39 @@ typedef struct turbo_logit_bias {
     float bias; /* -100..100, added to the logit */
 } turbo_logit_bias;
 
+/* One step of a sampling program: what a chain or a `logits` hook of a Lua policy compiles to.
+ * doc/sampling.md defines each step and names its source. a, b, c, n, m, ids and values mean what
+ * the table there says; fields that a step does not use are 0. Ids are in 0..V-1. */
+enum {
+    TURBO_STEP_PENALIZE = 1, /* a repetition, b presence, c frequency; n last tokens, 0 all */
+    TURBO_STEP_TEMPERATURE = 2, /* a; 0 keeps the best token alone */
+    TURBO_STEP_TOP_K = 3, /* n */
+    TURBO_STEP_TOP_P = 4, /* a */
+    TURBO_STEP_MIN_P = 5, /* a */
+    TURBO_STEP_TYPICAL = 6, /* a mass */
+    TURBO_STEP_TOP_N_SIGMA = 7, /* a standard deviations below the best */
+    TURBO_STEP_XTC = 8, /* a threshold, b probability */
+    TURBO_STEP_DRY = 9, /* a multiplier, b base, n allowed length, m last tokens; ids break */
+    TURBO_STEP_MIROSTAT = 10, /* a tau, b eta (version 2) */
+    TURBO_STEP_SCALE = 11, /* logits times a */
+    TURBO_STEP_ADD = 12, /* values[i] to the logit of ids[i]; a to each when values is NULL */
+    TURBO_STEP_SET = 13, /* the logits of ids become a */
+    TURBO_STEP_ALLOW = 14, /* only ids stay */
+    TURBO_STEP_BAN = 15, /* ids go */
+    TURBO_STEP_FORCE = 16, /* ids[0], whatever was banned before */
+    TURBO_STEP_NO_REPEAT_NGRAM = 17, /* n: no run of n tokens a second time */
+};
+
+typedef struct turbo_sample_step {
+    uint32_t size;
+    int32_t kind; /* TURBO_STEP_* */
+    float a, b, c;
+    int32_t n, m;
+    int32_t n_ids;
+    const int32_t *ids; /* [n_ids] */
+    const float *values; /* [n_ids], or NULL */
+} turbo_sample_step;
+
 /* What a caller asks for, already range-checked by the host. Arrays are owned by the host and live
  * as long as the sequence. Neutral values are those of turbo_sample_params_default. */
 typedef struct turbo_sample_params {
@@ -460,6 +493,12 @@ typedef struct turbo_sample_params {
     const int32_t *bad_ids;     /* [sum of bad_len] */
     const int32_t *bad_len;     /* [n_bad] */
     const int32_t *allowed;     /* [n_allowed] ids */
+    /* Since 1.1. Steps that run in this order after masks, bias and penalties and before temperature
+     * and filters; of those the ones that stand in the program are not run a second time. The pointer
+     * and what it points to may change between two calls of sample(). */
+    int32_t n_program; /* 0..64 */
+    int32_t reserved;
+    const turbo_sample_step *program;
 } turbo_sample_params;
 
 typedef struct turbo_logprob {
@@ -476,7 +515,8 @@ typedef struct turbo_sample_row {
     int32_t token;                     /* out: 0..V-1                                */
     float logprob;                     /* out, when n_logprobs >= 0                  */
     int32_t n_top;                     /* out                                        */
-    turbo_status status;               /* out: TURBO_EDATA when a logit is NaN, or none is finite */
+    turbo_status status; /* out: TURBO_EDATA when a logit is NaN, or none is finite;
+                                          since 1.1 TURBO_EINVAL when the program bans every token */
 } turbo_sample_row;
 
 typedef struct turbo_sampler_vtbl {
@@ -497,6 +537,10 @@ typedef struct turbo_sampler_vtbl {
     turbo_status (*sample)(void *sampler, turbo_sample_row *rows, int32_t n, turbo_err *err);
     /* The token became part of the output. [engine] */
     void (*accept)(const void *sampler, void *state, const turbo_sample_params *p, int32_t token);
+    /* Since 1.1: 1 when sample() runs params->program. A request with a program is refused by a
+     * sampler without. */
+    int32_t programs;
+    int32_t reserved2;
 } turbo_sampler_vtbl;
 
 /* ---- the descriptor ---------------------------------------------------------------------------- */
