@@ -131,9 +131,13 @@ static turbo_status render(const turbod_dialogue *d, size_t n, const turbod_chat
         st = no_memory(err);
     for (size_t i = 0; i < n && !st; i++) {
         const turbod_turn *t = &d->turns[i];
-        m[i] = (turbod_message){.role = t->role, .name = t->name, .content = t->content,
-                                .content_len = t->content_len, .images = images + k,
-                                .image_at = at + k, .n_images = t->images.n};
+        m[i] = (turbod_message){.role = t->role,
+                                .name = t->name,
+                                .content = t->content,
+                                .content_len = t->content_len,
+                                .images = images + k,
+                                .image_at = at + k,
+                                .n_images = t->images.n};
         for (size_t j = 0; j < t->images.n; j++, k++) {
             images[k] = t->images.v[j].image;
             at[k] = (size_t)t->images.v[j].at;
@@ -257,8 +261,8 @@ turbo_status turbod_dialogue_prompt(const turbod_dialogue *d, const turbod_chat_
 }
 
 turbo_status turbod_dialogue_answer(turbod_dialogue *d, const int32_t *prompt, size_t n_prompt,
-                                    const turbod_slots *slots, const int32_t *ids, size_t n_ids, const char *text, size_t len,
-                                    turbo_err *err)
+                                    const turbod_slots *slots, const int32_t *ids, size_t n_ids,
+                                    const char *text, size_t len, turbo_err *err)
 {
     size_t all, bytes;
     turbod_message m = {.role = "assistant", .content = text, .content_len = len};
@@ -337,7 +341,9 @@ static bool unpack_turn(turbod_dialogue *d, const char *bytes, size_t n, size_t 
     char *role = take_text(bytes, n, at, p.role);
     char *name = role && named ? take_text(bytes, n, at, p.name) : NULL;
     char *content = role && !name == !named ? take_text(bytes, n, at, p.content) : NULL;
-    turbod_message m = {.role = role, .name = name, .content = content,
+    turbod_message m = {.role = role,
+                        .name = name,
+                        .content = content,
                         .content_len = (size_t)p.content};
     bool ok = content && *role && p.ids_end <= n_ids && !turbod_dialogue_add(d, &m, err);
     if (ok)

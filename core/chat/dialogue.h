@@ -50,8 +50,8 @@ turbo_status turbod_dialogue_prompt(const turbod_dialogue *d, const turbod_chat_
 /* The answer to that prompt: its text, and its ids without the one that ended it; n_ids 0: the ids are
  * not what the text says. */
 turbo_status turbod_dialogue_answer(turbod_dialogue *d, const int32_t *prompt, size_t n_prompt,
-                                    const turbod_slots *slots, const int32_t *ids, size_t n_ids, const char *text, size_t len,
-                                    turbo_err *err);
+                                    const turbod_slots *slots, const int32_t *ids, size_t n_ids,
+                                    const char *text, size_t len, turbo_err *err);
 
 /* Pictures in all turns. */
 size_t turbod_dialogue_images(const turbod_dialogue *d);

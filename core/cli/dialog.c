@@ -339,7 +339,7 @@ static bool command(dialog *d, const char *line)
 {
     size_t len = strcspn(line, " ");
     const char *arg = line + len + strspn(line + len, " ");
-    static const char *const names[] = {"/clear", "/help", "/quit",  "/regen",
+    static const char *const names[] = {"/clear", "/help", "/quit", "/regen",
                                         "/save",  "/undo", "/image"};
     size_t k = 0;
     while (k < 7 && (strlen(names[k]) != len || memcmp(names[k], line, len)))

@@ -10,7 +10,8 @@ static const cli_flag flags[] = {
     CLI_SAMPLING_FLAGS,
     {"prompt", CLI_TEXT, "TEXT", "The prompt. Default: --file, else standard input.", 0, 0},
     {"file", CLI_TEXT, "FILE", "Reads the prompt from a file; - is standard input.", 0, 0},
-    {"prompt-ids", CLI_TEXT, "1,4,7", "The prompt as token ids; no template, no bos is added.", 0, 0},
+    {"prompt-ids", CLI_TEXT, "1,4,7", "The prompt as token ids; no template, no bos is added.", 0,
+     0},
     {"ids", CLI_SWITCH, "", "Prints the token ids of the answer instead of its text.", 0, 0},
     {"system", CLI_TEXT, "TEXT", "System message before the prompt.", 0, 0},
     {"image", CLI_TEXT, "FILE", "A JPEG or PNG picture that the prompt is about.", 0, 0},
@@ -41,8 +42,12 @@ static turbo_status prompt_ids(cli_args *a, turbod_service *s, const turbod_buf 
     turbo_status st = TURBO_OK;
     if (cli_given(a, "image"))
         st = cli_read_image(s, cli_text(a, "image"), &image, err);
-    m[n_m++] = (turbod_message){.role = "user", .content = text->ptr, .content_len = text->len,
-                                .images = &image, .image_at = &at, .n_images = image != NULL};
+    m[n_m++] = (turbod_message){.role = "user",
+                                .content = text->ptr,
+                                .content_len = text->len,
+                                .images = &image,
+                                .image_at = &at,
+                                .n_images = image != NULL};
     if (!st)
         st = turbod_service_prompt(s, m, n_m, &opts, ids, n, slots, err);
     turbod_image_release(image);

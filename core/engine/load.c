@@ -67,7 +67,8 @@ static turbo_status open_model_files(turbod_engine *e, const turbod_engine_opts 
         return st;
 
     const turbo_tokenizer_vtbl *tv = NULL;
-    st = turbod_media_describe(o->registry, e->model_vtbl, e->config, f->model.vocab, &f->media, err);
+    st = turbod_media_describe(o->registry, e->model_vtbl, e->config, f->model.vocab, &f->media,
+                               err);
     if (st)
         return st;
     turbo_err none = {{0}};

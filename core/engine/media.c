@@ -70,8 +70,8 @@ turbo_status turbod_media_describe(const turbod_registry *r, const turbo_model_v
                           "model %s describes pictures outside the documented ranges", vtbl->id);
     facts->n_rows = i.n_rows;
     facts->placeholder = i.placeholder;
-    facts->fit = (turbod_image_fit){
-        .fit = i.fit, .edge = i.edge, .width = i.width, .height = i.height};
+    facts->fit =
+        (turbod_image_fit){.fit = i.fit, .edge = i.edge, .width = i.width, .height = i.height};
     memcpy(facts->fit.pad, i.pad, sizeof facts->fit.pad);
     return TURBO_OK;
 }
@@ -96,9 +96,10 @@ turbo_status turbod_media_open(const turbod_registry *r, const turbo_model_vtbl 
                 !turbod_add(m->row_bytes, pixels, &m->entry_bytes)))
         st = turbod_err(err, TURBO_ELIMIT, "pictures of this model are too large");
     if (!st && m->entry_bytes > most)
-        st = turbod_err(err, TURBO_EINVAL,
-                        "image_cache is %llu MiB, one picture of this model takes %zu MiB; raise it",
-                        (unsigned long long)(most >> 20), (m->entry_bytes >> 20) + 1);
+        st =
+            turbod_err(err, TURBO_EINVAL,
+                       "image_cache is %llu MiB, one picture of this model takes %zu MiB; raise it",
+                       (unsigned long long)(most >> 20), (m->entry_bytes >> 20) + 1);
     if (!st) {
         m->workspace_bytes = m->vtbl.workspace(model, (int32_t)sizeof(float));
         bytes = (size_t)m->workspace_bytes;
@@ -165,7 +166,8 @@ uint64_t turbod_media_bytes(const turbod_media *m)
 /* Under mu: makes room for one more. */
 static bool make_room(turbod_media *m)
 {
-    for (turbod_features *f = m->last, *before; f && m->used + m->entry_bytes > m->most; f = before) {
+    for (turbod_features *f = m->last, *before; f && m->used + m->entry_bytes > m->most;
+         f = before) {
         before = f->prev;
         if (!f->users)
             drop(m, f);

@@ -24,7 +24,7 @@ typedef struct turbod_metrics {
     _Atomic int64_t kv_total, kv_free, kv_cached; /* blocks */
     _Atomic uint64_t prompt_tokens, generation_tokens, preemptions, steps;
     _Atomic uint64_t prefix_queries, prefix_hits;  /* tokens */
-    _Atomic uint64_t image_queries, image_hits;    /* images */
+    _Atomic uint64_t image_queries, image_hits; /* images */
     _Atomic uint64_t ended[TURBOD_END_KINDS];
     _Atomic uint64_t disconnects; /* clients that left before their answer was complete */
     turbod_hist ttft, itl, e2e, queue_time, step_tokens;

@@ -25,7 +25,7 @@ turbo_status turbod_image_prepare(const void *bytes, size_t n, const turbod_imag
 typedef struct turbod_image {
     _Atomic int refs;
     uint8_t digest[32]; /* SHA-256 of its shape and pixels */
-    uint8_t pixels[];   /* [height, width, 3] of the fit */
+    uint8_t pixels[]; /* [height, width, 3] of the fit */
 } turbod_image;
 
 /* turbod_image_prepare into a new one. */
@@ -53,7 +53,7 @@ void turbod_slots_free(turbod_slots *s);
 /* What a model makes of pictures; n_rows 0: it takes none. */
 typedef struct turbod_media_facts {
     turbod_image_fit fit;
-    int32_t n_rows;      /* tokens that a picture takes in a prompt */
+    int32_t n_rows; /* tokens that a picture takes in a prompt */
     int32_t placeholder; /* their id */
 } turbod_media_facts;
 

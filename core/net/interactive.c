@@ -113,7 +113,8 @@ static bool add_prompt(turbod_gen *g, const cJSON *prompt)
     turbo_err err = {{0}};
     turbo_status st = TURBO_OK;
     if (cJSON_IsString(prompt) && prompt->valuestring[0]) {
-        turbod_message one = {.role = "user", .content = prompt->valuestring,
+        turbod_message one = {.role = "user",
+                              .content = prompt->valuestring,
                               .content_len = strlen(prompt->valuestring)};
         st = turbod_dialogue_add(d, &one, &err);
     } else if (cJSON_IsArray(prompt)) {
@@ -199,9 +200,8 @@ void turbod_interactive_settle(turbod_gen *g)
         /* A stop string cut the text: it is not that of all ids, and will be encoded anew. */
         size_t n = c->stop_index >= 0 ? 0 : c->ids.len / sizeof(int32_t);
         if (turbod_dialogue_answer(&s->dialogue, g->prompts[0].ids, g->prompts[0].n,
-                                   &g->prompts[0].slots,
-                                   (const int32_t *)(const void *)c->ids.ptr, n,
-                                   c->text.len ? c->text.ptr : "", c->text.len, &err)) {
+                                   &g->prompts[0].slots, (const int32_t *)(const void *)c->ids.ptr,
+                                   n, c->text.len ? c->text.ptr : "", c->text.len, &err)) {
             g->fail_status = 503;
             g->fail_code = "out_of_memory";
             snprintf(g->fail_text, sizeof g->fail_text, "no memory for the session");

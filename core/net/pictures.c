@@ -35,7 +35,7 @@ static uint8_t *unbase64(const char *s, size_t len, size_t *n, const char **why)
                    : "the image is empty";
         return NULL;
     }
-    uint8_t *out = malloc(len / 4 * 3), *to = out;
+    uint8_t *out = calloc(len / 4, 3), *to = out;
     for (size_t i = 0; out && i < len; i += 4) {
         uint32_t bits = 0;
         size_t stuffed = i + 4 == len ? pad : 0;
@@ -75,11 +75,13 @@ static const char *payload(turbod_exchange *x, const char *url, const char *para
             return url + strlen(kinds[i].prefix);
         }
     if (!strncmp(url, "data:image/", 11))
-        bad(x, param, "this kind of image is not taken; send data:image/png;base64,... or "
-                      "data:image/jpeg;base64,...");
+        bad(x, param,
+            "this kind of image is not taken; send data:image/png;base64,... or "
+            "data:image/jpeg;base64,...");
     else
-        bad(x, param, "only data URIs are taken, data:image/png;base64,...: this server fetches "
-                      "nothing from other addresses");
+        bad(x, param,
+            "only data URIs are taken, data:image/png;base64,...: this server fetches "
+            "nothing from other addresses");
     return NULL;
 }
 

@@ -9,9 +9,9 @@
 typedef struct turbod_batch {
     turbo_batch b; /* what the model sees */
     turbo_kv kv;
-    int32_t *tokens, *positions, *embed_index;         /* [max_T] */
-    const turbod_media *media;                         /* NULL: no pictures */
-    float *embed_rows;                                 /* [max_T, E] with media */
+    int32_t *tokens, *positions, *embed_index; /* [max_T] */
+    const turbod_media *media; /* NULL: no pictures */
+    float *embed_rows; /* [max_T, E] with media */
     int32_t E;
     int32_t *cu_seqlens, *kv_lens, *rope_lens, *row_index; /* [max_B + 1] */
     turbok_kv_table **tables;                          /* [max_B] */

@@ -66,8 +66,8 @@ int32_t turbod_holding_find(turbod_request *r, turbok_kv_pool *p)
 {
     int32_t soon;
     name_to(r, p, r->n_tokens - 1);
-    r->computed = turbok_kv_match(p, &r->table, r->keys, r->tokens, r->n_tokens - 1, plain_from(r),
-                                  &soon);
+    r->computed =
+        turbok_kv_match(p, &r->table, r->keys, r->tokens, r->n_tokens - 1, plain_from(r), &soon);
     r->published = r->computed / block_tokens(p);
     return soon - r->computed;
 }
@@ -83,7 +83,8 @@ static void publish_full(turbod_request *r, turbok_kv_pool *p, int32_t i, bool r
 static void publish_tail(turbod_request *r, turbok_kv_pool *p, int32_t n, bool ready)
 {
     int32_t bt = block_tokens(p), i = n / bt;
-    if (n % bt && !pictured(r, i * bt, n)) /* what begins with a picture is found by whole blocks only */
+    if (n % bt &&
+        !pictured(r, i * bt, n)) /* what begins with a picture is found by whole blocks only */
         turbok_kv_publish(p, r->table.blocks[i], r->keys[i], NULL,
                           r->tokens + (size_t)i * (size_t)bt, n % bt, false, ready);
 }

@@ -88,8 +88,8 @@ turbo_status turbod_file_folder(const char *folder, const char *name, char *out,
         if (n > 0 && (size_t)n < cap && !stat(out, &st) && S_ISDIR(st.st_mode))
             return TURBO_OK;
     }
-    return turbod_err(err, TURBO_ENOENT, "there is no folder %.64s inside the model folder or beside it",
-                      name);
+    return turbod_err(err, TURBO_ENOENT,
+                      "there is no folder %.64s inside the model folder or beside it", name);
 }
 
 turbo_status turbod_file_read(const char *folder, const char *name, uint64_t max_bytes,

@@ -278,8 +278,8 @@ turbo_status turbod_host_cfg_file(const turbo_config *c, const char *folder, con
     char other[4096];
     if (!c->folder)
         return turbod_err(err, TURBO_ENOENT, "%s was not read from a folder", c->name);
-    turbo_status st = *folder ? turbod_file_folder(c->folder, folder, other, sizeof other, err)
-                              : TURBO_OK;
+    turbo_status st =
+        *folder ? turbod_file_folder(c->folder, folder, other, sizeof other, err) : TURBO_OK;
     if (!st)
         st = turbod_host_json_open(*folder ? other : c->folder, file, out, err);
     if (!st)

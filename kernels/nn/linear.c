@@ -17,7 +17,7 @@ typedef struct linear_job {
     float *out;               /* [T,ld] */
     int64_t T, ld;
     int32_t act;              /* with two matrices: out = act(w0 in) * (w1 in) */
-    bool activate;            /* with one: out = act(w0 in) */
+    bool activate; /* with one: out = act(w0 in) */
 } linear_job;
 
 /* acc [rows][64] = rows of in times tile t of w. */

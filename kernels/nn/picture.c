@@ -12,7 +12,7 @@
 typedef struct full_job {
     turbo_exec *x;
     const float *qkv; /* [N,T,3,H,D] */
-    float *out;       /* [N,T,H,D] */
+    float *out; /* [N,T,H,D] */
     int32_t T, H, D, parts;
     float scale;
 } full_job;
@@ -77,8 +77,7 @@ static void run_item(const full_job *j, int64_t n, int32_t h, int32_t t0, int32_
     for (int32_t r = 0; r < rows; r++) {
         s->m[r] = -INFINITY;
         s->l[r] = 0;
-        memcpy(s->q + (size_t)r * (size_t)D, row_of(j, n, t0 + r, 0, h),
-               (size_t)D * sizeof *s->q);
+        memcpy(s->q + (size_t)r * (size_t)D, row_of(j, n, t0 + r, 0, h), (size_t)D * sizeof *s->q);
     }
     for (int32_t c = 0; c < tiles_of(D); c++)
         memset(s->acc + c * TURBOK_QROWS * TURBOK_TILE, 0,

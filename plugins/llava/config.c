@@ -57,8 +57,10 @@ static turbo_status read_act(const turbo_host *h, const turbo_config *c, const c
         const char *name;
         int32_t act;
     } acts[] = {
-        {"quick_gelu", TURBO_ACT_QUICK_GELU}, {"gelu", TURBO_ACT_GELU_ERF},
-        {"gelu_new", TURBO_ACT_GELU_TANH},    {"gelu_pytorch_tanh", TURBO_ACT_GELU_TANH},
+        {"quick_gelu", TURBO_ACT_QUICK_GELU},
+        {"gelu", TURBO_ACT_GELU_ERF},
+        {"gelu_new", TURBO_ACT_GELU_TANH},
+        {"gelu_pytorch_tanh", TURBO_ACT_GELU_TANH},
         {"silu", TURBO_ACT_SILU},
     };
     const char *s = NULL;
@@ -148,13 +150,15 @@ static turbo_status read_choice(const turbo_host *h, const turbo_config *c, cons
     const char *s = NULL;
     if (h->cfg_len(c, layer_key) >= 0)
         return llava_fail(err, TURBO_EUNSUPPORTED,
-                          "config.json: %s is a list; features of one layer are computed", layer_key);
+                          "config.json: %s is a list; features of one layer are computed",
+                          layer_key);
     turbo_status st = h->cfg_int(c, layer_key, -2, -1024, 1024, &layer, err);
     if (!st)
         st = h->cfg_str(c, rows_key, patch, &s, err);
     if (!st && strcmp(s, patch) && strcmp(s, full))
-        st = llava_fail(err, TURBO_EDATA, "config.json: %s is \"%.40s\"; \"%s\" or \"%s\" is needed",
-                        rows_key, s, patch, full);
+        st =
+            llava_fail(err, TURBO_EDATA, "config.json: %s is \"%.40s\"; \"%s\" or \"%s\" is needed",
+                       rows_key, s, patch, full);
     return st ? st : choose_rows(v, layer, !strcmp(s, full), err);
 }
 
@@ -300,8 +304,8 @@ turbo_status llava_read(const turbo_host *h, const turbo_config *c, llava_config
 {
     memset(out, 0, sizeof *out);
     out->layout = original_text(h, c) ? LLAVA_ORIGINAL : LLAVA_HF;
-    turbo_status st = out->layout == LLAVA_HF ? read_hf(h, c, out, err)
-                                              : read_original(h, c, out, err);
+    turbo_status st =
+        out->layout == LLAVA_HF ? read_hf(h, c, out, err) : read_original(h, c, out, err);
     if (!st)
         st = llava_preprocess(h, c, out, err);
     out->media.n_rows = out->vision.n_rows;

@@ -9,11 +9,11 @@ enum { LLAVA_HF, LLAVA_ORIGINAL };
 
 /* A CLIP vision tower (reference: Radford et al., arXiv 2103.00020; sheet 4.1). */
 typedef struct llava_vision {
-    int32_t E, I, H, D;       /* width, width of the MLP, heads, their size */
-    int32_t layers, used;     /* of the tower; how many are computed */
-    int32_t image, patch;     /* pixels a side */
+    int32_t E, I, H, D; /* width, width of the MLP, heads, their size */
+    int32_t layers, used; /* of the tower; how many are computed */
+    int32_t image, patch; /* pixels a side */
     int32_t P, n_rows, first; /* patches, rows that go on, and the first of them */
-    int32_t act;              /* TURBO_ACT_* */
+    int32_t act; /* TURBO_ACT_* */
     float eps;
 } llava_vision;
 

@@ -43,8 +43,7 @@ static turbo_status emit_one(const wrapped *w, const char *const *prefixes, cons
                              const int64_t dims[4], int32_t ndim, int32_t group, int32_t optional)
 {
     char full[3][160];
-    turbo_tensor_spec s = {
-        .size = sizeof s, .ndim = ndim, .group = group, .optional = optional};
+    turbo_tensor_spec s = {.size = sizeof s, .ndim = ndim, .group = group, .optional = optional};
     const char **to[] = {&s.name, &s.alias, &s.alias2};
     for (int i = 0; i < 3 && prefixes[i]; i++) {
         snprintf(full[i], sizeof full[i], "%s%s", prefixes[i], name);
@@ -106,7 +105,8 @@ static turbo_status emit_tower(const wrapped *w, const llava_vision *v)
     turbo_status st = TURBO_OK;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0] && !st; i++)
         st = emit_one(w, llava_tower_prefixes, rows[i].name, rows[i].dims, rows[i].ndim, 0, i >= 5);
-    for (int32_t l = 0; l < v->layers && !st; l++) /* those behind the last one used may be absent */
+    for (int32_t l = 0; l < v->layers && !st;
+         l++) /* those behind the last one used may be absent */
         st = emit_layer(w, v, l);
     return st;
 }
@@ -123,7 +123,8 @@ static turbo_status emit_projector(const wrapped *w, const llava_config *c)
         char name[32];
         const char *number = c->layout == LLAVA_HF      ? i ? "2" : "1"
                              : c->projector_layers == 1 ? ""
-                                                        : i ? ".2" : ".0";
+                             : i                        ? ".2"
+                                                        : ".0";
         snprintf(name, sizeof name, "%s.weight", number);
         st = emit_one(w, prefixes, name, (int64_t[4]){E, i ? E : c->vision.E}, 2, 0, 0);
         snprintf(name, sizeof name, "%s.bias", number);

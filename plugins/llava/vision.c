@@ -31,10 +31,10 @@ struct llava_tower {
 
 /* Byte offsets inside the workspace. T = P + 1. */
 typedef struct layout {
-    uint64_t h;     /* [T,E] residual stream */
-    uint64_t n;     /* [T,E] patches, then normalised input and output of the blocks */
-    uint64_t wide;  /* [P,3*patch^2], [T,3E], [T,I], [n_rows,width] */
-    uint64_t o;     /* [T,E] */
+    uint64_t h; /* [T,E] residual stream */
+    uint64_t n; /* [T,E] patches, then normalised input and output of the blocks */
+    uint64_t wide; /* [P,3*patch^2], [T,3E], [T,I], [n_rows,width] */
+    uint64_t o; /* [T,E] */
     uint64_t delta; /* [T,E] */
     uint64_t total;
 } layout;

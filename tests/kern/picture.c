@@ -17,7 +17,8 @@ static turbo_vector *vector(turbok_device *d, const float *f, int64_t n)
     return v;
 }
 
-static turbo_linear *linear(turbok_device *d, const float *f, int32_t out, int32_t in, const float *b)
+static turbo_linear *linear(turbok_device *d, const float *f, int32_t out, int32_t in,
+                            const float *b)
 {
     turbo_linear *w = NULL;
     turbo_err err = {{0}};
@@ -99,8 +100,10 @@ void check_layernorm(const kit_devices *k, kit_rng *r)
             if (kind == 2)
                 memcpy(y, delta, n * 4);
             turbok_device_ops(k->d[d])->layernorm(turbok_device_exec(k->d[d]), h,
-                                                  kind == 0 ? NULL : kind == 1 ? delta : y, vw, vb,
-                                                  1e-5f, T, E, y);
+                                                  kind == 0   ? NULL
+                                                  : kind == 1 ? delta
+                                                              : y,
+                                                  vw, vb, 1e-5f, T, E, y);
             kit_equal("h of layernorm", h, sum, n * 4);
             within(turbok_device_name(k->d[d]), y, model, n);
             turbok_vector_free(k->d[d], vw);
@@ -169,7 +172,8 @@ void check_mlp(const kit_devices *k, kit_rng *r)
 
 void check_attention_full(const kit_devices *k, kit_rng *r)
 {
-    static const int32_t lengths[] = {1, 5, 17, 63, 64, 65, 130, 200}, dims[] = {2, 8, 64, 72, 80, 256};
+    static const int32_t lengths[] = {1, 5, 17, 63, 64, 65, 130, 200},
+                         dims[] = {2, 8, 64, 72, 80, 256};
     for (int round = 0; round < 30; round++) {
         kit_mem m = {0};
         int32_t N = kit_range(r, 1, 3), T = kit_pick(r, lengths), H = kit_range(r, 1, 3);
@@ -182,7 +186,8 @@ void check_attention_full(const kit_devices *k, kit_rng *r)
             int32_t token = i / H, h = i % H;
             const float *picture = qkv + (size_t)(token / T * T) * (size_t)row + h * D;
             model_attention(qkv + (size_t)token * (size_t)row + h * D, picture + H * D,
-                            picture + 2 * H * D, T, row, D, (double)scale, model + (size_t)i * (size_t)D);
+                            picture + 2 * H * D, T, row, D, (double)scale,
+                            model + (size_t)i * (size_t)D);
         }
         for (int d = 0; d < k->n; d++) {
             const turbo_ops *ops = turbok_device_ops(k->d[d]);

@@ -124,7 +124,8 @@ typedef struct part {
 static int32_t ragged_step(runner *r, turbok_kv_pool *pool, part *parts, int32_t n_parts, int turn,
                            const int32_t *ids, int32_t rope_len, const float *whole)
 {
-    int32_t tokens[256], positions[256], embed[256], cu[8] = {0}, kv_lens[8], ropes[8], rows[8], S = 0, T = 0;
+    int32_t tokens[256], positions[256], embed[256], cu[8] = {0}, kv_lens[8], ropes[8], rows[8],
+                                                     S = 0, T = 0;
     turbok_kv_table *tables[8];
     size_t V = (size_t)r->info.vocab;
     turbo_err err = {{0}};

@@ -62,8 +62,8 @@ static turbo_status emit(void *ctx, const turbo_tensor_spec *s)
         return TURBO_OK;
     int k = snprintf(w->header + w->len, w->cap - w->len,
                      "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}",
-                     w->len > 1 ? "," : "", name, names[w->dtype], shape,
-                     (unsigned long long)w->at, (unsigned long long)end);
+                     w->len > 1 ? "," : "", name, names[w->dtype], shape, (unsigned long long)w->at,
+                     (unsigned long long)end);
     if (k < 0 || (size_t)k >= w->cap - w->len)
         return TURBO_ELIMIT;
     w->len += (size_t)k;

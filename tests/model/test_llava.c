@@ -203,8 +203,7 @@ static void embed(runner *r, const cJSON *c, const turbo_media_info *info, float
             assert_int_equal((uint8_t)space[bytes + (uint64_t)i], 0xa5);
         const cJSON *want = cJSON_GetArrayItem(turbod_json_get(c, "features"), (int)p);
         off = fmax(off, worst(cJSON_GetArrayItem(want, 0), out));
-        off = fmax(off, worst(cJSON_GetArrayItem(want, 1),
-                              out + (size_t)(info->n_rows - 1) * E));
+        off = fmax(off, worst(cJSON_GetArrayItem(want, 1), out + (size_t)(info->n_rows - 1) * E));
     }
     print_message("    |dfeature| %.1e", off);
     assert_true(off <= TOLERANCE);
@@ -256,8 +255,11 @@ static void run_folder(const cJSON *c, const char *folder, size_t isa, bool bits
     const turbo_model_vtbl *v;
     turbo_config *config = parse(turbod_json_get(c, "config"), &v);
     turbod_config_close(config);
-    runner_opts o = {.isa = cases_isas[isa], .threads = 2, .kv_dtype = TURBO_F32,
-                     .max_tokens = number(c, "n_ids") + 8, .registry = registry};
+    runner_opts o = {.isa = cases_isas[isa],
+                     .threads = 2,
+                     .kv_dtype = TURBO_F32,
+                     .max_tokens = number(c, "n_ids") + 8,
+                     .registry = registry};
     turbo_status st = runner_open(&r, v, folder, &o, &err);
     if (st == TURBO_EUNSUPPORTED && isa) {
         runner_close(&r);
@@ -331,7 +333,8 @@ static const char published[] =
     "\"rms_norm_eps\":1e-5,\"torch_dtype\":\"float16\",\"vocab_size\":32064},\"torch_dtype\":"
     "\"float16\",\"vision_config\":{\"hidden_size\":1024,\"image_size\":336,\"intermediate_size\":"
     "4096,\"model_type\":\"clip_vision_model\",\"num_attention_heads\":16,\"num_hidden_layers\":24,"
-    "\"patch_size\":14},\"vision_feature_layer\":-2,\"vision_feature_select_strategy\":\"default\"}";
+    "\"patch_size\":14},\"vision_feature_layer\":-2,\"vision_feature_select_strategy\":"
+    "\"default\"}";
 
 static void test_published(void **state)
 {

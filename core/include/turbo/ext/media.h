@@ -18,19 +18,19 @@ extern "C" {
 
 /* How a picture becomes width * height pixels. Resizing is bicubic, with the bits of Pillow. */
 enum {
-    TURBO_FIT_CROP = 0,    /* the shorter side becomes edge, then the centre is cut out          */
-    TURBO_FIT_PAD = 1,     /* first widened to a square of the colour pad, then as CROP          */
+    TURBO_FIT_CROP = 0, /* the shorter side becomes edge, then the centre is cut out          */
+    TURBO_FIT_PAD = 1, /* first widened to a square of the colour pad, then as CROP          */
     TURBO_FIT_STRETCH = 2, /* resized to width * height, whatever its shape                      */
 };
 
 typedef struct turbo_media_info {
     uint32_t size;
-    int32_t fit;         /* TURBO_FIT_*                                                           */
-    int32_t edge;        /* CROP, PAD: at least width and height                                  */
-    int32_t width;       /* 1..4096                                                               */
-    int32_t height;      /* 1..4096                                                               */
-    uint8_t pad[4];      /* RGB, 0                                                                */
-    int32_t n_rows;      /* rows one picture becomes, 1..65536                                    */
+    int32_t fit; /* TURBO_FIT_*                                                           */
+    int32_t edge; /* CROP, PAD: at least width and height                                  */
+    int32_t width; /* 1..4096                                                               */
+    int32_t height; /* 1..4096                                                               */
+    uint8_t pad[4]; /* RGB, 0                                                                */
+    int32_t n_rows; /* rows one picture becomes, 1..65536                                    */
     int32_t placeholder; /* id, 0..V-1, that stands for each row in a prompt; never computed      */
 } turbo_media_info;
 
