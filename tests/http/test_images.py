@@ -116,9 +116,37 @@ def test_several_pictures(llava):
 def test_words_are_no_picture(llava):
     for word in ("<image>", "<image>\n<image>", "[UNUSED_TOKEN_1]<image>"):
         assert tiny_llava.IMAGE not in prompt_of(llava, text(word))
-    # nor is an id that no text has: it is refused
-    r = llava.post("/v1/completions", {"model": "tiny", "prompt": [1, tiny_llava.IMAGE]})
-    assert r.status == 400 and r.code == "invalid_token", r.body
+    # nor is the id that stands for one: it is embedded as any other, and not taken for a cached picture
+    ids = WANT["before"] + [tiny_llava.IMAGE] * tiny_llava.ROWS + WANT["behind"]
+    for salt in ("c", "d"):
+        plain = {"model": "tiny", "prompt": ids, "temperature": 0, "max_tokens": 12,
+                 "return_token_ids": True, "cache_salt": salt}
+        if salt == "c":
+            ask(llava, image(PNG), text(), cache_salt=salt)
+        r = llava.post("/v1/completions", plain)
+        assert r.status == 200 and cached(r.json()["usage"]) == 0, r.body
+        assert r.json()["choices"][0]["token_ids"] not in WANT["greedy"].values()
+        again, usage = ask(llava, image(SMALL["cmyk.jpg"]), text(), cache_salt=salt)
+        assert again == WANT["greedy"]["cmyk.jpg"] and cached(usage) == 0
+
+
+def test_cut_into_chunks(folder):
+    """Steps of 16 tokens cut through pictures; several prompts share each step."""
+    s = kit.Server(model=folder, model_name="tiny", cache_block_seq_len=8, max_batch_size=3,
+                   max_prefill_token_num=16, enable_prefix_caching=False)
+    import threading
+    got = {}
+
+    def client(name):
+        got[name] = ask(s, image(SMALL[name]), text())[0]
+
+    threads = [threading.Thread(target=client, args=(n,)) for n in WANT["greedy"]]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert s.stop() == 0
+    assert got == WANT["greedy"]
 
 
 def test_streamed(llava):

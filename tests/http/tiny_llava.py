@@ -10,7 +10,7 @@ import numpy as np
 
 import kit
 
-IMAGE = 2800  # id of the picture token, behind the tokenizer's
+IMAGE = 2799  # id of the picture token: an ordinary piece, which text may hold as well
 ROWS = 16
 CONFIG = {
     "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava",
