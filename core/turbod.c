@@ -19,6 +19,7 @@
 #define EX_USAGE 64
 #define EX_ENGINE 75
 #define SICK_AFTER_S 60.0 /* an engine that shows no step for so long gets no watchdog ping */
+#define HUNG_AFTER_S 4.0 /* an engine that ends no step for so long is not waited for at the end */
 #define TICK_MS 20 /* how often a drain looks whether it is done */
 
 typedef struct daemon_state {
@@ -30,6 +31,7 @@ typedef struct daemon_state {
     turbod_http *http;
     turbod_retired *retired;
     turbod_progress progress;
+    turbod_report report;
     int signals, loaded; /* signalfd, eventfd of the loading thread */
     pthread_t loader;
     turbo_status load_status;
@@ -126,11 +128,16 @@ static turbo_status start(daemon_state *d, turbo_err *err)
     return TURBO_OK;
 }
 
-/* After a failed start or load: the text was logged, what is open is closed. */
+/* The end of everything: what is open is closed. */
 static void abandon(daemon_state *d)
 {
     if (d->http)
         turbod_http_stop(d->http);
+    if (atomic_load(&d->svc.state) != TURBOD_LOADING && d->svc.engine &&
+        turbod_engine_age(d->svc.engine) > HUNG_AFTER_S && !turbod_engine_idle(d->svc.engine)) {
+        turbod_log(TURBO_LOG_ERROR, "a step of the model does not end; stopping without it");
+        _exit(EX_ENGINE); /* its thread cannot be joined, and it still uses the memory */
+    }
     turbod_service_close(&d->svc);
 }
 
@@ -194,12 +201,20 @@ static void drain(daemon_state *d)
         turbod_log(TURBO_LOG_WARN, "stopping at once");
 }
 
+/* How often the main thread looks round: for the watchdog and the throughput line. */
+static int tick_ms(const turbod_conf *c, int beat)
+{
+    int tick = beat > 0 && beat < 1000 ? beat : 1000;
+    return c->log_stats_ms > 0 && c->log_stats_ms < tick ? (int)c->log_stats_ms : tick;
+}
+
 /* Serves until the end; returns the exit code. */
 static int serve(daemon_state *d)
 {
     bool loading = true;
-    int beat = turbod_notify_watchdog_ms(), tick = beat > 0 && beat < 1000 ? beat : 1000;
+    int beat = turbod_notify_watchdog_ms();
     for (;;) {
+        int tick = tick_ms(d->svc.conf, beat);
         struct pollfd p[2] = {{.fd = d->signals, .events = POLLIN},
                               {.fd = loading ? d->loaded : -1, .events = POLLIN}};
         poll(p, 2, tick);
@@ -227,6 +242,9 @@ static int serve(daemon_state *d)
                 return 0;
             }
         }
+        if (!loading)
+            turbod_report_tick(&d->report, turbod_engine_metrics(d->svc.engine),
+                               d->svc.conf->log_stats_ms);
         if (beat > 0)
             watchdog(d);
         if (!loading && engine_dead(d)) {

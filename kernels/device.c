@@ -19,10 +19,16 @@ turbo_status turbok_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
 }
 
 #define HUGE_FROM (4u << 20)
+#define SCRATCH_LEAST TURBO_FULL_HEAD /* head size that the scratch of a new device is made for */
 
-void *turbok_alloc(turbok_device *d, size_t bytes)
+size_t turbok_alloc_size(size_t bytes)
 {
-    size_t rounded = (bytes + 63) / 64 * 64;
+    return bytes > SIZE_MAX - 63 ? 0 : (bytes + 63) / 64 * 64;
+}
+
+void *turbok_alloc(turbok_device *d, turbok_mem kind, size_t bytes)
+{
+    size_t rounded = turbok_alloc_size(bytes);
     if (rounded < bytes)
         return NULL;
     void *p;
@@ -36,16 +42,16 @@ void *turbok_alloc(turbok_device *d, size_t bytes)
         if (!p)
             return NULL;
     }
-    d->alloc_bytes += rounded;
+    d->mem[kind] += rounded;
     return p;
 }
 
-void turbok_release(turbok_device *d, void *p, size_t bytes)
+void turbok_release(turbok_device *d, turbok_mem kind, void *p, size_t bytes)
 {
-    size_t rounded = (bytes + 63) / 64 * 64;
+    size_t rounded = turbok_alloc_size(bytes);
     if (!p)
         return;
-    d->alloc_bytes -= rounded;
+    d->mem[kind] -= rounded;
     if (rounded >= HUGE_FROM)
         munmap(p, rounded);
     else
@@ -97,7 +103,7 @@ turbo_status turbok_device_open(const turbok_device_opts *o, turbok_device **out
     turbo_status st = turbok_pool_new(o->threads, o->pin, o->spin_us, &d->exec.pool, err);
     if (!st) {
         d->exec.scratch = calloc((size_t)turbok_pool_threads(d->exec.pool), sizeof *d->exec.scratch);
-        st = d->exec.scratch ? turbok_scratch_fit(d, TURBO_FULL_HEAD, err)
+        st = d->exec.scratch ? turbok_scratch_fit(d, SCRATCH_LEAST, err)
                              : turbok_fail(err, TURBO_ENOMEM, "no memory for a device");
     }
     if (st) {
@@ -106,22 +112,31 @@ turbo_status turbok_device_open(const turbok_device_opts *o, turbok_device **out
     }
     snprintf(d->name, sizeof d->name, "cpu %s, %d thread%s", d->exec.prim->name,
              turbok_pool_threads(d->exec.pool), turbok_pool_threads(d->exec.pool) == 1 ? "" : "s");
-    d->ops = (turbo_ops){
-        .size = sizeof d->ops,
-        .act_dtype = TURBO_F32,
-#define OP(name, ret, args) .name = turbok_op_##name,
-#include "ops.def"
-#undef OP
-    };
     *out = d;
     return TURBO_OK;
+}
+
+static size_t scratch_floats(int32_t dim)
+{
+    size_t D = ((size_t)dim + 63) / 64 * 64;
+    return (2 * TURBOK_CHUNK + 2 * TURBOK_QROWS + 1) * D + (TURBOK_CHUNK + 4) * TURBOK_QROWS +
+           8 * TURBOK_CHUNK;
+}
+
+uint64_t turbok_scratch_bytes(int threads, int32_t head_dim)
+{
+    if (threads < 1 || head_dim < 1 || head_dim > 4096)
+        return 0;
+    int32_t dim = head_dim < SCRATCH_LEAST ? SCRATCH_LEAST : head_dim;
+    return (uint64_t)threads * turbok_alloc_size(scratch_floats(dim) * sizeof(float));
 }
 
 static void scratch_free(turbok_device *d)
 {
     int n = d->exec.pool ? turbok_pool_threads(d->exec.pool) : 0;
     for (int i = 0; i < n && d->exec.scratch; i++) {
-        free(d->exec.scratch[i].k);
+        turbok_release(d, TURBOK_MEM_SCRATCH, d->exec.scratch[i].k,
+                       scratch_floats(d->scratch_dim) * sizeof(float));
         d->exec.scratch[i].k = NULL;
     }
     d->scratch_dim = 0;
@@ -132,24 +147,27 @@ turbo_status turbok_scratch_fit(turbok_device *d, int32_t dim, turbo_err *err)
     if (dim <= d->scratch_dim)
         return TURBO_OK;
     scratch_free(d);
+    d->scratch_dim = dim;
     size_t D = ((size_t)dim + 63) / 64 * 64;
-    size_t floats = (2 * TURBOK_CHUNK + 2 * TURBOK_QROWS + 1) * D +
-                    (TURBOK_CHUNK + 2) * TURBOK_QROWS;
     for (int i = 0; i < turbok_pool_threads(d->exec.pool); i++) {
         turbok_scratch *s = &d->exec.scratch[i];
-        float *p = aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64);
+        float *p = turbok_alloc(d, TURBOK_MEM_SCRATCH, scratch_floats(dim) * sizeof(float));
         *s = (turbok_scratch){.k = p};
-        if (!p)
+        if (!p) {
+            scratch_free(d);
             return turbok_fail(err, TURBO_ENOMEM, "no memory for attention scratch");
+        }
         s->v = p + TURBOK_CHUNK * D;
         s->q = s->v + TURBOK_CHUNK * D;
         s->acc = s->q + TURBOK_QROWS * D;
         s->s = s->acc + TURBOK_QROWS * D;
         s->m = s->s + TURBOK_QROWS * TURBOK_CHUNK;
         s->l = s->m + TURBOK_QROWS;
-        s->inv = s->l + TURBOK_QROWS;
+        s->z = s->l + TURBOK_QROWS;
+        s->qsum = s->z + TURBOK_QROWS;
+        s->par = s->qsum + TURBOK_QROWS;
+        s->inv = s->par + 8 * TURBOK_CHUNK;
     }
-    d->scratch_dim = dim;
     return TURBO_OK;
 }
 
@@ -180,7 +198,25 @@ int turbok_device_threads(const turbok_device *d)
 
 const turbo_ops *turbok_device_ops(const turbok_device *d)
 {
-    return &d->ops;
+    (void)d;
+    return turbok_cpu_ops();
+}
+
+const turbo_ops *turbok_cpu_ops(void)
+{
+    static const turbo_ops ops = {
+        .size = sizeof ops,
+        .act_dtype = TURBO_F32,
+#define OP(name, ret, args) .name = turbok_op_##name,
+#include "ops.def"
+#undef OP
+    };
+    return &ops;
+}
+
+int turbok_threads(int threads)
+{
+    return threads ? threads : turbok_cpu_count();
 }
 
 turbo_exec *turbok_device_exec(turbok_device *d)
@@ -190,7 +226,15 @@ turbo_exec *turbok_device_exec(turbok_device *d)
 
 uint64_t turbok_device_alloc_bytes(const turbok_device *d)
 {
-    return d->alloc_bytes;
+    uint64_t sum = 0;
+    for (int k = 0; k < TURBOK_MEM_KINDS; k++)
+        sum += k == TURBOK_MEM_SCRATCH ? 0 : d->mem[k];
+    return sum;
+}
+
+uint64_t turbok_device_mem(const turbok_device *d, turbok_mem kind)
+{
+    return d->mem[kind];
 }
 
 typedef struct split {

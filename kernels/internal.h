@@ -13,6 +13,10 @@ typedef struct turbok_scratch {
     float *acc; /* [Dp/64, TURBOK_QROWS, 64] weighted sums of values */
     float *s; /* [TURBOK_QROWS, 64] scores */
     float *m, *l; /* [TURBOK_QROWS] running maximum and sum */
+    float *z,
+        *qsum; /* [TURBOK_QROWS] of a quantised cache: weighted sum of zeros, sum of the query */
+    float *
+        par; /* [4, 128] scales and zeros of a chunk: of keys, of values; room for 64 from any of 64 */
     float *inv; /* [D/2] rotary frequencies of one sequence */
 } turbok_scratch;
 
@@ -27,11 +31,10 @@ struct turbo_exec {
 
 struct turbok_device {
     struct turbo_exec exec;
-    turbo_ops ops;
     turbok_isa isa;
     char name[64];
     int32_t scratch_dim; /* head size the scratch was made for */
-    uint64_t alloc_bytes;
+    uint64_t mem[TURBOK_MEM_KINDS];
 };
 
 struct turbo_linear {
@@ -68,7 +71,7 @@ typedef struct turbok_entry {
 } turbok_entry;
 
 typedef struct turbok_prefix {
-    turbok_entry *entries; /* [n_blocks] */
+    turbok_entry *entries; /* [n_blocks]; owns the memory of the arrays below too */
     int32_t *tokens; /* [n_blocks, block_tokens] */
     int32_t *by_key, *by_parent; /* [mask + 1] */
     size_t mask;
@@ -77,18 +80,20 @@ typedef struct turbok_prefix {
 } turbok_prefix;
 
 struct turbok_kv_pool {
+    turbok_device *device; /* where its memory is counted */
     turbok_kv_dims dims;
     int32_t n_blocks, n_free;
     size_t block_bytes, map_bytes;
     char *map;
-    int32_t *refs; /* [n_blocks] */
+    int32_t *refs; /* [n_blocks]; owns the memory of free_list too */
     int32_t *free_list; /* [n_blocks], the first n_free are free */
     turbok_prefix *prefix; /* NULL: no prefix cache */
 };
 
-/* 64-byte aligned memory, on huge pages when it is large; counted in the device. */
-void *turbok_alloc(turbok_device *d, size_t bytes);
-void turbok_release(turbok_device *d, void *p, size_t bytes);
+/* 64-byte aligned memory, on huge pages when it is large; counted in the device. size: what is taken. */
+size_t turbok_alloc_size(size_t bytes);
+void *turbok_alloc(turbok_device *d, turbok_mem kind, size_t bytes);
+void turbok_release(turbok_device *d, turbok_mem kind, void *p, size_t bytes);
 /* Makes the scratch fit heads of size dim. Not while ops run. */
 turbo_status turbok_scratch_fit(turbok_device *d, int32_t dim, turbo_err *err);
 turbo_status turbok_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
@@ -102,8 +107,31 @@ char *turbok_kv_plane(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t
 void turbok_kv_write(const turbok_prim *prim, const turbok_kv_pool *p, const turbok_kv_table *t,
                      int32_t layer, bool value, int32_t head, int32_t pos, const float *in,
                      float *tmp);
+/* kv/quant.c: keys and values as codes. A plane is its codes, then bf16 scales [block_tokens], then zeros.
+ * INT8: K [D,block_tokens], V [block_tokens,D], one byte each. INT4: K [D/2,block_tokens], the byte of
+ * dims 2i (low) and 2i+1; V [block_tokens,D/2], each tile of w = 64 dims (the last may have fewer) in
+ * w/2 bytes: byte j holds dims j (low) and j + w/2. A byte belongs to one token: tokens of a sequence are
+ * written by different threads. */
+static inline bool turbok_kv_coded(int32_t dtype)
+{
+    return dtype == TURBOK_KV_INT8 || dtype == TURBOK_KV_INT4;
+}
+size_t turbok_kv_plane_bytes(const turbok_kv_dims *d);
+void turbok_kv_code(const turbok_prim *prim, const turbok_kv_dims *d, char *plane, bool value,
+                    int32_t slot, const float *in, uint8_t *tmp); /* tmp [D] */
+/* Codes as numbers: dim i of the keys of n slots; the value of one slot, [D]. */
+void turbok_kv_key_codes(const turbok_kv_dims *d, const char *plane, int32_t i, int32_t slot,
+                         int32_t n, float *out);
+void turbok_kv_value_codes(const turbok_kv_dims *d, const char *plane, int32_t slot, float *out);
+/* What a slot stands for, scale * code + zero in one rounding, [D]. */
+void turbok_kv_row(const turbok_kv_dims *d, const char *plane, bool value, int32_t slot,
+                   float *out);
+/* Scales and zeros of n slots. */
+void turbok_kv_params(const turbok_prim *prim, const turbok_kv_dims *d, const char *plane,
+                      int32_t slot, int32_t n, float *scale, float *zero);
 /* kv/prefix.c: keep takes a block that lost its last reference, if it is worth caching; evict gives the
  * one that was used longest ago, or -1; shared: may slot not be written in place? */
+uint64_t turbok_prefix_bytes(int32_t n_blocks, int32_t block_tokens);
 bool turbok_prefix_keep(turbok_kv_pool *p, int32_t block);
 int32_t turbok_prefix_evict(turbok_kv_pool *p);
 bool turbok_prefix_shared(const turbok_kv_pool *p, int32_t block, int32_t slot);

@@ -19,13 +19,22 @@
 #define TURBOK_TILE 64
 #define TURBOK_TILE_ROWS 6 /* activation rows that one call of gemm_tile takes at most */
 
+/* Types that only gemm_tile reads, beside TURBO_F32, _F16, _BF16 and TURBO_U8: codes of 4 bits. */
+enum {
+    TURBOK_U4_PAIR =
+        16, /* two k share a byte: element (k, lane) = nibble k%2 of w[k/2*ldw + lane] */
+    TURBOK_U4_SPLIT = 17 /* (k, lane) = nibble lane/32 of w[k*ldw/2 + lane%32] */
+};
+
 typedef struct turbok_prim {
     const char *name;
     /* acc[r][lane] += sum over k in [0,n) of x[r*ldx + k] * w[k*ldw + lane], k ascending, fused
      * multiply-add, 64 lanes. rows 1..6; acc is [rows][64]. Used on weight tiles (ldw 64) and on the
-     * KV cache: scores are q times K^T, the sum of values is p times V. */
+     * KV cache: scores are q times K^T, the sum of values is p times V. Codes count as the numbers 0
+     * to 255 or 15. n is even with U4_PAIR. The lines of `ahead`, laid out as w, are brought into the
+     * cache in step with those of w: what will be read next. NULL: nothing is. */
     void (*gemm_tile)(int32_t dtype, const void *w, int64_t ldw, const float *x, int64_t ldx,
-                      int rows, int64_t n, float *acc);
+                      int rows, int64_t n, float *acc, const void *ahead);
     /* h += delta (delta may be NULL); out = h * rsqrt(mean(h^2) + eps) * w. out may be delta. */
     void (*rmsnorm)(float *h, const float *delta, const float *w, float eps, int64_t n, float *out);
     /* h += delta (may be NULL); out = (h - mean) / sqrt(mean((h - mean)^2) + eps) * w + bias. */
@@ -42,6 +51,14 @@ typedef struct turbok_prim {
      * s[j] = exp(scale * s[j] - *m); returns their sum. s has room for 64; those from n on may be
      * overwritten. */
     float (*softmax)(float *s, int64_t n, float scale, float *m);
+    /* One row of K or V, [n] f32, as codes of `bits` (8 or 4) bits, one a byte, and its parameters: par
+     * = scale, zero in bf16. cpu/quant.h has the rules. The same bits on every instruction set. */
+    void (*quantize)(int bits, const float *in, int64_t n, uint8_t *codes, uint16_t par[2]);
+    /* q.k from q.u, 64 lanes: s[j] = s[j] * scale[j] + qsum * zero[j], the sum fused; qsum = sum of q. */
+    void (*scores)(float *s, const float *scale, const float *zero, float qsum);
+    /* Weights for codes: p[j] *= scale[j], j < n <= 64; returns sum p[j] * zero[j] with p as it was.
+     * Arrays have room for 64; p from n on may be overwritten, scale and zero there may be anything. */
+    float (*weights)(float *p, int64_t n, const float *scale, const float *zero);
 } turbok_prim;
 
 extern const turbok_prim turbok_prim_scalar;
@@ -53,6 +70,14 @@ extern const turbok_prim turbok_prim_avx512;
 static inline size_t turbok_dtype_size(int32_t dtype)
 {
     return dtype == TURBO_F32 ? 4 : 2;
+}
+
+/* Bytes of n elements of any type that gemm_tile reads; n even for codes of 4 bits. */
+static inline size_t turbok_bytes(int32_t dtype, size_t n)
+{
+    if (dtype == TURBO_U8)
+        return n;
+    return dtype >= TURBOK_U4_PAIR ? n / 2 : n * turbok_dtype_size(dtype);
 }
 
 #endif

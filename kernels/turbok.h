@@ -42,8 +42,36 @@ turbok_isa turbok_device_isa(const turbok_device *d);
 int turbok_device_threads(const turbok_device *d);
 const turbo_ops *turbok_device_ops(const turbok_device *d);
 turbo_exec *turbok_device_exec(turbok_device *d);
-/* Bytes of weights and vectors that live on the device now. */
+const turbo_ops *turbok_cpu_ops(void); /* the table of every CPU device; constant */
+/* The threads a device opened with this number gets: 0 is all CPUs this process may run on. */
+int turbok_threads(int threads);
+
+/* Memory of a device, by what it is for. Each kind has a pure function below that tells beforehand, to
+ * the byte, what will be taken: turbok_linear_bytes and so on. */
+typedef enum {
+    TURBOK_MEM_LINEAR, /* matrices with their biases */
+    TURBOK_MEM_VECTOR,
+    TURBOK_MEM_ROPE,
+    TURBOK_MEM_KV, /* blocks */
+    TURBOK_MEM_KV_INDEX, /* reference counts, free list, prefix cache */
+    TURBOK_MEM_SCRATCH, /* of the compute threads; lives as long as the device */
+    TURBOK_MEM_KINDS
+} turbok_mem;
+/* Bytes of that kind that live on the device now. */
+uint64_t turbok_device_mem(const turbok_device *d, turbok_mem kind);
+/* All kinds but the device's own scratch: 0 when everything made from it has been freed. */
 uint64_t turbok_device_alloc_bytes(const turbok_device *d);
+/* Scratch of a device with that many threads for heads of that size; 0 on nonsense. */
+uint64_t turbok_scratch_bytes(int threads, int32_t head_dim);
+
+/* What the machine can do, measured with loops of no other purpose: bytes a second that all threads read
+ * from memory, and fp32 operations a second (a multiply-add is two). Medians over rounds; buffer_bytes
+ * should exceed the caches several times. Takes about rounds * 50 ms. */
+typedef struct turbok_speed {
+    double read_bytes_s, fma_flops;
+} turbok_speed;
+turbo_status turbok_measure(turbok_device *d, size_t buffer_bytes, int rounds, turbok_speed *out,
+                            turbo_err *err);
 
 /* Runs fn(ctx, i, n) for i = 0..n-1 on the pool, n = number of threads, and returns when all did.
  * For load-time work such as repacking or scanning. */
@@ -77,10 +105,12 @@ void turbok_linear_free(turbok_device *d, turbo_linear *w);
 int64_t turbok_linear_out(const turbo_linear *w);
 int64_t turbok_linear_in(const turbo_linear *w);
 
+uint64_t turbok_vector_bytes(int64_t n); /* 0: not possible, as for all of these */
 turbo_status turbok_vector_new(turbok_device *d, int32_t dtype, const void *data, int64_t n,
                                turbo_vector **v, turbo_err *err);
 void turbok_vector_free(turbok_device *d, turbo_vector *v);
 
+uint64_t turbok_rope_bytes(const turbo_rope_spec *spec);
 turbo_status turbok_rope_new(turbok_device *d, const turbo_rope_spec *spec, turbo_rope **r,
                              turbo_err *err);
 void turbok_rope_free(turbok_device *d, turbo_rope *r);
@@ -93,15 +123,22 @@ double turbok_rope_base(const turbo_rope_spec *spec, int64_t rope_len);
  * block b, layer l, K or V, kv head k, token t, lane d. The layout inside is the library's. */
 typedef struct turbok_kv_pool turbok_kv_pool;
 
+/* Types of cached numbers beside TURBO_F32, _F16 and _BF16: codes of 8 or 4 bits with a bf16 scale and a
+ * bf16 zero for each token and head, K after RoPE. cpu/quant.h says how and why. */
+enum { TURBOK_KV_INT8 = 0x108, TURBOK_KV_INT4 = 0x104 };
+
 typedef struct turbok_kv_dims {
     int32_t n_layers; /* L */
     int32_t n_kv; /* K */
     int32_t head_dim; /* D */
     int32_t block_tokens; /* 8..1024, a multiple of 8 */
-    int32_t dtype; /* TURBO_F32, _F16 or _BF16 */
+    int32_t dtype; /* TURBO_F32, _F16, _BF16, TURBOK_KV_INT8, or with an even head_dim _INT4 */
 } turbok_kv_dims;
 
+const char *turbok_kv_type_name(int32_t dtype); /* "bf16", "int8" ...; "?" for what is no type */
 uint64_t turbok_kv_block_bytes(const turbok_kv_dims *dims); /* 0 on overflow or bad dims */
+/* What a pool of n_blocks takes beside its blocks, with or without a prefix cache. */
+uint64_t turbok_kv_index_bytes(const turbok_kv_dims *dims, int32_t n_blocks, bool prefix);
 /* Takes n_blocks * block_bytes from the system at once (huge pages where possible). */
 turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, int32_t n_blocks,
                                 turbok_kv_pool **p, turbo_err *err);

@@ -28,7 +28,8 @@ uint64_t turbok_linear_bytes(const turbok_device *d, int32_t dtype, int64_t out,
     (void)flags;
     if (!sizes(dtype, out, in, &tiles, &bytes))
         return 0;
-    return (bytes + 63) / 64 * 64 + (has_bias ? (uint64_t)tiles * TURBOK_TILE * sizeof(float) : 0);
+    return turbok_alloc_size(bytes) +
+           (has_bias ? (uint64_t)tiles * TURBOK_TILE * sizeof(float) : 0);
 }
 
 typedef struct repack {
@@ -82,7 +83,7 @@ static turbo_status fill_bias(turbok_device *d, turbo_linear *w, const turbok_pa
 {
     size_t bytes = (size_t)w->tiles * TURBOK_TILE * sizeof(float);
     int64_t at = 0;
-    w->bias = turbok_alloc(d, bytes);
+    w->bias = turbok_alloc(d, TURBOK_MEM_LINEAR, bytes);
     if (!w->bias)
         return TURBO_ENOMEM;
     memset(w->bias, 0, bytes);
@@ -116,7 +117,7 @@ turbo_status turbok_linear_rows_new(turbok_device *d, int32_t dtype, const turbo
                            "a matrix of %lld x %lld of type %d cannot be stored; f32, f16 and bf16 can",
                            (long long)out, (long long)in, dtype);
     }
-    w->data = turbok_alloc(d, w->data_bytes);
+    w->data = turbok_alloc(d, TURBOK_MEM_LINEAR, w->data_bytes);
     if (!w->data || (has_bias && fill_bias(d, w, parts, n))) {
         size_t mib = w->data_bytes >> 20;
         turbok_linear_free(d, w);
@@ -141,8 +142,8 @@ void turbok_linear_free(turbok_device *d, turbo_linear *w)
 {
     if (!w)
         return;
-    turbok_release(d, w->data, w->data_bytes);
-    turbok_release(d, w->bias, (size_t)w->tiles * TURBOK_TILE * sizeof(float));
+    turbok_release(d, TURBOK_MEM_LINEAR, w->data, w->data_bytes);
+    turbok_release(d, TURBOK_MEM_LINEAR, w->bias, (size_t)w->tiles * TURBOK_TILE * sizeof(float));
     free(w);
 }
 
@@ -156,6 +157,11 @@ int64_t turbok_linear_in(const turbo_linear *w)
     return w->in;
 }
 
+uint64_t turbok_vector_bytes(int64_t n)
+{
+    return n < 1 || n > INT32_MAX ? 0 : turbok_alloc_size((size_t)n * sizeof(float));
+}
+
 turbo_status turbok_vector_new(turbok_device *d, int32_t dtype, const void *data, int64_t n,
                                turbo_vector **res, turbo_err *err)
 {
@@ -165,7 +171,7 @@ turbo_status turbok_vector_new(turbok_device *d, int32_t dtype, const void *data
                            (long long)n, dtype);
     turbo_vector *v = calloc(1, sizeof *v);
     if (v)
-        v->data = turbok_alloc(d, (size_t)n * sizeof(float));
+        v->data = turbok_alloc(d, TURBOK_MEM_VECTOR, (size_t)n * sizeof(float));
     if (!v || !v->data) {
         free(v);
         return turbok_fail(err, TURBO_ENOMEM, "no memory for a vector of %lld", (long long)n);
@@ -180,6 +186,6 @@ void turbok_vector_free(turbok_device *d, turbo_vector *v)
 {
     if (!v)
         return;
-    turbok_release(d, v->data, (size_t)v->n * sizeof(float));
+    turbok_release(d, TURBOK_MEM_VECTOR, v->data, (size_t)v->n * sizeof(float));
     free(v);
 }

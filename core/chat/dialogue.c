@@ -315,56 +315,70 @@ void turbod_dialogue_pack(const turbod_dialogue *d, turbod_buf *out)
     }
 }
 
-/* A string of n bytes at *at as text with an end; NULL: not there, or not text. */
-static char *take_text(const char *bytes, size_t size, size_t *at, uint64_t n)
+static turbo_status damaged(turbo_err *err)
 {
-    if (n > size - *at || !turbod_utf8_valid(bytes + *at, (size_t)n))
-        return NULL;
-    char *s = malloc((size_t)n + 1);
-    if (s) {
-        memcpy(s, bytes + *at, (size_t)n);
-        s[n] = '\0';
-        *at += (size_t)n;
-    }
-    return s;
+    return turbod_err(err, TURBO_EDATA, "the conversation in the file is damaged");
 }
 
-static bool unpack_turn(turbod_dialogue *d, const char *bytes, size_t n, size_t *at, size_t n_ids,
-                        turbo_err *err)
+/* A string of n bytes at *at as text with an end. */
+static turbo_status take_text(const char *bytes, size_t size, size_t *at, uint64_t n, char **out,
+                              turbo_err *err)
+{
+    if (n > size - *at || !turbod_utf8_valid(bytes + *at, (size_t)n))
+        return damaged(err);
+    char *s = malloc((size_t)n + 1);
+    if (!s)
+        return no_memory(err);
+    memcpy(s, bytes + *at, (size_t)n);
+    s[n] = '\0';
+    *at += (size_t)n;
+    *out = s;
+    return TURBO_OK;
+}
+
+static turbo_status unpack_turn(turbod_dialogue *d, const char *bytes, size_t n, size_t *at,
+                                size_t n_ids, turbo_err *err)
 {
     packed p;
+    char *role = NULL, *name = NULL, *content = NULL;
     if (n - *at < sizeof p)
-        return false;
+        return damaged(err);
     memcpy(&p, bytes + *at, sizeof p);
     *at += sizeof p;
-    bool named = p.name != UINT64_MAX;
-    char *role = take_text(bytes, n, at, p.role);
-    char *name = role && named ? take_text(bytes, n, at, p.name) : NULL;
-    char *content = role && !name == !named ? take_text(bytes, n, at, p.content) : NULL;
-    turbod_message m = {.role = role,
-                        .name = name,
-                        .content = content,
-                        .content_len = (size_t)p.content};
-    bool ok = content && *role && p.ids_end <= n_ids && !turbod_dialogue_add(d, &m, err);
-    if (ok)
+    turbo_status st = take_text(bytes, n, at, p.role, &role, err);
+    if (!st && p.name != UINT64_MAX)
+        st = take_text(bytes, n, at, p.name, &name, err);
+    if (!st)
+        st = take_text(bytes, n, at, p.content, &content, err);
+    if (!st && (!*role || p.ids_end > n_ids))
+        st = damaged(err);
+    if (!st) {
+        turbod_message m = {.role = role,
+                            .name = name,
+                            .content = content,
+                            .content_len = (size_t)p.content};
+        st = turbod_dialogue_add(d, &m, err);
+    }
+    if (!st)
         d->turns[d->n - 1].ids_end = (size_t)p.ids_end;
     free(role);
     free(name);
     free(content);
-    return ok;
+    return st;
 }
 
 turbo_status turbod_dialogue_unpack(turbod_dialogue *d, const char *bytes, size_t n,
                                     const int32_t *ids, size_t n_ids, turbo_err *err)
 {
     size_t at = 0, size;
-    bool ok = true;
-    while (ok && at < n)
-        ok = unpack_turn(d, bytes, n, &at, n_ids, err);
-    d->ids = ok && turbod_mul(n_ids ? n_ids : 1, sizeof *ids, &size) ? malloc(size) : NULL;
-    if (!d->ids) {
+    turbo_status st = TURBO_OK;
+    while (!st && at < n)
+        st = unpack_turn(d, bytes, n, &at, n_ids, err);
+    if (!st && (!turbod_mul(n_ids ? n_ids : 1, sizeof *ids, &size) || !(d->ids = malloc(size))))
+        st = no_memory(err);
+    if (st) {
         turbod_dialogue_free(d);
-        return turbod_err(err, TURBO_EDATA, "the conversation in the file is damaged");
+        return st;
     }
     memcpy(d->ids, ids, n_ids * sizeof *ids);
     d->n_ids = d->cap_ids = n_ids;

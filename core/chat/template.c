@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "lua/sandbox.h"
 #include "util/checked.h"
@@ -47,9 +48,13 @@ static int put_segment(lua_State *L, turbod_render *r, turbod_segment g)
 {
     if (r->n == r->cap) {
         size_t cap = r->cap ? r->cap * 2 : 32;
-        turbod_segment *p = r->n < MAX_SEGMENTS ? realloc(r->segments, cap * sizeof *p) : NULL;
-        if (!p)
+        if (r->n >= MAX_SEGMENTS)
             return luaL_error(L, "the prompt has too many parts");
+        turbod_segment *p = realloc(r->segments, cap * sizeof *p);
+        if (!p) {
+            turbod_lua_of(L)->no_memory = true;
+            return luaL_error(L, "no memory for the prompt");
+        }
         r->segments = p;
         r->cap = cap;
     }
@@ -70,8 +75,12 @@ static int add_segment(lua_State *L, bool special)
     if (!len)
         return 0;
     size_t at = r->text.len;
-    if (!turbod_buf_add(&r->text, s, len))
+    if (len > MAX_TEXT - at)
         return luaL_error(L, "the prompt is too long");
+    if (!turbod_buf_add(&r->text, s, len)) {
+        turbod_lua_of(L)->no_memory = true;
+        return luaL_error(L, "no memory for the prompt");
+    }
     if (!special && r->n && !r->segments[r->n - 1].special && !r->segments[r->n - 1].image) {
         r->segments[r->n - 1].len += len;
         return 0;
@@ -157,21 +166,86 @@ static int bind_template(lua_State *L)
     return 0;
 }
 
-/* turbo.trim(s): without ASCII white space at both ends; many templates ask for it. */
+/* Bytes of the white space that s begins with, 0: none. python: what str.strip() of Python takes
+ * too, U+001C to U+001F; otherwise White_Space of Unicode. */
+static size_t space_at(const char *s, size_t n, bool python)
+{
+    const unsigned char *p = (const unsigned char *)s;
+    if (!n)
+        return 0;
+    if (p[0] == ' ' || (p[0] >= 9 && p[0] <= 13) || (python && p[0] >= 0x1C && p[0] <= 0x1F))
+        return 1;
+    if (n >= 2 && p[0] == 0xC2 && (p[1] == 0x85 || p[1] == 0xA0))
+        return 2;
+    if (n < 3 || p[0] < 0xE1 || p[0] > 0xE3)
+        return 0;
+    unsigned c = (p[0] & 15u) << 12 | (p[1] & 63u) << 6 | (p[2] & 63u);
+    return c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
+                   c == 0x202F || c == 0x205F || c == 0x3000
+               ? 3
+               : 0;
+}
+
+static size_t skip_space(const char *s, size_t n, bool python)
+{
+    size_t i = 0, k;
+    while ((k = space_at(s + i, n - i, python)))
+        i += k;
+    return i;
+}
+
+static size_t trim_space(const char *s, size_t n, bool python)
+{
+    while (n) {
+        size_t at = n - 1;
+        while (at && ((unsigned char)s[at] & 0xC0) == 0x80)
+            at--;
+        if (space_at(s + at, n - at, python) != n - at)
+            break;
+        n = at;
+    }
+    return n;
+}
+
+/* turbo.trim(s): without white space at both ends, as `| trim` of published templates. */
 static int bind_trim(lua_State *L)
 {
-    static const char blank[] = " \t\n\r\f\v";
     size_t n;
     if (lua_type(L, 1) != LUA_TSTRING)
         return luaL_error(L, "turbo.trim takes a string");
     const char *s = lua_tolstring(L, 1, &n);
-    while (n && *s && strchr(blank, *s)) {
-        s++;
-        n--;
+    n = trim_space(s, n, true);
+    size_t skip = skip_space(s, n, true);
+    lua_pushlstring(L, s + skip, n - skip);
+    return 1;
+}
+
+/* turbo.json(s): s as a JSON string, as `| tojson` writes it. */
+static int bind_json(lua_State *L)
+{
+    static const char hex[] = "0123456789abcdef", from[] = "\b\f\n\r\t\"\\", into[] = "bfnrt\"\\";
+    size_t n;
+    luaL_Buffer b;
+    if (lua_type(L, 1) != LUA_TSTRING)
+        return luaL_error(L, "turbo.json takes a string");
+    const char *s = lua_tolstring(L, 1, &n);
+    luaL_buffinit(L, &b);
+    luaL_addchar(&b, '"');
+    for (size_t i = 0; i < n; i++) {
+        const char *p = s[i] ? strchr(from, s[i]) : NULL;
+        if (p) {
+            luaL_addchar(&b, '\\');
+            luaL_addchar(&b, into[p - from]);
+        } else if ((unsigned char)s[i] < 0x20) {
+            luaL_addstring(&b, "\\u00");
+            luaL_addchar(&b, hex[s[i] >> 4 & 15]);
+            luaL_addchar(&b, hex[s[i] & 15]);
+        } else {
+            luaL_addchar(&b, s[i]);
+        }
     }
-    while (n && s[n - 1] && strchr(blank, s[n - 1]))
-        n--;
-    lua_pushlstring(L, s, n);
+    luaL_addchar(&b, '"');
+    luaL_pushresult(&b);
     return 1;
 }
 
@@ -182,6 +256,8 @@ static int bindings(lua_State *L)
     lua_setfield(L, -2, "template");
     lua_pushcfunction(L, bind_trim);
     lua_setfield(L, -2, "trim");
+    lua_pushcfunction(L, bind_json);
+    lua_setfield(L, -2, "json");
     lua_setglobal(L, "turbo");
     return 0;
 }
@@ -190,6 +266,17 @@ static int set_job(lua_State *L)
 {
     lua_rawsetp(L, LUA_REGISTRYINDEX, &key_job);
     return 0;
+}
+
+/* The date as published templates write it: "26 Jul 2024". */
+static void push_today(lua_State *L, const char *given)
+{
+    char text[32] = "";
+    struct tm tm;
+    time_t now = time(NULL);
+    if (!given && localtime_r(&now, &tm))
+        strftime(text, sizeof text, "%d %b %Y", &tm);
+    lua_pushstring(L, given ? given : text);
 }
 
 /* Pushes render, messages, out, opts. */
@@ -227,7 +314,9 @@ static int push_call(lua_State *L)
     lua_setfield(L, -2, "user");
     lua_pushcfunction(L, out_image);
     lua_setfield(L, -2, "image");
-    lua_createtable(L, 0, 2);
+    lua_createtable(L, 0, 3);
+    push_today(L, j->opts->today);
+    lua_setfield(L, -2, "today");
     lua_pushboolean(L, j->opts->add_generation_prompt);
     lua_setfield(L, -2, "add_generation_prompt");
     lua_pushboolean(L, j->opts->continue_final_message);
@@ -345,6 +434,22 @@ static turbo_status special_id(const turbo_tokenizer_vtbl *v, const void *tok, c
         (int)(len < 64 ? len : 64), name);
 }
 
+/* Does a special token take the white space behind it (or before it) into itself? The tokenizer is
+ * asked: then name and blank together are one token. */
+static bool swallows(const turbo_tokenizer_vtbl *v, const void *tok, const char *name, size_t len,
+                     bool behind)
+{
+    char text[MAX_STOP + 1];
+    int32_t ids[4];
+    uint64_t n = 0;
+    turbo_err none;
+    if (len >= MAX_STOP)
+        return false;
+    memcpy(text + !behind, name, len);
+    text[behind ? len : 0] = ' ';
+    return !v->encode(tok, text, len + 1, TURBO_TOK_TRUSTED, ids, 4, &n, &none) && n == 1;
+}
+
 /* Text to ids behind the n that are there; *cap grows when a normaliser lengthens the text. */
 static turbo_status append_text(const turbo_tokenizer_vtbl *v, const void *tok, const char *text,
                                 size_t len, uint32_t flags, int32_t **ids, size_t *n, size_t *cap,
@@ -365,6 +470,21 @@ static turbo_status append_text(const turbo_tokenizer_vtbl *v, const void *tok, 
     }
     *n += st ? 0 : (size_t)k;
     return st;
+}
+
+/* Text i without what the special tokens beside it swallow. */
+static void strip_segment(const turbo_tokenizer_vtbl *v, const void *tok, const turbod_render *r,
+                          size_t i, const char **text, size_t *len)
+{
+    const turbod_segment *g = &r->segments[i];
+    size_t skip = skip_space(*text, *len, false);
+    if (skip && i && swallows(v, tok, r->text.ptr + g[-1].at, g[-1].len, true)) {
+        *text += skip;
+        *len -= skip;
+    }
+    size_t keep = trim_space(*text, *len, false);
+    if (keep < *len && i + 1 < r->n && swallows(v, tok, r->text.ptr + g[1].at, g[1].len, false))
+        *len = keep;
 }
 
 turbo_status turbod_template_encode(const turbo_tokenizer_vtbl *v, const void *tok,
@@ -413,7 +533,9 @@ turbo_status turbod_template_encode_media(const turbo_tokenizer_vtbl *v, const v
             /* A text behind bos starts the document, as it does in a plain prompt; a text behind a picture
              * is encoded as one of its own, as the reference does. */
             bool first = fresh || (!continues && (n == 0 || (n == 1 && out[0] == info.bos)));
-            st = append_text(v, tok, text, g->len, first ? (uint32_t)TURBO_TOK_FIRST : 0, &out, &n,
+            size_t len = g->len;
+            strip_segment(v, tok, r, i, &text, &len);
+            st = append_text(v, tok, text, len, first ? (uint32_t)TURBO_TOK_FIRST : 0, &out, &n,
                              &cap, err);
         }
         fresh = g->image;

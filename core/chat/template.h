@@ -29,6 +29,7 @@ typedef struct turbod_message {
 typedef struct turbod_render_opts {
     bool add_generation_prompt;
     bool continue_final_message;
+    const char *today; /* "26 Jul 2024", what scripts see as opts.today; NULL: by the clock */
 } turbod_render_opts;
 
 typedef struct turbod_segment {
@@ -56,7 +57,9 @@ turbo_status turbod_template_render(const turbod_template *t, const turbod_messa
                                     const turbod_render_opts *opts, turbod_render *out,
                                     turbo_err *err);
 void turbod_render_free(turbod_render *r);
-/* EDATA: a special token the tokenizer does not have. continues: other tokens come before, so that no
+/* White space that a special token swallows by the tokenizer's own rule (lstrip, rstrip) is left out,
+ * as it is when the reference encodes the whole prompt.
+ * EDATA: a special token the tokenizer does not have. continues: other tokens come before, so that no
  * text begins the document. *ids is the caller's, free(). */
 turbo_status turbod_template_encode(const turbo_tokenizer_vtbl *v, const void *tok,
                                     const turbod_render *r, bool continues, int32_t **ids,

@@ -39,7 +39,7 @@ typedef struct cli_args {
 } cli_args;
 
 struct cli_cmd {
-    const char *name, *words, *summary;
+    const char *name, *words, *summary; /* name: one word, or two with a blank between */
     const char *about; /* more for --help and the man page; lines of at most 96 characters */
     const cli_flag *flags;
     const char
@@ -49,7 +49,8 @@ struct cli_cmd {
 };
 
 extern const cli_cmd cli_run, cli_chat, cli_client, cli_tokenize, cli_detokenize, cli_eval,
-    cli_plugin, cli_policy, cli_doctor;
+    cli_bench_serve, cli_bench_offline, cli_bench_decode, cli_bench_prefill, cli_plan_cmd, cli_plugin,
+    cli_policy, cli_doctor;
 extern const cli_cmd *const cli_cmds[]; /* NULL-terminated */
 
 /* ---- args.c ---- */
@@ -71,6 +72,9 @@ int cli_fail(turbo_status st, const turbo_err *err);
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* The model in this process, with a KV cache for one sequence unless the user asked for another. */
 turbo_status cli_open_model(cli_args *a, turbod_service *s, bool need_chat, turbo_err *err);
+/* The same with a KV cache for `tokens` tokens. */
+turbo_status cli_open_model_for(cli_args *a, turbod_service *s, bool need_chat, int64_t tokens,
+                                turbo_err *err);
 /* "1,4,7" or "1 4 7". */
 turbo_status cli_parse_ids(const char *text, int32_t **ids, size_t *n, turbo_err *err);
 /* A file, or standard input when path is NULL or "-"; valid UTF-8 is demanded. */

@@ -35,30 +35,30 @@ int cli_usage(const char *fmt, ...)
     return CLI_USAGE;
 }
 
-/* The KV cache of one sequence of session_len tokens, as an absolute size. */
-static turbo_status small_cache(cli_args *a, const turbod_service *s, turbo_err *err)
+/* The KV cache of `tokens` tokens, or of one sequence of session_len, as an absolute size. */
+static turbo_status small_cache(cli_args *a, const turbod_service *s, int64_t tokens_wanted,
+                                turbo_err *err)
 {
-    static const struct {
-        const char *name;
-        int32_t dtype;
-    } types[] = {{"f32", TURBO_F32}, {"bf16", TURBO_BF16}, {"f16", TURBO_F16}};
     turbo_config *config = NULL;
     const turbo_model_vtbl *v = NULL;
     turbo_model_info info = {.size = sizeof info};
-    turbo_status st = turbod_config_open(a->conf->model, &config, err);
+    turbod_engine_opts o;
+    turbo_status st = turbod_service_engine_opts(a->conf, &o, err);
+    if (!st)
+        st = turbod_config_open(a->conf->model, &config, err);
     if (!st)
         st = turbod_registry_model_for(s->registry, config, &v, err);
     if (!st)
         st = v->describe(turbod_host_table(), config, &info, err);
     turbod_config_close(config);
+    int32_t kv_type = -1;
+    if (!st)
+        st = turbod_kv_type_of(a->conf, &kv_type, err);
     if (st)
         return st;
-    int64_t len = a->conf->session_len ? a->conf->session_len : info.max_position;
-    int64_t tokens = a->conf->cache_block_seq_len;
-    turbok_kv_dims dims = {info.n_layers, info.n_kv, info.head_dim, (int32_t)tokens, info.dtype};
-    for (size_t i = 0; i < 3; i++)
-        if (!strcmp(a->conf->kv_dtype, types[i].name))
-            dims.dtype = types[i].dtype;
+    int64_t len = o.session_len ? o.session_len : info.max_position, tokens = o.block_tokens;
+    len = tokens_wanted ? tokens_wanted : len;
+    turbok_kv_dims wanted = turbod_engine_kv(&o), dims = turbod_plan_kv_dims(&info, &wanted);
     uint64_t block = turbok_kv_block_bytes(&dims), n = (uint64_t)((len + tokens - 1) / tokens),
              bytes;
     char text[32];
@@ -70,6 +70,12 @@ static turbo_status small_cache(cli_args *a, const turbod_service *s, turbo_err 
 
 turbo_status cli_open_model(cli_args *a, turbod_service *s, bool need_chat, turbo_err *err)
 {
+    return cli_open_model_for(a, s, need_chat, 0, err);
+}
+
+turbo_status cli_open_model_for(cli_args *a, turbod_service *s, bool need_chat, int64_t tokens,
+                                turbo_err *err)
+{
     turbod_progress bar;
     turbo_status st = TURBO_OK;
     if (a->n_words && a->words[0][0])
@@ -79,7 +85,7 @@ turbo_status cli_open_model(cli_args *a, turbod_service *s, bool need_chat, turb
     if (!st)
         st = turbod_service_init(s, a->conf, err);
     if (!st && turbod_conf_origin(a->conf, "cache_max_entry_count") == TURBOD_FROM_DEFAULT)
-        st = small_cache(a, s, err);
+        st = small_cache(a, s, tokens, err);
     if (!st) {
         turbod_progress_init(&bar, NULL);
         st = turbod_service_load(s, need_chat, bar.terminal ? turbod_progress_step : NULL, &bar,

@@ -126,10 +126,12 @@ static turbo_status eval_ppl(const cli_args *a, turbod_service *s, turbo_err *er
         double mean = p.nll / (double)p.scored;
         printf(cli_given(a, "json")
                    ? "{\"perplexity\":%.9g,\"nll\":%.9g,\"tokens\":%zu,\"scored\":%zu,"
-                     "\"windows\":%zu,\"window\":%d,\"stride\":%d}\n"
+                     "\"windows\":%zu,\"window\":%d,\"stride\":%d,\"quant_policy\":%lld,\"kv\":\"%"
+                     "s\"}\n"
                    : "perplexity %.6g, mean nll %.6g, %zu tokens, %zu scored in %zu windows of %d, "
-                     "stride %d\n",
-               exp(mean), mean, n, p.scored, p.windows, p.window, p.stride);
+                     "stride %d, quant_policy %lld (%s)\n",
+               exp(mean), mean, n, p.scored, p.windows, p.window, p.stride,
+               (long long)a->conf->quant_policy, turbod_engine_facts_of(s->engine)->kv_type);
     }
     free(ids);
     turbod_buf_free(&text);
@@ -148,8 +150,8 @@ static int run(cli_args *a)
                    cli_given(a, "stride") || cli_given(a, "json")))
         return cli_usage("usage: turbo eval logits MODEL --ids 1,4,7 [--all]");
     if (!logits && (!cli_given(a, "text") || cli_given(a, "ids") || cli_given(a, "all")))
-        return cli_usage(
-            "usage: turbo eval ppl MODEL --text FILE [--window N] [--stride N] [--json]");
+        return cli_usage("usage: turbo eval ppl MODEL --text FILE [--window N] [--stride N] "
+                         "[--quant-policy 0|8|4] [--json]");
     for (int i = 1; i < a->n_words; i++) /* MODEL comes first for cli_open_model */
         a->words[i - 1] = a->words[i];
     a->n_words--;
@@ -170,7 +172,9 @@ const cli_cmd cli_eval = {
              "Each token\n"
              "but the first is scored once, in the first window that holds it, given all that is "
              "in front of\n"
-             "it there. Perplexity is exp(mean negative log likelihood).\n",
+             "it there. Perplexity is exp(mean negative log likelihood). --quant-policy 0, 8 or 4 "
+             "shows what\n"
+             "quantised keys and values cost.\n",
     .flags = flags,
     .keys = "model plugin_path log_level allow_nonfinite engine",
     .min_words = 1,

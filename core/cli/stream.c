@@ -130,7 +130,7 @@ static void follow(watch *w, turbod_request *r, FILE *out)
         char *part = NULL;
         size_t n = 0;
         struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
+        clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_nsec += LOOK_MS * 1000000;
         until.tv_sec += until.tv_nsec / 1000000000;
         until.tv_nsec %= 1000000000;
@@ -159,6 +159,7 @@ turbo_status cli_generate(turbod_service *s, turbod_request_spec *spec, FILE *ou
 {
     watch w = {.answer = answer};
     turbod_request *r = NULL;
+    pthread_condattr_t monotonic;
     *answer = (cli_answer){.seed = spec->params.seed, .cap_ids = (size_t)spec->max_tokens};
     turbod_buf_init(&answer->text, ANSWER_MAX);
     turbod_buf_str(&answer->text, "");
@@ -166,7 +167,10 @@ turbo_status cli_generate(turbod_service *s, turbod_request_spec *spec, FILE *ou
     if (!answer->ids)
         return turbod_err(err, TURBO_ENOMEM, "no memory for %d tokens", spec->max_tokens);
     pthread_mutex_init(&w.mu, NULL);
-    pthread_cond_init(&w.cond, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&w.cond, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     spec->on_event = on_event;
     spec->ctx = &w;
     (void)cli_interrupted(); /* an old Ctrl-C is not meant for this answer */

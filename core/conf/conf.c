@@ -179,6 +179,17 @@ static turbo_status cross_checks(const turbod_conf *c, turbo_err *err)
         return turbod_err(err, TURBO_EINVAL,
                           "cache_block_seq_len is %lld; a multiple of 8 is needed",
                           (long long)c->cache_block_seq_len);
+    if (*c->metrics_compat && strcmp(c->metrics_compat, "vllm"))
+        return turbod_err(err, TURBO_EINVAL, "metrics_compat is \"%s\"; use \"\" or \"vllm\"",
+                          c->metrics_compat);
+    /* A larger max_batch_size alone raises the other; two numbers that contradict each other do not. */
+    if (turbod_conf_origin(c, "max_prefill_token_num") != TURBOD_FROM_DEFAULT &&
+        c->max_prefill_token_num < c->max_batch_size)
+        return turbod_err(
+            err, TURBO_EINVAL,
+            "max_prefill_token_num is %lld, max_batch_size %lld: a step has a token of "
+            "every sequence; raise the first or lower the second",
+            (long long)c->max_prefill_token_num, (long long)c->max_batch_size);
     return TURBO_OK;
 }
 

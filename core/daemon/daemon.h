@@ -37,6 +37,16 @@ void turbod_progress_init(turbod_progress *p, turbod_service *svc);
 void turbod_progress_step(void *progress, uint64_t done, uint64_t total);
 void turbod_progress_end(turbod_progress *p); /* clears the bar */
 
+/* ---- report.c: the throughput line of the log ---- */
+
+typedef struct turbod_report { /* counters of the line before; all 0 at first */
+    int64_t since; /* monotonic ns */
+    uint64_t prefill, generated, queries, hits;
+} turbod_report;
+
+/* To be called at least as often as the line is wanted. every_ms 0: no line. */
+void turbod_report_tick(turbod_report *r, turbod_metrics *m, int64_t every_ms);
+
 /* ---- preflight.c: turbod -t ---- */
 
 /* Tests everything that can be tested without loading weights; prints a line each to out. The first

@@ -8,7 +8,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "chat/choose.h"
 #include "daemon/daemon.h"
+#include "engine/media.h"
 #include "plugin/host.h"
 #include "util/err.h"
 #include "weights/config.h"
@@ -21,6 +23,7 @@ typedef struct preflight {
     turbo_config *config;
     const turbo_model_vtbl *model;
     turbo_model_info info;
+    turbod_weights_sums sums;
     const turbo_tokenizer_vtbl *tok_vtbl;
     void *tok;
     turbod_template *chat;
@@ -70,9 +73,32 @@ static turbo_status test_model(preflight *p, turbo_err *err)
     st = turbod_weights_open(dir, &opts, &w, err);
     if (!st)
         st = turbod_weights_check(w, host, p->model, p->config, err);
+    if (!st)
+        st = turbod_weights_count(w, host, p->model, p->config, p->info.vocab, &p->sums, err);
     turbod_weights_close(w);
     if (!st)
         fputs("ok       weights: every tensor is there and has its shape\n", p->out);
+    return st;
+}
+
+/* What turbod would take with the memory that is free now. */
+static turbo_status test_memory(preflight *p, const turbod_engine_opts *o, turbo_err *err)
+{
+    turbod_plan_in in = {.info = &p->info, .vtbl = p->model, .weights = &p->sums};
+    turbod_media_facts media;
+    turbod_plan plan;
+    char text[256];
+    turbod_engine_plan_in(o, &in);
+    turbo_status st =
+        turbod_media_describe(p->registry, p->model, p->config, p->info.vocab, &media, err);
+    if (st)
+        return st;
+    in.images = turbod_media_bytes(&media, o->image_bytes);
+    st = turbod_plan_make(&in, &plan, err);
+    if (st)
+        return st;
+    turbod_plan_summary(&plan, text, sizeof text);
+    fprintf(p->out, "ok       memory: %s\n", text);
     return st;
 }
 
@@ -101,16 +127,16 @@ static turbo_status test_tokenizer(preflight *p, turbo_err *err)
 static turbo_status test_template(preflight *p, turbo_err *err)
 {
     char path[PATH_MAX];
-    bool given = *p->conf->chat_template;
-    if (!given && (!p->info.chat[0] || !p->tok)) {
-        fputs("note     chat: this model names no template; chat requests will be refused\n",
-              p->out);
+    turbo_err why = {{0}};
+    if (turbod_chat_choose(p->conf->chat_template, p->conf->model, p->info.chat, turbod_data_dir(),
+                           path, sizeof path, &why)) {
+        fprintf(p->out, "note     chat: %s; chat requests will be refused\n", why.text);
         return TURBO_OK;
     }
-    if (given)
-        snprintf(path, sizeof path, "%s", p->conf->chat_template);
-    else
-        snprintf(path, sizeof path, "%s/chat/%s.lua", turbod_data_dir(), p->info.chat);
+    if (!*p->conf->chat_template && !p->tok) {
+        fputs("note     chat: there is no tokenizer; chat requests will be refused\n", p->out);
+        return TURBO_OK;
+    }
     turbo_status st = turbod_template_load(path, &p->chat, err);
     for (size_t i = 0; !st && p->tok && turbod_template_stops(p->chat, i); i++) {
         const char *name = turbod_template_stops(p->chat, i);
@@ -168,6 +194,8 @@ turbo_status turbod_preflight(const turbod_conf *c, FILE *out, turbo_err *err)
         st = test_plugins(&p, err);
     if (!st)
         st = test_model(&p, err);
+    if (!st)
+        st = test_memory(&p, &opts, err);
     if (!st)
         st = test_tokenizer(&p, err);
     if (!st)

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "chat/choose.h"
 #include "conf/table.h"
 #include "daemon/daemon.h"
 #include "util/err.h"
@@ -62,11 +63,10 @@ static turbo_status new_template(const turbod_service *s, const turbod_conf *c,
 {
     char path[PATH_MAX];
     const turbod_engine_facts *f = turbod_engine_facts_of(s->engine);
-    if (*c->chat_template)
-        snprintf(path, sizeof path, "%s", c->chat_template);
-    else
-        snprintf(path, sizeof path, "%s/chat/%s.lua", turbod_data_dir(), f->model.chat);
-    turbo_status st = turbod_template_load(path, out, err);
+    turbo_status st = turbod_chat_choose(c->chat_template, s->conf->model, f->model.chat,
+                                         turbod_data_dir(), path, sizeof path, err);
+    if (!st)
+        st = turbod_template_load(path, out, err);
     return st ? st : same_stops(s, *out, err);
 }
 

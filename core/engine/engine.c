@@ -98,9 +98,6 @@ turbo_status turbod_engine_open(const turbod_engine_opts *o, turbod_engine **out
     pthread_mutex_init(&e->step_mu, NULL);
     pthread_mutex_init(&e->admit_mu, NULL);
     turbod_metrics_init(&e->metrics);
-    e->max_batch = o->max_batch;
-    /* A step must hold one token of every running sequence. */
-    e->max_step_tokens = o->max_step_tokens > o->max_batch ? o->max_step_tokens : o->max_batch;
     e->queue_size = o->queue_size;
 
     turbo_status st = turbod_engine_load(e, o, err);
@@ -113,19 +110,17 @@ turbo_status turbod_engine_open(const turbod_engine_opts *o, turbod_engine **out
     turbo_err no_print;
     e->has_fingerprint = turbod_fingerprint(o->model_dir, e->fingerprint, &no_print) == TURBO_OK;
     e->facts.load_seconds = (double)(turbod_now() - t0) * 1e-9;
-    e->metrics.load_seconds = e->facts.load_seconds;
-    e->metrics.weight_bytes = e->facts.weight_bytes;
-    e->metrics.kv_bytes = e->facts.kv_bytes;
-    e->metrics.workspace_bytes = e->facts.workspace_bytes;
+    e->metrics.load_seconds[TURBOD_LOAD_REST] = e->facts.load_seconds;
+    for (int i = 0; i < TURBOD_LOAD_REST; i++)
+        e->metrics.load_seconds[TURBOD_LOAD_REST] -= e->metrics.load_seconds[i];
+    turbod_engine_audit(e);
+    char summary[256];
+    turbod_plan_summary(&e->facts.plan, summary, sizeof summary);
     atomic_store(&e->metrics.kv_total, turbok_kv_pool_total(e->pool));
     atomic_store(&e->metrics.kv_free, turbok_kv_pool_free_count(e->pool));
-    turbod_log(TURBO_LOG_INFO,
-               "model %s: %d layers, vocabulary %d, weights %.1f MiB, KV %.1f MiB in %d blocks of "
-               "%d tokens, session_len %d, %s, loaded in %.2f s",
-               e->facts.model.arch, e->facts.model.n_layers, e->facts.model.vocab,
-               (double)e->facts.weight_bytes / 0x1p20, (double)e->facts.kv_bytes / 0x1p20,
-               e->facts.kv_blocks, e->facts.block_tokens, e->facts.session_len, e->facts.device,
-               e->facts.load_seconds);
+    turbod_log(TURBO_LOG_INFO, "model %s: %d layers, vocabulary %d, %s; %s, loaded in %.2f s",
+               e->facts.model.arch, e->facts.model.n_layers, e->facts.model.vocab, summary,
+               e->facts.device, e->facts.load_seconds);
     *out = e;
     return TURBO_OK;
 }

@@ -7,6 +7,7 @@
 #define TURBOD_ENGINE_H
 
 #include "engine/metrics.h"
+#include "plan/plan.h"
 #include "plugin/registry.h"
 #include "sched/request.h"
 
@@ -19,8 +20,9 @@ typedef struct turbod_engine_opts {
     double
         cache_fraction; /* of what is free after weights and workspaces; used when cache_bytes 0 */
     uint64_t cache_bytes; /* absolute size of the KV pool, or 0 */
+    uint64_t memory_free; /* plan as if so many bytes were free; 0: measure */
     int32_t block_tokens;
-    int32_t kv_dtype; /* TURBO_*, -1: the model's */
+    int32_t kv_dtype; /* TURBO_*, TURBOK_KV_*, -1: the model's */
     int32_t max_batch;
     int32_t max_step_tokens;
     int32_t queue_size;
@@ -39,6 +41,10 @@ typedef struct turbod_engine_opts {
 } turbod_engine_opts;
 
 void turbod_engine_defaults(turbod_engine_opts *o);
+turbo_status turbod_engine_isa(const char *name, turbok_isa *isa, turbo_err *err); /* "avx2" */
+turbok_kv_dims turbod_engine_kv(const turbod_engine_opts *o); /* KV blocks as they are wanted */
+/* The part of the options that a memory plan depends on, and the free memory of this moment. */
+void turbod_engine_plan_in(const turbod_engine_opts *o, turbod_plan_in *in);
 turbo_status turbod_engine_open(const turbod_engine_opts *o, turbod_engine **out, turbo_err *err);
 /* Cancels what runs, joins the thread, frees everything. NULL allowed. */
 void turbod_engine_close(turbod_engine *e);
@@ -54,8 +60,10 @@ typedef struct turbod_engine_facts {
     turbod_media_facts media; /* n_rows 0: the model takes no pictures */
     int32_t session_len;
     int32_t kv_blocks, block_tokens;
+    const char *kv_type; /* of cached keys and values: "bf16", "int8" ... */
     const char *device; /* "cpu avx512, 2 threads" */
-    uint64_t weight_bytes, kv_bytes, workspace_bytes;
+    turbod_plan plan; /* what was to be taken */
+    uint64_t alloc[TURBOD_MEM_KINDS]; /* what was */
     double load_seconds;
 } turbod_engine_facts;
 const turbod_engine_facts *turbod_engine_facts_of(const turbod_engine *e);

@@ -1,19 +1,19 @@
 /* core/engine/load.c: what an engine takes from the machine, in order: model files, weights, workspaces,
- * KV pool. Main thread, during turbod_engine_open. Whatever can be refused is refused before memory is
- * taken for it; a failure half-way is undone by turbod_engine_close. */
+ * KV pool. Main thread, during turbod_engine_open. How much of each is the plan's to say (plan/plan.h):
+ * no size is computed here. Whatever can be refused is refused before memory is taken; a failure
+ * half-way is undone by turbod_engine_close. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/state.h"
 #include "plugin/host.h"
-#include "util/checked.h"
 #include "util/err.h"
 #include "util/log.h"
 #include "util/memory.h"
 #include "weights/config.h"
 #include "weights/weights.h"
 
-static turbo_status parse_isa(const char *name, turbok_isa *isa, turbo_err *err)
+turbo_status turbod_engine_isa(const char *name, turbok_isa *isa, turbo_err *err)
 {
     static const struct {
         const char *name;
@@ -91,132 +91,173 @@ static turbo_status open_model_files(turbod_engine *e, const turbod_engine_opts 
     return open_samplers(e, o, err);
 }
 
-static turbo_status open_weights(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err)
+static turbo_status open_device(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err)
 {
-    const turbo_host *host = turbod_host_table();
     turbok_device_opts dev = {.threads = o->threads, .pin = o->pin, .spin_us = -1};
-    turbo_status st = parse_isa(o->isa, &dev.isa, err);
+    turbo_status st = turbod_engine_isa(o->isa, &dev.isa, err);
     if (!st)
         st = turbok_device_open(&dev, &e->device, err);
-    if (st)
-        return st;
-    e->facts.device = turbok_device_name(e->device);
+    if (!st)
+        e->facts.device = turbok_device_name(e->device);
+    return st;
+}
+
+turbok_kv_dims turbod_engine_kv(const turbod_engine_opts *o)
+{
+    return (turbok_kv_dims){.block_tokens = o->block_tokens, .dtype = o->kv_dtype};
+}
+
+void turbod_engine_plan_in(const turbod_engine_opts *o, turbod_plan_in *in)
+{
+    in->threads = turbok_threads(o->threads);
+    in->vacant = o->memory_free ? o->memory_free : turbod_memory_free();
+    in->session_len = o->session_len;
+    in->cache_fraction = o->cache_fraction;
+    in->cache_bytes = o->cache_bytes;
+    in->kv = turbod_engine_kv(o);
+    in->max_batch = o->max_batch;
+    in->max_step_tokens = o->max_step_tokens;
+    in->prefix_caching = o->prefix_caching;
+}
+
+/* Headers are compared with the architecture and everything is counted before a weight is read. */
+static turbo_status make_plan(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err)
+{
+    const turbo_host *host = turbod_host_table();
+    turbod_engine_facts *f = &e->facts;
+    turbod_weights_sums sums;
     turbod_weights_opts w = {
         .device = e->device,
         .progress = o->progress,
         .progress_ctx = o->progress_ctx,
         .allow_nonfinite = o->allow_nonfinite,
     };
-    st = turbod_weights_open(o->model_dir, &w, &e->weights, err);
+    turbo_status st = turbod_weights_open(o->model_dir, &w, &e->weights, err);
     if (!st)
         st = turbod_weights_check(e->weights, host, e->model_vtbl, e->config, err);
     if (!st)
-        st = e->model_vtbl->open(host, e->config, e->weights, turbok_device_ops(e->device),
-                                 &e->model, err);
-    if (!st)
-        st = turbod_weights_unmap(e->weights, err);
-    if (!st)
-        e->facts.weight_bytes = turbod_weights_bytes(e->weights);
-    return st;
-}
-
-static turbo_status open_workspace(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err)
-{
-    size_t V = (size_t)e->facts.model.vocab, B = (size_t)e->max_batch, n, bytes;
-    e->workspace_bytes = e->model_vtbl->workspace(&e->facts.model, e->max_step_tokens, e->max_batch,
-                                                  (int32_t)sizeof(float));
-    if (!turbod_mul(V, B, &n) || !turbod_mul(n, sizeof(float), &bytes) ||
-        !turbod_round_up(bytes, 64, &bytes) ||
-        !turbod_round_up(e->workspace_bytes, 64, &e->workspace_bytes))
-        return turbod_err(err, TURBO_ELIMIT, "max_batch_size %d is too large for this model",
-                          e->max_batch);
-    e->workspace = aligned_alloc(64, e->workspace_bytes ? e->workspace_bytes : 64);
-    e->logits = aligned_alloc(64, bytes);
-    e->rows = calloc(B, sizeof *e->rows);
-    e->row_req = calloc(B, sizeof *e->row_req);
-    e->tops = calloc(B * 20, sizeof *e->tops);
-    if (!e->workspace || !e->logits || !e->rows || !e->row_req || !e->tops)
-        return turbod_err(err, TURBO_ENOMEM,
-                          "no memory for workspaces (%zu MiB); lower max_batch_size or "
-                          "max_prefill_token_num",
-                          (bytes + e->workspace_bytes) >> 20);
-    e->facts.workspace_bytes = e->workspace_bytes + bytes;
-    if (!e->facts.media.n_rows)
-        return TURBO_OK;
-    turbo_status st =
-        turbod_media_open(o->registry, e->model_vtbl, e->model, &e->facts.media,
-                          e->facts.model.embed_dim, o->image_bytes, &e->metrics, &e->media, err);
-    if (!st)
-        e->facts.workspace_bytes += turbod_media_bytes(e->media);
-    return st;
-}
-
-/* The KV pool: what the conf allows, but never more than max_batch sequences of full length can
- * fill, because nothing would use the rest. */
-static turbo_status open_kv(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err)
-{
-    turbod_engine_facts *f = &e->facts;
-    turbok_kv_dims dims = {
-        .n_layers = f->model.n_layers,
-        .n_kv = f->model.n_kv,
-        .head_dim = f->model.head_dim,
-        .block_tokens = o->block_tokens,
-        .dtype = o->kv_dtype >= 0 ? o->kv_dtype : f->model.dtype,
-    };
-    uint64_t block = turbok_kv_block_bytes(&dims);
-    if (!block)
-        return turbod_err(err, TURBO_EINVAL,
-                          "cache_block_seq_len %d does not work with this model; use 64",
-                          o->block_tokens);
-    uint64_t vacant = turbod_memory_free(), bytes = o->cache_bytes;
-    if (e->media) /* what the store will take is not taken yet */
-        vacant -= vacant < o->image_bytes ? vacant : o->image_bytes;
-    if (!bytes)
-        bytes = (uint64_t)((double)vacant * o->cache_fraction);
-    else if (vacant && bytes > vacant)
-        return turbod_err(err, TURBO_ENOMEM,
-                          "cache_max_entry_count asks for %.1f GiB, %.1f GiB are free; lower it",
-                          (double)bytes / 0x1p30, (double)vacant / 0x1p30);
-    int64_t want_len = o->session_len ? o->session_len : f->model.max_position;
-    int64_t seq_blocks = (want_len + o->block_tokens - 1) / o->block_tokens;
-    uint64_t n = bytes / block, useful = (uint64_t)seq_blocks * (uint64_t)o->max_batch;
-    n = n < useful ? n : useful;
-    n = n < INT32_MAX / (uint64_t)o->block_tokens ? n : INT32_MAX / (uint64_t)o->block_tokens;
-    if (!n)
-        return turbod_err(err, TURBO_ENOMEM,
-                          "the KV cache needs at least %.1f MiB for one block, %.1f MiB are "
-                          "allowed; raise cache_max_entry_count",
-                          (double)block / 0x1p20, (double)bytes / 0x1p20);
-    int64_t pool_tokens = (int64_t)n * o->block_tokens;
-    if (o->session_len > pool_tokens)
-        return turbod_err(err, TURBO_ENOMEM,
-                          "session_len %lld needs %.1f GiB of KV cache, %.1f GiB are allowed: "
-                          "lower session_len to %lld or raise cache_max_entry_count",
-                          (long long)o->session_len, (double)(uint64_t)seq_blocks * (double)block / 0x1p30,
-                          (double)bytes / 0x1p30, (long long)pool_tokens);
-    f->session_len = (int32_t)(want_len < pool_tokens ? want_len : pool_tokens);
+        st = turbod_weights_count(e->weights, host, e->model_vtbl, e->config, f->model.vocab, &sums,
+                                  err);
+    if (st)
+        return st;
+    turbod_plan_in in = {.info = &f->model, .vtbl = e->model_vtbl, .weights = &sums};
+    turbod_engine_plan_in(o, &in);
+    in.images = turbod_media_bytes(&f->media, o->image_bytes);
+    st = turbod_plan_make(&in, &f->plan, err);
+    if (st)
+        return st;
+    e->max_batch = f->plan.max_batch;
+    e->max_step_tokens = f->plan.max_step_tokens;
+    f->session_len = f->plan.session_len;
+    f->kv_blocks = f->plan.blocks;
+    f->block_tokens = o->block_tokens;
+    f->kv_type = turbok_kv_type_name(f->plan.dims.dtype);
     if (f->session_len > f->model.max_position)
         turbod_log(TURBO_LOG_WARN,
                    "session_len %d is beyond the %d positions the model was made for; long answers "
                    "may turn to noise",
                    f->session_len, f->model.max_position);
-    turbo_status st = turbok_kv_pool_new(e->device, &dims, (int32_t)n, &e->pool, err);
-    if (st)
-        return st;
-    f->kv_blocks = (int32_t)n;
-    f->block_tokens = o->block_tokens;
-    f->kv_bytes = n * block;
     return TURBO_OK;
+}
+
+/* Since *t, to the stage; *t becomes now. */
+static void clocked(turbod_engine *e, int stage, int64_t *t)
+{
+    int64_t now = turbod_now();
+    e->metrics.load_seconds[stage] = (double)(now - *t) * 1e-9;
+    *t = now;
+}
+
+static turbo_status open_weights(turbod_engine *e, turbo_err *err)
+{
+    turbo_status st = e->model_vtbl->open(turbod_host_table(), e->config, e->weights,
+                                          turbok_device_ops(e->device), &e->model, err);
+    return st ? st : turbod_weights_unmap(e->weights, err);
+}
+
+/* Zeroed memory of the engine itself, counted under its kind. */
+static turbo_status take(turbod_engine *e, turbod_mem kind, uint64_t bytes, void **out,
+                         turbo_err *err)
+{
+    *out = aligned_alloc(64, bytes ? bytes : 64);
+    if (!*out)
+        return turbod_err(err, TURBO_ENOMEM,
+                          "no memory for workspaces (%llu MiB); lower max_batch_size or "
+                          "max_prefill_token_num",
+                          (unsigned long long)(bytes >> 20));
+    memset(*out, 0, bytes);
+    e->facts.alloc[kind] += bytes;
+    return TURBO_OK;
+}
+
+static turbo_status open_workspace(turbod_engine *e, turbo_err *err)
+{
+    const turbod_plan *p = &e->facts.plan;
+    void *logits = NULL, *rows = NULL, *tops = NULL;
+    turbo_status st =
+        take(e, TURBOD_MEM_WORKSPACE, p->bytes[TURBOD_MEM_WORKSPACE], &e->workspace, err);
+    if (!st)
+        st = take(e, TURBOD_MEM_SAMPLING, p->logits, &logits, err);
+    if (!st)
+        st = take(e, TURBOD_MEM_SAMPLING, p->rows, &rows, err);
+    if (!st)
+        st = take(e, TURBOD_MEM_SAMPLING, p->tops, &tops, err);
+    if (!st && !(e->row_req = calloc((size_t)p->max_batch, sizeof *e->row_req)))
+        st = turbod_err(err, TURBO_ENOMEM, "no memory for %d sampling rows", p->max_batch);
+    e->workspace_bytes = p->bytes[TURBOD_MEM_WORKSPACE];
+    e->logits = logits;
+    e->rows = rows;
+    e->tops = tops;
+    return st;
+}
+
+void turbod_engine_audit(turbod_engine *e)
+{
+    static const turbod_mem of_device[TURBOK_MEM_KINDS] = {
+        [TURBOK_MEM_LINEAR] = TURBOD_MEM_WEIGHTS,    [TURBOK_MEM_VECTOR] = TURBOD_MEM_VECTORS,
+        [TURBOK_MEM_ROPE] = TURBOD_MEM_ROPE,         [TURBOK_MEM_KV] = TURBOD_MEM_KV,
+        [TURBOK_MEM_KV_INDEX] = TURBOD_MEM_KV_INDEX, [TURBOK_MEM_SCRATCH] = TURBOD_MEM_SCRATCH,
+    };
+    turbod_engine_facts *f = &e->facts;
+    for (int k = 0; k < TURBOK_MEM_KINDS; k++)
+        f->alloc[of_device[k]] = turbok_device_mem(e->device, (turbok_mem)k);
+    for (int k = 0; k < TURBOD_MEM_KINDS; k++) {
+        e->metrics.plan_bytes[k] = f->plan.bytes[k];
+        e->metrics.alloc_bytes[k] = f->alloc[k];
+        if (f->plan.bytes[k] != f->alloc[k])
+            turbod_log(
+                TURBO_LOG_WARN,
+                "memory: %s took %llu bytes, %llu were planned; the model plugin %s asks for "
+                "other tensors than it did while it was counted",
+                turbod_mem_names[k], (unsigned long long)f->alloc[k],
+                (unsigned long long)f->plan.bytes[k], f->model_plugin);
+    }
 }
 
 turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err)
 {
+    int64_t t = turbod_now();
     turbo_status st = open_model_files(e, o, err);
+    clocked(e, TURBOD_LOAD_FILES, &t);
     if (!st)
-        st = open_weights(e, o, err);
+        st = open_device(e, o, err);
     if (!st)
-        st = open_workspace(e, o, err);
+        st = make_plan(e, o, err);
     if (!st)
-        st = open_kv(e, o, err);
+        st = open_weights(e, err);
+    clocked(e, TURBOD_LOAD_WEIGHTS, &t);
+    if (!st)
+        st = open_workspace(e, err);
+    if (!st && e->facts.media.n_rows) {
+        st = turbod_media_open(o->registry, e->model_vtbl, e->model, &e->facts.media,
+                               e->facts.model.embed_dim, o->image_bytes, &e->metrics, &e->media,
+                               err);
+        e->facts.alloc[TURBOD_MEM_IMAGES] = e->facts.plan.bytes[TURBOD_MEM_IMAGES];
+    }
+    clocked(e, TURBOD_LOAD_WORKSPACE, &t);
+    if (!st)
+        st =
+            turbok_kv_pool_new(e->device, &e->facts.plan.dims, e->facts.plan.blocks, &e->pool, err);
+    clocked(e, TURBOD_LOAD_KV, &t);
     return st;
 }

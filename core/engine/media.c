@@ -27,7 +27,7 @@ struct turbod_media {
     turbod_media_facts facts;
     int32_t E;
     size_t row_bytes, entry_bytes; /* of the rows of one picture; of all it takes */
-    uint64_t most, workspace_bytes;
+    uint64_t most;
     void *workspace;
     pthread_mutex_t mu;
     /* under mu */
@@ -43,7 +43,7 @@ static turbo_status find_vtbl(const turbod_registry *r, const turbo_model_vtbl *
     if (!v)
         return TURBO_OK;
     memcpy(out, v, v->size < sizeof *out ? v->size : sizeof *out);
-    if (!out->describe || !out->workspace || !out->embed)
+    if (!out->describe || !out->embed)
         return turbod_err(err, TURBO_EABI, "the plugin of model %s leaves slots of %s empty",
                           vtbl->id, TURBO_MEDIA_ID);
     return TURBO_OK;
@@ -70,10 +70,17 @@ turbo_status turbod_media_describe(const turbod_registry *r, const turbo_model_v
                           "model %s describes pictures outside the documented ranges", vtbl->id);
     facts->n_rows = i.n_rows;
     facts->placeholder = i.placeholder;
+    facts->workspace = i.workspace;
     facts->fit =
         (turbod_image_fit){.fit = i.fit, .edge = i.edge, .width = i.width, .height = i.height};
     memcpy(facts->fit.pad, i.pad, sizeof facts->fit.pad);
     return TURBO_OK;
+}
+
+uint64_t turbod_media_bytes(const turbod_media_facts *facts, uint64_t most)
+{
+    size_t bytes;
+    return facts->n_rows && turbod_add((size_t)facts->workspace, (size_t)most, &bytes) ? bytes : 0;
 }
 
 turbo_status turbod_media_open(const turbod_registry *r, const turbo_model_vtbl *vtbl, void *model,
@@ -100,14 +107,10 @@ turbo_status turbod_media_open(const turbod_registry *r, const turbo_model_vtbl 
             turbod_err(err, TURBO_EINVAL,
                        "image_cache is %llu MiB, one picture of this model takes %zu MiB; raise it",
                        (unsigned long long)(most >> 20), (m->entry_bytes >> 20) + 1);
-    if (!st) {
-        m->workspace_bytes = m->vtbl.workspace(model, (int32_t)sizeof(float));
-        bytes = (size_t)m->workspace_bytes;
-        if (!turbod_round_up(bytes ? bytes : 64, 64, &bytes) ||
-            !(m->workspace = aligned_alloc(64, bytes)))
-            st = turbod_err(err, TURBO_ENOMEM, "no memory for the workspace of pictures (%llu MiB)",
-                            (unsigned long long)(m->workspace_bytes >> 20));
-    }
+    bytes = facts->workspace ? (size_t)facts->workspace : 64;
+    if (!st && (!turbod_round_up(bytes, 64, &bytes) || !(m->workspace = aligned_alloc(64, bytes))))
+        st = turbod_err(err, TURBO_ENOMEM, "no memory for the workspace of pictures (%zu MiB)",
+                        bytes >> 20);
     if (st)
         turbod_media_free(m);
     else
@@ -156,11 +159,6 @@ void turbod_media_free(turbod_media *m)
     free(m->workspace);
     pthread_mutex_destroy(&m->mu);
     free(m);
-}
-
-uint64_t turbod_media_bytes(const turbod_media *m)
-{
-    return m->workspace_bytes + m->most;
 }
 
 /* Under mu: makes room for one more. */
@@ -243,7 +241,7 @@ static turbo_status compute_one(turbod_media *m, turbod_features *f, turbo_exec 
 {
     turbo_status st = f->ready ? TURBO_OK
                                : m->vtbl.embed(m->model, x, f->image->pixels, m->workspace,
-                                               m->workspace_bytes, f->rows, err);
+                                               m->facts.workspace, f->rows, err);
     f->ready = !st;
     return st;
 }

@@ -28,7 +28,8 @@ turbo_status turbod_media_open(const turbod_registry *r, const turbo_model_vtbl 
                                const turbod_media_facts *facts, int32_t E, uint64_t most,
                                turbod_metrics *metrics, turbod_media **out, turbo_err *err);
 void turbod_media_free(turbod_media *m); /* NULL allowed; nobody holds anything */
-uint64_t turbod_media_bytes(const turbod_media *m); /* workspace, and what the store may take */
+/* Workspace, and what a store of `most` bytes may take; 0 for a model without pictures. */
+uint64_t turbod_media_bytes(const turbod_media_facts *facts, uint64_t most);
 
 /* Room for the rows of slots [n] into seen [n]; given back by turbod_media_give. EBUSY: the pictures of other
  * requests fill the store; ELIMIT: these alone are too many. [any] */

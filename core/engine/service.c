@@ -10,7 +10,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "chat/choose.h"
 #include "plugin/host.h"
+#include "turbok.h"
 #include "util/checked.h"
 #include "util/err.h"
 #include "util/log.h"
@@ -65,6 +67,25 @@ static turbo_status parse_kv_dtype(const char *text, int32_t *out, turbo_err *er
     return turbod_err(err, TURBO_EINVAL, "kv_dtype is \"%s\"; use auto, f32, bf16 or f16", text);
 }
 
+turbo_status turbod_kv_type_of(const turbod_conf *c, int32_t *out, turbo_err *err)
+{
+    turbo_status st = parse_kv_dtype(c->kv_dtype, out, err);
+    if (st || !c->quant_policy)
+        return st;
+    if (c->quant_policy != 8 && c->quant_policy != 4)
+        return turbod_err(err, TURBO_EINVAL,
+                          "quant_policy is %lld; use 0 (not quantised), 8 (int8) or 4 (int4)",
+                          (long long)c->quant_policy);
+    if (*out >= 0)
+        return turbod_err(
+            err, TURBO_EINVAL,
+            "quant_policy %lld stores keys and values as int%lld, kv_dtype asks for %s; "
+            "remove kv_dtype, or set quant_policy to 0",
+            (long long)c->quant_policy, (long long)c->quant_policy, c->kv_dtype);
+    *out = c->quant_policy == 8 ? TURBOK_KV_INT8 : TURBOK_KV_INT4;
+    return TURBO_OK;
+}
+
 turbo_status turbod_service_engine_opts(const turbod_conf *c, turbod_engine_opts *o, turbo_err *err)
 {
     turbod_engine_defaults(o);
@@ -84,7 +105,7 @@ turbo_status turbod_service_engine_opts(const turbod_conf *c, turbod_engine_opts
     o->pin = c->pin_threads;
     o->allow_nonfinite = c->allow_nonfinite;
     turbo_status st = parse_cache(c->cache_max_entry_count, o, err);
-    return st ? st : parse_kv_dtype(c->kv_dtype, &o->kv_dtype, err);
+    return st ? st : turbod_kv_type_of(c, &o->kv_dtype, err);
 }
 
 /* Sampling defaults that the model's author ships in generation_config.json. */
@@ -151,12 +172,10 @@ static turbo_status load_template(turbod_service *s, turbo_err *err)
     bool given = s->conf->chat_template && *s->conf->chat_template;
     if (!f->tok_vtbl)
         return no_chat(s, "the model folder has no tokenizer this server can read");
-    if (given)
-        snprintf(path, sizeof path, "%s", s->conf->chat_template);
-    else if (f->model.chat[0])
-        snprintf(path, sizeof path, "%s/chat/%s.lua", turbod_data_dir(), f->model.chat);
-    else
-        return no_chat(s, "the model names no chat template; set chat_template");
+    turbo_err why = {{0}};
+    if (turbod_chat_choose(given ? s->conf->chat_template : "", s->conf->model, f->model.chat,
+                           turbod_data_dir(), path, sizeof path, &why))
+        return no_chat(s, why.text);
     turbo_status st = turbod_template_load(path, &s->chat, err);
     if (!st)
         st = resolve_stops(s, err);
@@ -232,7 +251,7 @@ turbo_status turbod_service_chat_kit(const turbod_service *s, turbod_chat_kit *k
     kit->media = f->media.n_rows ? &f->media : NULL;
     return kit->chat ? TURBO_OK
                      : turbod_err(err, TURBO_EUNSUPPORTED,
-                                  "this model has no chat template: %.150s", s->chat_reason);
+                                  "this model has no chat template: %.200s", s->chat_reason);
 }
 
 /* Where pictures begin, and the pictures of the messages in that order. */

@@ -48,6 +48,10 @@ turbod_policy_env turbod_service_policy_env(const turbod_service *s);
 turbo_status turbod_service_engine_opts(const turbod_conf *c, turbod_engine_opts *o,
                                         turbo_err *err);
 
+/* What kv_dtype and quant_policy together ask for: TURBO_*, TURBOK_KV_*, -1 the model's; EINVAL when they
+ * contradict each other. */
+turbo_status turbod_kv_type_of(const turbod_conf *c, int32_t *out, turbo_err *err);
+
 /* Where plugins are looked for: the configured path, else the build tree's or the installed one. */
 const char *turbod_plugin_path(const char *configured);
 /* The folder of data files (scripts/): $TURBO_DATA, else the installed one, else the source tree's. */

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/state.h"
@@ -16,7 +17,7 @@
 #include "util/file.h"
 #include "util/sha256.h"
 
-#define VERSION 1
+#define VERSION 2
 #define MOST_NOTE ((uint64_t)64 << 20)
 
 static const turbok_kv_key checksum_key = {0x7475726264206b76u, 1};
@@ -28,6 +29,7 @@ typedef struct header {
     uint8_t format[32]; /* digest of the KV dims and the device's instruction set */
     uint8_t tenant[32]; /* digest of the tenant's name */
     uint64_t n_note, n_ids, n_kept, n_blocks, block_bytes;
+    int32_t kv_dtype, block_tokens; /* in the digest too; here for the message of a refusal */
 } header;
 
 static void fill_header(const turbod_engine *e, const char *tenant, header *h)
@@ -47,6 +49,8 @@ static void fill_header(const turbod_engine *e, const char *tenant, header *h)
     turbod_sha256(&format, sizeof format, h->format);
     turbod_sha256(tenant, strlen(tenant), h->tenant);
     h->block_bytes = turbok_kv_block_bytes(turbok_kv_pool_dims(e->pool));
+    h->kv_dtype = format.dims.dtype;
+    h->block_tokens = format.dims.block_tokens;
 }
 
 static turbo_status ready(const turbod_engine *e, turbo_err *err)
@@ -62,6 +66,7 @@ static turbo_status ready(const turbod_engine *e, turbo_err *err)
 
 typedef struct stream {
     int fd;
+    int error; /* errno of a read that failed, 0 none */
     turbok_hash sum;
     uint64_t bytes;
 } stream;
@@ -91,6 +96,8 @@ static bool get(stream *f, void *data, size_t n)
         ssize_t r = read(f->fd, p, left);
         if (r < 0 && errno == EINTR)
             continue;
+        if (r < 0)
+            f->error = errno;
         if (r <= 0)
             return false;
         p += r;
@@ -212,13 +219,15 @@ turbo_status turbod_snapshot_save(turbod_engine *e, const char *folder, const ch
 
 /* ---- load -------------------------------------------------------------------------------------------------- */
 
-static turbo_status damaged(turbo_err *err)
+static turbo_status damaged(const stream *f, turbo_err *err)
 {
+    if (f->error)
+        return turbod_err(err, TURBO_EIO, "the snapshot cannot be read: %s", strerror(f->error));
     return turbod_err(err, TURBO_EDATA, "the snapshot is damaged; it cannot be restored");
 }
 
-static turbo_status check_header(const turbod_engine *e, const turbod_snapshot *s, const header *h,
-                                 uint64_t size, turbo_err *err)
+static turbo_status check_header(const turbod_engine *e, const turbod_snapshot *s, const stream *f,
+                                 const header *h, uint64_t size, turbo_err *err)
 {
     header want;
     size_t note_ids, blocks, all;
@@ -236,17 +245,28 @@ static turbo_status check_header(const turbod_engine *e, const turbod_snapshot *
             "the snapshot was made with another model; it fits only the one it was made "
             "with");
     if (!turbod_equal32(h->format, want.format) || h->block_bytes != want.block_bytes)
-        return turbod_err(err, TURBO_EDATA,
-                          "the snapshot was made with another kv_dtype, quant_policy, "
-                          "cache_block_seq_len or instruction set");
+        return h->kv_dtype == want.kv_dtype && h->block_tokens == want.block_tokens
+                   ? turbod_err(err, TURBO_EDATA,
+                                "the snapshot was made with another instruction set; isa must be "
+                                "what it was")
+                   : turbod_err(
+                         err, TURBO_EDATA,
+                         "the snapshot holds %s keys and values in blocks of %d tokens, this "
+                         "server has %s in blocks of %d; quant_policy, kv_dtype and "
+                         "cache_block_seq_len must be what they were",
+                         turbok_kv_type_name(h->kv_dtype), h->block_tokens,
+                         turbok_kv_type_name(want.kv_dtype), want.block_tokens);
     int64_t bt = e->facts.block_tokens;
-    if (h->n_note > MOST_NOTE || h->n_ids > (uint64_t)e->facts.session_len ||
-        h->n_kept > h->n_ids || h->n_blocks != (h->n_kept + (uint64_t)bt - 1) / (uint64_t)bt ||
+    if (h->n_note > MOST_NOTE || h->n_ids > INT32_MAX || h->n_kept > h->n_ids ||
+        h->n_blocks != (h->n_kept + (uint64_t)bt - 1) / (uint64_t)bt ||
         !turbod_mul(h->n_ids, sizeof(int32_t), &note_ids) ||
         !turbod_add(note_ids, h->n_note, &note_ids) ||
         !turbod_mul(h->n_blocks, h->block_bytes, &blocks) || !turbod_add(note_ids, blocks, &all) ||
         size != all + sizeof *h + sizeof(turbok_kv_key))
-        return damaged(err);
+        return damaged(f, err);
+    if (h->n_ids > (uint64_t)e->facts.session_len)
+        return turbod_err(err, TURBO_EDATA, "the snapshot has %d tokens, session_len here is %d",
+                          (int)h->n_ids, (int)e->facts.session_len);
     return TURBO_OK;
 }
 
@@ -272,14 +292,14 @@ static turbo_status read_blocks(turbod_engine *e, stream *f, const header *h,
     turbo_status st = block ? TURBO_OK : turbod_err(err, TURBO_ENOMEM, "no memory for a snapshot");
     for (uint64_t i = 0; i < h->n_blocks && !st; i++) {
         if (!get(f, block, h->block_bytes))
-            st = damaged(err);
+            st = damaged(f, err);
         else if (i < (uint64_t)t->n)
             turbok_kv_block_write(e->pool, t->blocks[i], block);
     }
     free(block);
     want = turbok_hash_end(&f->sum);
     if (!st && (!get(f, &sum, sizeof sum) || memcmp(&sum, &want, sizeof sum)))
-        st = damaged(err);
+        st = damaged(f, err);
     return st;
 }
 
@@ -310,8 +330,8 @@ static turbo_status read_file(turbod_engine *e, stream *f, uint64_t size, turbod
 {
     header h;
     if (!get(f, &h, sizeof h))
-        return turbod_err(err, TURBO_EDATA, "the file is no snapshot");
-    turbo_status st = check_header(e, s, &h, size, err);
+        return f->error ? damaged(f, err) : turbod_err(err, TURBO_EDATA, "the file is no snapshot");
+    turbo_status st = check_header(e, s, f, &h, size, err);
     if (st)
         return st;
     s->n_ids = h.n_ids;
@@ -321,16 +341,40 @@ static turbo_status read_file(turbod_engine *e, stream *f, uint64_t size, turbod
     if (!s->ids || !s->note)
         return turbod_err(err, TURBO_ENOMEM, "no memory for a snapshot");
     if (!get(f, s->note, h.n_note) || !get(f, s->ids, h.n_ids * sizeof *s->ids))
-        return damaged(err);
+        return damaged(f, err);
     for (size_t i = 0; i < s->n_ids; i++)
         if (s->ids[i] < 0 || s->ids[i] >= e->facts.model.vocab)
-            return damaged(err);
+            return damaged(f, err);
     st = turbok_kv_table_init(t, e->pool, h.n_ids ? (int32_t)h.n_ids : 1, err);
     if (st)
         return st;
     take_blocks(e, t, h.n_blocks);
     st = read_blocks(e, f, &h, t, err);
     return st ? st : publish(e, s, t, h.n_kept, err);
+}
+
+/* A file of this folder and nothing else: no link, no fifo that would hang, no folder. */
+static turbo_status open_file(const char *folder, const char *name, stream *f, struct stat *file,
+                              turbo_err *err)
+{
+    if (!turbod_file_name_ok(name))
+        return turbod_err(err, TURBO_EINVAL,
+                          "the file name must consist of letters, digits, '.', '_' and '-'");
+    int dir = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir >= 0)
+        f->fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW);
+    int why = errno;
+    if (dir >= 0)
+        close(dir);
+    if (dir >= 0 && f->fd < 0 && why == ENOENT)
+        return turbod_err(err, TURBO_ENOENT, "there is no such snapshot");
+    if (dir >= 0 && f->fd < 0 && why == ELOOP)
+        return turbod_err(err, TURBO_EDATA, "the snapshot is a link; copy the file instead");
+    if (f->fd < 0 || fstat(f->fd, file))
+        return turbod_err(err, TURBO_EIO, "the snapshot cannot be opened: %s",
+                          strerror(f->fd < 0 ? why : errno));
+    return S_ISREG(file->st_mode) ? TURBO_OK
+                                  : turbod_err(err, TURBO_EDATA, "the snapshot is no regular file");
 }
 
 turbo_status turbod_snapshot_load(turbod_engine *e, const char *folder, const char *name,
@@ -343,12 +387,12 @@ turbo_status turbod_snapshot_load(turbod_engine *e, const char *folder, const ch
     s->note = NULL;
     turbo_status st = ready(e, err);
     if (!st)
-        st = turbod_file_open(folder, name, &f.fd, &file, err);
-    if (st)
-        return st;
+        st = open_file(folder, name, &f, &file, err);
     turbok_hash_init(&f.sum, checksum_key);
-    st = read_file(e, &f, (uint64_t)file.st_size, s, &t, err);
-    close(f.fd);
+    if (!st)
+        st = read_file(e, &f, (uint64_t)file.st_size, s, &t, err);
+    if (f.fd >= 0)
+        close(f.fd);
     if (t.blocks)
         give_back(e, &t);
     s->bytes = f.bytes;

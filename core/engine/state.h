@@ -60,6 +60,8 @@ struct turbod_engine {
 
 /* load.c: fills everything up to pool; turbod_engine_close undoes a part of it. */
 turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err);
+/* Counts what was taken, kind by kind, into facts and metrics, beside what was planned. */
+void turbod_engine_audit(turbod_engine *e);
 
 /* step.c: one pass of the engine thread. False when there was nothing to do. */
 bool turbod_step(turbod_engine *e);

@@ -126,7 +126,7 @@ static void note_starts(turbod_engine *e)
         turbod_request *r = e->sched.items[i].req;
         if (r->started)
             continue;
-        r->started = true;
+        atomic_store_explicit(&r->started, true, memory_order_release);
         left_queue(e, r);
         turbod_hist_add(&e->metrics.queue_time, (double)(r->t_start - r->t_submit) * 1e-9);
         if (e->prefix_caching)
@@ -147,7 +147,7 @@ void turbod_fail_all(turbod_engine *e, turbo_status status, const char *message)
         turbod_fail(e, e->sched.flows->head, status, message);
 }
 
-bool turbod_step(turbod_engine *e)
+static bool step(turbod_engine *e)
 {
     int64_t t0 = turbod_now();
     reap(e);
@@ -187,11 +187,20 @@ bool turbod_step(turbod_engine *e)
         turbod_holding_advance(r, e->pool);
     }
     atomic_fetch_add_explicit(&e->metrics.steps, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&e->metrics.prefill_tokens,
+                              (uint64_t)(e->sched.n_tokens - e->sched.n_decodes),
+                              memory_order_relaxed);
     turbod_hist_add(&e->metrics.step_tokens, (double)e->batch.b.n_tokens);
     turbod_sample_rows(e);
     turbod_publish_gauges(e);
     turbod_pace_note(&e->sched.pace, e->sched.n_decodes, e->sched.n_tokens - e->sched.n_decodes,
                      turbod_now() - t0);
+    return true;
+}
+
+bool turbod_step(turbod_engine *e)
+{
+    bool busy = step(e);
 #ifdef TURBOD_DEBUG
     if (!turbod_sched_balanced(&e->sched)) {
         turbod_log(TURBO_LOG_ERROR, "KV blocks do not add up: free %d of %d",
@@ -199,5 +208,5 @@ bool turbod_step(turbod_engine *e)
         __builtin_trap();
     }
 #endif
-    return true;
+    return busy;
 }

@@ -225,8 +225,10 @@ static turbo_status call(policy_run *r, const hook_call *c, turbo_err *err)
         return TURBO_OK;
     turbod_lua_clock(&r->lua, TURBOD_LUA_HOOK_MS);
     r->in_hook = c->bit;
+    int64_t t0 = turbod_run_clock();
     turbo_status st =
         turbod_lua_protect(&r->lua, call_hook, (void *)(uintptr_t)c, &r->policy->script, &why);
+    turbod_run_count(r->policy, t0, st != TURBO_OK);
     r->in_hook = 0;
     if (!st)
         return TURBO_OK;

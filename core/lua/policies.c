@@ -248,3 +248,12 @@ void turbod_policies_json(turbod_policies *p, bool names_only, turbod_buf *b)
     pthread_mutex_unlock(&p->mu);
     turbod_buf_str(b, "]");
 }
+
+void turbod_policies_each(turbod_policies *p, void (*fn)(void *ctx, const turbod_policy *policy),
+                          void *ctx)
+{
+    pthread_mutex_lock(&p->mu);
+    for (size_t i = 0; i < p->n; i++)
+        fn(ctx, p->rows[i].policy);
+    pthread_mutex_unlock(&p->mu);
+}

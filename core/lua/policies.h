@@ -30,4 +30,8 @@ size_t turbod_policies_count(turbod_policies *p);
 /* [{"name","hooks","generation","origin"}, ...], sorted by name; names_only: ["a", ...] */
 void turbod_policies_json(turbod_policies *p, bool names_only, turbod_buf *out);
 
+/* Calls fn for each policy, sorted by name, under the lock. */
+void turbod_policies_each(turbod_policies *p, void (*fn)(void *ctx, const turbod_policy *policy),
+                          void *ctx);
+
 #endif

@@ -371,6 +371,32 @@ static bool is_off(turbod_policy *p)
     return off;
 }
 
+/* ---- counts --------------------------------------------------------------------------------- */
+
+int64_t turbod_run_clock(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+void turbod_run_count(turbod_policy *p, int64_t t0, bool error)
+{
+    atomic_fetch_add(&p->nano, (uint64_t)(turbod_run_clock() - t0));
+    atomic_fetch_add(&p->runs, 1);
+    if (error)
+        atomic_fetch_add(&p->errors, 1);
+}
+
+turbod_policy_stat turbod_policy_stat_of(const turbod_policy *p)
+{
+    return (turbod_policy_stat){
+        .runs = atomic_load(&p->runs),
+        .errors = atomic_load(&p->errors),
+        .seconds = (double)atomic_load(&p->nano) * 1e-9,
+    };
+}
+
 /* ---- a request ------------------------------------------------------------------------------ */
 
 void turbod_policy_result_free(turbod_policy_result *o)
@@ -430,8 +456,10 @@ turbo_status turbod_policy_request(turbod_policy *policy, const turbo_sample_par
         return TURBO_ENOMEM;
     r->asked = r->now = *p;
     r->args = args;
+    int64_t t0 = turbod_run_clock();
     turbo_status st = run_once(policy, r, out, &why);
     bool rejected = r->is_rejected, wrong = r->args_wrong;
+    turbod_run_count(policy, t0, st && !rejected && !wrong);
     if (rejected)
         turbod_err(err, 0, "%s", r->rejected);
     if (!out->steer)

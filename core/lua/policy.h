@@ -56,4 +56,12 @@ void turbod_policy_result_free(turbod_policy_result *r);
 turbo_status turbod_policy_request(turbod_policy *policy, const turbo_sample_params *p,
                                    const cJSON *args, turbod_policy_result *out, turbo_err *err);
 
+/* What a policy cost so far; a run is one before a request is queued, or one hook of a running request.
+ * Any thread. */
+typedef struct turbod_policy_stat {
+    uint64_t runs, errors; /* errors: the script failed or ran too long; skipped ones count too */
+    double seconds;
+} turbod_policy_stat;
+turbod_policy_stat turbod_policy_stat_of(const turbod_policy *p);
+
 #endif

@@ -18,8 +18,10 @@ enum { ARGS = 1, ASKED, STATE }; /* user values of the object */
 static void take_program(lua_State *L, policy_run *r, const chain *c)
 {
     turbo_sample_step *base = turbod_program_copy(c->steps, c->n, NULL, 0);
-    if (!base)
+    if (!base) {
+        turbod_lua_of(L)->no_memory = true;
         luaL_error(L, "no memory for a sampling program");
+    }
     free(r->base);
     r->base = base;
     r->n_base = c->n;
@@ -93,6 +95,7 @@ static int req_inject(lua_State *L)
         env->tok_vtbl->encode(env->tok, text, len, TURBO_TOK_TRUSTED, ids, MAX_INJECT, &n, &err);
     if (st == TURBO_ELIMIT || n > (uint64_t)(MAX_INJECT - r->n_inject))
         return luaL_error(L, "req:inject: more than %d tokens wait to be put in", MAX_INJECT);
+    turbod_lua_of(L)->no_memory = st == TURBO_ENOMEM;
     if (st)
         return luaL_error(L, "req:inject: %s", err.text);
     for (uint64_t i = 0; i < n; i++)

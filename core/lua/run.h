@@ -30,6 +30,7 @@ struct turbod_policy {
     int64_t timeouts[MAX_TIMEOUTS]; /* seconds; a ring */
     unsigned n_timeouts;
     bool off;
+    _Atomic uint64_t runs, errors, nano; /* for /metrics; not under mu */
 };
 
 /* One run of a policy: for a request hook alone it lives for the call, else as long as the request. */
@@ -70,6 +71,10 @@ turbo_status turbod_run_open(policy_run *r, turbo_err *err);
 void turbod_run_close(policy_run *r);
 /* Notes a time-out; the fifth within the window switches the policy off. */
 void turbod_run_note_timeout(turbod_policy *p);
+
+/* Counts a run that began at t0 (turbod_run_clock). */
+int64_t turbod_run_clock(void);
+void turbod_run_count(turbod_policy *p, int64_t t0, bool error);
 
 /* request.c: the request object, made at first use; and the methods that hooks call. */
 void turbod_request_push(lua_State *L, policy_run *r);

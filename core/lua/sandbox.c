@@ -32,9 +32,11 @@ static void *capped(void *ud, void *ptr, size_t osize, size_t nsize)
         s->used -= old;
         return NULL;
     }
+    s->starved = false;
     if (nsize > old && (nsize > s->block || s->used - old + nsize > s->cap))
         return NULL;
     void *p = realloc(ptr, nsize);
+    s->starved = !p && nsize > old;
     if (!p && nsize <= old)
         p = ptr; /* the old block is large enough */
     if (p)
@@ -116,6 +118,8 @@ static turbo_status explain(turbod_lua *s, int status, const turbod_script *scri
     if (s->dead) {
         st = turbod_err(err, TURBO_ELIMIT, "%s: script limit: it ran longer than %lld ms", name,
                         (long long)(s->budget / 1000000));
+    } else if (s->no_memory || (status == LUA_ERRMEM && s->starved)) {
+        st = turbod_err(err, TURBO_ENOMEM, "no memory for a script");
     } else if (status == LUA_ERRMEM) {
         st = turbod_err(err, TURBO_ELIMIT,
                         "%s: not enough memory: a script may use %zu MiB, %zu MiB "
@@ -142,6 +146,7 @@ turbo_status turbod_lua_call(turbod_lua *s, int nargs, int nresults, const turbo
                              turbo_err *err)
 {
     s->raised = NULL;
+    s->no_memory = false;
     lua_sethook(s->L, hook, LUA_MASKCOUNT, HOOK_EVERY);
     int status = lua_pcall(s->L, nargs, nresults, 0);
     lua_sethook(s->L, NULL, 0, 0);

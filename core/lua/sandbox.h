@@ -44,6 +44,8 @@ typedef struct turbod_lua {
     int64_t cpu_start; /* ns of this thread */
     const void *raised; /* the string that the script gave to error() or assert() */
     bool dead; /* time is over: sticky */
+    bool starved; /* the last growth was refused by the machine, not by the caps */
+    bool no_memory; /* a function of the host had none: that is why it raised */
 } turbod_lua;
 
 /* extra: bytes the state may take beyond its cap, for data the host puts in. bindings(L) adds the

@@ -146,7 +146,9 @@ int turbod_tokens_encode(lua_State *L)
     if (len > MAX_TEXT)
         return luaL_error(L, "turbo.encode takes a text of at most %d bytes", MAX_TEXT);
     token_set *s = push_set(L, (int32_t)len + 16); /* the memory, for now */
-    if (env->tok_vtbl->encode(env->tok, text, len, 0, s->ids, len + 16, &n, &err))
+    turbo_status st = env->tok_vtbl->encode(env->tok, text, len, 0, s->ids, len + 16, &n, &err);
+    turbod_lua_of(L)->no_memory = st == TURBO_ENOMEM;
+    if (st)
         return luaL_error(L, "turbo.encode: %s", err.text);
     lua_createtable(L, (int)n, 0);
     for (uint64_t i = 0; i < n; i++) {

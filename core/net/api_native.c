@@ -1,4 +1,4 @@
-/* core/net/api_native.c: routes beside OpenAI's: state, figures, tokens, templates, abort.
+/* core/net/api_native.c: routes beside OpenAI's: state, tokens, templates, abort.
  * GET on the daemon thread, POST on a worker. */
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +25,7 @@ static const char *state_of(turbod_service *svc)
     case TURBOD_FAILED: return "failed";
     default: {
         double age = turbod_engine_age(svc->engine);
-        return age >= 0 && age <= HEALTHY_S ? "ok" : "failed";
+        return age < 0 ? "failed" : age <= HEALTHY_S ? "ok" : "stalled";
     }
     }
 }
@@ -41,6 +41,8 @@ void turbod_api_health(turbod_exchange *x)
         uint64_t total = atomic_load(&svc->load_total), done = atomic_load(&svc->load_done);
         turbod_buf_printf(b, ",\"progress\":%.3f", total ? (double)done / (double)total : 0.0);
         x->reply.retry_after = 2;
+    } else if (!strcmp(state, "stalled")) {
+        turbod_buf_printf(b, ",\"seconds_since_step\":%.1f", turbod_engine_age(svc->engine));
     }
     turbod_buf_str(b, "}");
 }
@@ -57,52 +59,6 @@ void turbod_api_version(turbod_exchange *x)
     x->reply.status = 200;
     turbod_buf_printf(&x->reply.body, "{\"version\":\"%s\",\"plugin_abi\":\"%d.%d\"}",
                       PACKAGE_VERSION, TURBO_ABI_MAJOR, TURBO_ABI_MINOR);
-}
-
-/* ---- metrics ------------------------------------------------------------------------------------------- */
-
-static void head(turbod_buf *b, const char *name, const char *type, const char *help)
-{
-    turbod_buf_printf(b, "# HELP turbo:%s %s\n# TYPE turbo:%s %s\n", name, help, name, type);
-}
-
-static void http_metrics(turbod_http *h, turbod_buf *b)
-{
-    static const char *const phases[LEFT_KINDS] = {"body", "wait", "decode", "reply"};
-    pthread_mutex_lock(&h->mu);
-    int clients = h->n_clients, answering = h->n_answering, alive = h->n_exchanges;
-    pthread_mutex_unlock(&h->mu);
-    head(b, "client_fds", "gauge", "Open client connections.");
-    turbod_buf_printf(b, "turbo:client_fds %d\n", clients);
-    head(b, "http_requests_answering", "gauge", "Requests whose answer is not complete.");
-    turbod_buf_printf(b, "turbo:http_requests_answering %d\n", answering);
-    head(b, "http_requests_alive", "gauge", "Requests that still hold memory.");
-    turbod_buf_printf(b, "turbo:http_requests_alive %d\n", alive);
-    head(b, "http_body_bytes", "gauge", "Bytes of request bodies held.");
-    turbod_buf_printf(b, "turbo:http_body_bytes %llu\n",
-                      (unsigned long long)atomic_load(&h->body_bytes));
-    head(b, "http_refused_connections_total", "counter", "Connections closed at accept.");
-    turbod_buf_printf(b, "turbo:http_refused_connections_total %llu\n",
-                      (unsigned long long)atomic_load(&h->refused_connections));
-    head(b, "http_responses_total", "counter", "Responses by class of status.");
-    for (int i = 2; i < 6; i++)
-        turbod_buf_printf(b, "turbo:http_responses_total{code=\"%dxx\"} %llu\n", i,
-                          (unsigned long long)atomic_load(&h->responses[i]));
-    head(b, "client_disconnects_total", "counter", "Clients that left before the end, by phase.");
-    for (int i = 0; i < LEFT_KINDS; i++)
-        turbod_buf_printf(b, "turbo:client_disconnects_total{phase=\"%s\"} %llu\n", phases[i],
-                          (unsigned long long)atomic_load(&h->left[i]));
-}
-
-void turbod_api_metrics(turbod_exchange *x)
-{
-    turbod_service *svc = x->http->svc;
-    int state = atomic_load(&svc->state);
-    x->reply.status = 200;
-    x->reply.type = "text/plain; version=0.0.4; charset=utf-8";
-    if (state == TURBOD_READY || state == TURBOD_DRAINING)
-        turbod_metrics_write(turbod_engine_metrics(svc->engine), svc->name, &x->reply.body);
-    http_metrics(x->http, &x->reply.body);
 }
 
 /* ---- properties ----------------------------------------------------------------------------------------- */
@@ -144,8 +100,10 @@ void turbod_api_props(turbod_exchange *x)
                       f->model.n_layers, f->model.n_heads, f->model.n_kv, f->model.head_dim,
                       f->model.embed_dim, f->model.vocab, f->model.max_position, f->model.bos);
     text_member(b, "device", f->device ? f->device : "");
-    turbod_buf_printf(b, ",\"kv_blocks\":%d,\"block_tokens\":%d,\"chat_template\":", f->kv_blocks,
-                      f->block_tokens);
+    turbod_buf_printf(b,
+                      ",\"kv_blocks\":%d,\"block_tokens\":%d,\"kv_dtype\":\"%s\","
+                      "\"chat_template\":",
+                      f->kv_blocks, f->block_tokens, f->kv_type);
     if (chat) {
         const char *name = turbod_template_name(chat), *slash = strrchr(name, '/');
         turbod_buf_str(b, "\"");
@@ -252,7 +210,7 @@ static bool tokenize(turbod_exchange *x, native_body *n, int32_t **ids, size_t *
     turbo_status st;
     if (n->messages) {
         turbod_messages m = {0};
-        turbod_render_opts opts = {n->generation, n->continue_final};
+        turbod_render_opts opts = {n->generation, n->continue_final, NULL};
         bool ok = turbod_messages_read(x, n->messages, &n->warnings, &m);
         turbod_slots slots = {0};
         st = ok ? turbod_service_prompt(svc, m.v, m.n, &opts, ids, count, &slots, &err) : TURBO_OK;
@@ -337,7 +295,7 @@ void turbod_api_detokenize(turbod_exchange *x)
 static bool render(turbod_exchange *x, native_body *n)
 {
     const turbod_template *chat = __atomic_load_n(&x->http->svc->chat, __ATOMIC_ACQUIRE);
-    turbod_render_opts opts = {n->generation, n->continue_final};
+    turbod_render_opts opts = {n->generation, n->continue_final, NULL};
     turbod_render r = {0};
     turbod_messages m = {0};
     turbo_err err = {{0}};
@@ -396,8 +354,12 @@ void turbod_api_abort(turbod_exchange *x)
     } else {
         int n = turbod_http_abort(x->http, cJSON_IsTrue(all) ? NULL : id->valuestring,
                                   x->admin ? NULL : x->label);
-        x->reply.status = 200;
-        turbod_buf_printf(&x->reply.body, "{\"aborted\":%d}", n);
+        if (n < 0) {
+            turbod_reply_error(x, 503, "out_of_memory", NULL, "no memory for this request");
+        } else {
+            x->reply.status = 200;
+            turbod_buf_printf(&x->reply.body, "{\"aborted\":%d}", n);
+        }
     }
     cJSON_Delete(body);
 }

@@ -171,6 +171,7 @@ turbo_status turbod_rules_new(const turbod_conf *c, turbod_rules **out, turbo_er
     r->queue_ms = c->queue_timeout_ms;
     r->ping_ms = c->ping_ms;
     r->metrics_open = c->metrics_open;
+    r->metrics_vllm = *c->metrics_compat != '\0'; /* turbod_conf_load lets nothing else through */
     if (!r->hosts || !r->origins || !r->bound)
         st = turbod_err(err, TURBO_ENOMEM, "no memory for the network rules");
     if (!st && c->api_keys && *c->api_keys)

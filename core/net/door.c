@@ -7,7 +7,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <netdb.h>
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <stdio.h>
@@ -23,8 +22,11 @@
 #include "util/log.h"
 
 #define PEEK_BYTES (TURBOD_HEAD_MAX + TURBOD_LINE_MAX)
+#define ACCEPTS 64           /* accepted at a time */
+#define LAST_HEAD_MS 200     /* time for a head when the server stops */
 #define LINGER_MS 1500       /* time a refused client gets to read its answer */
 #define LINGER_LOSS_MS 50    /* pause of accept() when descriptors ran out */
+#define GONE_MS 1000 /* the daemon closes a connection whose peer left; else the door does */
 #define MIN_PROGRESS 1024    /* bytes a reader must take in send_timeout_ms */
 #define BODY_RATE 64         /* bytes a ms on top of body_timeout_ms */
 #define STATE_ESTABLISHED 1      /* tcp_info.tcpi_state */
@@ -186,7 +188,7 @@ static void refuse_one(turbod_http *h)
 /* True when accept() should rest for a while. */
 static bool accept_some(turbod_http *h, int64_t now)
 {
-    for (int i = 0; i < 64; i++) {
+    for (int i = 0; i < ACCEPTS; i++) {
         struct sockaddr_storage addr;
         socklen_t len = sizeof addr;
         memset(&addr, 0, sizeof addr);
@@ -236,8 +238,10 @@ static void answer(turbod_http *h, turbod_client *c, int status, const char *why
     c->deadline = now + LINGER_MS;
 }
 
-static void hand_over(turbod_http *h, turbod_client *c, int64_t now)
+static void hand_over(turbod_http *h, turbod_client *c, const turbod_head *head, int64_t now)
 {
+    bool small = head->length <= TURBOD_SMALL_HEAD && head->n_fields <= TURBOD_SMALL_FIELDS;
+    struct MHD_Daemon *daemon = h->daemons[small ? DAEMON_SMALL : DAEMON_LARGE];
     struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = tag_of(c)};
     int fd = c->fd;
     struct sockaddr_storage addr = c->addr;
@@ -249,7 +253,7 @@ static void hand_over(turbod_http *h, turbod_client *c, int64_t now)
         return;
     }
     pthread_mutex_unlock(&h->mu); /* the daemon may call back at once */
-    bool ok = MHD_add_connection(h->daemon, fd, (struct sockaddr *)&addr, len) == MHD_YES;
+    bool ok = MHD_add_connection(daemon, fd, (struct sockaddr *)&addr, len) == MHD_YES;
     pthread_mutex_lock(&h->mu);
     if (!ok) { /* the daemon has closed fd, and called nobody */
         c = turbod_client_of(h, fd);
@@ -281,7 +285,7 @@ static void peek(turbod_http *h, turbod_client *c, char *space, int64_t now)
     } else if (head.content_length > h->rules->body_limit) {
         answer(h, c, 413, "the body is larger than body_limit", now);
     } else {
-        hand_over(h, c, now);
+        hand_over(h, c, &head, now);
     }
 }
 
@@ -315,6 +319,9 @@ static void on_client(turbod_http *h, uint64_t tag, uint32_t events, char *space
         c->gone = true;
         if ((x = c->exchange))
             turbod_exchange_ref(x);
+        /* A body that will never be whole. The daemon misses an end that came with the bytes before it. */
+        if (x && atomic_load(&x->stage) == STAGE_BODY)
+            shutdown(c->fd, SHUT_RDWR);
     }
     pthread_mutex_unlock(&h->mu);
     if (x) {
@@ -372,7 +379,8 @@ static void check_daemon_client(turbod_http *h, turbod_client *c, int64_t now,
 {
     turbod_exchange *x = c->exchange;
     if (!x) {
-        if (now - c->idle_since > h->rules->idle_ms)
+        if (now - c->idle_since >
+            (c->gone && GONE_MS < h->rules->idle_ms ? GONE_MS : h->rules->idle_ms))
             cut(c, gone);
         return;
     }
@@ -445,18 +453,19 @@ static void listen_for(turbod_http *h, uint32_t events)
     (void)epoll_ctl(h->epoll_fd, EPOLL_CTL_MOD, h->listen_fd, &ev);
 }
 
-static void stop_listening(turbod_http *h)
+/* Whoever got through the kernel's door before it closes is answered, if its request comes soon. */
+static void stop_listening(turbod_http *h, int64_t now)
 {
     if (h->listen_fd < 0)
         return;
+    for (int i = 0; i < TURBOD_BACKLOG / ACCEPTS && !accept_some(h, now); i++)
+        continue;
+    pthread_mutex_lock(&h->mu);
     close(h->listen_fd);
     h->listen_fd = -1;
-    pthread_mutex_lock(&h->mu);
-    for (turbod_client *c = h->clients, *next; c; c = next) {
-        next = c->next;
-        if (c->phase == CLIENT_PEEK)
-            close_client(h, c);
-    }
+    for (turbod_client *c = h->clients; c; c = c->next)
+        if (c->phase == CLIENT_PEEK && c->deadline > now + LAST_HEAD_MS)
+            c->deadline = now + LAST_HEAD_MS;
     pthread_mutex_unlock(&h->mu);
 }
 
@@ -465,13 +474,14 @@ static void *door_main(void *arg)
     turbod_http *h = arg;
     struct epoll_event ev[64];
     int64_t last = turbod_ms(), rest_until = 0;
-    char *space = malloc(PEEK_BYTES);
+    char *space = h->door_space;
     pthread_setname_np(pthread_self(), "turbo-door");
-    while (space && !atomic_load(&h->stopping)) {
-        int n = epoll_wait(h->epoll_fd, ev, 64, tick_ms(h));
+    while (!atomic_load(&h->stopping)) {
+        const int tick = tick_ms(h);
+        int n = epoll_wait(h->epoll_fd, ev, 64, tick);
         int64_t now = turbod_ms();
         if (atomic_load(&h->quiet))
-            stop_listening(h);
+            stop_listening(h, now);
         if (rest_until && now >= rest_until && h->listen_fd >= 0) {
             rest_until = 0;
             listen_for(h, EPOLLIN);
@@ -487,64 +497,20 @@ static void *door_main(void *arg)
                 rest_until = now + LINGER_LOSS_MS;
             }
         }
-        if (now - last >= 10) {
+        if (now - last >= tick) { /* not oftener: it looks at every connection */
             check_deadlines(h, now);
             last = now;
         }
     }
-    free(space);
-    stop_listening(h);
+    stop_listening(h, turbod_ms());
     return NULL;
 }
 
 /* ---- life ------------------------------------------------------------------------------------------- */
 
-static turbo_status bind_one(turbod_http *h, const struct addrinfo *a, const turbod_conf *c,
-                             turbo_err *err)
-{
-    const int on = 1;
-    struct sockaddr_storage bound;
-    socklen_t len = sizeof bound;
-    h->listen_fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP);
-    if (h->listen_fd < 0)
-        return turbod_err(err, TURBO_EIO, "no socket: %s", strerror(errno));
-    (void)setsockopt(h->listen_fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(h->listen_fd, a->ai_addr, a->ai_addrlen) || listen(h->listen_fd, 1024)) {
-        if (errno == EADDRINUSE)
-            return turbod_err(err, TURBO_EIO,
-                              "port %d of %s is in use; stop the other server or set port (0 takes "
-                              "a free one)",
-                              (int)c->port, c->host);
-        return turbod_err(err, TURBO_EIO, "cannot listen on %s port %d: %s", c->host, (int)c->port,
-                          strerror(errno));
-    }
-    memset(&bound, 0, sizeof bound);
-    if (getsockname(h->listen_fd, (struct sockaddr *)&bound, &len))
-        return turbod_err(err, TURBO_EIO, "getsockname: %s", strerror(errno));
-    struct sockaddr_in v4;
-    struct sockaddr_in6 v6;
-    memcpy(&v4, &bound, sizeof v4);
-    memcpy(&v6, &bound, sizeof v6);
-    h->port = ntohs(bound.ss_family == AF_INET6 ? v6.sin6_port : v4.sin_port);
-    return TURBO_OK;
-}
-
 turbo_status turbod_door_open(turbod_http *h, const turbod_conf *c, turbo_err *err)
 {
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV,
-                             .ai_family = AF_UNSPEC,
-                             .ai_socktype = SOCK_STREAM};
-    struct addrinfo *list = NULL;
-    char port[8];
-    const bool name = !strcmp(c->host, "localhost");
-    snprintf(port, sizeof port, "%d", (int)c->port);
-    hints.ai_flags |= AI_NUMERICHOST;
-    if (getaddrinfo(name ? "127.0.0.1" : c->host, port, &hints, &list) || !list)
-        return turbod_err(err, TURBO_EINVAL,
-                          "host \"%s\" is no address; give one such as 127.0.0.1, 0.0.0.0 or ::1",
-                          c->host);
-    turbo_status st = bind_one(h, list, c, err);
-    freeaddrinfo(list);
+    turbo_status st = turbod_listen(h, c, err);
     if (st)
         return st;
     h->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -561,7 +527,8 @@ turbo_status turbod_door_open(turbod_http *h, const turbod_conf *c, turbo_err *e
 
 turbo_status turbod_door_start(turbod_http *h, turbo_err *err)
 {
-    if (pthread_create(&h->door, NULL, door_main, h))
+    h->door_space = malloc(PEEK_BYTES);
+    if (!h->door_space || pthread_create(&h->door, NULL, door_main, h))
         return turbod_err(err, TURBO_ENOMEM, "cannot start the door thread");
     h->door_started = true;
     return TURBO_OK;
@@ -580,6 +547,8 @@ void turbod_door_close(turbod_http *h)
         pthread_join(h->door, NULL);
         h->door_started = false;
     }
+    free(h->door_space);
+    h->door_space = NULL;
     const int fds[] = {h->listen_fd, h->epoll_fd, h->wake_fd, h->spare_fd};
     for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
         if (fds[i] >= 0)

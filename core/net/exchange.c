@@ -40,6 +40,7 @@ void turbod_exchange_release(turbod_exchange *x)
     turbod_buf_free(&x->body);
     turbod_buf_free(&x->reply.body);
     turbod_buf_free(&x->out);
+    turbod_buf_free(&x->rest);
     turbod_rules_release(x->rules);
     pthread_mutex_destroy(&x->mu);
     free(x->raw_target);
@@ -57,15 +58,37 @@ void turbod_exchange_release(turbod_exchange *x)
 
 void turbod_exchange_wake_locked(turbod_exchange *x)
 {
-    if (x->suspended && !x->over) {
-        x->suspended = false;
-        MHD_resume_connection(x->conn);
+    if (!x->suspended || x->over)
+        return;
+    if (x->direct && !x->gone && (x->rest.len || !turbod_gen_over(x->gen))) {
+        turbod_writer_push_locked(x);
+        return;
     }
+    x->suspended = x->direct = false;
+    MHD_resume_connection(x->conn);
+}
+
+int turbod_exchange_phase_locked(const turbod_exchange *x)
+{
+    const turbod_gen *g = x->gen;
+    int stage = atomic_load(&x->stage);
+    if (stage <= STAGE_BODY)
+        return LEFT_BODY;
+    if (stage == STAGE_REPLY && !(g && g->n_open > 0))
+        return LEFT_SEND;
+    if (x->t_first)
+        return LEFT_DECODE;
+    for (int i = 0; g && i < g->n_choices; i++)
+        if (g->choices[i].request && turbod_request_started(g->choices[i].request))
+            return LEFT_PREFILL;
+    return LEFT_QUEUE;
 }
 
 void turbod_exchange_gone(turbod_exchange *x)
 {
     pthread_mutex_lock(&x->mu);
+    if (x->left == LEFT_NONE)
+        x->left = turbod_exchange_phase_locked(x);
     x->gone = true;
     if (x->gen)
         turbod_gen_cancel_locked(x->gen);

@@ -322,6 +322,10 @@ bool turbod_gen_start(turbod_gen *g)
     const char *stops[TURBOD_MAX_STOPS];
     if (!check_lengths(g) || !turbod_params_policy(x, &g->params))
         return false;
+    if (g->params.stream && !turbod_buf_reserve(&x->out, TURBOD_ERROR_EVENT)) {
+        turbod_reply_error(x, 503, "out_of_memory", NULL, "no memory for this request");
+        return false;
+    }
     for (int i = 0; i < g->n_choices; i++) /* all before the first is submitted */
         if (!turbod_params_steer(x, &g->params, g->params.s.seed + (uint64_t)(i % (int)g->params.n),
                                  &g->choices[i].steered))

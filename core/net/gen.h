@@ -149,6 +149,9 @@ void turbod_gen_reply_locked(turbod_gen *g);
 ssize_t turbod_stream_read(turbod_exchange *x, char *buf, size_t max);
 /* sse.c, under x->mu: writes what is new to x->out. */
 void turbod_sse_fill(turbod_gen *g);
+/* The last event of a stream that failed; at most TURBOD_ERROR_EVENT bytes. */
+#define TURBOD_ERROR_EVENT 2048
+void turbod_sse_error(turbod_gen *g);
 /* interactive.c, under x->mu. */
 void turbod_interactive_settle(turbod_gen *g);
 void turbod_interactive_reply(turbod_gen *g);

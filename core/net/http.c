@@ -44,6 +44,8 @@ static void destroy(turbod_http *h)
     turbod_rules_release(h->rules);
     turbod_sessions_free(h);
     free(h->by_fd);
+    pthread_cond_destroy(&h->writer_wake);
+    pthread_mutex_destroy(&h->writer_mu);
     pthread_mutex_destroy(&h->session_mu);
     pthread_mutex_destroy(&h->mu);
     pthread_mutex_destroy(&h->job_mu);
@@ -66,6 +68,12 @@ turbo_status turbod_http_start(turbod_service *svc, turbod_http **out, turbo_err
     pthread_mutex_init(&h->session_mu, NULL);
     pthread_mutex_init(&h->job_mu, NULL);
     pthread_cond_init(&h->job_wake, NULL);
+    pthread_mutex_init(&h->writer_mu, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&h->writer_wake, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     turbo_status st = turbod_rules_new(c, &h->rules, err);
     if (!st)
         st = turbod_door_open(h, c, err);
@@ -73,6 +81,8 @@ turbo_status turbod_http_start(turbod_service *svc, turbod_http **out, turbo_err
         st = turbod_serve_start(h, err);
     if (!st)
         st = start_workers(h, err);
+    if (!st)
+        st = turbod_writer_start(h, err);
     if (!st)
         st = turbod_door_start(h, err);
     if (st) {
@@ -97,7 +107,11 @@ void turbod_http_quiesce(turbod_http *h)
 bool turbod_http_drained(turbod_http *h)
 {
     pthread_mutex_lock(&h->mu);
-    bool done = h->n_answering == 0;
+    bool done = h->n_answering == 0 && (h->listen_fd < 0 || !h->door_started);
+    for (turbod_client *c = h->clients; c && done;
+         c = c->next) /* a request on its way to its exchange? */
+        done = !(c->phase == CLIENT_PEEK ||
+                 (c->phase == CLIENT_DAEMON && !c->n_requests && !c->gone && !c->cut));
     pthread_mutex_unlock(&h->mu);
     return done;
 }
@@ -158,6 +172,8 @@ int turbod_http_abort(turbod_http *h, const char *id, const char *label)
 {
     int n, aborted = 0;
     turbod_exchange **list = collect(h, &n);
+    if (!list)
+        return -1;
     for (int i = 0; i < n; i++) {
         turbod_exchange *x = list[i];
         pthread_mutex_lock(&x->mu);
@@ -190,7 +206,7 @@ void turbod_http_stop(turbod_http *h)
     atomic_store(&h->ending, true);
     if (h->door_started)
         turbod_door_poke(h);
-    for (int64_t t0 = turbod_ms(), t = t0; count(h, &h->n_answering) && t - t0 < END_MS;
+    for (int64_t t0 = turbod_ms(), t = t0; !turbod_http_drained(h) && t - t0 < END_MS;
          t = turbod_ms()) {
         end_answers(h, t - t0 > END_MS / 2);
         nap(5);
@@ -202,15 +218,18 @@ void turbod_http_stop(turbod_http *h)
     pthread_mutex_unlock(&h->job_mu);
     for (int i = 0; i < h->n_workers; i++)
         pthread_join(h->workers[i], NULL);
+    turbod_writer_join(h);
     end_answers(h, true);
     if (h->door_started) {
         turbod_door_poke(h);
         pthread_join(h->door, NULL);
         h->door_started = false;
     }
-    if (h->daemon)
-        MHD_stop_daemon(h->daemon);
-    h->daemon = NULL;
+    for (int i = 0; i < 2; i++) {
+        if (h->daemons[i])
+            MHD_stop_daemon(h->daemons[i]);
+        h->daemons[i] = NULL;
+    }
     for (int64_t t0 = turbod_ms(); count(h, &h->n_exchanges) && turbod_ms() - t0 < LAST_MS;)
         nap(5);
     if (count(h, &h->n_exchanges)) { /* the engine still holds them: freeing would be worse */

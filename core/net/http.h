@@ -20,7 +20,7 @@ turbo_status turbod_http_start(turbod_service *svc, turbod_http **out, turbo_err
 int turbod_http_port(const turbod_http *h);
 /* Takes no new connections; answers new requests on open ones with 503. */
 void turbod_http_quiesce(turbod_http *h);
-/* True when no request is being answered. */
+/* True when no request is being answered, and none is on its way that came before the door closed. */
 bool turbod_http_drained(turbod_http *h);
 /* Ends what is still being answered with an error (an error event in a stream), then stops. */
 void turbod_http_stop(turbod_http *h);

@@ -93,6 +93,9 @@ static bool take_session(turbod_gen *g, const ask *a)
                            "an answer is being made for this session; wait for its end, cancel it, "
                            "or use another session_id");
         return false;
+    case SESSION_NO_MEMORY:
+        turbod_reply_error(x, 503, "out_of_memory", NULL, "no memory for a session");
+        return false;
     default:
         turbod_reply_error(x, 429, "rate_limit_exceeded", "session_id",
                            "all %d sessions are in use; try again later", x->http->max_sessions);
@@ -254,9 +257,7 @@ void turbod_interactive_fill(turbod_gen *g)
     if (g->stream_over)
         return;
     if (g->fail_status) {
-        turbod_error_json(o, g->fail_status, g->fail_code, NULL, g->fail_text);
-        turbod_buf_str(o, "\n");
-        g->stream_over = true;
+        turbod_sse_error(g);
         return;
     }
     bool end = turbod_gen_over(g);

@@ -1,7 +1,8 @@
 /* core/net/net.h: what the files of net/ share. Nothing outside net/ includes this.
  *
- * Threads: the door (accept, head scan, deadlines, pings), the daemon (libmicrohttpd: heads, bodies,
- * bytes out), the workers (a complete body to a submitted generation or a reply), the engine's
+ * Threads: the door (accept, head scan, deadlines, pings), the daemons (libmicrohttpd: heads, bodies,
+ * bytes out; a connection stays with one of the two), the workers (a complete body to a submitted generation or a reply), the writer (bytes of a stream),
+ * the engine's
  * (events). An exchange is one request with its answer; it lives until its last reference is gone.
  * Lock order: http.mu before exchange.mu; libmicrohttpd's own locks come last. */
 #ifndef TURBOD_NET_H
@@ -41,7 +42,7 @@ typedef struct turbod_rules {
     char *bound;           /* the address the server listens on */
     uint64_t body_limit;
     int64_t header_ms, body_ms, idle_ms, send_ms, request_ms, queue_ms, ping_ms;
-    bool metrics_open;
+    bool metrics_open, metrics_vllm;
 } turbod_rules;
 
 turbo_status turbod_rules_new(const turbod_conf *c, turbod_rules **out, turbo_err *err);
@@ -134,8 +135,13 @@ struct turbod_exchange {
     turbod_gen *gen; /* set once, by a worker */
     turbod_buf out;  /* bytes of a stream not yet handed to the daemon */
     size_t out_at;
+    /* While a stream's connection is suspended with nothing under way, the writer has its socket. */
+    bool chunked, direct, queued; /* it may; it does now; it is in the writer's queue */
+    turbod_exchange *next_write;
+    turbod_buf rest; /* of a chunk that the socket took in part; it goes before anything else */
     int64_t last_out; /* ms */
     int64_t t_first;  /* first token */
+    int left; /* LEFT_..., fixed when the client was seen to leave */
 };
 
 int64_t turbod_ms(void);
@@ -144,6 +150,8 @@ bool turbod_exchange_try_ref(turbod_exchange *x); /* false: it is being freed; h
 void turbod_exchange_release(turbod_exchange *x);
 /* Something changed: wakes the connection when it sleeps. x->mu is held. */
 void turbod_exchange_wake_locked(turbod_exchange *x);
+/* The LEFT_ kind of a client that leaves now. x->mu is held. */
+int turbod_exchange_phase_locked(const turbod_exchange *x);
 /* The client left: what runs for it ends. Any thread; takes x->mu. */
 void turbod_exchange_gone(turbod_exchange *x);
 
@@ -183,16 +191,25 @@ void turbod_api_abort(turbod_exchange *x);
 
 /* ---- the server ------------------------------------------------------------------------------------ */
 
-enum { LEFT_BODY, LEFT_WAIT, LEFT_DECODE, LEFT_REPLY, LEFT_KINDS };
+/* What was under way when a client left. NONE: it has not, or was not noticed before the end. */
+enum { LEFT_BODY, LEFT_QUEUE, LEFT_PREFILL, LEFT_DECODE, LEFT_SEND, LEFT_KINDS, LEFT_NONE };
+
+enum { DAEMON_SMALL, DAEMON_LARGE };
+#define TURBOD_SMALL_HEAD 4096 /* bytes, and ... */
+#define TURBOD_SMALL_FIELDS 24 /* ... fields of a head that still goes to SMALL */
 
 struct turbod_http {
     turbod_service *svc;
-    struct MHD_Daemon *daemon;
+    /* Two, because libmicrohttpd keeps and clears a connection's whole memory from its first request
+     * on: SMALL makes 20,000 idle connections cheap, LARGE takes those that begin with a large head. */
+    struct MHD_Daemon *daemons[2];
     int port, listen_fd, epoll_fd, wake_fd, spare_fd;
     int max_connections, max_per_ip;
     pthread_t door, workers[TURBOD_N_WORKERS];
     int n_workers;
-    bool door_started;
+    bool door_started, writer_started;
+    pthread_t writer;
+    char *door_space; /* where the door looks at heads */
     _Atomic bool quiet, ending, stopping; /* no new requests; all answers end; threads end */
 
     pthread_mutex_t mu; /* guards what follows */
@@ -209,6 +226,11 @@ struct turbod_http {
     pthread_cond_t job_wake;
     turbod_exchange *job_head, *job_tail;
 
+    pthread_mutex_t writer_mu; /* guards what follows; taken last */
+    pthread_cond_t writer_wake;
+    turbod_exchange *write_head, *write_tail;
+    bool writer_sleeps;
+
     pthread_mutex_t session_mu; /* guards what follows */
     struct turbod_session *sessions;
     int n_sessions, max_sessions;
@@ -222,10 +244,14 @@ struct turbod_http {
 
 turbod_rules *turbod_http_rules(turbod_http *h); /* a reference */
 bool turbod_job_push(turbod_http *h, turbod_exchange *x); /* false: the workers have stopped */
-/* Aborts the generations of a request id (NULL: all) that came with a key's label (NULL: any). */
+/* Aborts the generations of a request id (NULL: all) that came with a key's label (NULL: any).
+ * -1: no memory. */
 int turbod_http_abort(turbod_http *h, const char *id, const char *label);
 void *turbod_worker_main(void *http);
 
+#define TURBOD_BACKLOG 4096 /* connects that wait for accept(); the kernel may allow fewer */
+/* listen.c: h->listen_fd and h->port; the door closes it. */
+turbo_status turbod_listen(turbod_http *h, const turbod_conf *c, turbo_err *err);
 /* door.c */
 turbo_status turbod_door_open(turbod_http *h, const turbod_conf *c, turbo_err *err);
 turbo_status turbod_door_start(turbod_http *h, turbo_err *err);
@@ -233,6 +259,11 @@ void turbod_door_poke(turbod_http *h);
 void turbod_door_close(turbod_http *h);
 turbod_client *turbod_client_of(turbod_http *h, int fd); /* http.mu is held */
 void turbod_client_drop(turbod_http *h, turbod_client *c); /* http.mu is held; frees, does not close */
+
+/* writer.c */
+turbo_status turbod_writer_start(turbod_http *h, turbo_err *err);
+void turbod_writer_join(turbod_http *h); /* after h->stopping was set */
+void turbod_writer_push_locked(turbod_exchange *x); /* x->mu is held */
 
 /* serve.c: libmicrohttpd's callbacks */
 turbo_status turbod_serve_start(turbod_http *h, turbo_err *err);

@@ -531,7 +531,9 @@ bool turbod_params_steer(turbod_exchange *x, const turbod_params *p, uint64_t se
     if (!st)
         return true;
     turbod_clean_message(err.text);
-    if (st == TURBO_ECANCELLED)
+    if (st == TURBO_ENOMEM)
+        turbod_reply_status(x, st, "policy", &err);
+    else if (st == TURBO_ECANCELLED)
         turbod_reply_error(x, 400, "policy_rejected", "policy", "%s", err.text);
     else if (st == TURBO_EINVAL)
         turbod_reply_error(x, 400, "invalid_value", "policy_args", "%s", err.text);

@@ -128,20 +128,38 @@ static ssize_t stream_reader(void *cls, uint64_t pos, char *buf, size_t max)
     return turbod_stream_read(cls, buf, max);
 }
 
-static void cors(struct MHD_Response *m, const turbod_exchange *x)
+static bool header(struct MHD_Response *m, const char *name, const char *value)
+{
+    return !value || MHD_add_response_header(m, name, value) == MHD_YES;
+}
+
+static bool cors(struct MHD_Response *m, const turbod_exchange *x)
 {
     if (!x->origin[0])
-        return;
-    MHD_add_response_header(m, "Access-Control-Allow-Origin", x->origin);
-    MHD_add_response_header(m, "Vary", "Origin");
-    MHD_add_response_header(m, "Access-Control-Expose-Headers", "X-Request-Id");
-    if (x->reply.status == 204) {
-        MHD_add_response_header(m, "Access-Control-Allow-Methods",
-                                "GET, POST, PUT, DELETE, OPTIONS");
-        MHD_add_response_header(m, "Access-Control-Allow-Headers",
-                                "Authorization, Content-Type, X-Request-Id, X-Turbo-Strict");
-        MHD_add_response_header(m, "Access-Control-Max-Age", "600");
-    }
+        return true;
+    return header(m, "Access-Control-Allow-Origin", x->origin) && header(m, "Vary", "Origin") &&
+           header(m, "Access-Control-Expose-Headers", "X-Request-Id") &&
+           (x->reply.status != 204 ||
+            (header(m, "Access-Control-Allow-Methods", "GET, POST, PUT, DELETE, OPTIONS") &&
+             header(m, "Access-Control-Allow-Headers",
+                    "Authorization, Content-Type, X-Request-Id, X-Turbo-Strict") &&
+             header(m, "Access-Control-Max-Age", "600")));
+}
+
+static bool headers(struct MHD_Response *m, const turbod_exchange *x)
+{
+    const turbod_reply *r = &x->reply;
+    char retry[16];
+    snprintf(retry, sizeof retry, "%d", r->retry_after);
+    const char *type = r->type ? r->type : "application/json";
+    return header(m, "Content-Type", r->status != 204 ? type : NULL) &&
+           header(m, "Cache-Control", r->stream ? "no-cache" : "no-store") &&
+           header(m, "X-Content-Type-Options", "nosniff") && header(m, "X-Request-Id", x->id) &&
+           header(m, "X-Accel-Buffering", r->stream ? "no" : NULL) &&
+           header(m, "Allow", r->allow) &&
+           header(m, "WWW-Authenticate", r->want_key ? "Bearer" : NULL) &&
+           header(m, "Retry-After", r->retry_after ? retry : NULL) &&
+           header(m, "Connection", r->close || x->force_close ? "close" : NULL) && cors(m, x);
 }
 
 struct MHD_Response *turbod_reply_response(turbod_exchange *x)
@@ -155,26 +173,10 @@ struct MHD_Response *turbod_reply_response(turbod_exchange *x)
     else
         m = MHD_create_response_from_buffer(r->body.len, r->body.len ? r->body.ptr : "",
                                             MHD_RESPMEM_PERSISTENT); /* x outlives it */
-    if (!m)
-        return NULL;
-    if (r->status != 204)
-        MHD_add_response_header(m, "Content-Type", r->type ? r->type : "application/json");
-    MHD_add_response_header(m, "Cache-Control", r->stream ? "no-cache" : "no-store");
-    MHD_add_response_header(m, "X-Content-Type-Options", "nosniff");
-    MHD_add_response_header(m, "X-Request-Id", x->id);
-    if (r->stream)
-        MHD_add_response_header(m, "X-Accel-Buffering", "no");
-    if (r->allow)
-        MHD_add_response_header(m, "Allow", r->allow);
-    if (r->want_key)
-        MHD_add_response_header(m, "WWW-Authenticate", "Bearer");
-    if (r->retry_after) {
-        char text[16];
-        snprintf(text, sizeof text, "%d", r->retry_after);
-        MHD_add_response_header(m, "Retry-After", text);
+    /* A reply without one of its fields could be read as another: rather none. */
+    if (m && !headers(m, x)) {
+        MHD_destroy_response(m);
+        m = NULL;
     }
-    if (r->close || x->force_close)
-        MHD_add_response_header(m, "Connection", "close");
-    cors(m, x);
     return m;
 }

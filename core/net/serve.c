@@ -13,6 +13,9 @@
 #include "util/err.h"
 #include "util/log.h"
 
+#define SMALL_MEMORY ((size_t)12 << 10)
+#define LARGE_MEMORY ((size_t)64 << 10)
+
 static void set_stage(turbod_exchange *x, turbod_stage s)
 {
     atomic_store(&x->stage_since, turbod_ms());
@@ -36,7 +39,8 @@ static void *on_target(void *cls, const char *target, struct MHD_Connection *con
     turbod_exchange *x = c ? calloc(1, sizeof *x) : NULL;
     if (!x)
         return NULL;
-    *x = (turbod_exchange){.http = h, .conn = conn, .client = c, .t0 = turbod_ms(), .own_id = true};
+    *x = (turbod_exchange){
+        .http = h, .conn = conn, .client = c, .t0 = turbod_ms(), .own_id = true, .left = LEFT_NONE};
     atomic_init(&x->refs, 1);
     x->label[0] = '-';
     x->raw_target = strdup(target);
@@ -48,6 +52,7 @@ static void *on_target(void *cls, const char *target, struct MHD_Connection *con
     turbod_buf_init(&x->body, (size_t)x->rules->body_limit);
     turbod_buf_init(&x->reply.body, (size_t)256 << 20);
     turbod_buf_init(&x->out, (size_t)4 << 20);
+    turbod_buf_init(&x->rest, (size_t)4 << 20);
     pthread_mutex_init(&x->mu, NULL);
     set_stage(x, STAGE_HEAD);
     pthread_mutex_lock(&h->mu);
@@ -111,6 +116,7 @@ static bool look_at_head(turbod_exchange *x, const char *method, const char *ver
     f.head.method = (turbod_text){method, strlen(method)};
     f.head.target = (turbod_text){x->raw_target, strlen(x->raw_target)};
     f.head.http10 = !strcmp(version, "HTTP/1.0");
+    x->chunked = !f.head.http10;
     MHD_get_connection_values_n(x->conn, MHD_HEADER_KIND, on_field, &f);
     name_exchange(x, f.bad ? (turbod_text){0} : f.head.request_id);
     if (!f.bad)
@@ -243,6 +249,11 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
         if (now)
             return send_reply(x);
         set_stage(x, STAGE_BODY);
+        if (peer_left(x)) { /* before the stage was set, so that the door did not see to it */
+            if (strcmp(x->method, "GET"))
+                return MHD_NO;
+            x->force_close = true;
+        }
         return MHD_YES;
     }
     case STAGE_BODY:
@@ -261,22 +272,46 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
 
 /* ---- stream ------------------------------------------------------------------------------------------ */
 
+/* The library (0.9.75) forgets a connection whose reader reports an error while it is being resumed, and
+ * keeps its descriptor. A write that fails is what it ends a connection for at once. */
+static ssize_t last_bytes(turbod_exchange *x, char *buf, size_t max)
+{
+    static const char line[] = "\n";
+    shutdown(x->client->fd, SHUT_RDWR);
+    if (max < sizeof line - 1)
+        return MHD_CONTENT_READER_END_WITH_ERROR;
+    memcpy(buf, line, sizeof line - 1);
+    return (ssize_t)(sizeof line - 1);
+}
+
+/* No memory for the next events: the stream ends with an error, for which the room was taken at its start. */
+static void fail_stream(turbod_exchange *x)
+{
+    turbod_gen *g = x->gen;
+    turbod_buf_clear(&x->out);
+    turbod_gen_cancel_locked(g);
+    g->fail_status = 503;
+    g->fail_code = "out_of_memory";
+    snprintf(g->fail_text, sizeof g->fail_text, "no memory for the answer");
+    turbod_sse_error(g);
+}
+
 ssize_t turbod_stream_read(turbod_exchange *x, char *buf, size_t max)
 {
     ssize_t n = 0;
     pthread_mutex_lock(&x->mu);
     if (x->gone) {
-        n = MHD_CONTENT_READER_END_WITH_ERROR;
+        n = last_bytes(x, buf, max);
     } else {
         if (x->out_at == x->out.len) {
             turbod_buf_clear(&x->out);
             x->out_at = 0;
             turbod_sse_fill(x->gen);
+            if (x->out.failed)
+                fail_stream(x);
         }
         size_t have = x->out.len - x->out_at;
-        if (x->out.failed) {
-            n = MHD_CONTENT_READER_END_WITH_ERROR;
-        } else if (have) {
+        if (have) {
             n = (ssize_t)(have < max ? have : max);
             memcpy(buf, x->out.ptr + x->out_at, (size_t)n);
             x->out_at += (size_t)n;
@@ -285,6 +320,7 @@ ssize_t turbod_stream_read(turbod_exchange *x, char *buf, size_t max)
             n = MHD_CONTENT_READER_END_OF_STREAM;
         } else {
             suspend_locked(x);
+            x->direct = x->chunked;
         }
     }
     pthread_mutex_unlock(&x->mu);
@@ -307,32 +343,38 @@ static void log_text(char out[257], const char *s)
     out[w] = '\0';
 }
 
+/* The figures of an answer for its line in the log. */
+static void log_answer(const turbod_exchange *x, const turbod_gen *g, bool whole, char tail[256])
+{
+    size_t prompt = 0;
+    int32_t cached = 0, tokens = 0, later = 0;
+    double ms = 0;
+    const char *finish = g->fail_status ? g->fail_code : "stop";
+    for (int i = 0; i < g->n_choices; i++) {
+        const turbod_choice *c = &g->choices[i];
+        prompt += c->first_of_prompt ? g->prompts[c->prompt].n : 0;
+        cached += c->first_of_prompt ? c->timings.cached_n : 0;
+        int32_t n = c->done ? c->timings.predicted_n : c->n_tokens;
+        tokens += n;
+        later += n > 1 ? n - 1 : 0;
+        ms = c->timings.predicted_ms > ms ? c->timings.predicted_ms : ms;
+        if (!g->fail_status && c->done && c->finish == TURBOD_FINISH_LENGTH)
+            finish = "length";
+    }
+    snprintf(tail, 256, " ttft=%lldms prompt=%zu cached=%d tokens=%d rate=%.1f/s finish=%s",
+             x->t_first ? (long long)(x->t_first - x->t0) : -1, prompt, cached, tokens,
+             ms > 0 ? (double)later * 1000 / ms : 0, whole ? finish : "client_left");
+}
+
 static void log_exchange(turbod_exchange *x, bool whole)
 {
     char target[257], tail[256] = "";
-    const turbod_gen *g = x->gen;
     char *query = strchr(x->raw_target ? x->raw_target : "", '?');
     if (query)
         *query = '\0'; /* a query may hold what somebody took for a safe place */
     log_text(target, x->raw_target ? x->raw_target : "-");
-    if (g) {
-        int32_t prompt = 0, cached = 0, tokens = 0;
-        double ms = 0;
-        const char *finish = g->fail_status ? g->fail_code : "stop";
-        for (int i = 0; i < g->n_choices; i++) {
-            const turbod_choice *c = &g->choices[i];
-            prompt += c->first_of_prompt ? c->timings.prompt_n : 0;
-            cached += c->first_of_prompt ? c->timings.cached_n : 0;
-            tokens += c->timings.predicted_n;
-            ms = c->timings.predicted_ms > ms ? c->timings.predicted_ms : ms;
-            if (!g->fail_status && c->done && c->finish == TURBOD_FINISH_LENGTH)
-                finish = "length";
-        }
-        snprintf(tail, sizeof tail,
-                 " ttft=%lldms prompt=%d cached=%d tokens=%d rate=%.1f/s finish=%s",
-                 x->t_first ? (long long)(x->t_first - x->t0) : -1, prompt, cached, tokens,
-                 ms > 0 ? (double)tokens * 1000 / ms : 0, whole ? finish : "client_left");
-    }
+    if (x->gen)
+        log_answer(x, x->gen, whole, tail);
     bool probe = x->route && !x->rules->n_keys && x->route->need != NEEDS_KEY;
     probe = probe || (x->route && x->route->need == NEEDS_NOTHING);
     turbod_log(probe ? TURBO_LOG_DEBUG : TURBO_LOG_INFO, "id=%s key=%s %s %s %d %lldms%s%s", x->id,
@@ -342,17 +384,8 @@ static void log_exchange(turbod_exchange *x, bool whole)
 
 static void count_leaver(turbod_exchange *x)
 {
-    int stage = atomic_load(&x->stage), kind;
-    bool running = x->gen && x->gen->n_open > 0;
-    if (stage <= STAGE_BODY)
-        kind = LEFT_BODY;
-    else if (running || stage == STAGE_WORK)
-        kind = x->t_first ? LEFT_DECODE : LEFT_WAIT;
-    else
-        kind = LEFT_REPLY;
+    int kind = x->left != LEFT_NONE ? x->left : turbod_exchange_phase_locked(x);
     atomic_fetch_add(&x->http->left[kind], 1);
-    if (x->gen)
-        atomic_fetch_add(&turbod_engine_metrics(x->http->svc->engine)->disconnects, 1);
 }
 
 static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
@@ -367,7 +400,7 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
     bool whole = why == MHD_REQUEST_TERMINATED_COMPLETED_OK;
     pthread_mutex_lock(&x->mu);
     x->over = true;
-    x->suspended = false;
+    x->suspended = x->direct = false;
     if (!whole && why != MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN)
         count_leaver(x);
     log_exchange(x, whole);
@@ -426,19 +459,28 @@ static void on_library_log(void *cls, const char *fmt, va_list ap)
     }
 }
 
+/* memory: of one connection, for its head, the headers of its answer and what is on the way. */
+static struct MHD_Daemon *start_daemon(turbod_http *h, size_t memory)
+{
+    return MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_NO_LISTEN_SOCKET |
+                                MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG,
+                            0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER,
+                            on_library_log, NULL, MHD_OPTION_URI_LOG_CALLBACK, on_target, h,
+                            MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
+                            MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
+                            MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
+                            MHD_OPTION_CONNECTION_LIMIT, (unsigned)h->max_connections + 16,
+                            MHD_OPTION_CONNECTION_MEMORY_LIMIT, memory,
+                            MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+                            MHD_OPTION_END);
+}
+
 turbo_status turbod_serve_start(turbod_http *h, turbo_err *err)
 {
     MHD_set_panic_func(on_panic, NULL);
-    h->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME |
-            MHD_USE_ITC | MHD_USE_ERROR_LOG,
-        0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_library_log, NULL,
-        MHD_OPTION_URI_LOG_CALLBACK, on_target, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes,
-        NULL, MHD_OPTION_CONNECTION_LIMIT, (unsigned)h->max_connections + 16,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)65536, MHD_OPTION_STRICT_FOR_CLIENT, 1,
-        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
-    if (!h->daemon)
+    h->daemons[DAEMON_SMALL] = start_daemon(h, SMALL_MEMORY);
+    h->daemons[DAEMON_LARGE] = start_daemon(h, LARGE_MEMORY);
+    if (!h->daemons[DAEMON_SMALL] || !h->daemons[DAEMON_LARGE])
         return turbod_err(err, TURBO_ENOMEM, "the HTTP daemon does not start");
     return TURBO_OK;
 }

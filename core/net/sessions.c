@@ -55,7 +55,8 @@ turbod_session_result turbod_session_take(turbod_http *h, const char *label, con
     if (!s && !create) {
         result = SESSION_NONE;
     } else if (!s) {
-        s = make_room(h) ? calloc(1, sizeof *s) : NULL;
+        bool room = make_room(h);
+        s = room ? calloc(1, sizeof *s) : NULL;
         if (s) {
             memcpy(s->id, id, strlen(id) + 1);
             strncpy(s->label, label, sizeof s->label - 1);
@@ -63,7 +64,7 @@ turbod_session_result turbod_session_take(turbod_http *h, const char *label, con
             h->sessions = s;
             h->n_sessions++;
         } else {
-            result = SESSION_FULL;
+            result = room ? SESSION_NO_MEMORY : SESSION_FULL;
         }
     } else if (s->busy) {
         result = SESSION_BUSY;

@@ -17,7 +17,13 @@ typedef struct turbod_session {
     turbod_request *running; /* what a cancel ends; guarded by the table's lock */
 } turbod_session;
 
-typedef enum { SESSION_OK, SESSION_BUSY, SESSION_NONE, SESSION_FULL } turbod_session_result;
+typedef enum {
+    SESSION_OK,
+    SESSION_BUSY,
+    SESSION_NONE,
+    SESSION_FULL,
+    SESSION_NO_MEMORY
+} turbod_session_result;
 
 bool turbod_session_id_ok(const char *id); /* 1..64 of A-Z a-z 0-9 . _ - */
 /* Takes a session for use; creates it when asked to. FULL: all places are taken by sessions in use; an idle

@@ -7,6 +7,7 @@
 #include "engine/snapshot.h"
 #include "net/gen.h"
 #include "net/sessions.h"
+#include "util/err.h"
 #include "util/file.h"
 #include "util/json.h"
 
@@ -68,6 +69,9 @@ static bool take(turbod_exchange *x, const char *id, bool create, turbod_session
     case SESSION_NONE:
         turbod_reply_error(x, 404, "session_not_found", NULL, "there is no session of this id");
         return false;
+    case SESSION_NO_MEMORY:
+        turbod_reply_error(x, 503, "out_of_memory", NULL, "no memory for a session");
+        return false;
     default:
         turbod_reply_error(x, 429, "rate_limit_exceeded", NULL,
                            "all sessions are in use; try again later");
@@ -108,8 +112,10 @@ static void save(turbod_exchange *x, const char *id, const char *name)
                             .n_ids = s->dialogue.n_ids,
                             .note = note.ptr,
                             .n_note = note.len};
-    turbo_status st = TURBO_ENOMEM;
-    if (!note.failed)
+    turbo_status st;
+    if (note.failed)
+        st = turbod_err(&err, TURBO_ENOMEM, "no memory for a snapshot");
+    else
         st = turbod_snapshot_save(x->http->svc->engine, folder, name, &snap, &err);
     turbod_buf_free(&note);
     turbod_session_give(x->http, s);
@@ -151,8 +157,8 @@ static void restore(turbod_exchange *x, const char *id, const char *name)
     }
     if (st) {
         turbod_clean_message(err.text);
-        turbod_reply_error(x, st == TURBO_ENOMEM ? 503 : 400, "snapshot_refused", "filename", "%s",
-                           err.text);
+        int status = st == TURBO_ENOMEM ? 503 : st == TURBO_EIO ? 500 : 400;
+        turbod_reply_error(x, status, "snapshot_refused", "filename", "%s", err.text);
         return;
     }
     x->reply.status = 200;

@@ -138,6 +138,16 @@ static bool fill_choice(turbod_choice *c)
     return c->end_sent;
 }
 
+void turbod_sse_error(turbod_gen *g)
+{
+    turbod_buf *o = &g->x->out;
+    bool lines = g->kind == FOR_INTERACTIVE;
+    turbod_buf_str(o, lines ? "" : "data: ");
+    turbod_error_json(o, g->fail_status, g->fail_code, NULL, g->fail_text);
+    turbod_buf_str(o, lines ? "\n" : "\n\ndata: [DONE]\n\n");
+    g->stream_over = true;
+}
+
 void turbod_sse_fill(turbod_gen *g)
 {
     turbod_exchange *x = g->x;
@@ -151,10 +161,7 @@ void turbod_sse_fill(turbod_gen *g)
     if (!g->prefix.ptr)
         build_prefix(g);
     if (g->fail_status) {
-        turbod_buf_str(o, "data: ");
-        turbod_error_json(o, g->fail_status, g->fail_code, NULL, g->fail_text);
-        turbod_buf_str(o, "\n\ndata: [DONE]\n\n");
-        g->stream_over = true;
+        turbod_sse_error(g);
         return;
     }
     bool all = true;

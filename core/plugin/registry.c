@@ -238,7 +238,9 @@ turbo_status turbod_registry_tokenizer_for(const turbod_registry *r, const char 
     }
     return best ? TURBO_OK
                 : turbod_err(err, TURBO_EUNSUPPORTED,
-                             "no plugin reads the tokenizer files of %s (tokenizer.model is known)",
+                             "no plugin reads the tokenizer files of %s (tokenizer.model, "
+                             "tokenizer.json and "
+                             "vocab.json with merges.txt are known)",
                              folder);
 }
 

@@ -261,3 +261,8 @@ bool turbod_request_move(turbod_request *r, turbod_phase to)
 #endif
     return false;
 }
+
+bool turbod_request_started(const turbod_request *r)
+{
+    return atomic_load_explicit(&r->started, memory_order_acquire);
+}

@@ -101,4 +101,7 @@ void turbod_request_release(turbod_request *r);
 /* Neutral sampling parameters (temperature 1, everything else off, n_logprobs -1). */
 void turbod_sample_defaults(turbo_sample_params *p);
 
+/* Did its first step come? Any thread that holds a reference. */
+bool turbod_request_started(const turbod_request *r);
+
 #endif

@@ -54,7 +54,7 @@ struct turbod_request {
 
     /* engine thread */
     turbod_phase phase;
-    bool started; /* its first step was counted */
+    _Atomic bool started; /* its first step was counted; others may read it */
     int32_t *tokens; /* [n_prompt + max_tokens] */
     int32_t n_tokens; /* prompt and sampled so far */
     int32_t computed; /* of them in the KV cache */

@@ -21,6 +21,7 @@ struct turbod_index {
     const turbod_st_tensor **tensors; /* sorted by name */
     size_t n;
     uint64_t bytes;
+    turbod_st_tensor *expected; /* [n] tensors without a file, or NULL; they own their names */
 };
 
 static int by_name(const void *a, const void *b)
@@ -158,10 +159,83 @@ turbo_status turbod_index_open(const char *folder, turbod_index **out, turbo_err
     return st;
 }
 
+typedef struct expected_list {
+    turbod_index *ix;
+    size_t cap;
+    int32_t dtype;
+    turbo_err *err;
+} expected_list;
+
+static turbo_status add_expected(void *ctx, const turbo_tensor_spec *theirs)
+{
+    turbo_tensor_spec known = {0}; /* a plugin of an older ABI has a shorter one */
+    const turbo_tensor_spec *spec = &known;
+    memcpy(&known, theirs, theirs->size < sizeof known ? theirs->size : sizeof known);
+    expected_list *l = ctx;
+    turbod_index *ix = l->ix;
+    turbod_st_tensor t = {.dtype = l->dtype, .ndim = (uint32_t)spec->ndim};
+    uint64_t elements, bytes, most;
+    if (!spec->name || spec->ndim < 1 || spec->ndim > 4)
+        return turbod_err(l->err, TURBO_EINTERNAL,
+                          "the model plugin expects a tensor of %d dimensions", spec->ndim);
+    if (spec->optional) /* nothing says that it will be there */
+        return TURBO_OK;
+    if (ix->n == l->cap) {
+        size_t cap = l->cap ? 2 * l->cap : 256, size;
+        turbod_st_tensor *more =
+            turbod_mul(cap, sizeof *more, &size) ? realloc(ix->expected, size) : NULL;
+        if (!more)
+            return turbod_err(l->err, TURBO_ENOMEM, "no memory for %zu tensors", cap);
+        ix->expected = more;
+        l->cap = cap;
+    }
+    for (int32_t i = 0; i < spec->ndim; i++)
+        t.dims[i] = (uint64_t)spec->dims[i];
+    uint64_t size = l->dtype == TURBO_F32 ? 4 : 2;
+    if (!turbod_numel(t.dims, t.ndim, &elements) || !turbod_mul(elements, size, &bytes) ||
+        !turbod_add(ix->bytes, bytes, &most))
+        return turbod_err(l->err, TURBO_EDATA, "tensor %.100s has more elements than fit",
+                          spec->name);
+    t.bytes = bytes;
+    t.name = strdup(spec->name);
+    if (!t.name)
+        return turbod_err(l->err, TURBO_ENOMEM, "no memory for a tensor's name");
+    ix->expected[ix->n++] = t;
+    ix->bytes = most;
+    return TURBO_OK;
+}
+
+turbo_status turbod_index_expected(const turbo_host *host, const turbo_model_vtbl *vtbl,
+                                   const turbo_config *config, int32_t dtype, turbod_index **out,
+                                   turbo_err *err)
+{
+    turbod_index *ix = calloc(1, sizeof *ix);
+    if (!ix)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for a tensor index");
+    expected_list l = {.ix = ix, .dtype = dtype, .err = err};
+    size_t bytes;
+    turbo_status st = vtbl->expect(host, config, add_expected, &l, err);
+    if (!st &&
+        (!turbod_mul(ix->n + 1, sizeof *ix->tensors, &bytes) || !(ix->tensors = malloc(bytes))))
+        st = turbod_err(err, TURBO_ENOMEM, "no memory for %zu tensors", ix->n);
+    if (st) {
+        turbod_index_close(ix);
+        return st;
+    }
+    for (size_t i = 0; i < ix->n; i++)
+        ix->tensors[i] = &ix->expected[i];
+    qsort(ix->tensors, ix->n, sizeof *ix->tensors, by_name);
+    *out = ix;
+    return TURBO_OK;
+}
+
 void turbod_index_close(turbod_index *ix)
 {
     if (!ix)
         return;
+    for (size_t i = 0; i < ix->n && ix->expected; i++)
+        free((char *)(uintptr_t)ix->expected[i].name);
+    free(ix->expected);
     for (size_t s = 0; s < ix->n_shards; s++)
         turbod_st_close(ix->shards[s]);
     free(ix->tensors);

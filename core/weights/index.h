@@ -10,6 +10,11 @@ typedef struct turbod_index turbod_index;
 /* model.safetensors.index.json when it exists, else model.safetensors. A folder without weights of
  * any format gives an index of nothing: whether that will do is the architecture's to say. */
 turbo_status turbod_index_open(const char *folder, turbod_index **out, turbo_err *err);
+/* The tensors that an architecture expects, all of one type, without a file and without data: for a plan
+ * made from config.json alone. */
+turbo_status turbod_index_expected(const turbo_host *host, const turbo_model_vtbl *vtbl,
+                                   const turbo_config *config, int32_t dtype, turbod_index **out,
+                                   turbo_err *err);
 void turbod_index_close(turbod_index *ix); /* NULL allowed */
 const turbod_st_tensor *turbod_index_find(const turbod_index *ix, const char *name);
 size_t turbod_index_count(const turbod_index *ix);

@@ -9,9 +9,9 @@
 #include "util/err.h"
 #include "util/file.h"
 #include "util/log.h"
+#include "weights/check.h"
 #include "weights/index.h"
 
-#define MAX_LISTED 20
 #define MAX_PARTS 8 /* of linear_rows */
 #define MAX_RENAMES 16
 
@@ -39,7 +39,8 @@ struct turbo_weights {
     turbod_weights_opts opts;
     turbod_index *index; /* NULL after unmap */
     handle *handles;
-    uint64_t device_bytes;
+    turbod_weights_sums *sums; /* while it counts: no handles are made */
+    int32_t vocab;
     uint64_t done, total; /* file bytes turned into handles, for progress */
 };
 
@@ -78,23 +79,45 @@ turbo_status turbod_weights_unmap(turbo_weights *w, turbo_err *err)
     return st;
 }
 
-uint64_t turbod_weights_bytes(const turbo_weights *w)
+turbo_status turbod_weights_expected(const turbo_host *host, const turbo_model_vtbl *vtbl,
+                                     const turbo_config *config, int32_t dtype, turbo_weights **out,
+                                     turbo_err *err)
 {
-    uint64_t n = w->device_bytes;
-    for (const turbo_weights *v = w->owned; v; v = v->next)
-        n += v->device_bytes;
-    return n;
+    turbo_weights *w = calloc(1, sizeof *w);
+    if (!w)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for weights");
+    turbo_status st = turbod_index_expected(host, vtbl, config, dtype, &w->index, err);
+    if (st)
+        turbod_weights_close(w);
+    else
+        *out = w;
+    return st;
+}
+
+turbod_index *turbod_weights_index(turbo_weights *w)
+{
+    return w->index;
+}
+
+bool turbod_weights_absent(const turbo_weights *w)
+{
+    return w->index && turbod_index_absent(w->index);
+}
+
+static void close_owned(turbo_weights *w)
+{
+    while (w->owned) {
+        turbo_weights *v = w->owned;
+        w->owned = v->next;
+        turbod_weights_close(v);
+    }
 }
 
 void turbod_weights_close(turbo_weights *w)
 {
     if (!w)
         return;
-    while (w->owned) {
-        turbo_weights *v = w->owned;
-        w->owned = v->next;
-        turbod_weights_close(v);
-    }
+    close_owned(w);
     while (w->handles) {
         handle *h = w->handles;
         w->handles = h->next;
@@ -139,122 +162,6 @@ static bool real_name(const turbo_weights *w, const char *name, char *out, size_
             break;
         }
     return k >= 0 && (size_t)k < cap;
-}
-
-/* ---- comparing the folder with the architecture -----------------------------------------------
- */
-
-typedef struct checker {
-    turbo_weights *w;
-    turbo_err first;
-    turbo_err *err; /* for defects of the plugin, which end the check */
-    bool absent; /* there is no weight file: the first tensor asked for ends the check */
-    int faults;
-    size_t found; /* tensors of the folder that the architecture names */
-    int32_t group; /* of the last matrix, with its type and name */
-    int32_t group_dtype;
-    char group_name[120];
-} checker;
-
-static void shape_text(char *out, size_t cap, const uint64_t *dims, uint32_t n)
-{
-    size_t at = 0;
-    for (uint32_t i = 0; i < n && at < cap; i++) {
-        int k = snprintf(out + at, cap - at, "%s%llu", i ? "," : "", (unsigned long long)dims[i]);
-        at += k > 0 ? (size_t)k : 0;
-    }
-    if (!n)
-        out[0] = '\0';
-}
-
-static void report(checker *c, const char *text)
-{
-    if (!c->faults)
-        turbod_err(&c->first, TURBO_EDATA, "%s", text);
-    if (c->faults++ < MAX_LISTED)
-        turbod_log(TURBO_LOG_ERROR, "%s", text);
-}
-
-/* Matrices of one group are stored as one: they need one type. */
-static void check_group(checker *c, const turbo_tensor_spec *spec, const turbod_st_tensor *t)
-{
-    char text[512];
-    if (spec->group <= 0 || spec->ndim != 2)
-        return;
-    if (spec->group != c->group) {
-        c->group = spec->group;
-        c->group_dtype = t->dtype;
-        snprintf(c->group_name, sizeof c->group_name, "%s", spec->name);
-    } else if (t->dtype != c->group_dtype) {
-        snprintf(text, sizeof text,
-                 "tensor %.90s is %s and %.90s is not; they form one matrix and need one type",
-                 spec->name, t->dtype_name, c->group_name);
-        report(c, text);
-    }
-}
-
-static turbo_status expect_one(void *ctx, const turbo_tensor_spec *theirs)
-{
-    checker *c = ctx;
-    char text[512], want[96], found[96];
-    uint64_t dims[4] = {0};
-    turbo_tensor_spec known = {0}; /* a plugin of an older ABI has a shorter one */
-    const turbo_tensor_spec *spec = &known;
-    memcpy(&known, theirs, theirs->size < sizeof known ? theirs->size : sizeof known);
-    if (!spec->name || spec->ndim < 1 || spec->ndim > 4)
-        return turbod_err(c->err, TURBO_EINTERNAL,
-                          "the model plugin expects a tensor of %d dimensions", spec->ndim);
-    const turbod_st_tensor *t = turbod_index_find(c->w->index, spec->name);
-    if (!t && spec->alias)
-        t = turbod_index_find(c->w->index, spec->alias);
-    if (!t && spec->alias2)
-        t = turbod_index_find(c->w->index, spec->alias2);
-    for (int32_t i = 0; i < spec->ndim; i++)
-        dims[i] = (uint64_t)spec->dims[i];
-    if (!t) {
-        if (!spec->optional && c->absent)
-            return turbod_err(c->err, TURBO_ENOENT,
-                              "the model folder has neither model.safetensors nor "
-                              "model.safetensors.index.json");
-        if (!spec->optional) {
-            snprintf(text, sizeof text, "tensor %.120s is missing", spec->name);
-            report(c, text);
-        }
-        return TURBO_OK;
-    }
-    c->found++;
-    shape_text(want, sizeof want, dims, (uint32_t)spec->ndim);
-    shape_text(found, sizeof found, t->dims, t->ndim);
-    if (t->ndim != (uint32_t)spec->ndim || memcmp(t->dims, dims, t->ndim * sizeof dims[0])) {
-        snprintf(text, sizeof text, "tensor %.80s has the shape [%s], config.json says [%s]",
-                 spec->name, found, want);
-        report(c, text);
-    } else if (t->dtype != TURBO_F32 && t->dtype != TURBO_F16 && t->dtype != TURBO_BF16) {
-        snprintf(text, sizeof text, "tensor %.80s is %s; F32, F16 and BF16 are computed here",
-                 spec->name, t->dtype_name);
-        report(c, text);
-    } else {
-        check_group(c, spec, t);
-    }
-    return TURBO_OK;
-}
-
-turbo_status turbod_weights_check(turbo_weights *w, const turbo_host *host,
-                                  const turbo_model_vtbl *vtbl, const turbo_config *config,
-                                  turbo_err *err)
-{
-    checker c = {.w = w, .err = err, .absent = turbod_index_absent(w->index)};
-    turbo_status st = vtbl->expect(host, config, expect_one, &c, err);
-    if (st)
-        return st;
-    if (c.faults > 1)
-        return turbod_err(err, TURBO_EDATA, "%.180s (and %d more)", c.first.text, c.faults - 1);
-    if (c.faults)
-        return turbod_err(err, TURBO_EDATA, "%s", c.first.text);
-    size_t count = turbod_index_count(w->index), extra = count > c.found ? count - c.found : 0;
-    if (extra)
-        turbod_log(TURBO_LOG_WARN, "%zu tensors of the folder are not used by %s", extra, vtbl->id);
-    return TURBO_OK;
 }
 
 /* ---- handles ------------------------------------------------------------------------------------
@@ -325,7 +232,7 @@ static turbo_status take(turbo_weights *view, const char *name, const char *suff
     int k = snprintf(asked, sizeof asked, "%s%s", name, suffix);
     if (k < 0 || (size_t)k >= sizeof asked || !real_name(view, asked, full, sizeof full))
         return turbod_err(err, TURBO_EINVAL, "a tensor name is too long");
-    if (!w->index || !w->opts.device)
+    if (!w->index || (!w->opts.device && !w->sums))
         return turbod_err(err, TURBO_EINTERNAL, "weights are read only while a model opens");
     const turbod_st_tensor *t = turbod_index_find(w->index, full);
     if (!t)
@@ -337,7 +244,7 @@ static turbo_status take(turbo_weights *view, const char *name, const char *suff
         return turbod_err(err, TURBO_EUNSUPPORTED,
                           "tensor %.100s is %s; F32, F16 or BF16 is needed", full, t->dtype_name);
     finite_scan scan = {.t = t};
-    if (!w->opts.allow_nonfinite)
+    if (!w->sums && !w->opts.allow_nonfinite)
         turbok_parallel(w->opts.device, scan_part, &scan);
     if (scan.bad)
         return turbod_err(err, TURBO_EDATA,
@@ -365,6 +272,68 @@ static turbo_status keep(turbo_weights *w, handle_kind kind, void *ptr, turbo_er
     w->handles = h;
     return TURBO_OK;
 }
+
+/* ---- counting --------------------------------------------------------------------------------- */
+
+/* What a handle points to while models are counted: nothing may look at it. */
+static const uint64_t stand_in[8];
+
+static turbo_status add_to(uint64_t *sum, uint64_t n, turbo_err *err)
+{
+    return __builtin_add_overflow(*sum, n, sum)
+               ? turbod_err(err, TURBO_ELIMIT, "the model takes more bytes than a number holds")
+               : TURBO_OK;
+}
+
+static turbo_status count_stored(turbod_weights_sums *s, const turbod_st_tensor *t, turbo_err *err)
+{
+    turbo_status st = add_to(&s->stored, t->bytes, err);
+    return st ? st : add_to(&s->params, t->bytes / (t->dtype == TURBO_F32 ? 4 : 2), err);
+}
+
+/* A matrix of n parts, total rows. */
+static turbo_status count_linear(turbo_weights *w, const turbod_st_tensor *const *t,
+                                 const turbod_st_tensor *const *bias, int32_t n, int64_t total,
+                                 bool has_bias, uint32_t flags, turbo_err *err)
+{
+    turbod_weights_sums *s = w->sums;
+    int64_t in = (int64_t)t[0]->dims[1];
+    uint64_t bytes = turbok_linear_bytes(w->opts.device, t[0]->dtype, total, in, has_bias, flags);
+    bool table = flags & TURBO_LINEAR_TABLE;
+    turbo_status st =
+        bytes ? add_to(&s->linear, bytes, err)
+              : turbod_err(err, TURBO_EINVAL, "a matrix of %lld x %lld cannot be stored",
+                           (long long)total, (long long)in);
+    for (int32_t i = 0; i < n && !st; i++) {
+        st = count_stored(s, t[i], err);
+        if (!st && bias[i])
+            st = count_stored(s, bias[i], err);
+        if (st)
+            break; /* the sums below are parts of those above */
+        *(table ? &s->table : &s->matmul) += t[i]->bytes / (t[i]->dtype == TURBO_F32 ? 4 : 2);
+        *(table ? &s->table_stored : &s->matmul_stored) += t[i]->bytes;
+    }
+    s->n_heads += !table && total == w->vocab;
+    return st;
+}
+
+turbo_status turbod_weights_count(turbo_weights *w, const turbo_host *host,
+                                  const turbo_model_vtbl *vtbl, const turbo_config *config,
+                                  int32_t vocab, turbod_weights_sums *sums, turbo_err *err)
+{
+    void *model = NULL;
+    *sums = (turbod_weights_sums){0};
+    w->sums = sums;
+    w->vocab = vocab;
+    turbo_status st = vtbl->open(host, config, w, turbok_cpu_ops(), &model, err);
+    if (!st)
+        vtbl->close(model);
+    w->sums = NULL;
+    close_owned(w); /* opening the model asks for its views again */
+    return st;
+}
+
+/* ---- the host's functions --------------------------------------------------------------------- */
 
 /* A bias is NULL when it may be absent and is. */
 static turbo_status take_part(turbo_weights *w, const char *name, int64_t rows, int64_t in_dim,
@@ -407,16 +376,18 @@ turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
         }
         total += rows[i]; /* each is a dimension of a tensor that exists */
     }
-    turbo_linear *l = NULL;
     w = base_of(w);
+    if (w->sums) {
+        *out = (const turbo_linear *)(const void *)stand_in;
+        return count_linear(w, t, bias, n, total, has_bias, flags, err);
+    }
+    turbo_linear *l = NULL;
     turbo_status st =
         turbok_linear_rows_new(w->opts.device, t[0]->dtype, parts, n, in_dim, flags, &l, err);
     if (!st && (st = keep(w, LINEAR, l, err)))
         turbok_linear_free(w->opts.device, l);
     if (st)
         return st;
-    w->device_bytes +=
-        turbok_linear_bytes(w->opts.device, t[0]->dtype, total, in_dim, has_bias, flags);
     for (int32_t i = 0; i < n; i++) {
         used(w, t[i]);
         if (bias[i])
@@ -439,13 +410,17 @@ static turbo_status make_vector(turbo_weights *w, const char *name, const char *
     turbo_vector *v = NULL;
     turbo_status st = take(w, name, suffix, ndim, n, 0, &t, err);
     w = base_of(w);
+    if (!st && w->sums) {
+        *out = (const turbo_vector *)(const void *)stand_in;
+        st = add_to(&w->sums->vector, turbok_vector_bytes(n), err);
+        return st ? st : count_stored(w->sums, t, err);
+    }
     if (!st)
         st = turbok_vector_new(w->opts.device, t->dtype, t->data, n, &v, err);
     if (!st && (st = keep(w, VECTOR, v, err)))
         turbok_vector_free(w->opts.device, v);
     if (st)
         return st;
-    w->device_bytes += (uint64_t)n * sizeof(float);
     used(w, t);
     *out = v;
     return TURBO_OK;
@@ -502,11 +477,18 @@ turbo_status turbod_host_weights_beside(turbo_weights *w, const char *folder, tu
     turbo_weights *base = base_of(w), *v = NULL;
     turbod_weights_opts opts = base->opts;
     opts.progress = NULL; /* counts the bytes of one folder */
+    if (!base->folder)
+        return turbod_err(err, TURBO_ENOENT,
+                          "the model folder has no weight files, and folder %.64s beside it is not "
+                          "looked for",
+                          folder);
     turbo_status st = turbod_file_folder(base->folder, folder, path, sizeof path, err);
     if (!st)
         st = turbod_weights_open(path, &opts, &v, err);
     if (st)
         return st;
+    v->sums = base->sums;
+    v->vocab = base->vocab;
     adopt(base, v);
     *out = v;
     return TURBO_OK;
@@ -517,6 +499,13 @@ turbo_status turbod_host_rope(turbo_weights *w, const turbo_rope_spec *spec, con
 {
     turbo_rope *r = NULL;
     w = base_of(w);
+    if (w->sums) {
+        uint64_t bytes = turbok_rope_bytes(spec);
+        *out = (const turbo_rope *)(const void *)stand_in;
+        return bytes ? add_to(&w->sums->rope, bytes, err)
+                     : turbod_err(err, TURBO_EINVAL, "RoPE of dimension %d is not possible",
+                                  spec->dim);
+    }
     turbo_status st = turbok_rope_new(w->opts.device, spec, &r, err);
     if (!st && (st = keep(w, ROPE, r, err)))
         turbok_rope_free(w->opts.device, r);

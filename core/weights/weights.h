@@ -17,15 +17,35 @@ typedef struct turbod_weights_opts {
     bool allow_nonfinite;
 } turbod_weights_opts;
 
+/* What a model takes when it opens. Bytes as turbok.h counts them, to be compared with
+ * turbok_device_mem; elements as the files hold them. */
+typedef struct turbod_weights_sums {
+    uint64_t linear, vector, rope; /* bytes on a CPU device */
+    uint64_t stored; /* bytes of matrices and vectors in the type they are stored in */
+    uint64_t params; /* elements of matrices, vectors and biases */
+    uint64_t matmul, matmul_stored; /* elements and bytes of matrices that every token passes */
+    uint64_t table, table_stored; /* of matrices of which a token reads a row: embeddings */
+    int32_t n_heads; /* matrices of [vocab, *] among matmul; 0: the head is the table */
+} turbod_weights_sums;
+
 turbo_status turbod_weights_open(const char *folder, const turbod_weights_opts *opts,
                                  turbo_weights **out, turbo_err *err);
 /* Every mismatch goes to the log (20 at most), the first one and their number into err. */
+/* A folder without weight files: every tensor the architecture expects, stored as dtype. Counts only. */
+turbo_status turbod_weights_expected(const turbo_host *host, const turbo_model_vtbl *vtbl,
+                                     const turbo_config *config, int32_t dtype, turbo_weights **out,
+                                     turbo_err *err);
+bool turbod_weights_absent(const turbo_weights *w); /* the folder has no weight file */
+/* Opens and closes the model on stand-ins for handles, so that what it asks for is counted with the same
+ * calls that will allocate it. Reads headers, no data. vocab: rows of a head. */
+turbo_status turbod_weights_count(turbo_weights *w, const turbo_host *host,
+                                  const turbo_model_vtbl *vtbl, const turbo_config *config,
+                                  int32_t vocab, turbod_weights_sums *sums, turbo_err *err);
 turbo_status turbod_weights_check(turbo_weights *w, const turbo_host *host,
                                   const turbo_model_vtbl *vtbl, const turbo_config *config,
                                   turbo_err *err);
 /* After the model was opened: the files must be unchanged, and are closed. */
 turbo_status turbod_weights_unmap(turbo_weights *w, turbo_err *err);
-uint64_t turbod_weights_bytes(const turbo_weights *w); /* of all handles, on the device */
 void turbod_weights_close(turbo_weights *w); /* frees the handles; NULL allowed */
 
 /* The slots of turbo_host of the same names; see turbo/plugin.h. */

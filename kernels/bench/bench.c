@@ -1,6 +1,6 @@
 /* kernels/bench/bench.c: what the machine can do, and how near the kernels come.
  *
- * Read bandwidth and fp32 multiply-add peak are measured first, then linear layers (GEMV for decode,
+ * Read bandwidth and fp32 multiply-add peak (measure.h) are measured first, then linear layers (GEMV for decode,
  * GEMM for prefill) of the InternLM2-1.8B shapes, then whole decode steps with random bf16 weights
  * against the bandwidth of the same run. The machine may be noisy: a share of the bandwidth is taken
  * against readings just before and just after, and medians over rounds are reported. A matrix that
@@ -13,10 +13,7 @@
 #include <time.h>
 
 #include "internal.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "measure.h"
 
 static double now(void)
 {
@@ -36,136 +33,6 @@ static double median(double *v, int n)
     qsort(v, (size_t)n, sizeof *v, by_value);
     return n % 2 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
 }
-
-/* ---- read bandwidth ------------------------------------------------------------------------------- */
-
-typedef struct reader {
-    const char *p;
-    size_t bytes;
-    turbok_isa isa;
-    _Atomic uint32_t sink;
-} reader;
-
-#define STEP 256         /* bytes of one turn of the loop */
-#define AHEAD 2048       /* prefetched this far ahead, as the kernels do */
-#define ITEM (32u << 10) /* bytes of one work item */
-
-#if defined(__x86_64__)
-/* Reads [p, p + n): vector loads, four chains, nothing else. */
-#define READ(name, isa, vec, load, combine)                                                        \
-    __attribute__((target(isa))) static uint32_t name(const char *p, size_t n)                     \
-    {                                                                                              \
-        enum { V = STEP / sizeof(vec) };                                                           \
-        vec a[V];                                                                                  \
-        memset(a, 0, sizeof a);                                                                    \
-        for (size_t i = 0; i < n; i += STEP) {                                                     \
-            for (size_t k = 0; k < STEP; k += 64)                                                  \
-                __builtin_prefetch(p + i + k + AHEAD);                                             \
-            _Pragma("GCC unroll 8") for (size_t k = 0; k < V; k++) a[k] =                          \
-                combine(a[k], load((const void *)(p + i + k * sizeof(vec))));                      \
-        }                                                                                          \
-        uint32_t w = 0, word;                                                                      \
-        for (size_t k = 0; k < sizeof a; k += sizeof word) {                                       \
-            memcpy(&word, (const char *)a + k, sizeof word);                                       \
-            w |= word;                                                                             \
-        }                                                                                          \
-        return w;                                                                                  \
-    }
-READ(read_avx512, "avx512f", __m512i, _mm512_load_si512, _mm512_or_si512)
-READ(read_avx2, "avx2", __m256i, _mm256_load_si256, _mm256_or_si256)
-#endif
-
-static uint32_t read_words(const char *p, size_t n)
-{
-    uint64_t a = 0, b = 0, c = 0, d = 0, v[4];
-    for (size_t i = 0; i < n; i += sizeof v) {
-        memcpy(v, p + i, sizeof v);
-        a |= v[0];
-        b |= v[1];
-        c |= v[2];
-        d |= v[3];
-    }
-    return (uint32_t)(a | b | c | d);
-}
-
-static void read_range(void *ctx, int64_t from, int64_t to, int thread)
-{
-    reader *r = ctx;
-    const char *p = r->p + (size_t)from * ITEM;
-    size_t n = (size_t)(to - from) * ITEM;
-    (void)thread;
-#if defined(__x86_64__)
-    if (r->isa != TURBOK_ISA_SCALAR) {
-        r->sink |= r->isa == TURBOK_ISA_AVX512 ? read_avx512(p, n) : read_avx2(p, n);
-        return;
-    }
-#endif
-    r->sink |= read_words(p, n);
-}
-
-static double bandwidth(turbok_device *d, reader *r)
-{
-    int64_t items = (int64_t)(r->bytes / ITEM);
-    double t = now();
-    turbok_pool_for(d->exec.pool, items, items / 32, read_range, r);
-    return (double)items * ITEM / (now() - t);
-}
-
-/* ---- peak ------------------------------------------------------------------------------------------- */
-
-#if defined(__x86_64__)
-/* Independent chains of fused multiply-adds in registers: nothing but the arithmetic units. */
-#define PEAK_LOOP 4096
-#define PEAK(name, isa, vec, set1, fma, chains)                                                    \
-    __attribute__((target(isa))) static float name(float f)                                        \
-    {                                                                                              \
-        vec a[chains], m = set1(f), c = set1(1e-3f);                                               \
-        _Pragma("GCC unroll 24") for (int i = 0; i < chains; i++) {                                 \
-            a[i] = c;                                                                              \
-            __asm__("" : "+v"(a[i])); /* or all chains become one */                             \
-        }                                                                                          \
-        for (int n = 0; n < PEAK_LOOP; n++) {                                                      \
-            _Pragma("GCC unroll 24") for (int i = 0; i < chains; i++) a[i] = fma(a[i], m, c);      \
-        }                                                                                          \
-        _Pragma("GCC unroll 24") for (int i = 0; i < chains; i++) c += a[i];                       \
-        return c[0];                                                                               \
-    }
-PEAK(peak_avx512, "avx512f", __m512, _mm512_set1_ps, _mm512_fmadd_ps, 24)
-PEAK(peak_avx2, "avx2,fma", __m256, _mm256_set1_ps, _mm256_fmadd_ps, 12)
-
-typedef struct peak {
-    turbok_isa isa;
-    _Atomic uint32_t sink;
-} peak;
-
-static void peak_range(void *ctx, int64_t from, int64_t to, int thread)
-{
-    peak *p = ctx;
-    float f = 0;
-    (void)thread;
-    for (int64_t i = from; i < to; i++)
-        f += p->isa == TURBOK_ISA_AVX512 ? peak_avx512(0.5f) : peak_avx2(0.5f);
-    p->sink += f > 1;
-}
-
-static double peak_flops(turbok_device *d)
-{
-    const int64_t n = 1000;
-    peak p = {.isa = d->isa};
-    double t = now();
-    if (d->isa == TURBOK_ISA_SCALAR)
-        return 0; /* the reference has no peak worth naming */
-    turbok_pool_for(d->exec.pool, n, 16, peak_range, &p);
-    int per = d->isa == TURBOK_ISA_AVX512 ? 24 * 16 : 12 * 8;
-    return (double)n * 2 * PEAK_LOOP * per / (now() - t);
-}
-#else
-static double peak_flops(turbok_device *d)
-{
-    (void)d;
-    return 0;
-}
-#endif
 
 /* ---- linear layers ------------------------------------------------------------------------------------ */
 
@@ -192,7 +59,7 @@ static turbo_linear *random_linear(turbok_device *d, int32_t dtype, int64_t out,
 }
 
 typedef struct options {
-    bool json, quick, step, help;
+    bool json, quick, step, linear, help;
     int threads;
     turbok_isa isa;
 } options;
@@ -209,8 +76,8 @@ static double time_linear(turbo_exec *ex, const turbo_linear *w, const float *x,
     return dt / reps;
 }
 
-static void bench_linear(turbok_device *d, const options *o, reader *r, int32_t dtype, int64_t out,
-                         int64_t in)
+static void bench_linear(turbok_device *d, const options *o, const turbok_reader *r, int32_t dtype,
+                         int64_t out, int64_t in)
 {
     static const char *const names[] = {"f32", "f16", "bf16"};
     int rounds = o->quick ? 3 : 7;
@@ -227,10 +94,10 @@ static void bench_linear(turbok_device *d, const options *o, reader *r, int32_t 
         turbok_op_linear(ex, w, x, T, y);
     }
     for (int i = 0; i < rounds && x && y; i++) {
-        bw[i] = 0.5 * bandwidth(d, r);
-        fl[i] = peak_flops(d);
+        bw[i] = 0.5 * turbok_read_bandwidth(d, r);
+        fl[i] = turbok_fma_peak(d);
         gemv[i] = (double)w->data_bytes / time_linear(ex, w, x, 1, y);
-        bw[i] = gemv[i] / (bw[i] + 0.5 * bandwidth(d, r));
+        bw[i] = gemv[i] / (bw[i] + 0.5 * turbok_read_bandwidth(d, r));
         few[i] = (double)w->data_bytes / time_linear(ex, w, x, 4, y);
         gemm[i] = 2.0 * T * (double)out * (double)in / time_linear(ex, w, x, T, y);
         fl[i] = fl[i] > 0 ? gemm[i] / fl[i] : 0;
@@ -253,7 +120,7 @@ static void bench_linear(turbok_device *d, const options *o, reader *r, int32_t 
 }
 
 /* All linear layers of one decode step of the 1.8B shape: the bytes that every token has to read. */
-static void bench_step(turbok_device *d, const options *o, reader *r)
+static void bench_step(turbok_device *d, const options *o, const turbok_reader *r)
 {
     enum { E = 2048, QKV = 4096, I = 8192, V = 92544 };
     const int layers = o->quick ? 4 : 24, rounds = o->quick ? 3 : 7;
@@ -272,7 +139,7 @@ static void bench_step(turbok_device *d, const options *o, reader *r)
     double step[8], bw[8];
     turbo_exec *ex = turbok_device_exec(d);
     for (int i = 0; i < rounds && ok && x && y && s && z; i++) {
-        bw[i] = bandwidth(d, r);
+        bw[i] = turbok_read_bandwidth(d, r);
         double t = now();
         for (int l = 0; l < layers; l++) {
             turbok_op_linear(ex, w[l][0], x, 1, y);
@@ -281,7 +148,7 @@ static void bench_step(turbok_device *d, const options *o, reader *r)
         }
         turbok_op_logits(ex, head, x, 1, z);
         step[i] = now() - t;
-        bw[i] = bytes / step[i] / (0.5 * bw[i] + 0.5 * bandwidth(d, r));
+        bw[i] = bytes / step[i] / (0.5 * bw[i] + 0.5 * turbok_read_bandwidth(d, r));
     }
     if (ok) {
         double b = median(bw, rounds), t = median(step, rounds);
@@ -303,57 +170,111 @@ static void bench_step(turbok_device *d, const options *o, reader *r)
     free(z);
 }
 
-/* Attention of the 1.8B shape (16 query heads, 8 KV heads of 128, bf16 cache): T new tokens of one
- * sequence that ends at len. Decode is judged by the bytes of keys and values it has to read,
- * prefill by its multiply-adds (causal: only the keys a query sees count). */
-static void bench_attention(turbok_device *d, const options *o, reader *r, int32_t T, int32_t len)
+/* ---- attention ------------------------------------------------------------------------------------------ */
+
+/* The 1.8B shape: 16 query heads, 8 KV heads of 128. Several layers, or the quantised cache of a long
+ * sequence would stay in the third-level cache, where it does not stay when a model runs. */
+enum { H = 16, K = 8, D = 128, BT = 64, LAYERS = 4, KV_TYPES = 3 };
+static const int32_t kv_types[KV_TYPES] = {TURBO_BF16, TURBOK_KV_INT8, TURBOK_KV_INT4};
+
+typedef struct cache {
+    turbok_kv_pool *pool;
+    turbok_kv_table table;
+    double bytes; /* of keys and values a layer */
+    double seconds[16], share[16]; /* of one layer; of the bandwidth */
+} cache;
+
+static void cache_close(cache *c)
 {
-    enum { H = 16, K = 8, D = 128, BT = 64 };
-    const turbok_kv_dims dims = {1, K, D, BT, TURBO_BF16};
-    const turbo_attn a = {.size = sizeof a, .n_heads = H, .n_kv = K, .head_dim = D, .scale = 0.088f};
-    turbok_kv_pool *pool = NULL;
-    turbok_kv_table table = {0};
+    if (c->pool)
+        turbok_kv_table_free(&c->table, c->pool);
+    turbok_kv_pool_free(c->pool);
+}
+
+/* len tokens; all zeros, which is a valid content of every type. */
+static bool cache_open(turbok_device *d, cache *c, int32_t dtype, int32_t len)
+{
+    const turbok_kv_dims dims = {LAYERS, K, D, BT, dtype};
     turbo_err err;
+    *c = (cache){0};
+    if (turbok_kv_pool_new(d, &dims, len / BT + 1, &c->pool, &err) ||
+        turbok_kv_table_init(&c->table, c->pool, len, &err) ||
+        !turbok_kv_table_reserve(&c->table, c->pool, len))
+        return false;
+    memset(c->pool->map, 0, c->pool->map_bytes);
+    c->bytes = (double)turbok_kv_block_bytes(&dims) / BT / LAYERS * len;
+    return true;
+}
+
+/* Seconds of one layer, over at least 30 ms. */
+static double time_attention(turbok_device *d, const turbo_batch *b, const float *q, float *out)
+{
+    turbo_attn a = {.size = sizeof a, .n_heads = H, .n_kv = K, .head_dim = D, .scale = 0.088f};
+    double t = now();
+    int reps = 0;
+    do
+        for (a.layer = 0; a.layer < LAYERS; a.layer++)
+            turbok_op_attention(turbok_device_exec(d), &a, b, q, out);
+    while (++reps < 2 || now() - t < 0.03);
+    return (now() - t) / (reps * LAYERS);
+}
+
+static void print_attention(const options *o, cache *c, int type, int rounds, int32_t T,
+                            int32_t len, double bf16)
+{
+    double sec = median(c->seconds, rounds);
+    double flops = 4.0 * H * D * (double)T * ((double)len - 0.5 * T);
+    printf(o->json
+               ? "{\"op\":\"attention\",\"kv\":\"%s\",\"tokens\":%d,\"len\":%d,\"seconds\":%.4g,"
+                 "\"kv_bytes_s\":%.4g,\"of_bandwidth\":%.3f,\"flops\":%.4g,\"of_bf16\":%.3f}\n"
+               : "attention %-4s T=%-4d len %-5d  %.4g s, keys and values %.3g bytes/s (%.2f of "
+                 "bandwidth), %.3g FLOP/s, %.2f of the time of bf16\n",
+           turbok_kv_type_name(kv_types[type]), T, len, sec, c->bytes / sec,
+           median(c->share, rounds), flops / sec, bf16);
+    fflush(stdout);
+}
+
+/* T new tokens of one sequence that ends at len, over caches of each type, in turns. Decode is judged
+ * by the bytes of keys and values it has to read, prefill by its multiply-adds (causal: only the keys
+ * a query sees count). The last column is the median of the ratios of each round. */
+static void bench_attention(turbok_device *d, const options *o, const turbok_reader *r, int32_t T,
+                            int32_t len)
+{
+    cache c[KV_TYPES] = {{0}};
     float *q = calloc((size_t)T * H * D, 4), *out = calloc((size_t)T * H * D, 4);
     int32_t *pos = calloc((size_t)T, sizeof *pos), cu[2] = {0, T};
-    double s[16], bw[16];
-    double bytes = 4.0 * K * D * len;
-    int rounds = o->quick ? 3 : 7;
-    if (!q || !out || !pos || turbok_kv_pool_new(d, &dims, len / BT + 1, &pool, &err) ||
-        turbok_kv_table_init(&table, pool, len, &err) ||
-        !turbok_kv_table_reserve(&table, pool, len)) {
-        fputs("bench: no memory for the attention case\n", stderr);
-        goto out;
-    }
-    memset(pool->map, 0, pool->map_bytes);
-    for (int32_t t = 0; t < T; t++)
+    int rounds = o->quick ? 3 : 9;
+    bool ok = q && out && pos;
+    for (int k = 0; k < KV_TYPES && ok; k++)
+        ok = cache_open(d, &c[k], kv_types[k], len);
+    for (int32_t t = 0; t < T && ok; t++)
         pos[t] = len - T + t;
-    turbok_kv_table *tables[1] = {&table};
-    struct turbo_kv kv = {pool, tables};
-    turbo_batch b = {.size = sizeof b, .n_tokens = T, .n_seqs = 1, .positions = pos,
-                     .cu_seqlens = cu, .kv_lens = &len, .rope_lens = &len, .kv = &kv};
-    for (int i = 0; i < rounds; i++) {
-        bw[i] = bandwidth(d, r);
-        double t = now();
-        int reps = 0;
-        do
-            turbok_op_attention(turbok_device_exec(d), &a, &b, q, out);
-        while (++reps < 3 || now() - t < 0.03);
-        s[i] = (now() - t) / reps;
-        bw[i] = bytes / s[i] / (0.5 * bw[i] + 0.5 * bandwidth(d, r));
-    }
-    double sec = median(s, rounds);
-    double flops = 4.0 * H * D * (double)T * ((double)len - 0.5 * T);
-    printf(o->json ? "{\"op\":\"attention\",\"tokens\":%d,\"len\":%d,\"seconds\":%.4g,"
-                     "\"kv_bytes_s\":%.4g,\"of_bandwidth\":%.3f,\"flops\":%.4g}\n"
-                   : "attention T=%-4d len %-5d  %.4g s, keys and values %.3g bytes/s (%.2f of "
-                     "bandwidth), %.3g FLOP/s\n",
-           T, len, sec, bytes / sec, median(bw, rounds), flops / sec);
-    fflush(stdout);
-out:
-    if (pool)
-        turbok_kv_table_free(&table, pool);
-    turbok_kv_pool_free(pool);
+    for (int i = 0; i < rounds && ok; i++)
+        for (int k = 0; k < KV_TYPES; k++) {
+            turbok_kv_table *tables[1] = {&c[k].table};
+            struct turbo_kv kv = {c[k].pool, tables};
+            turbo_batch b = {.size = sizeof b,
+                             .n_tokens = T,
+                             .n_seqs = 1,
+                             .positions = pos,
+                             .cu_seqlens = cu,
+                             .kv_lens = &len,
+                             .rope_lens = &len,
+                             .kv = &kv};
+            double bw = 0.5 * turbok_read_bandwidth(d, r);
+            c[k].seconds[i] = time_attention(d, &b, q, out);
+            c[k].share[i] = c[k].bytes / c[k].seconds[i] / (bw + 0.5 * turbok_read_bandwidth(d, r));
+        }
+    double ratio[KV_TYPES][16];
+    for (int k = 0; k < KV_TYPES && ok; k++)
+        for (int i = 0; i < rounds; i++)
+            ratio[k][i] = c[k].seconds[i] / c[0].seconds[i];
+    for (int k = 0; k < KV_TYPES && ok; k++)
+        print_attention(o, &c[k], k, rounds, T, len, median(ratio[k], rounds));
+    if (!ok)
+        fputs("bench: no memory for the attention case\n", stderr);
+    for (int k = 0; k < KV_TYPES; k++)
+        cache_close(&c[k]);
     free(q);
     free(out);
     free(pos);
@@ -362,11 +283,13 @@ out:
 static void usage(void)
 {
     puts("usage: kernels/bench/bench [options]\n"
-         "Measures read bandwidth, fp32 peak, linear layers and a decode step of the InternLM2-1.8B\n"
+         "Measures read bandwidth, fp32 peak, linear layers and a decode step of the "
+         "InternLM2-1.8B\n"
          "shape (random weights), all in one run. Medians of alternating rounds.\n"
          "  --quick       fewer rounds, 4 layers, a smaller buffer\n"
          "  --json        one JSON object a line\n"
          "  --no-step     leave the decode step out (it needs 4 GiB)\n"
+         "  --attention   attention only: bf16, int8 and int4 caches in turns\n"
          "  --threads N   compute threads (0: all CPUs)\n"
          "  --isa NAME    auto, scalar, avx2, avx512");
 }
@@ -374,9 +297,10 @@ static void usage(void)
 /* 0, or -1 after a message. */
 static int parse(int argc, char **argv, options *o)
 {
-    static const struct option longs[] = {
-        {"json", 0, NULL, 'j'}, {"quick", 0, NULL, 'q'}, {"no-step", 0, NULL, 's'},
-        {"threads", 1, NULL, 't'}, {"isa", 1, NULL, 'i'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {{"json", 0, NULL, 'j'},    {"quick", 0, NULL, 'q'},
+                                          {"no-step", 0, NULL, 's'}, {"attention", 0, NULL, 'a'},
+                                          {"threads", 1, NULL, 't'}, {"isa", 1, NULL, 'i'},
+                                          {"help", 0, NULL, 'h'},    {NULL, 0, NULL, 0}};
     static const char *const isas[] = {"auto", "scalar", "avx2", "avx512"};
     for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
         if (c == 'j') {
@@ -385,6 +309,8 @@ static int parse(int argc, char **argv, options *o)
             o->quick = true;
         } else if (c == 's') {
             o->step = false;
+        } else if (c == 'a') {
+            o->linear = o->step = false;
         } else if (c == 'h') {
             o->help = true;
         } else if (c == 't') {
@@ -417,7 +343,7 @@ static int parse(int argc, char **argv, options *o)
 
 int main(int argc, char **argv)
 {
-    options o = {.step = true};
+    options o = {.step = true, .linear = true};
     if (parse(argc, argv, &o))
         return 64;
     if (o.help) {
@@ -431,25 +357,22 @@ int main(int argc, char **argv)
         fprintf(stderr, "bench: %s\n", err.text);
         return 64;
     }
-    reader r = {.bytes = (size_t)(o.quick ? 256 : 1024) << 20, .isa = turbok_device_isa(d)};
-    char *buf = turbok_alloc(d, r.bytes + AHEAD);
-    if (!buf) {
-        fputs("bench: no memory for the buffer\n", stderr);
+    turbok_reader r;
+    if (turbok_reader_new(d, (size_t)(o.quick ? 256 : 1024) << 20, &r, &err)) {
+        fprintf(stderr, "bench: %s\n", err.text);
         return 71;
     }
-    memset(buf, 1, r.bytes);
-    r.p = buf;
     double bw[9], fl[9];
     for (int i = 0; i < 9; i++) {
-        bw[i] = bandwidth(d, &r);
-        fl[i] = peak_flops(d);
+        bw[i] = turbok_read_bandwidth(d, &r);
+        fl[i] = turbok_fma_peak(d);
     }
     printf(o.json ? "{\"device\":\"%s\",\"read_bytes_s\":%.4g,\"fma_flops\":%.4g}\n"
                   : "%s: read bandwidth %.4g bytes/s, fp32 multiply-add peak %.4g FLOP/s\n",
            turbok_device_name(d), median(bw, 9), median(fl, 9));
     fflush(stdout);
     static const int64_t shapes[][2] = {{4096, 2048}, {2048, 2048}, {8192, 2048}, {2048, 8192}, {92544, 2048}};
-    for (int t = 0; t < 3; t++)
+    for (int t = 0; t < 3 && o.linear; t++)
         for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
             if (!o.quick || (t == TURBO_BF16 && s < 4))
                 bench_linear(d, &o, &r, t, shapes[s][0], shapes[s][1]);
@@ -457,7 +380,7 @@ int main(int argc, char **argv)
     bench_attention(d, &o, &r, o.quick ? 256 : 512, 2048);
     if (o.step)
         bench_step(d, &o, &r);
-    turbok_release(d, buf, r.bytes + AHEAD);
+    turbok_reader_free(&r);
     turbok_device_close(d);
     return 0;
 }

@@ -32,6 +32,20 @@ static inline uint16_t turbok_f32_to_bf16(float f)
     return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
 
+/* The nearest bf16 that is not greater than f (finite). */
+static inline uint16_t turbok_bf16_below(float f)
+{
+    uint32_t u = turbok_bits(f);
+    return (uint16_t)((u >> 31 ? u + 0xffffu : u) >> 16);
+}
+
+/* The nearest bf16 that is not less than f (finite). */
+static inline uint16_t turbok_bf16_above(float f)
+{
+    uint32_t u = turbok_bits(f);
+    return (uint16_t)((u >> 31 ? u : u + 0xffffu) >> 16);
+}
+
 static inline float turbok_f16_to_f32(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, e = (h >> 10) & 31u, m = h & 0x3ffu;

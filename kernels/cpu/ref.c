@@ -4,9 +4,10 @@
 #include <string.h>
 
 #include "cpu/half.h"
+#include "cpu/quant.h"
 #include "prim.h"
 
-static float element(int32_t dtype, const void *p, int64_t i)
+static inline float element(int32_t dtype, const void *p, int64_t i)
 {
     if (dtype == TURBO_F32) {
         float f;
@@ -18,15 +19,36 @@ static float element(int32_t dtype, const void *p, int64_t i)
     return dtype == TURBO_F16 ? turbok_f16_to_f32(h) : turbok_bf16_to_f32(h);
 }
 
-static void gemm_tile(int32_t dtype, const void *w, int64_t ldw, const float *x, int64_t ldx,
-                      int rows, int64_t n, float *acc)
+/* The 64 lanes of step k. */
+static void tile_line(int32_t dtype, const void *w, int64_t ldw, int64_t k, float *v)
 {
-    for (int64_t k = 0; k < n; k++)
-        for (int lane = 0; lane < TURBOK_TILE; lane++) {
-            float v = element(dtype, w, k * ldw + lane);
+    const uint8_t *codes = w;
+    for (int lane = 0; lane < TURBOK_TILE && dtype == TURBO_U8; lane++)
+        v[lane] = (float)codes[k * ldw + lane];
+    for (int lane = 0; lane < TURBOK_TILE && dtype == TURBOK_U4_PAIR; lane++)
+        v[lane] = (float)(codes[k / 2 * ldw + lane] >> 4 * (k % 2) & 15);
+    for (int lane = 0; lane < TURBOK_TILE && dtype == TURBOK_U4_SPLIT; lane++)
+        v[lane] = (float)(codes[k * ldw / 2 + lane % 32] >> 4 * (lane / 32) & 15);
+    if (dtype == TURBO_BF16)
+        for (int lane = 0; lane < TURBOK_TILE; lane++)
+            v[lane] = element(TURBO_BF16, w, k * ldw + lane);
+    else if (dtype <= TURBO_F16)
+        for (int lane = 0; lane < TURBOK_TILE; lane++)
+            v[lane] = element(dtype, w, k * ldw + lane);
+}
+
+static void gemm_tile(int32_t dtype, const void *w, int64_t ldw, const float *x, int64_t ldx,
+                      int rows, int64_t n, float *acc, const void *ahead)
+{
+    (void)ahead;
+    for (int64_t k = 0; k < n; k++) {
+        float v[TURBOK_TILE];
+        tile_line(dtype, w, ldw, k, v);
+        for (int lane = 0; lane < TURBOK_TILE; lane++)
             for (int r = 0; r < rows; r++)
-                acc[r * TURBOK_TILE + lane] = fmaf(x[r * ldx + k], v, acc[r * TURBOK_TILE + lane]);
-        }
+                acc[r * TURBOK_TILE + lane] =
+                    fmaf(x[r * ldx + k], v[lane], acc[r * TURBOK_TILE + lane]);
+    }
 }
 
 static void rmsnorm(float *h, const float *delta, const float *w, float eps, int64_t n, float *out)
@@ -120,6 +142,37 @@ static float softmax(float *s, int64_t n, float scale, float *m)
     return sum;
 }
 
+static void quantize(int bits, const float *in, int64_t n, uint8_t *codes, uint16_t par[2])
+{
+    float top = bits == 8 ? 255.0f : 15.0f, lo = in[0], hi = in[0];
+    bool finite = true;
+    for (int64_t i = 0; i < n; i++) {
+        lo = in[i] < lo ? in[i] : lo;
+        hi = in[i] > hi ? in[i] : hi;
+        finite &= in[i] - in[i] == 0.0f;
+    }
+    turbok_quant q = turbok_quant_of(lo, hi, finite, top);
+    for (int64_t i = 0; i < n; i++)
+        codes[i] = turbok_quant_flat(&q) ? 0 : turbok_quant_code(&q, in[i], top);
+    memcpy(par, q.par, sizeof q.par);
+}
+
+static void scores(float *s, const float *scale, const float *zero, float qsum)
+{
+    for (int j = 0; j < TURBOK_TILE; j++)
+        s[j] = fmaf(s[j], scale[j], qsum * zero[j]);
+}
+
+static float weights(float *p, int64_t n, const float *scale, const float *zero)
+{
+    float sum = 0;
+    for (int64_t j = 0; j < n; j++) {
+        sum = fmaf(p[j], zero[j], sum);
+        p[j] *= scale[j];
+    }
+    return sum;
+}
+
 const turbok_prim turbok_prim_scalar = {
     .name = "scalar",
     .gemm_tile = gemm_tile,
@@ -130,4 +183,7 @@ const turbok_prim turbok_prim_scalar = {
     .widen = widen,
     .narrow = narrow,
     .softmax = softmax,
+    .quantize = quantize,
+    .scores = scores,
+    .weights = weights,
 };

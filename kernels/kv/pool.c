@@ -1,6 +1,7 @@
 /* kernels/kv/pool.c: the KV region, its free list and reference counts.
  * Block b holds, for each layer: K as [K,D,block_tokens], then V as [K,block_tokens,D]. Keys lie
- * transposed so that the scores of 64 keys are 64 lanes of one multiply-add, read in place. */
+ * transposed so that the scores of 64 keys are 64 lanes of one multiply-add, read in place. With
+ * quantised types a plane (K or V of one layer and head) is laid out by kv/quant.c. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -12,7 +13,20 @@ static bool good_dims(const turbok_kv_dims *d)
     return d->n_layers >= 1 && d->n_layers <= 4096 && d->n_kv >= 1 && d->n_kv <= 4096 &&
            d->head_dim >= 1 && d->head_dim <= 4096 && d->block_tokens >= 8 &&
            d->block_tokens <= 1024 && d->block_tokens % 8 == 0 &&
-           (d->dtype == TURBO_F32 || d->dtype == TURBO_F16 || d->dtype == TURBO_BF16);
+           (d->dtype == TURBO_F32 || d->dtype == TURBO_F16 || d->dtype == TURBO_BF16 ||
+            d->dtype == TURBOK_KV_INT8 || (d->dtype == TURBOK_KV_INT4 && d->head_dim % 2 == 0));
+}
+
+const char *turbok_kv_type_name(int32_t dtype)
+{
+    switch (dtype) {
+    case TURBO_F32: return "f32";
+    case TURBO_F16: return "f16";
+    case TURBO_BF16: return "bf16";
+    case TURBOK_KV_INT8: return "int8";
+    case TURBOK_KV_INT4: return "int4";
+    default: return "?";
+    }
 }
 
 uint64_t turbok_kv_block_bytes(const turbok_kv_dims *d)
@@ -20,11 +34,22 @@ uint64_t turbok_kv_block_bytes(const turbok_kv_dims *d)
     uint64_t n = 2;
     if (!good_dims(d) || __builtin_mul_overflow(n, (uint64_t)d->n_layers, &n) ||
         __builtin_mul_overflow(n, (uint64_t)d->n_kv, &n) ||
-        __builtin_mul_overflow(n, (uint64_t)d->head_dim, &n) ||
-        __builtin_mul_overflow(n, (uint64_t)d->block_tokens, &n) ||
-        __builtin_mul_overflow(n, (uint64_t)turbok_dtype_size(d->dtype), &n))
+        __builtin_mul_overflow(n, (uint64_t)turbok_kv_plane_bytes(d), &n))
         return 0;
     return n;
+}
+
+/* Reference counts and free list. */
+static size_t lists_bytes(int32_t n_blocks)
+{
+    return 2 * (size_t)n_blocks * sizeof(int32_t);
+}
+
+uint64_t turbok_kv_index_bytes(const turbok_kv_dims *d, int32_t n_blocks, bool prefix)
+{
+    if (!good_dims(d) || n_blocks < 1)
+        return 0;
+    return lists_bytes(n_blocks) + (prefix ? turbok_prefix_bytes(n_blocks, d->block_tokens) : 0);
 }
 
 turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, int32_t n_blocks,
@@ -41,16 +66,14 @@ turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, in
         return st;
     turbok_kv_pool *p = calloc(1, sizeof *p);
     if (p) {
-        p->refs = calloc((size_t)n_blocks, sizeof *p->refs);
-        p->free_list = calloc((size_t)n_blocks, sizeof *p->free_list);
+        p->refs = calloc(1, lists_bytes(n_blocks));
         /* Pages are taken when they are first written; the size was measured to fit before. */
         p->map = mmap(NULL, total, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     }
-    if (!p || !p->refs || !p->free_list || p->map == MAP_FAILED) {
+    if (!p || !p->refs || p->map == MAP_FAILED) {
         if (p) {
             free(p->refs);
-            free(p->free_list);
             if (p->map && p->map != MAP_FAILED)
                 munmap(p->map, total);
         }
@@ -59,7 +82,11 @@ turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, in
                            (unsigned long long)(total >> 20));
     }
     madvise(p->map, total, MADV_HUGEPAGE); /* advice: fewer TLB misses when it is taken */
+    d->mem[TURBOK_MEM_KV] += total;
+    d->mem[TURBOK_MEM_KV_INDEX] += lists_bytes(n_blocks);
+    p->device = d;
     p->dims = *dims;
+    p->free_list = p->refs + n_blocks;
     p->n_blocks = p->n_free = n_blocks;
     p->block_bytes = block;
     p->map_bytes = total;
@@ -74,9 +101,10 @@ void turbok_kv_pool_free(turbok_kv_pool *p)
     if (!p)
         return;
     munmap(p->map, p->map_bytes);
+    p->device->mem[TURBOK_MEM_KV] -= p->map_bytes;
     turbok_prefix_free(p);
     free(p->refs);
-    free(p->free_list);
+    p->device->mem[TURBOK_MEM_KV_INDEX] -= lists_bytes(p->n_blocks);
     free(p);
 }
 
@@ -144,7 +172,7 @@ char *turbok_kv_plane(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t
     const turbok_kv_dims *d = &p->dims;
     size_t row = ((size_t)layer * 2 + value) * (size_t)d->n_kv + (size_t)head;
     return p->map + (size_t)t->blocks[pos / d->block_tokens] * p->block_bytes +
-           row * (size_t)d->block_tokens * (size_t)d->head_dim * turbok_dtype_size(d->dtype);
+           row * turbok_kv_plane_bytes(d);
 }
 
 void turbok_kv_write(const turbok_prim *prim, const turbok_kv_pool *p, const turbok_kv_table *t,
@@ -154,6 +182,10 @@ void turbok_kv_write(const turbok_prim *prim, const turbok_kv_pool *p, const tur
     char *plane = turbok_kv_plane(p, t, layer, value, head, pos);
     size_t es = turbok_dtype_size(p->dims.dtype), bt = (size_t)p->dims.block_tokens;
     size_t slot = (size_t)pos % bt, D = (size_t)p->dims.head_dim;
+    if (turbok_kv_coded(p->dims.dtype)) {
+        turbok_kv_code(prim, &p->dims, plane, value, (int32_t)slot, in, (uint8_t *)tmp);
+        return;
+    }
     if (value) {
         prim->narrow(p->dims.dtype, in, (int64_t)D, plane + slot * D * es);
         return;
@@ -170,12 +202,19 @@ void turbok_kv_write(const turbok_prim *prim, const turbok_kv_pool *p, const tur
 void turbok_kv_read(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t layer, int32_t pos,
                     bool value, float *out)
 {
-    size_t es = turbok_dtype_size(p->dims.dtype), bt = (size_t)p->dims.block_tokens;
-    size_t slot = (size_t)pos % bt, D = (size_t)p->dims.head_dim;
-    for (int32_t h = 0; h < p->dims.n_kv; h++)
+    const turbok_kv_dims *d = &p->dims;
+    const turbok_prim *prim = &turbok_prim_scalar;
+    size_t bt = (size_t)d->block_tokens, slot = (size_t)pos % bt, D = (size_t)d->head_dim;
+    for (int32_t h = 0; h < d->n_kv; h++, out += D) {
+        const char *plane = turbok_kv_plane(p, t, layer, value, h, pos);
+        if (turbok_kv_coded(d->dtype)) {
+            turbok_kv_row(d, plane, value, (int32_t)slot, out);
+            continue;
+        }
         for (size_t i = 0; i < D; i++)
-            turbok_prim_scalar.widen(p->dims.dtype,
-                                     turbok_kv_plane(p, t, layer, value, h, pos) +
-                                         (value ? slot * D + i : i * bt + slot) * es,
-                                     1, out + (size_t)h * D + i);
+            prim->widen(d->dtype,
+                        plane +
+                            (value ? slot * D + i : i * bt + slot) * turbok_dtype_size(d->dtype),
+                        1, out + i);
+    }
 }

@@ -19,24 +19,40 @@
 #define NONE (-1)
 #define MAX_LOOK 16 /* entries behind one parent that a tail is compared with */
 
+/* Buckets of each of the two tables. */
+static size_t buckets_for(int32_t n_blocks)
+{
+    size_t buckets = 16;
+    while (buckets < 2 * (size_t)n_blocks)
+        buckets *= 2;
+    return buckets;
+}
+
+/* Entries, tokens and the two tables lie in one piece of memory, in this order. */
+uint64_t turbok_prefix_bytes(int32_t n_blocks, int32_t block_tokens)
+{
+    uint64_t n = (uint64_t)n_blocks;
+    return n * sizeof(turbok_entry) +
+           (n * (uint64_t)block_tokens + 2 * buckets_for(n_blocks)) * sizeof(int32_t);
+}
+
 turbo_status turbok_kv_prefix_enable(turbok_kv_pool *p, turbo_err *err)
 {
-    size_t n = (size_t)p->n_blocks, buckets = 16;
-    while (buckets < 2 * n)
-        buckets *= 2;
+    size_t n = (size_t)p->n_blocks, buckets = buckets_for(p->n_blocks);
+    uint64_t bytes = turbok_prefix_bytes(p->n_blocks, p->dims.block_tokens);
     turbok_prefix *x = calloc(1, sizeof *x);
-    if (x) {
-        x->entries = calloc(n, sizeof *x->entries);
-        x->tokens = calloc(n * (size_t)p->dims.block_tokens, sizeof *x->tokens);
-        x->by_key = calloc(buckets, sizeof *x->by_key);
-        x->by_parent = calloc(buckets, sizeof *x->by_parent);
-    }
+    if (x)
+        x->entries = calloc(1, bytes);
     p->prefix = x;
-    if (!x || !x->entries || !x->tokens || !x->by_key || !x->by_parent) {
+    if (!x || !x->entries) {
         turbok_prefix_free(p);
         return turbok_fail(err, TURBO_ENOMEM, "no memory for the prefix cache of %d blocks",
                            p->n_blocks);
     }
+    p->device->mem[TURBOK_MEM_KV_INDEX] += bytes;
+    x->tokens = (int32_t *)(void *)(x->entries + n);
+    x->by_key = x->tokens + n * (size_t)p->dims.block_tokens;
+    x->by_parent = x->by_key + buckets;
     memset(x->by_key, 0xff, buckets * sizeof *x->by_key);
     memset(x->by_parent, 0xff, buckets * sizeof *x->by_parent);
     x->mask = buckets - 1;
@@ -53,10 +69,10 @@ void turbok_prefix_free(turbok_kv_pool *p)
     turbok_prefix *x = p->prefix;
     if (!x)
         return;
+    if (x->entries)
+        p->device->mem[TURBOK_MEM_KV_INDEX] -=
+            turbok_prefix_bytes(p->n_blocks, p->dims.block_tokens);
     free(x->entries);
-    free(x->tokens);
-    free(x->by_key);
-    free(x->by_parent);
     free(x);
     p->prefix = NULL;
 }

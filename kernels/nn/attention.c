@@ -4,7 +4,11 @@
  * the block size and however a prompt was cut: the bits of a row depend on its position and cache
  * only. A work item is one KV head and up to 64 query rows of one sequence (tokens times the heads
  * that share the KV head), so that a chunk of K and V is read once for all of them. Scores and sums
- * run on the primitive of the linear layers, in place where the block size allows it. */
+ * run on the primitive of the linear layers, in place where the block size allows it.
+ *
+ * Of a quantised cache the codes themselves are multiplied: with k = scale u + zero,
+ *   q.k = scale (q.u) + zero sum(q)   and   sum p v = sum (p scale) u + sum(p zero),
+ * so a code costs one conversion and scale and zero are applied once a key instead of once an element. */
 #include <math.h>
 #include <string.h>
 
@@ -47,49 +51,119 @@ static int32_t first_key(const turbo_attn *a, int32_t pos)
  * Only tokens before `to` have been written. */
 typedef struct chunk {
     const char *data;
-    int32_t dtype;
+    int32_t dtype; /* as gemm_tile takes it */
     int64_t ld;
+    float *scale, *zero; /* of codes, [64] and room for 64 more; NULL: numbers */
+    const char
+        *next; /* where the chunk behind this one lies, NULL when it is copied or there is none */
 } chunk;
 
-static chunk fetch_keys(const attn_job *j, const attn_item *it, int32_t from, int32_t to, float *tmp)
+/* What the cache holds, as gemm_tile reads it. */
+static int32_t tile_type(int32_t dtype, bool value)
+{
+    if (dtype == TURBOK_KV_INT4)
+        return value ? TURBOK_U4_SPLIT : TURBOK_U4_PAIR;
+    return dtype == TURBOK_KV_INT8 ? TURBO_U8 : dtype;
+}
+
+/* Scales and zeros of tokens from .. to-1. */
+static void fetch_params(const attn_job *j, const attn_item *it, bool value, int32_t from,
+                         int32_t to, float *scale, float *zero)
+{
+    const turbok_kv_pool *p = j->b->kv->pool;
+    int32_t bt = p->dims.block_tokens, n;
+    for (; from < to; from += n, scale += n, zero += n) {
+        n = bt - from % bt < to - from ? bt - from % bt : to - from;
+        turbok_kv_params(j->x->prim, &p->dims,
+                         turbok_kv_plane(p, j->b->kv->tables[it->seq], j->a->layer, value,
+                                         it->kv_head, from),
+                         from % bt, n, scale, zero);
+    }
+}
+
+/* Where the chunk that begins at token `from` can be read in the cache itself, or NULL. */
+static const char *in_place(const attn_job *j, const attn_item *it, bool value, int32_t from)
+{
+    const turbok_kv_pool *p = j->b->kv->pool;
+    int32_t bt = p->dims.block_tokens, D = j->a->head_dim, type = tile_type(p->dims.dtype, value);
+    if (bt % TURBOK_CHUNK || (value && D % TURBOK_TILE))
+        return NULL;
+    size_t slot = (size_t)(from % bt), per = (size_t)(value ? D : 1);
+    return turbok_kv_plane(p, j->b->kv->tables[it->seq], j->a->layer, value, it->kv_head, from) +
+           (type == TURBOK_U4_PAIR ? slot : turbok_bytes(type, slot * per));
+}
+
+static chunk fetch_keys(const attn_job *j, const attn_item *it, int32_t from, int32_t to,
+                        turbok_scratch *s)
 {
     const turbok_kv_pool *p = j->b->kv->pool;
     const turbok_kv_table *t = j->b->kv->tables[it->seq];
     int32_t bt = p->dims.block_tokens, D = j->a->head_dim, start = from;
-    size_t es = turbok_dtype_size(p->dims.dtype);
-    if (bt % TURBOK_CHUNK == 0)
-        return (chunk){turbok_kv_plane(p, t, j->a->layer, false, it->kv_head, from) +
-                           (size_t)(from % bt) * es, p->dims.dtype, bt};
+    bool coded = turbok_kv_coded(p->dims.dtype);
+    size_t es = coded ? 1 : turbok_dtype_size(p->dims.dtype); /* bytes from a token to the next */
+    float *tmp = s->k;
+    chunk c = {.dtype = tile_type(p->dims.dtype, false), .ld = bt};
+    if (coded) {
+        c.scale = s->par;
+        c.zero = s->par + 2 * TURBOK_CHUNK;
+        fetch_params(j, it, false, from, to, c.scale, c.zero);
+    }
+    c.data = in_place(j, it, false, from);
+    if (c.data)
+        return c;
     memset(tmp, 0, (size_t)D * TURBOK_CHUNK * sizeof *tmp);
     while (from < to) {
         int32_t end = (from / bt + 1) * bt;
         end = end < to ? end : to;
         const char *plane = turbok_kv_plane(p, t, j->a->layer, false, it->kv_head, from);
-        for (int32_t i = 0; i < D; i++)
-            j->x->prim->widen(p->dims.dtype, plane + ((size_t)i * (size_t)bt + (size_t)(from % bt)) * es,
-                              end - from, tmp + i * TURBOK_CHUNK + (from - start));
+        for (int32_t i = 0; i < D; i++) {
+            float *to_row = tmp + i * TURBOK_CHUNK + (from - start);
+            if (coded)
+                turbok_kv_key_codes(&p->dims, plane, i, from % bt, end - from, to_row);
+            else
+                j->x->prim->widen(p->dims.dtype,
+                                  plane + ((size_t)i * (size_t)bt + (size_t)(from % bt)) * es,
+                                  end - from, to_row);
+        }
         from = end;
     }
-    return (chunk){(const char *)tmp, TURBO_F32, TURBOK_CHUNK};
+    c.data = (const char *)tmp;
+    c.dtype = TURBO_F32;
+    c.ld = TURBOK_CHUNK;
+    return c;
 }
 
 static chunk fetch_values(const attn_job *j, const attn_item *it, int32_t from, int32_t to,
-                          float *tmp)
+                          turbok_scratch *s)
 {
     const turbok_kv_pool *p = j->b->kv->pool;
     const turbok_kv_table *t = j->b->kv->tables[it->seq];
     int32_t bt = p->dims.block_tokens, D = j->a->head_dim;
-    size_t es = turbok_dtype_size(p->dims.dtype), Dp = (size_t)tiles_of(D) * TURBOK_TILE;
-    const char *plane = turbok_kv_plane(p, t, j->a->layer, true, it->kv_head, from);
-    if (bt % TURBOK_CHUNK == 0 && D % TURBOK_TILE == 0)
-        return (chunk){plane + (size_t)(from % bt) * (size_t)D * es, p->dims.dtype, D};
-    float *row = tmp;
+    size_t Dp = (size_t)tiles_of(D) * TURBOK_TILE;
+    chunk c = {.dtype = tile_type(p->dims.dtype, true), .ld = D};
+    if (turbok_kv_coded(p->dims.dtype)) {
+        c.scale = s->par + 4 * TURBOK_CHUNK;
+        c.zero = s->par + 6 * TURBOK_CHUNK;
+        fetch_params(j, it, true, from, to, c.scale, c.zero);
+    }
+    c.data = in_place(j, it, true, from);
+    if (c.data)
+        return c;
+    float *row = s->v;
     for (; from < to; from++, row += Dp) {
-        plane = turbok_kv_plane(p, t, j->a->layer, true, it->kv_head, from);
-        j->x->prim->widen(p->dims.dtype, plane + (size_t)(from % bt) * (size_t)D * es, D, row);
+        const char *plane = turbok_kv_plane(p, t, j->a->layer, true, it->kv_head, from);
+        if (c.scale)
+            turbok_kv_value_codes(&p->dims, plane, from % bt, row);
+        else
+            j->x->prim->widen(p->dims.dtype,
+                              plane + turbok_bytes(c.dtype, (size_t)(from % bt) * (size_t)D), D,
+                              row);
         memset(row + D, 0, (Dp - (size_t)D) * sizeof *row);
     }
-    return (chunk){(const char *)tmp, TURBO_F32, (int64_t)Dp};
+    c.data = (const char *)s->v;
+    c.dtype = TURBO_F32;
+    c.ld = (int64_t)Dp;
+    return c;
 }
 
 /* Up to 6 query rows, all of which see the keys [lo, hi) of a chunk. */
@@ -100,25 +174,31 @@ static void rows_chunk(const attn_job *j, turbok_scratch *s, int32_t row, int ro
     int32_t D = j->a->head_dim;
     float *sc = s->s + row * TURBOK_CHUNK;
     memset(sc, 0, (size_t)rows * TURBOK_CHUNK * sizeof *sc);
-    prim->gemm_tile(k.dtype, k.data, k.ld, s->q + (size_t)row * (size_t)D, D, rows, D, sc);
+    prim->gemm_tile(k.dtype, k.data, k.ld, s->q + (size_t)row * (size_t)D, D, rows, D, sc, k.next);
     for (int r = 0; r < rows; r++) {
         float before = s->m[row + r], *sr = sc + r * TURBOK_CHUNK;
+        if (k.scale)
+            prim->scores(sr, k.scale, k.zero, s->qsum[row + r]);
         if (lo)
             memmove(sr, sr + lo, (size_t)(hi - lo) * sizeof *sr);
         float sum = prim->softmax(sr, hi - lo, j->a->scale, &s->m[row + r]);
         float shrink = before > -INFINITY ? expf(before - s->m[row + r]) : 0.0f;
         s->l[row + r] = s->l[row + r] * shrink + sum;
+        if (v.scale)
+            s->z[row + r] =
+                s->z[row + r] * shrink + prim->weights(sr, hi - lo, v.scale + lo, v.zero + lo);
         for (int32_t c = 0; c < tiles_of(D) && shrink < 1; c++) {
             float *acc = s->acc + (c * TURBOK_QROWS + row + r) * TURBOK_TILE;
             for (int i = 0; i < TURBOK_TILE; i++)
                 acc[i] *= shrink;
         }
     }
-    size_t es = turbok_dtype_size(v.dtype);
-    for (int32_t c = 0; c < tiles_of(D); c++)
-        prim->gemm_tile(v.dtype, v.data + (size_t)(lo * v.ld + c * TURBOK_TILE) * es, v.ld, sc,
-                        TURBOK_CHUNK, rows, hi - lo,
-                        s->acc + (c * TURBOK_QROWS + row) * TURBOK_TILE);
+    for (int32_t c = 0; c < tiles_of(D); c++) {
+        size_t at = turbok_bytes(v.dtype, (size_t)(lo * v.ld + c * TURBOK_TILE));
+        prim->gemm_tile(v.dtype, v.data + at, v.ld, sc, TURBOK_CHUNK, rows, hi - lo,
+                        s->acc + (c * TURBOK_QROWS + row) * TURBOK_TILE,
+                        v.next ? v.next + at : NULL);
+    }
 }
 
 /* The keys of chunk c that token t of the batch sees, relative to the chunk. */
@@ -141,9 +221,21 @@ static void item_chunk(const attn_job *j, const attn_item *it, turbok_scratch *s
             if (lo2 != lo || hi2 != hi)
                 break;
         }
-        if (lo < hi)
-            rows_chunk(j, s, r, n, lo, hi, k, v);
+        if (lo >= hi)
+            continue;
+        rows_chunk(j, s, r, n, lo, hi, k, v);
+        k.next = v.next = NULL; /* once is enough */
     }
+}
+
+/* Eight chains in a fixed order: the same on every instruction set. */
+static float sum_of(const float *q, int32_t D)
+{
+    float part[8] = {0};
+    for (int32_t i = 0; i < D; i++)
+        part[i % 8] += q[i];
+    return ((part[0] + part[4]) + (part[2] + part[6])) +
+           ((part[1] + part[5]) + (part[3] + part[7]));
 }
 
 static void run_item(const attn_job *j, const attn_item *it, turbok_scratch *s)
@@ -154,26 +246,32 @@ static void run_item(const attn_job *j, const attn_item *it, turbok_scratch *s)
     int32_t begin = first_key(a, j->b->positions[it->t0]) / TURBOK_CHUNK * TURBOK_CHUNK;
     for (int32_t r = 0; r < rows; r++) {
         s->m[r] = -INFINITY;
-        s->l[r] = 0;
+        s->l[r] = s->z[r] = 0;
         size_t at = (size_t)(it->t0 + r / it->heads) * (size_t)a->n_heads +
                     (size_t)(it->head0 + r % it->heads);
         memcpy(s->q + (size_t)r * (size_t)D, j->q + at * (size_t)D, (size_t)D * sizeof *s->q);
+        s->qsum[r] = sum_of(s->q + (size_t)r * (size_t)D, D);
     }
     for (int32_t c = 0; c < tiles_of(D); c++)
         memset(s->acc + c * TURBOK_QROWS * TURBOK_TILE, 0,
                (size_t)rows * TURBOK_TILE * sizeof *s->acc);
     for (int32_t c = begin; c <= last; c += TURBOK_CHUNK) {
         int32_t end = c + TURBOK_CHUNK < last + 1 ? c + TURBOK_CHUNK : last + 1;
-        chunk k = fetch_keys(j, it, c, end, s->k), v = fetch_values(j, it, c, end, s->v);
+        chunk k = fetch_keys(j, it, c, end, s), v = fetch_values(j, it, c, end, s);
+        if (c + TURBOK_CHUNK <= last) {
+            k.next = in_place(j, it, false, c + TURBOK_CHUNK);
+            v.next = in_place(j, it, true, c + TURBOK_CHUNK);
+        }
         item_chunk(j, it, s, c, k, v);
     }
     for (int32_t r = 0; r < rows; r++) {
         size_t at = (size_t)(it->t0 + r / it->heads) * (size_t)a->n_heads +
                     (size_t)(it->head0 + r % it->heads);
-        float inv = 1.0f / s->l[r];
+        float inv = 1.0f / s->l[r], z = s->z[r];
         for (int32_t i = 0; i < D; i++)
             j->out[at * (size_t)D + (size_t)i] =
-                s->acc[(i / TURBOK_TILE * TURBOK_QROWS + r) * TURBOK_TILE + i % TURBOK_TILE] * inv;
+                (s->acc[(i / TURBOK_TILE * TURBOK_QROWS + r) * TURBOK_TILE + i % TURBOK_TILE] + z) *
+                inv;
     }
 }
 

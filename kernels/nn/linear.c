@@ -8,6 +8,7 @@
 #include "internal.h"
 
 #define ROWS 48     /* activation rows that share a pass over a tile; a multiple of 6 */
+#define AHEAD 1024 /* bytes fetched before they are used: tiles lie one behind the other */
 #define PIECE 1024  /* k of one piece: 64 * 1024 * 2 bytes = 128 KiB of bf16 */
 
 typedef struct linear_job {
@@ -31,8 +32,9 @@ static void tile_times(const turbok_prim *prim, const turbo_linear *w, int64_t t
         int64_t n = w->in - k < PIECE ? w->in - k : PIECE;
         for (int64_t r = 0; r < rows; r += TURBOK_TILE_ROWS) {
             int64_t m = rows - r < TURBOK_TILE_ROWS ? rows - r : TURBOK_TILE_ROWS;
-            prim->gemm_tile(w->dtype, tile + (size_t)k * TURBOK_TILE * es, TURBOK_TILE,
-                            in + r * w->in + k, w->in, (int)m, n, acc + r * TURBOK_TILE);
+            const char *at = tile + (size_t)k * TURBOK_TILE * es;
+            prim->gemm_tile(w->dtype, at, TURBOK_TILE, in + r * w->in + k, w->in, (int)m, n,
+                            acc + r * TURBOK_TILE, at + AHEAD);
         }
     }
     if (w->bias)

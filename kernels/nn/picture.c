@@ -53,7 +53,8 @@ static void rows_chunk(const full_job *j, turbok_scratch *s, int32_t row, int ro
     int32_t D = j->D, Dp = tiles_of(D) * TURBOK_TILE;
     float *sc = s->s + row * TURBOK_CHUNK;
     memset(sc, 0, (size_t)rows * TURBOK_CHUNK * sizeof *sc);
-    prim->gemm_tile(TURBO_F32, s->k, TURBOK_CHUNK, s->q + (size_t)row * (size_t)D, D, rows, D, sc);
+    prim->gemm_tile(TURBO_F32, s->k, TURBOK_CHUNK, s->q + (size_t)row * (size_t)D, D, rows, D, sc,
+                    NULL);
     for (int r = 0; r < rows; r++) {
         float before = s->m[row + r];
         float sum = prim->softmax(sc + r * TURBOK_CHUNK, n, j->scale, &s->m[row + r]);
@@ -67,7 +68,7 @@ static void rows_chunk(const full_job *j, turbok_scratch *s, int32_t row, int ro
     }
     for (int32_t c = 0; c < tiles_of(D); c++)
         prim->gemm_tile(TURBO_F32, s->v + c * TURBOK_TILE, Dp, sc, TURBOK_CHUNK, rows, n,
-                        s->acc + (c * TURBOK_QROWS + row) * TURBOK_TILE);
+                        s->acc + (c * TURBOK_QROWS + row) * TURBOK_TILE, NULL);
 }
 
 static void run_item(const full_job *j, int64_t n, int32_t h, int32_t t0, int32_t t1,

@@ -115,12 +115,38 @@ static turbo_status check_spec(const turbo_rope_spec *s, turbo_err *err)
     return TURBO_OK;
 }
 
+static int32_t table_len(const turbo_rope_spec *s)
+{
+    return s->max_position < TABLE_MAX ? s->max_position : TABLE_MAX;
+}
+
+/* Floats of a table of one handle: cosines or sines. */
+static size_t table_floats(const turbo_rope_spec *s)
+{
+    return (size_t)table_len(s) * (size_t)(s->dim / 2);
+}
+
+/* A plugin of an older ABI has a shorter spec: what it does not know is 0. */
+static turbo_rope_spec known_spec(const turbo_rope_spec *theirs)
+{
+    turbo_rope_spec known = {0};
+    memcpy(&known, theirs, theirs->size < sizeof known ? theirs->size : sizeof known);
+    return known;
+}
+
+uint64_t turbok_rope_bytes(const turbo_rope_spec *theirs)
+{
+    const turbo_rope_spec s = known_spec(theirs);
+    if (check_spec(&s, NULL))
+        return 0;
+    return turbok_alloc_size((size_t)(s.dim / 2) * sizeof(float)) +
+           2 * (uint64_t)turbok_alloc_size(table_floats(&s) * sizeof(float));
+}
+
 turbo_status turbok_rope_new(turbok_device *d, const turbo_rope_spec *theirs, turbo_rope **out,
                              turbo_err *err)
 {
-    turbo_rope_spec known = {0}; /* a plugin of an older ABI has a shorter one */
-    const turbo_rope_spec *spec = &known;
-    memcpy(&known, theirs, theirs->size < sizeof known ? theirs->size : sizeof known);
+    const turbo_rope_spec known = known_spec(theirs), *spec = &known;
     turbo_status st = check_spec(spec, err);
     if (st)
         return st;
@@ -129,11 +155,11 @@ turbo_status turbok_rope_new(turbok_device *d, const turbo_rope_spec *theirs, tu
         return turbok_fail(err, TURBO_ENOMEM, "no memory for RoPE");
     r->spec = *spec;
     r->scale = cos_sin_scale(spec);
-    r->table_len = spec->max_position < TABLE_MAX ? spec->max_position : TABLE_MAX;
-    size_t half = (size_t)spec->dim / 2, n = (size_t)r->table_len * half;
-    r->inv = calloc(half, sizeof(float));
-    r->cosine = calloc(n, sizeof(float));
-    r->sine = calloc(n, sizeof(float));
+    r->table_len = table_len(spec);
+    size_t half = (size_t)spec->dim / 2, n = table_floats(spec);
+    r->inv = turbok_alloc(d, TURBOK_MEM_ROPE, half * sizeof(float));
+    r->cosine = turbok_alloc(d, TURBOK_MEM_ROPE, n * sizeof(float));
+    r->sine = turbok_alloc(d, TURBOK_MEM_ROPE, n * sizeof(float));
     if (!r->inv || !r->cosine || !r->sine) {
         turbok_rope_free(d, r);
         return turbok_fail(err, TURBO_ENOMEM, "no memory for RoPE tables");
@@ -151,12 +177,12 @@ turbo_status turbok_rope_new(turbok_device *d, const turbo_rope_spec *theirs, tu
 
 void turbok_rope_free(turbok_device *d, turbo_rope *r)
 {
-    (void)d;
     if (!r)
         return;
-    free(r->inv);
-    free(r->cosine);
-    free(r->sine);
+    size_t n = table_floats(&r->spec) * sizeof(float);
+    turbok_release(d, TURBOK_MEM_ROPE, r->inv, (size_t)(r->spec.dim / 2) * sizeof(float));
+    turbok_release(d, TURBOK_MEM_ROPE, r->cosine, n);
+    turbok_release(d, TURBOK_MEM_ROPE, r->sine, n);
     free(r);
 }
 

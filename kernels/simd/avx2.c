@@ -6,6 +6,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/quant.h"
+
 #define VW 8
 #define NV 2
 
@@ -25,6 +27,24 @@ LOCAL __m256 load_bf16(const char *p)
 LOCAL __m256 load_f16(const char *p)
 {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+LOCAL __m256i bytes(const char *p)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+}
+
+LOCAL __m256 load_u8(const char *p)
+{
+    return _mm256_cvtepi32_ps(bytes(p));
+}
+
+/* The low or the high nibbles. */
+LOCAL __m256 load_u4(const char *p, int high)
+{
+    __m256i b = bytes(p);
+    return _mm256_cvtepi32_ps(high ? _mm256_srli_epi32(b, 4)
+                                   : _mm256_and_si256(b, _mm256_set1_epi32(15)));
 }
 
 LOCAL void store_f16(char *p, __m256 v)
@@ -57,5 +77,8 @@ const turbok_prim turbok_prim_avx2 = {
     .widen = widen,
     .narrow = narrow,
     .softmax = softmax,
+    .quantize = quantize,
+    .scores = scores,
+    .weights = weights,
 };
 #endif

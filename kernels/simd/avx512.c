@@ -6,6 +6,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/quant.h"
+
 #define VW 16
 #define NV 4
 
@@ -25,6 +27,24 @@ LOCAL __m512 load_bf16(const char *p)
 LOCAL __m512 load_f16(const char *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+
+LOCAL __m512i bytes(const char *p)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+LOCAL __m512 load_u8(const char *p)
+{
+    return _mm512_cvtepi32_ps(bytes(p));
+}
+
+/* The low or the high nibbles, out of a table: it looks at the low 4 bits of a lane only. */
+LOCAL __m512 load_u4(const char *p, int high)
+{
+    const __m512 digits = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512i b = bytes(p);
+    return _mm512_permutexvar_ps(high ? _mm512_srli_epi32(b, 4) : b, digits);
 }
 
 LOCAL void store_f16(char *p, __m512 v)
@@ -55,5 +75,8 @@ const turbok_prim turbok_prim_avx512 = {
     .widen = widen,
     .narrow = narrow,
     .softmax = softmax,
+    .quantize = quantize,
+    .scores = scores,
+    .weights = weights,
 };
 #endif

@@ -41,78 +41,98 @@ ALWAYS vf load_as(int32_t dtype, const char *w, int64_t i)
     return dtype == TURBO_F16 ? load_f16(w + 2 * i) : load_bf16(w + 2 * i);
 }
 
-/* rows x nv vectors over n steps of k. All three are constants where this is called. The order of k
- * is the same for every number of rows: that is what makes results independent of the batch. */
-ALWAYS void tile_block(int32_t dtype, const char *w, int64_t ldw, const float *x, int64_t ldx,
-                       int rows, int nv, bool first, int64_t n, float *acc)
+/* VW lanes of step k of a tile, from `lane` on. For codes of 4 bits k%2 and lane/32 are constants. */
+ALWAYS vf weight(int32_t dtype, const char *w, int64_t ldw, int64_t k, int half, int lane)
 {
+    if (dtype == TURBO_U8)
+        return load_u8(w + k * ldw + lane);
+    if (dtype == TURBOK_U4_PAIR)
+        return load_u4(w + (size_t)k / 2 * (size_t)ldw + lane, half);
+    if (dtype == TURBOK_U4_SPLIT)
+        return load_u4(w + (size_t)(k * ldw) / 2 + lane % 32, lane / 32);
+    return load_as(dtype, w, k * ldw + lane);
+}
+
+/* rows x nv vectors, from `lane` on, over n steps of k. All three are constants where this is called.
+ * The order of k is the same for every number of rows: that is what makes results independent of the
+ * batch. */
+ALWAYS void tile_block(int32_t dtype, const char *w, int64_t ldw, const float *x, int64_t ldx,
+                       int rows, int nv, int lane, int64_t n, float *acc, const char *ahead)
+{
+    const int step = dtype == TURBOK_U4_PAIR ? 2 : 1; /* k that one line of the tile holds */
+    const size_t line = turbok_bytes(dtype, (size_t)(step * TURBOK_TILE));
     vf a[TURBOK_TILE_ROWS][TURBOK_TILE / VW];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
         for (int v = 0; v < nv; v++)
-            a[r][v] = load(acc + r * TURBOK_TILE + v * VW);
-    const int64_t ahead = 1024 / (dtype == TURBO_F32 ? 4 : 2);
-    for (int64_t k = 0; k < n; k++) {
-        if (first) /* the matrix is far larger than the caches: whole rows, once */
+            a[r][v] = load(acc + r * TURBOK_TILE + lane + v * VW);
+    for (int64_t k = 0; k < n; k += step) {
+        if (!lane && ahead) /* whole lines, once */
 #pragma GCC unroll 4
-            for (int line = 0; line < TURBOK_TILE; line += dtype == TURBO_F32 ? 16 : 32)
-                __builtin_prefetch(w + (k * ldw + line + ahead) *
-                                           (dtype == TURBO_F32 ? 4 : 2), 0, 3);
-        vf wv[TURBOK_TILE / VW];
-#pragma GCC unroll 8
-        for (int v = 0; v < nv; v++)
-            wv[v] = load_as(dtype, w, k * ldw + v * VW);
-#pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) {
-            vf xv = splat(x[r * ldx + k]);
+            for (size_t at = 0; at < line; at += 64)
+                __builtin_prefetch(ahead + turbok_bytes(dtype, (size_t)(k * ldw)) + at, 0, 3);
+#pragma GCC unroll 2
+        for (int half = 0; half < step; half++) {
+            vf wv[TURBOK_TILE / VW];
 #pragma GCC unroll 8
             for (int v = 0; v < nv; v++)
-                a[r][v] = vfma(xv, wv[v], a[r][v]);
+                wv[v] = weight(dtype, w, ldw, k, half, lane + v * VW);
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++) {
+                vf xv = splat(x[r * ldx + k + half]);
+#pragma GCC unroll 8
+                for (int v = 0; v < nv; v++)
+                    a[r][v] = vfma(xv, wv[v], a[r][v]);
+            }
         }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
         for (int v = 0; v < nv; v++)
-            store(acc + r * TURBOK_TILE + v * VW, a[r][v]);
+            store(acc + r * TURBOK_TILE + lane + v * VW, a[r][v]);
 }
 
 ALWAYS void tile_rows(int32_t dtype, const char *w, int64_t ldw, const float *x, int64_t ldx,
-                      int rows, int64_t n, float *acc)
+                      int rows, int64_t n, float *acc, const void *ahead)
 {
     if (rows == 1) {
-        tile_block(dtype, w, ldw, x, ldx, 1, TURBOK_TILE / VW, true, n, acc);
+        tile_block(dtype, w, ldw, x, ldx, 1, TURBOK_TILE / VW, 0, n, acc, ahead);
         return;
     }
-    tile_block(dtype, w, ldw, x, ldx, rows, NV, true, n, acc);
-    for (int c = NV * VW; c < TURBOK_TILE; c += NV * VW)
-        tile_block(dtype, w + (size_t)c * (dtype == TURBO_F32 ? 4 : 2), ldw, x, ldx, rows, NV, false,
-                   n, acc + c);
+    /* Two rows (decode of a model whose KV heads serve two query heads each) leave registers free, and
+     * too few chains to hide the latency of a multiply-add. */
+    const int nv = rows == 2 && 2 * NV * VW <= TURBOK_TILE ? 2 * NV : NV;
+#pragma GCC unroll 4
+    for (int lane = 0; lane < TURBOK_TILE; lane += nv * VW)
+        tile_block(dtype, w, ldw, x, ldx, rows, nv, lane, n, acc, ahead);
 }
 
 ALWAYS void tile_typed(int32_t dtype, const char *w, int64_t ldw, const float *x, int64_t ldx,
-                       int rows, int64_t n, float *acc)
+                       int rows, int64_t n, float *acc, const void *ahead)
 {
     switch (rows) {
-    case 1: tile_rows(dtype, w, ldw, x, ldx, 1, n, acc); break;
-    case 2: tile_rows(dtype, w, ldw, x, ldx, 2, n, acc); break;
-    case 3: tile_rows(dtype, w, ldw, x, ldx, 3, n, acc); break;
-    case 4: tile_rows(dtype, w, ldw, x, ldx, 4, n, acc); break;
-    case 5: tile_rows(dtype, w, ldw, x, ldx, 5, n, acc); break;
-    default: tile_rows(dtype, w, ldw, x, ldx, 6, n, acc); break;
+    case 1: tile_rows(dtype, w, ldw, x, ldx, 1, n, acc, ahead); break;
+    case 2: tile_rows(dtype, w, ldw, x, ldx, 2, n, acc, ahead); break;
+    case 3: tile_rows(dtype, w, ldw, x, ldx, 3, n, acc, ahead); break;
+    case 4: tile_rows(dtype, w, ldw, x, ldx, 4, n, acc, ahead); break;
+    case 5: tile_rows(dtype, w, ldw, x, ldx, 5, n, acc, ahead); break;
+    default: tile_rows(dtype, w, ldw, x, ldx, 6, n, acc, ahead); break;
     }
 }
 
 static void gemm_tile(int32_t dtype, const void *w, int64_t ldw, const float *x, int64_t ldx,
-                      int rows, int64_t n, float *acc)
+                      int rows, int64_t n, float *acc, const void *ahead)
 {
-    if (dtype == TURBO_BF16)
-        tile_typed(TURBO_BF16, w, ldw, x, ldx, rows, n, acc);
-    else if (dtype == TURBO_F16)
-        tile_typed(TURBO_F16, w, ldw, x, ldx, rows, n, acc);
-    else
-        tile_typed(TURBO_F32, w, ldw, x, ldx, rows, n, acc);
+    switch (dtype) {
+    case TURBO_BF16: tile_typed(TURBO_BF16, w, ldw, x, ldx, rows, n, acc, ahead); break;
+    case TURBO_F16: tile_typed(TURBO_F16, w, ldw, x, ldx, rows, n, acc, ahead); break;
+    case TURBO_U8: tile_typed(TURBO_U8, w, ldw, x, ldx, rows, n, acc, ahead); break;
+    case TURBOK_U4_PAIR: tile_typed(TURBOK_U4_PAIR, w, ldw, x, ldx, rows, n, acc, ahead); break;
+    case TURBOK_U4_SPLIT: tile_typed(TURBOK_U4_SPLIT, w, ldw, x, ldx, rows, n, acc, ahead); break;
+    default: tile_typed(TURBO_F32, w, ldw, x, ldx, rows, n, acc, ahead); break;
+    }
 }
 
 /* Sum of the lanes as a tree of halves. */
@@ -321,6 +341,68 @@ static float softmax(float *s, int64_t n, float scale, float *m)
         vf e = vexp(v[i] - splat(*m));
         acc = acc + e;
         store(s + i * VW, e);
+    }
+    return sum_lanes(acc);
+}
+
+static void quantize(int bits, const float *in, int64_t n, uint8_t *codes, uint16_t par[2])
+{
+    typedef uint8_t vb __attribute__((vector_size(VW)));
+    float top = bits == 8 ? 255.0f : 15.0f, lo = in[0], hi = in[0];
+    vf least = splat(lo), most = least, strange = {0}; /* NaN where an element is no number */
+    bool finite = true;
+    int64_t i = 0;
+    for (; i + VW <= n; i += VW) {
+        vf v = load(in + i);
+        least = pick(v < least, v, least);
+        most = pick(v > most, v, most);
+        strange = strange + (v - v);
+    }
+    for (int l = 0; l < VW; l++) {
+        lo = least[l] < lo ? least[l] : lo;
+        hi = most[l] > hi ? most[l] : hi;
+        finite &= strange[l] == 0.0f;
+    }
+    for (; i < n; i++) {
+        lo = in[i] < lo ? in[i] : lo;
+        hi = in[i] > hi ? in[i] : hi;
+        finite &= in[i] - in[i] == 0.0f;
+    }
+    turbok_quant q = turbok_quant_of(lo, hi, finite, top);
+    memcpy(par, q.par, sizeof q.par);
+    if (turbok_quant_flat(&q)) {
+        memset(codes, 0, (size_t)n);
+        return;
+    }
+    for (i = 0; i + VW <= n; i += VW) {
+        vf u = (load(in + i) - splat(q.zero)) / splat(q.scale);
+        vb c = __builtin_convertvector((vi)(pick(u < splat(top), u, splat(top)) +
+                                            splat(TURBOK_ROUNDER)),
+                                       vb);
+        memcpy(codes + i, &c, sizeof c);
+    }
+    for (; i < n; i++)
+        codes[i] = turbok_quant_code(&q, in[i], top);
+}
+
+static void scores(float *s, const float *scale, const float *zero, float qsum)
+{
+#pragma GCC unroll 8
+    for (int j = 0; j < TURBOK_TILE; j += VW)
+        store(s + j, vfma(load(s + j), load(scale + j), splat(qsum) * load(zero + j)));
+}
+
+static float weights(float *p, int64_t n, const float *scale, const float *zero)
+{
+    vf acc = {0};
+    vi count = (vi){0} + (int32_t)n;
+#pragma GCC unroll 8
+    for (int j = 0; j < TURBOK_TILE; j += VW) {
+        vi lane;
+        memcpy(&lane, lane_number + j, sizeof lane);
+        vf v = pick(lane < count, load(p + j), (vf){0});
+        acc = vfma(v, pick(lane < count, load(zero + j), (vf){0}), acc);
+        store(p + j, v * load(scale + j));
     }
     return sum_lanes(acc);
 }

@@ -309,6 +309,7 @@ turbo_status llava_read(const turbo_host *h, const turbo_config *c, llava_config
     if (!st)
         st = llava_preprocess(h, c, out, err);
     out->media.n_rows = out->vision.n_rows;
+    out->media.workspace = llava_tower_workspace(&out->vision, out->info.embed_dim, 4);
     return st;
 }
 

@@ -53,7 +53,7 @@ typedef struct llava_tower llava_tower;
 turbo_status llava_tower_open(const turbo_host *h, const llava_config *c, turbo_weights *w,
                               const turbo_ops *ops, llava_tower **out, turbo_err *err);
 void llava_tower_close(llava_tower *t);
-uint64_t llava_tower_workspace(const llava_tower *t, int32_t act_bytes);
+uint64_t llava_tower_workspace(const llava_vision *v, int32_t width, int32_t act_bytes);
 turbo_status llava_tower_embed(const llava_tower *t, turbo_exec *x, const uint8_t *pixels,
                                void *workspace, uint64_t bytes, void *rows, turbo_err *err);
 

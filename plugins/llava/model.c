@@ -103,12 +103,6 @@ static turbo_status media_describe(const turbo_host *h, const turbo_config *c,
     return st;
 }
 
-static uint64_t media_workspace(const void *p, int32_t act_bytes)
-{
-    const model *m = p;
-    return llava_tower_workspace(m->tower, act_bytes);
-}
-
 static turbo_status media_embed(void *p, turbo_exec *x, const uint8_t *pixels, void *workspace_mem,
                                 uint64_t bytes, void *rows, turbo_err *err)
 {
@@ -119,7 +113,6 @@ static turbo_status media_embed(void *p, turbo_exec *x, const uint8_t *pixels, v
 static const turbo_media_vtbl media = {
     .size = sizeof media,
     .describe = media_describe,
-    .workspace = media_workspace,
     .embed = media_embed,
 };
 

@@ -46,27 +46,25 @@ static uint64_t region(uint64_t *at, uint64_t rows, uint64_t width, int32_t act_
     return start;
 }
 
-static layout plan(const llava_tower *t)
+static layout plan(const llava_vision *v, int32_t width, int32_t act_bytes)
 {
-    const llava_vision *v = &t->v;
     uint64_t T = (uint64_t)v->P + 1, E = (uint64_t)v->E, wide = 3 * E;
     uint64_t pixels = 3 * (uint64_t)v->patch * (uint64_t)v->patch;
-    const uint64_t others[] = {pixels, (uint64_t)v->I, (uint64_t)t->width};
+    const uint64_t others[] = {pixels, (uint64_t)v->I, (uint64_t)width};
     layout at = {0};
     for (int i = 0; i < 3; i++)
         wide = others[i] > wide ? others[i] : wide;
-    at.h = region(&at.total, T, E, t->act_bytes);
-    at.n = region(&at.total, T, E, t->act_bytes);
-    at.wide = region(&at.total, T, wide, t->act_bytes);
-    at.o = region(&at.total, T, E, t->act_bytes);
-    at.delta = region(&at.total, T, E, t->act_bytes);
+    at.h = region(&at.total, T, E, act_bytes);
+    at.n = region(&at.total, T, E, act_bytes);
+    at.wide = region(&at.total, T, wide, act_bytes);
+    at.o = region(&at.total, T, E, act_bytes);
+    at.delta = region(&at.total, T, E, act_bytes);
     return at;
 }
 
-uint64_t llava_tower_workspace(const llava_tower *t, int32_t act_bytes)
+uint64_t llava_tower_workspace(const llava_vision *v, int32_t width, int32_t act_bytes)
 {
-    (void)act_bytes; /* that of the ops the model was opened with */
-    return plan(t).total;
+    return plan(v, width, act_bytes).total;
 }
 
 static turbo_status open_norm(const turbo_host *h, turbo_weights *w, const char *name, int32_t E,
@@ -210,7 +208,7 @@ turbo_status llava_tower_embed(const llava_tower *t, turbo_exec *x, const uint8_
 {
     const llava_vision *v = &t->v;
     const turbo_ops *ops = t->ops;
-    layout at = plan(t);
+    layout at = plan(v, t->width, t->act_bytes);
     int32_t T = v->P + 1, E = v->E, R = v->n_rows;
     if (at.total > bytes)
         return llava_fail(err, TURBO_EINTERNAL, "the workspace is too small for a picture");

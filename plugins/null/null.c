@@ -4,6 +4,8 @@
  * The token behind position p is V/4 + p mod V/2, whatever came before, at every temperature: the
  * other tokens weigh e^-100 of it. A step returns at once, or takes null_step_us and null_token_us
  * a token: spinning, as a model on these CPUs does, or asleep (null_sleep), as one on a device.
+ * For faults: opening takes null_open_ms; the step number null_fail_step fails, the step number
+ * null_hang_step takes null_hang_ms longer (steps count from 1; 0: none).
  * forward runs on the engine thread. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +17,8 @@
 #define PEAK 100.0f
 
 typedef struct model {
-    int64_t step_ns, token_ns;
+    int64_t step_ns, token_ns, hang_ns;
+    int64_t n_steps, fail_step, hang_step;
     int32_t vocab;
     int32_t asleep;
 } model;
@@ -83,22 +86,54 @@ static uint64_t workspace(const turbo_model_info *info, int32_t max_T, int32_t m
     return 0;
 }
 
+static int64_t now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+static void sleep_until(int64_t end)
+{
+    struct timespec ts = {.tv_sec = end / 1000000000, .tv_nsec = end % 1000000000};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL))
+        ;
+}
+
+static void pass_time(const model *m, int64_t from, int64_t ns)
+{
+    if (m->asleep)
+        sleep_until(from + ns);
+    else
+        while (now_ns() < from + ns)
+            ;
+}
+
 static turbo_status open_model(const turbo_host *h, const turbo_config *c, turbo_weights *w,
                                const turbo_ops *ops, void **out, turbo_err *err)
 {
     turbo_model_info info = {.size = sizeof info};
-    int64_t step = 0, token = 0;
+    int64_t step = 0, token = 0, hang = 0, slow = 0;
     model *m = calloc(1, sizeof *m);
     (void)w, (void)ops;
     if (!m) {
         snprintf(err->text, sizeof err->text, "no memory for a model");
         return TURBO_ENOMEM;
     }
+    const struct {
+        const char *key;
+        int64_t hi, *to;
+    } rows[] = {
+        {"null_step_us", 60000000, &step},
+        {"null_token_us", 60000000, &token},
+        {"null_hang_ms", 86400000, &hang},
+        {"null_hang_step", INT32_MAX, &m->hang_step},
+        {"null_fail_step", INT32_MAX, &m->fail_step},
+        {"null_open_ms", 60000, &slow},
+    };
     turbo_status st = describe(h, c, &info, err);
-    if (!st)
-        st = h->cfg_int(c, "null_step_us", 0, 0, 60000000, &step, err);
-    if (!st)
-        st = h->cfg_int(c, "null_token_us", 0, 0, 60000000, &token, err);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0] && !st; i++)
+        st = h->cfg_int(c, rows[i].key, 0, 0, rows[i].hi, rows[i].to, err);
     if (!st)
         st = h->cfg_bool(c, "null_sleep", 0, &m->asleep, err);
     if (st) {
@@ -108,6 +143,8 @@ static turbo_status open_model(const turbo_host *h, const turbo_config *c, turbo
     m->vocab = info.vocab;
     m->step_ns = step * 1000;
     m->token_ns = token * 1000;
+    m->hang_ns = hang * 1000000;
+    sleep_until(now_ns() + slow * 1000000);
     *out = m;
     return TURBO_OK;
 }
@@ -117,33 +154,20 @@ static void close_model(void *p)
     free(p);
 }
 
-static int64_t now_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
-
-static void pass_time(const model *m, int64_t from, int64_t ns)
-{
-    int64_t end = from + ns;
-    if (m->asleep) {
-        struct timespec ts = {.tv_sec = end / 1000000000, .tv_nsec = end % 1000000000};
-        while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL))
-            ;
-    } else {
-        while (now_ns() < end)
-            ;
-    }
-}
-
 static turbo_status forward(void *p, turbo_exec *x, const turbo_batch *b, float *logits,
                             turbo_err *err)
 {
-    const model *m = p;
+    model *m = p;
     size_t V = (size_t)m->vocab;
+    m->n_steps++;
+    if (m->n_steps == m->fail_step) {
+        snprintf(err->text, sizeof err->text, "null_fail_step %lld", (long long)m->fail_step);
+        return TURBO_EINTERNAL;
+    }
+    if (m->n_steps == m->hang_step)
+        sleep_until(now_ns() + m->hang_ns);
     int64_t ns = m->step_ns + m->token_ns * b->n_tokens, from = ns ? now_ns() : 0;
-    (void)x, (void)err;
+    (void)x;
     for (int32_t r = 0; r < b->n_rows; r++) {
         float *row = logits + (size_t)r * V;
         int32_t at = b->positions[b->row_index[r]];

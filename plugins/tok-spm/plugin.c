@@ -17,10 +17,12 @@ static int32_t probe(const turbo_host *h, const char *folder)
     uint8_t *bytes = NULL;
     uint64_t len;
     turbo_err err;
-    /* A limit of 0 bytes: what is there is too large, what is not there is ENOENT. */
-    turbo_status st = h->file_read(folder, "tokenizer.model", 0, &bytes, &len, &err);
+    turbo_status st = h->file_read(folder, "tokenizer.model", MAX_MODEL_BYTES, &bytes, &len, &err);
+    /* A model begins with field 1. Other formats bear this name too; a plugin that reads another file
+     * of the folder comes first then. */
+    bool model = !st && len && bytes[0] == 0x0A;
     h->file_free(bytes);
-    return st == TURBO_ENOENT ? 0 : 50;
+    return st == TURBO_ENOENT ? 0 : model ? 50 : 10;
 }
 
 static void close_spm(void *p)

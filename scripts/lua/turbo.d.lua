@@ -43,6 +43,11 @@ function turbo.template(spec) end
 ---@return string
 function turbo.trim(text) end
 
+---A text as a JSON string, quotes included.
+---@param text string
+---@return string
+function turbo.json(text) end
+
 ---A set of token ids. Never changes. #set is its size, set[i] its i-th id.
 ---@class turbo.TokenSet
 ---@alias turbo.Tokens turbo.TokenSet|integer|string|(integer|string)[] ids, or names of special tokens

@@ -3,7 +3,9 @@
 
 The null model answers, a client in C reads (tests/bench/streams.c). CPU time is that of each thread of
 turbod as the kernel counts it (/proc/PID/task/*/schedstat), from before the first request to behind the
-last event. The engine's share is what its thread used, its model's fill of the logits included.
+last event. The engine's share is what its thread used, its model's fill of the logits included. Beside it
+stands what the kernel alone takes for one send() of a token's bytes over loopback, its way to the reader
+included: nothing in user space can lower that.
 
     make bench-sse          or: sse.py [STREAMS [TOKENS]]
 """
@@ -32,12 +34,24 @@ def cpu(pid):
     return out
 
 
+def user(pid):
+    """Microseconds in user space, all threads but the engine's; ticks, so good over seconds only."""
+    total = 0
+    for task in os.listdir("/proc/%d/task" % pid):
+        with open("/proc/%d/task/%s/stat" % (pid, task)) as f:
+            head, _, rest = f.read().rpartition(")")
+        if "turbo-engine" not in head:
+            total += int(rest.split()[11]) * 1e6 / os.sysconf("SC_CLK_TCK")
+    return total
+
+
 def run(server, streams, tokens):
-    before = cpu(server.process.pid)
+    before, user_before = cpu(server.process.pid), user(server.process.pid)
     text = subprocess.run([CLIENT, str(server.port), str(streams), str(tokens)], check=True,
                           stdout=subprocess.PIPE).stdout
     after = cpu(server.process.pid)
     r = json.loads(text)
+    r["user"] = user(server.process.pid) - user_before
     r["cpu"] = {k: (after[k] - before.get(k, 0)) * 1e-3 for k in after}
     return r
 
@@ -59,9 +73,13 @@ def main():
         total = n * tokens
         parts = {k: v / total for k, v in r["cpu"].items() if v / total > 0.005}
         engine = parts.get("turbo-engine", 0)
-        print("  %4d streams: %5.2f without the engine thread, %5.2f with it; %.2f events a token; %s"
-              % (n, sum(parts.values()) - engine, sum(parts.values()), r["events"] / total,
-                 ", ".join("%s %.2f" % kv for kv in sorted(parts.items()))))
+        size = r["bytes"] // r["events"]
+        bare = float(subprocess.run([CLIENT, "send", str(size)], check=True,
+                                    stdout=subprocess.PIPE).stdout)
+        print("  %4d streams: %5.2f without the engine thread (%.2f in user space; one bare send of %d "
+              "bytes is %.2f), %5.2f with it; %.2f events a token; %s"
+              % (n, sum(parts.values()) - engine, r["user"] / total, size, bare, sum(parts.values()),
+                 r["events"] / total, ", ".join("%s %.2f" % kv for kv in sorted(parts.items()))))
         s.stop()
     print("throughput of %d streams against the model's own, step 20 ms" % streams)
     for sleep in (True, False):

@@ -1,11 +1,13 @@
 /* tests/bench/streams.c: N streams at once against a running server, as cheaply as a client can: one
  * thread, epoll, and a look at the last bytes of what arrives. Prints one line of JSON.
  *
- *   streams PORT STREAMS TOKENS [PROMPT_BYTES] */
+ *   streams PORT STREAMS TOKENS [PROMPT_BYTES]
+ *   streams send BYTES        what the kernel alone takes to send so many bytes over loopback, in us */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,8 +67,51 @@ static int take(stream *s, const char *p, ssize_t n, double t)
     return memmem(p, (size_t)n, "[DONE]", 6) != NULL;
 }
 
+#define PAIRS 256
+#define ROUNDS 100
+
+/* Microseconds of CPU of one send(), over PAIRS connections in turn, as a server with so many streams
+ * does; 0 when it cannot be measured. */
+static double bare_send(size_t bytes)
+{
+    static int from[PAIRS], to[PAIRS];
+    static char space[65536];
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof a;
+    int l = socket(AF_INET, SOCK_STREAM, 0);
+    int64_t spent = 0;
+    struct timespec t0, t1;
+    if (l < 0 || bind(l, (struct sockaddr *)&a, len) || listen(l, PAIRS) ||
+        getsockname(l, (struct sockaddr *)&a, &len) || bytes > sizeof space)
+        return 0;
+    for (int i = 0; i < PAIRS; i++) {
+        const int on = 1;
+        to[i] = dial(ntohs(a.sin_port));
+        from[i] = accept(l, NULL, NULL);
+        if (to[i] < 0 || from[i] < 0 ||
+            setsockopt(from[i], IPPROTO_TCP, TCP_NODELAY, &on, sizeof on))
+            return 0;
+    }
+    for (int r = 0; r < ROUNDS; r++) {
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t0);
+        for (int i = 0; i < PAIRS; i++)
+            if (send(from[i], space, bytes, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)bytes)
+                return 0;
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t1);
+        spent += (t1.tv_sec - t0.tv_sec) * 1000000000 + t1.tv_nsec - t0.tv_nsec;
+        for (int i = 0; i < PAIRS; i++)
+            if (recv(to[i], space, bytes, MSG_WAITALL) != (ssize_t)bytes)
+                return 0;
+    }
+    return (double)spent / (ROUNDS * PAIRS) * 1e-3;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 3 && !strcmp(argv[1], "send")) {
+        printf("%.3f\n", bare_send((size_t)strtoul(argv[2], NULL, 10)));
+        return 0;
+    }
     if (argc < 4) {
         fputs("usage: streams PORT STREAMS TOKENS [PROMPT_BYTES]\n", stderr);
         return 64;

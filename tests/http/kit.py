@@ -60,9 +60,10 @@ def null_model(**keys):
 
 
 class Server:
-    """One process on a free port. flags: options as {"port": 0}; files are its own folder."""
+    """One process on a free port. flags: options as {"port": 0}; files are in its own folder; env:
+    further environment variables."""
 
-    def __init__(self, wait=True, **flags):
+    def __init__(self, wait=True, env=None, **flags):
         self.dir = tempfile.mkdtemp(prefix="turbod-http-")
         atexit.register(self.clean_up)
         self.log_path = os.path.join(self.dir, "log")
@@ -76,7 +77,7 @@ class Server:
                 self.args += ["--" + key, str(value)]
         self.log = open(self.log_path, "wb")
         self.process = subprocess.Popen(self.args, stdin=subprocess.DEVNULL, stdout=self.log,
-                                        stderr=self.log)
+                                        stderr=self.log, env={**os.environ, **(env or {})})
         self.headers = {}
         self.port = 0
         if wait:

@@ -188,6 +188,32 @@ def test_f02_leave_before_the_first_token(slow):
             until(lambda: slow.gauge("num_requests_running") + slow.gauge("num_requests_waiting") == 0)
 
 
+def test_left_streams_beside_an_idle_connection(slow):
+    """The library looks at the oldest connection only, unless the others are ended as it expects."""
+    idle = slow.connect()
+    idle.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert idle.recv(4096).startswith(b"HTTP/1.1 200")
+    for end in (reset, socket.socket.close, lambda s: s.shutdown(socket.SHUT_WR)):
+        socks = [slow.open_stream() for _ in range(2)]
+        for s in socks:
+            s.recv(300)
+        for s in socks:
+            end(s)
+        until(lambda: slow.gauge("client_fds") == 2)
+    idle.close()
+
+
+def test_half_a_body_and_the_end(slow):
+    """All at once, before the daemon sees any of it: no deadline must be needed."""
+    body = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n" \
+           b"Content-Type: application/json\r\nContent-Length: 500\r\n\r\n{"
+    for _ in range(30):
+        s = slow.connect()
+        s.sendall(body)
+        s.close()
+    until(lambda: slow.gauge("client_fds") == 1, 5)
+
+
 def test_f03_half_close_cancels(slow):
     s = slow.open_stream()
     s.recv(100)

@@ -183,13 +183,33 @@ def test_snapshots_of_others(saving):
 def test_another_model_or_format(saving):
     talk(saving, "Hi", 1)
     saving.ok("/slots/1?action=save", {"filename": "f.kv"})
-    for flags in ({"cache_block_seq_len": 32}, {"kv_dtype": "f32"}, {"isa": "scalar"}):
+    had = saving.get("/props").json()["kv_dtype"]
+    for flags, what in (({"cache_block_seq_len": 32}, "blocks of 32"), ({"kv_dtype": "f32"}, "has f32"),
+                        ({"quant_policy": 8}, "has int8"), ({"quant_policy": 4}, "has int4"),
+                        ({"isa": "scalar"}, "instruction set")):
         s = Server(slot_save_path=saving.folder, api_keys=saving.keys, **flags)
         s.headers = bearer(USER)
         r = s.post("/slots/1?action=restore", {"filename": "f.kv"})
         assert r.status == 400 and r.code == "snapshot_refused"
-        assert "cache_block_seq_len" in r.json()["error"]["message"]
+        text = r.json()["error"]["message"]
+        assert what in text
+        assert what == "instruction set" or f"holds {had} keys and values in blocks of 64" in text
         assert s.stop() == 0
+
+
+def test_quantised_snapshot(saving):
+    """Saved from int8 and restored into int8: the next turn is the one of the server that saved."""
+    first, other = (Server(slot_save_path=saving.folder, api_keys=saving.keys, quant_policy=8)
+                    for _ in range(2))
+    first.headers = other.headers = bearer(USER)
+    assert first.get("/props").json()["kv_dtype"] == "int8"
+    talk(first, "What is a KV cache?", 1)
+    saved = first.ok("/slots/1?action=save", {"filename": "q.kv"})
+    want = talk(first, "Tell me a short story.", 1)
+    assert other.ok("/slots/1?action=restore", {"filename": "q.kv"})["n_restored"] == saved["n_saved"]
+    got = talk(other, "Tell me a short story.", 1)
+    assert got["text"] == want["text"] and got["cached_tokens"] >= got["history_tokens"] - 1
+    assert first.stop() == 0 and other.stop() == 0
 
 
 def test_damaged_snapshots(saving):

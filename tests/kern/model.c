@@ -96,16 +96,24 @@ void model_rope(const turbo_rope_spec *s, double base, int32_t pos, const float 
     }
 }
 
+static double largest(const float *x, int32_t n)
+{
+    double most = 0;
+    for (int32_t i = 0; i < n; i++)
+        most = fabs((double)x[i]) > most ? fabs((double)x[i]) : most;
+    return most;
+}
+
 void model_attention(const float *q, const float *k, const float *v, int64_t n, int64_t stride,
-                     int32_t D, double scale, bounded *out)
+                     int32_t D, double scale, bool coded, bounded *out)
 {
     double *s = calloc((size_t)n, sizeof *s), top = -INFINITY, sum = 0, slip = 0, high = 0;
     assert_non_null(s);
     for (int64_t j = 0; j < n; j++) {
-        double mag = 0;
+        double mag = 0, most = largest(k + j * stride, D);
         for (int32_t i = 0; i < D; i++) {
             s[j] += (double)q[i] * (double)k[j * stride + i];
-            mag += fabs((double)q[i] * (double)k[j * stride + i]);
+            mag += fabs((double)q[i]) * (coded ? 4 * most : fabs((double)k[j * stride + i]));
         }
         s[j] *= scale;
         top = s[j] > top ? s[j] : top;
@@ -114,7 +122,10 @@ void model_attention(const float *q, const float *k, const float *v, int64_t n, 
     }
     for (int64_t j = 0; j < n; j++)
         sum += s[j] = exp(s[j] - top);
-    /* A score is off by at most (D + 3) u sum |q k| + 2 u |s|, each weight by the same relative
+    /* With codes, q.k = scale (q.u) + zero sum(q) adds terms of up to |q| (255 scale + |zero|) instead of
+     * |q k|. The code of the largest element is 0.99 * 255 or more, zero is -1.01 max|k| - scale or
+     * more: 255 scale + |zero| is below 4 max|k|, for 15 instead of 255 too. The values likewise.
+     * A score is off by at most (D + 3) u sum |q k| + 2 u |s|, each weight by the same relative
      * amount and by 4 ulp of exp, the quotient by twice that; a sum of n weights by n u more, and
      * each of the n/64 steps of the running softmax rescales once. */
     double rel = 2 * ((D + 3) * KIT_U * slip + 4 * KIT_U * high + 8 * KIT_U) +
@@ -123,7 +134,8 @@ void model_attention(const float *q, const float *k, const float *v, int64_t n, 
         double o = 0, mag = 0;
         for (int64_t j = 0; j < n; j++) {
             o += s[j] / sum * (double)v[j * stride + i];
-            mag += s[j] / sum * fabs((double)v[j * stride + i]);
+            mag += s[j] / sum *
+                   (coded ? 4 * largest(v + j * stride, D) : fabs((double)v[j * stride + i]));
         }
         out[i] = (bounded){o, rel * mag + 1e-37};
     }

@@ -22,8 +22,9 @@ void model_gated_mlp(const float *gate, const float *up, const float *down, int3
 /* One head rotated at pos with frequencies of base (docs: turbo_rope_spec); in, out [D]. */
 void model_rope(const turbo_rope_spec *s, double base, int32_t pos, const float *in, int32_t D,
                 bounded *out);
-/* One query row q [D] over keys and values [n,D] (rows `stride` floats apart). */
+/* One query row q [D] over keys and values [n,D] (rows `stride` floats apart). coded: they come out of a
+ * quantised cache, whose codes, scales and zeros are multiplied apart. */
 void model_attention(const float *q, const float *k, const float *v, int64_t n, int64_t stride,
-                     int32_t D, double scale, bounded *out);
+                     int32_t D, double scale, bool coded, bounded *out);
 
 #endif

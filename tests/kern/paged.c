@@ -6,13 +6,15 @@ void paged_random(kit_rng *r, paged_shape *s)
     static const int32_t heads[] = {1, 2, 3}, groups[] = {1, 2, 3, 5, 8, 70};
     static const int32_t dims[] = {2, 4, 16, 24, 64, 72, 80, 128, 192};
     static const int32_t blocks[] = {8, 16, 24, 40, 64, 128}, windows[] = {0, 0, 1, 7, 64, 65, 100};
+    static const int32_t types[] = {TURBO_F32, TURBO_F16, TURBO_BF16, TURBOK_KV_INT8,
+                                    TURBOK_KV_INT4};
     *s = (paged_shape){.S = kit_range(r, 1, PAGED_SEQS), .layers = 2};
     s->K = kit_pick(r, heads);
     s->H = s->K * kit_pick(r, groups);
     s->D = kit_pick(r, dims);
     s->layer = kit_range(r, 0, 1);
     s->block_tokens = kit_pick(r, blocks);
-    s->dtype = kit_range(r, 0, 2);
+    s->dtype = kit_pick(r, types);
     s->layout = kit_range(r, 0, 1);
     s->window = kit_pick(r, windows);
     s->rotate = kit_range(r, 0, 7) != 0;

@@ -186,7 +186,7 @@ void check_attention_full(const kit_devices *k, kit_rng *r)
             int32_t token = i / H, h = i % H;
             const float *picture = qkv + (size_t)(token / T * T) * (size_t)row + h * D;
             model_attention(qkv + (size_t)token * (size_t)row + h * D, picture + H * D,
-                            picture + 2 * H * D, T, row, D, (double)scale,
+                            picture + 2 * H * D, T, row, D, (double)scale, false,
                             model + (size_t)i * (size_t)D);
         }
         for (int d = 0; d < k->n; d++) {

@@ -211,6 +211,10 @@ static void test_attention(void **state)
         attention_of(isas[i], TURBO_F32, 0, 24);
         attention_of(isas[i], TURBO_BF16, 0, 64);
         attention_of(isas[i], TURBO_F16, 70, 64);
+        attention_of(isas[i], TURBOK_KV_INT8, 0, 64);
+        attention_of(isas[i], TURBOK_KV_INT8, 70, 24);
+        attention_of(isas[i], TURBOK_KV_INT4, 70, 128);
+        attention_of(isas[i], TURBOK_KV_INT4, 0, 8);
     }
 }
 

@@ -36,7 +36,17 @@ static void test_sizes(void **state)
     assert_int_equal(turbok_kv_block_bytes(&dims), 2 * 3 * 2 * 20 * 16 * 2);
     const turbok_kv_dims f32 = {24, 8, 128, 64, TURBO_F32};
     assert_int_equal(turbok_kv_block_bytes(&f32), 2ull * 24 * 8 * 128 * 64 * 4);
+    /* The 1.8B shape, bytes of a token: 4 bytes of scale and zero for each head of K and of V. */
+    const turbok_kv_dims b16 = {24, 8, 128, 64, TURBO_BF16}, i8 = {24, 8, 128, 64, TURBOK_KV_INT8};
+    const turbok_kv_dims i4 = {24, 8, 128, 64, TURBOK_KV_INT4}, odd = {1, 1, 7, 8, TURBOK_KV_INT8};
+    assert_int_equal(turbok_kv_block_bytes(&b16), 64 * 98304);
+    assert_int_equal(turbok_kv_block_bytes(&i8), 64 * 50688); /* 1.94 times the tokens */
+    assert_int_equal(turbok_kv_block_bytes(&i4), 64 * 26112); /* 3.76 times */
+    assert_int_equal(98304 * 100 / 50688, 193);
+    assert_int_equal(98304 * 100 / 26112, 376);
+    assert_int_equal(turbok_kv_block_bytes(&odd), 2 * (7 * 8 + 4 * 8));
     static const turbok_kv_dims bad[] = {
+        {1, 1, 7, 8, TURBOK_KV_INT4},
         {0, 2, 20, 16, TURBO_F32},  {3, 0, 20, 16, TURBO_F32},  {3, 2, 0, 16, TURBO_F32},
         {3, 2, 20, 0, TURBO_F32},   {3, 2, 20, 12, TURBO_F32},  {3, 2, 20, 2048, TURBO_F32},
         {-1, 2, 20, 16, TURBO_F32}, {3, -2, 20, 16, TURBO_F32}, {3, 2, -20, 16, TURBO_F32},

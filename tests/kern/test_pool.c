@@ -262,7 +262,7 @@ static void test_no_allocation(void **state)
         turbok_device_opts o = {.isa = isas[i], .threads = 2, .spin_us = 20};
         const turbo_rope_spec spec = {.size = sizeof spec, .scaling = TURBO_ROPE_DYNAMIC, .dim = E / 4,
                                       .max_position = 64, .factor = 2, .base = 1e4};
-        const turbok_kv_dims dims = {1, 4, E / 4, 16, TURBO_F16};
+        const turbok_kv_dims dims = {1, 4, E / 4, 16, i == 1 ? TURBOK_KV_INT8 : TURBO_F16};
         tiny m = {0};
         turbok_kv_pool *pool = NULL;
         turbok_kv_table t[2], *tables[2] = {&t[0], &t[1]};

@@ -170,7 +170,7 @@ static void test_specials(void **state)
         float w[2 * TURBOK_TILE], x[4] = {1, NAN, 1, 1}, acc[2 * TURBOK_TILE] = {0};
         for (int i = 0; i < 2 * TURBOK_TILE; i++)
             w[i] = (float)i;
-        prims[p]->gemm_tile(TURBO_F32, w, TURBOK_TILE, x, 2, 2, 2, acc);
+        prims[p]->gemm_tile(TURBO_F32, w, TURBOK_TILE, x, 2, 2, 2, acc, NULL);
         for (int i = 0; i < TURBOK_TILE; i++) {
             assert_true(isnan(acc[i]));
             kit_near("tile", (size_t)i, (double)acc[TURBOK_TILE + i], 2.0 * i + 64, 0);

@@ -83,20 +83,21 @@ static void check_greedy(runner *r, int32_t n, const float *last, const cJSON *l
     free(logits);
 }
 
-void cases_write(const turbo_model_vtbl *vtbl, const cJSON *c, char *folder)
+void cases_write(const turbo_model_vtbl *vtbl, const cJSON *config, checkpoint_value value,
+                 char *folder)
 {
     char path[128];
     turbo_err err = {{0}};
     strcpy(folder, "/tmp/turbo-wide-XXXXXX");
     assert_non_null(mkdtemp(folder));
     snprintf(path, sizeof path, "%s/config.json", folder);
-    char *text = cJSON_PrintUnformatted(turbod_json_get(c, "config"));
+    char *text = cJSON_PrintUnformatted(config);
     FILE *f = fopen(path, "wb");
     assert_non_null(f);
     fputs(text, f);
     fclose(f);
     cJSON_free(text);
-    if (!checkpoint_write(vtbl, folder, &err))
+    if (!checkpoint_write(vtbl, folder, value, &err))
         fail_msg("cannot write a checkpoint: %s", err.text);
 }
 
@@ -205,7 +206,7 @@ void cases_run(const turbo_model_vtbl *vtbl, const cJSON *c)
 {
     char folder[64];
     int32_t n = (int32_t)turbod_json_get(c, "n_ids")->valuedouble;
-    cases_write(vtbl, c, folder);
+    cases_write(vtbl, turbod_json_get(c, "config"), NULL, folder);
     for (size_t k = 0; k < CASES_ISAS; k++) {
         runner r;
         if (!cases_open(&r, vtbl, folder, cases_isas[k], TURBO_F32, n + 128))

@@ -15,8 +15,9 @@ extern const turbok_isa cases_isas[CASES_ISAS];
 
 /* A file of tests/golden/FOLDER; NULL and a line when it cannot be read. */
 cJSON *cases_load(const char *folder, const char *name);
-/* Writes config.json and weights into a new folder, its name into folder [64]. */
-void cases_write(const turbo_model_vtbl *vtbl, const cJSON *c, char *folder);
+/* Writes config.json and weights (see checkpoint_write) into a new folder, its name into folder [64]. */
+void cases_write(const turbo_model_vtbl *vtbl, const cJSON *config, checkpoint_value value,
+                 char *folder);
 /* False when this machine lacks the instruction set. */
 bool cases_open(runner *r, const turbo_model_vtbl *vtbl, const char *folder, turbok_isa isa,
                 int32_t kv, int32_t max);

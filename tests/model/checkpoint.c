@@ -16,6 +16,7 @@ typedef struct writer {
     uint64_t at;
     int32_t dtype;
     checkpoint_rename rename;
+    checkpoint_value value; /* NULL: by the rule of names */
 } writer;
 
 uint32_t checkpoint_stream(uint32_t seed, uint32_t i)
@@ -42,32 +43,8 @@ static void put(writer *w, float v)
         fwrite(&half, 2, 1, w->data);
 }
 
-static turbo_status emit(void *ctx, const turbo_tensor_spec *s)
+static void put_by_name(writer *w, const turbo_tensor_spec *s, uint64_t n)
 {
-    static const char *const names[] = {"F32", "F16", "BF16"};
-    writer *w = ctx;
-    uint64_t n = 1;
-    char shape[96], name[256];
-    size_t used = 0;
-    for (int32_t i = 0; i < s->ndim; i++) {
-        n *= (uint64_t)s->dims[i];
-        used += (size_t)snprintf(shape + used, sizeof shape - used, "%s%lld", i ? "," : "",
-                                 (long long)s->dims[i]);
-    }
-    uint64_t end = w->at + n * (w->dtype == TURBO_F32 ? 4 : 2);
-    snprintf(name, sizeof name, "%s", s->name);
-    if (w->rename)
-        w->rename(s->name, name);
-    if (!*name)
-        return TURBO_OK;
-    int k = snprintf(w->header + w->len, w->cap - w->len,
-                     "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}",
-                     w->len > 1 ? "," : "", name, names[w->dtype], shape, (unsigned long long)w->at,
-                     (unsigned long long)end);
-    if (k < 0 || (size_t)k >= w->cap - w->len)
-        return TURBO_ELIMIT;
-    w->len += (size_t)k;
-    w->at = end;
     uint32_t seed = 0x811C9DC5u;
     for (const char *p = s->name; *p; p++)
         seed = (seed ^ (uint8_t)*p) * 0x01000193u;
@@ -83,18 +60,52 @@ static turbo_status emit(void *ctx, const turbo_tensor_spec *s)
         put(w, norm ? 1.0f + ((float)(x >> 28) - 8.0f) / 32.0f
                     : ((float)(x >> (32 - bits)) - half_range) / half_range * scale);
     }
+}
+
+static turbo_status emit(void *ctx, const turbo_tensor_spec *s)
+{
+    static const char *const names[] = {"F32", "F16", "BF16"};
+    writer *w = ctx;
+    uint64_t cols = 1;
+    char shape[96], name[256];
+    size_t used = 0;
+    for (int32_t i = 0; i < s->ndim; i++) {
+        cols *= i ? (uint64_t)s->dims[i] : 1;
+        used += (size_t)snprintf(shape + used, sizeof shape - used, "%s%lld", i ? "," : "",
+                                 (long long)s->dims[i]);
+    }
+    uint64_t n = (uint64_t)s->dims[0] * cols, end = w->at + n * (w->dtype == TURBO_F32 ? 4 : 2);
+    snprintf(name, sizeof name, "%s", s->name);
+    if (w->rename)
+        w->rename(s->name, name);
+    if (!*name)
+        return TURBO_OK;
+    int k = snprintf(w->header + w->len, w->cap - w->len,
+                     "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}",
+                     w->len > 1 ? "," : "", name, names[w->dtype], shape, (unsigned long long)w->at,
+                     (unsigned long long)end);
+    if (k < 0 || (size_t)k >= w->cap - w->len)
+        return TURBO_ELIMIT;
+    w->len += (size_t)k;
+    w->at = end;
+    for (uint64_t i = 0; i < n && w->value; i++)
+        put(w, w->value(s, (int32_t)(i / cols), (int32_t)(i % cols)));
+    if (!w->value)
+        put_by_name(w, s, n);
     return TURBO_OK;
 }
 
-bool checkpoint_write_as(const turbo_model_vtbl *vtbl, const char *folder,
-                         const turbo_config *config, checkpoint_rename rename, turbo_err *err)
+static bool write_all(const turbo_model_vtbl *vtbl, const char *folder, const turbo_config *config,
+                      writer w, turbo_err *err)
 {
     const turbo_host *host = turbod_host_table();
     turbo_model_info info = {.size = sizeof info};
-    writer w = {.data = tmpfile(), .cap = 65536, .header = malloc(65536), .rename = rename};
     char path[256];
     FILE *f = NULL;
     bool ok = false;
+    w.data = tmpfile();
+    w.cap = 65536;
+    w.header = malloc(w.cap);
     if (!w.data || !w.header || vtbl->describe(host, config, &info, err))
         goto out;
     w.dtype = info.dtype;
@@ -121,11 +132,18 @@ out:
     return ok;
 }
 
-bool checkpoint_write(const turbo_model_vtbl *vtbl, const char *folder, turbo_err *err)
+bool checkpoint_write_as(const turbo_model_vtbl *vtbl, const char *folder,
+                         const turbo_config *config, checkpoint_rename rename, turbo_err *err)
+{
+    return write_all(vtbl, folder, config, (writer){.rename = rename}, err);
+}
+
+bool checkpoint_write(const turbo_model_vtbl *vtbl, const char *folder, checkpoint_value value,
+                      turbo_err *err)
 {
     turbo_config *config = NULL;
     bool ok = !turbod_config_open(folder, &config, err) &&
-              checkpoint_write_as(vtbl, folder, config, NULL, err);
+              write_all(vtbl, folder, config, (writer){.value = value}, err);
     turbod_config_close(config);
     return ok;
 }

@@ -44,9 +44,12 @@ void runner_reset(runner *r);
 turbo_status runner_step(runner *r, const int32_t *ids, int32_t n, int32_t rope_len, int32_t n_rows,
                          float *logits, turbo_err *err);
 
-/* Writes model.safetensors into a folder that has a config.json. The numbers follow from the
- * tensors' names by the rule of tests/golden/internlm2-tiny/wide.py. False: cannot write. */
-bool checkpoint_write(const turbo_model_vtbl *vtbl, const char *folder, turbo_err *err);
+/* Number of a tensor; a vector has one column. */
+typedef float (*checkpoint_value)(const turbo_tensor_spec *s, int32_t row, int32_t col);
+/* Writes model.safetensors into a folder that has a config.json. Without value the numbers follow from
+ * the tensors' names by the rule of tests/golden/internlm2-tiny/wide.py. False: cannot write. */
+bool checkpoint_write(const turbo_model_vtbl *vtbl, const char *folder, checkpoint_value value,
+                      turbo_err *err);
 /* The same into another folder, under other names, from which the numbers do not follow; name is what
  * expect() says, "" from rename leaves a tensor out. config may need a registry. */
 typedef void (*checkpoint_rename)(const char *name, char out[256]);

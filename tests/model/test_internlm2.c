@@ -99,7 +99,7 @@ static void test_bf16(void **state)
         runner r;
         if (!want)
             continue;
-        cases_write(vtbl, c, folder);
+        cases_write(vtbl, turbod_json_get(c, "config"), NULL, folder);
         assert_true(cases_open(&r, vtbl, folder, TURBOK_ISA_SCALAR, TURBO_BF16, n));
         size_t V = (size_t)r.info.vocab, i = 0;
         float *logits = malloc(V * sizeof *logits);

@@ -186,7 +186,7 @@ static void embed(runner *r, const cJSON *c, const turbo_media_info *info, float
 {
     const turbo_media_vtbl *m = turbod_registry_extension(registry, r->vtbl, TURBO_MEDIA_ID);
     size_t E = (size_t)r->info.embed_dim, n = (size_t)info->width * (size_t)info->height * 3;
-    uint64_t bytes = m->workspace(r->model, 4);
+    uint64_t bytes = info->workspace;
     char *space = aligned_alloc(64, (bytes + 127) / 64 * 64);
     uint8_t *pixels = malloc(n);
     double off = 0;

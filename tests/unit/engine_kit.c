@@ -76,6 +76,12 @@ void on_event(void *ctx, const turbod_event *ev)
         r->marks[r->n] = allocations;
         r->logprobs[r->n] = ev->logprob;
         r->ids[r->n++] = ev->token;
+        for (int32_t i = 0; i < ev->n_top; i++) { /* FNV-1a over the bits */
+            uint32_t bits;
+            memcpy(&bits, &ev->top[i].logprob, sizeof bits);
+            r->tops = (r->tops ^ (uint64_t)ev->top[i].id) * 0x100000001b3u;
+            r->tops = (r->tops ^ bits) * 0x100000001b3u;
+        }
     } else {
         r->end = *ev;
         r->terminal++;
@@ -163,6 +169,7 @@ void same_answer(const result *a, const result *b)
     assert_int_equal(a->n, b->n);
     assert_memory_equal(a->ids, b->ids, (size_t)a->n * sizeof *a->ids);
     assert_memory_equal(a->logprobs, b->logprobs, (size_t)a->n * sizeof *a->logprobs);
+    assert_true(a->tops == b->tops);
 }
 
 void nap_ms(int ms)

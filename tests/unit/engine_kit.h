@@ -42,6 +42,7 @@ typedef struct result {
     pthread_cond_t done;
     int32_t ids[MOST_TOKENS];
     float logprobs[MOST_TOKENS];
+    uint64_t tops; /* digest of all alternatives, their ids and log probabilities */
     int n, terminal;
     turbod_event end;
     char message[256];

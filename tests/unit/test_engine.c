@@ -2,6 +2,7 @@
  * invariance, chunking, preemption, cancellation, limits, and no allocation while decoding.
  * Plugins come from TURBO_PLUGIN_PATH. */
 #include "engine_kit.h"
+#include "turbok.h"
 
 #include <math.h>
 #include <time.h>
@@ -157,6 +158,42 @@ static void test_cancel(void **state)
     tiny_model_remove(folder);
 }
 
+/* After a cancel no step begins that still has the request: at most the one that runs comes to its end. */
+static void test_one_step(void **state)
+{
+    (void)state;
+    char folder[64];
+    int32_t prompt[400];
+    static result r;
+    turbo_sample_params p = greedy();
+    tiny_model_write(&random_model, folder);
+    turbod_engine_opts o = small();
+    o.max_batch = o.max_step_tokens = 16; /* a prompt of 400 takes 25 steps */
+    o.prefix_caching = false;
+    turbod_engine *e = open_engine(folder, o);
+    turbod_metrics *m = turbod_engine_metrics(e);
+    make_prompt(prompt, 400, 5, 300);
+    int in_time = 0;
+    for (int round = 0; round < 60; round++) {
+        uint64_t before = m->steps;
+        start(e, &r, prompt, round % 2 ? 400 : 10, round % 2 ? 110 : 490, &p);
+        while (m->steps < before + (uint64_t)round / 2) /* in the queue, in prefill, in decode */
+            nap_ms(0);
+        turbod_request_cancel(r.req);
+        uint64_t seen = m->steps;
+        finish(&r);
+        in_time += r.end.kind == TURBOD_EV_ERROR;
+        all_blocks_back(e);
+        if (r.end.kind == TURBOD_EV_DONE) /* this thread had no CPU meanwhile */
+            continue;
+        assert_true(m->steps - seen <= 1);
+        assert_int_equal(m->kv_free, m->kv_total);
+    }
+    assert_true(in_time >= 20);
+    turbod_engine_close(e);
+    tiny_model_remove(folder);
+}
+
 static void test_limits(void **state)
 {
     (void)state;
@@ -212,12 +249,53 @@ static void test_no_allocation(void **state)
 #endif
 }
 
+/* A weight of K that overflows: the key of each token holds an infinity. Stored as codes it must not turn
+ * into a finite number; the request ends as it does without quantisation. */
+static void test_infinite_keys(void **state)
+{
+    static const int32_t types[] = {-1, TURBOK_KV_INT8, TURBOK_KV_INT4};
+    const tiny_model *m = &random_model;
+    const float huge = 3e38f;
+    char folder[64], path[128];
+    int32_t prompt[8];
+    static result r;
+    turbo_sample_params p = greedy();
+    uint64_t header;
+    (void)state;
+    tiny_model_write(m, folder);
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    assert_int_equal(fread(&header, 8, 1, f), 1);
+    /* Behind the two tables and the last norm: wqkv of layer 0, whose first group is 2 heads of q, then k. */
+    int32_t D = m->embed / m->heads, row = m->heads / m->kv_heads * D;
+    long at = 8 + (long)header + 4L * (2L * m->vocab * m->embed + m->embed + (long)row * m->embed);
+    assert_int_equal(fseek(f, at, SEEK_SET), 0);
+    for (int i = 0; i < m->embed; i++)
+        assert_int_equal(fwrite(&huge, 4, 1, f), 1);
+    assert_int_equal(fclose(f), 0);
+    make_prompt(prompt, 8, 3, 300);
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        turbod_engine_opts o = small();
+        o.kv_dtype = types[i];
+        turbod_engine *e = open_engine(folder, o);
+        start(e, &r, prompt, 8, 5, &p);
+        finish(&r);
+        assert_int_equal(r.end.kind, TURBOD_EV_ERROR);
+        assert_non_null(strstr(r.message, "numeric_error"));
+        all_blocks_back(e);
+        turbod_engine_close(e);
+    }
+    tiny_model_remove(folder);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published_logits), cmocka_unit_test(test_batch_invariance),
         cmocka_unit_test(test_preemption),       cmocka_unit_test(test_cancel),
-        cmocka_unit_test(test_limits),           cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_one_step),         cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_no_allocation),    cmocka_unit_test(test_infinite_keys),
     };
     return engine_kit_main(tests, sizeof tests / sizeof tests[0], NULL, NULL);
 }

@@ -90,7 +90,7 @@ static void test_answer(void **state)
     put_config("NullForCausalLM");
     if (open_it(&e, &err))
         fail_msg("%s", err.text);
-    assert_int_equal(turbod_engine_facts_of(e)->weight_bytes, 0);
+    assert_int_equal(turbod_engine_facts_of(e)->alloc[TURBOD_MEM_WEIGHTS], 0);
     ask(e, 0);
     ask(e, 1);
     ask(e, 2);

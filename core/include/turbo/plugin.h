@@ -257,7 +257,9 @@ typedef struct turbo_host {
 
     /* Weights, as handles of the backend. Only inside open(); owned by the host, valid until the
      * model is closed. `name` is without ".weight"/".bias". Shapes are checked again here; a matrix
-     * may be stored with more dimensions, [out, ...], whose product is in_dim. [main] */
+     * may be stored with more dimensions, [out, ...], whose product is in_dim. A memory plan opens and
+     * closes a model to count what it asks for: no handle may be computed with inside open(), and the
+     * same must be asked for every time. [main] */
     turbo_status (*linear)(turbo_weights *w, const char *name, int64_t out_dim, int64_t in_dim,
                            uint32_t flags, const turbo_linear **handle, turbo_err *err);
     turbo_status (*vector)(turbo_weights *w, const char *name, int64_t n,

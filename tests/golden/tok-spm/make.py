@@ -19,7 +19,8 @@ FILES = ["data/text/wikitext-2-raw/wiki.test.raw", "data/text/tinyshakespeare/in
          "data/text/cs336/corpus.en", "data/text/gsm8k/test.jsonl", "data/text/ollama-texts/war-and-peace.txt",
          "data/tokenizers/test-vectors/sentencepiece/wagahaiwa_nekodearu.txt", "data/tokenizers/test-vectors/sentencepiece/botchan.txt"]
 MODELS = ["data/tokenizers/internlm2/tokenizer.model", "data/tokenizers/internlm/tokenizer.model", "data/tokenizers/llama2/tokenizer.model",
-          "data/tokenizers/mistral/tokenizer.model.v1", "data/tokenizers/chatglm-6b/ice_text.model",
+          "data/tokenizers/mistral/tokenizer.model.v1", "data/tokenizers/mistral/mistral_instruct_tokenizer_240216.model.v2",
+          "data/tokenizers/mistral/mistral_instruct_tokenizer_240323.model.v3", "data/tokenizers/chatglm-6b/ice_text.model",
           "data/tokenizers/test-vectors/sentencepiece/test_model.model", "data/tokenizers/test-vectors/sentencepiece/test_ja_model.model",
           "data/models/stories260K/tok512.model"]
 COUNT, GROUP = 10000, 500

@@ -32,6 +32,7 @@ typedef struct turbo_media_info {
     uint8_t pad[4]; /* RGB, 0                                                                */
     int32_t n_rows; /* rows one picture becomes, 1..65536                                    */
     int32_t placeholder; /* id, 0..V-1, that stands for each row in a prompt; never computed      */
+    uint64_t workspace;  /* bytes of scratch that embed() needs where activations take 4 bytes    */
 } turbo_media_info;
 
 typedef struct turbo_media_vtbl {
@@ -40,10 +41,8 @@ typedef struct turbo_media_vtbl {
     /* What the model wants, from config.json and its neighbours. [any] */
     turbo_status (*describe)(const turbo_host *h, const turbo_config *c, turbo_media_info *out,
                              turbo_err *err);
-    /* Bytes of scratch that embed() needs; activations take act_bytes each. [main] */
-    uint64_t (*workspace)(const void *model, int32_t act_bytes);
     /* One picture. pixels [height,width,3] RGB, host memory; workspace 64-byte aligned, at least what
-     * was asked for; rows [n_rows,E] act. model: of the model's open(). Neither allocates nor
+     * info asks for; rows [n_rows,E] act. model: of the model's open(). Neither allocates nor
      * synchronises. [engine] */
     turbo_status (*embed)(void *model, turbo_exec *x, const uint8_t *pixels, void *workspace,
                           uint64_t workspace_bytes, void *rows, turbo_err *err);

@@ -1,0 +1,243 @@
+/* core/cli/plan.c: turbo plan: the memory a model will take and how fast a device can be with it, before
+ * a weight is read. This file gathers; plan_text.c and plan_svg.c show. Main thread. */
+#include "cli/plan.h"
+
+#include <errno.h>
+#include <math.h>
+#include <string.h>
+
+#include "conf/table.h"
+#include "engine/media.h"
+#include "util/err.h"
+
+#define MEASURE_BYTES                                                                              \
+    ((size_t)256 << 20) /* several times the caches of the machines this runs on */
+#define MEASURE_ROUNDS 5
+
+static const cli_flag flags[] = {
+    {"device", CLI_TEXT, "NAME",
+     "cpu: this machine, measured (default). rtx3090, rtx4090, rtx4090-tensor, a10, l4, l40s, "
+     "a100-40g, a100-80g, h100, h200: datasheet.",
+     0, 0},
+    {"memory", CLI_TEXT, "SIZE", "Free memory to plan with, such as 24GiB. Default: the device's.",
+     0, 0},
+    {"batch", CLI_INT, "B", "Sequences of the worked example. Default: 16.", 1, 65536},
+    {"in", CLI_INT, "TOKENS", "Their prompts. Default: 512.", 1, 16777216},
+    {"out", CLI_INT, "TOKENS", "Their answers. Default: 32.", 0, 16777216},
+    {"params", CLI_NUM, "N",
+     "Parameters, such as 175e9: without MODEL all there is to know; with it the nominal number "
+     "that FLOP a token are counted with.",
+     1e3, 1e15},
+    {"bits", CLI_NUM, "BITS", "Bits of a parameter, with --params and no MODEL. Default: 16.", 1,
+     64},
+    {"svg", CLI_TEXT, "FILE", "Draws memory and roofline into FILE.", 0, 0},
+    {"json", CLI_SWITCH, "", "Prints one JSON object.", 0, 0},
+    {NULL, CLI_SWITCH, NULL, NULL, 0, 0},
+};
+
+static turbo_status no_device(const char *name, turbo_err *err)
+{
+    const char *names[32] = {"cpu"};
+    size_t n = 1;
+    for (size_t i = 0; i < turbod_n_gpus && n < 32; i++)
+        names[n++] = turbod_gpus[i].id;
+    const char *near = turbod_nearest(name, names, n);
+    return turbod_err(err, TURBOD_EUSAGE, "--device %.40s is not in the table%s%s%s", name,
+                      near ? "; did you mean " : "; turbo plan --help lists it", near ? near : "",
+                      near ? "?" : "");
+}
+
+/* Speed of this machine as the engine would use it. */
+static turbo_status measure_cpu(const turbod_engine_opts *o, cli_plan *p, turbo_err *err)
+{
+    turbok_device_opts dev = {.threads = o->threads, .pin = o->pin, .spin_us = -1};
+    turbok_device *d = NULL;
+    turbok_speed speed;
+    turbo_status st = turbod_engine_isa(o->isa, &dev.isa, err);
+    if (!st)
+        st = turbok_device_open(&dev, &d, err);
+    if (st)
+        return st;
+    st = turbok_measure(d, MEASURE_BYTES, MEASURE_ROUNDS, &speed, err);
+    snprintf(p->device, sizeof p->device, "%s", turbok_device_name(d));
+    snprintf(p->note, sizeof p->note, "measured now: fp32 multiply-adds, reads of all threads");
+    turbok_device_close(d);
+    p->roof.flops = speed.fma_flops;
+    p->roof.bandwidth = speed.read_bytes_s;
+    return st;
+}
+
+static turbo_status choose_device(const cli_args *a, turbod_engine_opts *o, cli_plan *p,
+                                  turbo_err *err)
+{
+    const char *name = cli_text(a, "device"), *memory = cli_text(a, "memory");
+    const turbod_gpu *g = name ? turbod_gpu_find(name) : NULL;
+    turbo_status st = TURBO_OK;
+    p->cpu = !name || !strcmp(name, "cpu");
+    if (!p->cpu && !g)
+        return no_device(name, err);
+    if (memory && (!turbod_conf_size(memory, &o->memory_free) || !o->memory_free))
+        return turbod_err(err, TURBOD_EUSAGE,
+                          "--memory is \"%.40s\"; a size such as 24GiB is needed", memory);
+    if (p->cpu) {
+        st = measure_cpu(o, p, err);
+    } else {
+        snprintf(p->device, sizeof p->device, "%s", g->name);
+        snprintf(p->note, sizeof p->note, "%s", g->note);
+        p->roof.flops = g->flops;
+        p->roof.bandwidth = g->bandwidth;
+        o->memory_free = o->memory_free ? o->memory_free : (uint64_t)g->memory;
+    }
+    return st;
+}
+
+/* Which weights every token passes: all matrices but the table it only reads a row of; a table that
+ * serves as the head too is passed as well. */
+static void fill_roof(cli_plan *p)
+{
+    const turbod_weights_sums *w = &p->model->weights;
+    const turbo_model_info *m = &p->model->info;
+    bool tied = !w->n_heads;
+    p->roof.params = p->nominal > 0 ? p->nominal : (double)(w->matmul + (tied ? w->table : 0));
+    p->roof.weights = (double)(w->matmul_stored + (tied ? w->table_stored : 0));
+    p->roof.kv_token = turbod_plan_token_bytes(&p->plan);
+    p->roof.heads = (double)m->n_layers * m->n_heads * m->head_dim;
+}
+
+/* What does not fit is shown all the same; what makes no sense is refused. */
+static turbo_status plan_model(const turbod_engine_opts *o, const turbod_registry *registry,
+                               const turbod_plan_model *m, cli_plan *p, turbo_err *err)
+{
+    turbod_media_facts media;
+    turbod_plan_in in = {.info = &m->info,
+                         .vtbl = m->vtbl,
+                         .weights = &m->weights,
+                         .as_stored = !p->cpu};
+    turbod_engine_plan_in(o, &in);
+    p->model = m;
+    p->memory = (double)in.vacant;
+    turbo_status st =
+        turbod_media_describe(registry, m->vtbl, m->config, m->info.vocab, &media, err);
+    if (st)
+        return st;
+    in.images = turbod_media_bytes(&media, o->image_bytes);
+    st = turbod_plan_make(&in, &p->plan, &p->why);
+    p->fits = !st;
+    if (st && (st != TURBO_ENOMEM || !p->plan.block_bytes)) {
+        *err = p->why;
+        return st;
+    }
+    fill_roof(p);
+    return TURBO_OK;
+}
+
+static turbo_status draw(const cli_plan *p, const char *path, turbo_err *err)
+{
+    FILE *f = fopen(path, "we");
+    if (!f)
+        return turbod_err(err, TURBO_EIO, "%.150s: %s", path, strerror(errno));
+    cli_plan_svg(p, f);
+    bool bad = ferror(f);
+    bad |= fclose(f) != 0;
+    return bad ? turbod_err(err, TURBO_EIO, "writing %.150s failed", path) : TURBO_OK;
+}
+
+int cli_plan_lengths(const cli_plan *p, int64_t out[CLI_PLAN_LENGTHS])
+{
+    int64_t asked = p->in + p->out, most = p->model->info.max_position;
+    int n = 0;
+    bool placed = false;
+    for (int64_t len = 512; len <= most && n < CLI_PLAN_LENGTHS - 2; len *= 2) {
+        if (!placed && asked < len)
+            out[n++] = asked;
+        placed |= asked <= len;
+        out[n++] = len;
+    }
+    if (!placed)
+        out[n++] = asked;
+    return n;
+}
+
+double cli_plan_full_heads(const cli_plan *p)
+{
+    turbok_kv_dims full = p->plan.dims;
+    full.n_kv = p->model->info.n_heads;
+    return (double)turbok_kv_block_bytes(&full) / full.block_tokens * (double)p->batch *
+           (double)(p->in + p->out);
+}
+
+static turbo_status gather(cli_args *a, turbod_registry **registry, turbod_plan_model *m,
+                           cli_plan *p, turbo_err *err)
+{
+    turbod_engine_opts o;
+    bool model = a->n_words || *a->conf->model;
+    turbo_status st = turbod_service_engine_opts(a->conf, &o, err);
+    p->nominal = cli_num(a, "params", 0);
+    p->batch = cli_int(a, "batch", 16);
+    p->in = cli_int(a, "in", 512);
+    p->out = cli_int(a, "out", 32);
+    if (!st && !model && !cli_given(a, "params"))
+        st = turbod_err(err, TURBOD_EUSAGE,
+                        "no model: turbo plan MODEL, or turbo plan --params 175e9");
+    if (!st && model && cli_given(a, "bits"))
+        st = turbod_err(err, TURBOD_EUSAGE, "--bits is for --params without a model");
+    if (!st)
+        st = choose_device(a, &o, p, err);
+    if (st)
+        return st;
+    if (!model) {
+        p->roof.params = p->nominal;
+        p->roof.weights = p->nominal * cli_num(a, "bits", 16) / 8;
+        p->memory = (double)o.memory_free;
+        p->fits = !o.memory_free || p->roof.weights <= p->memory;
+        return TURBO_OK;
+    }
+    p->folder = a->n_words ? a->words[0] : a->conf->model;
+    st = turbod_registry_open(turbod_plugin_path(a->conf->plugin_path), registry, err);
+    if (!st)
+        st = turbod_plan_model_read(p->folder, *registry, m, err);
+    return st ? st : plan_model(&o, *registry, m, p, err);
+}
+
+static int run(cli_args *a)
+{
+    turbo_err err = {{0}};
+    turbod_registry *registry = NULL;
+    turbod_plan_model model = {0};
+    cli_plan p = {0};
+    turbo_status st = gather(a, &registry, &model, &p, &err);
+    if (!st && cli_given(a, "svg"))
+        st = draw(&p, cli_text(a, "svg"), &err);
+    if (!st) {
+        if (cli_given(a, "json"))
+            cli_plan_json(&p, stdout);
+        else
+            cli_plan_text(&p, stdout);
+    }
+    turbod_plan_model_free(&model);
+    turbod_registry_close(registry);
+    if (!st && p.model && !p.fits) {
+        err = p.why;
+        st = TURBO_ENOMEM;
+    }
+    return st ? cli_fail(st, &err) : 0;
+}
+
+const cli_cmd cli_plan_cmd = {
+    .name = "plan",
+    .words = "[MODEL] [flags]",
+    .summary = "The memory a model will take, and how fast a device can be with it.",
+    .about =
+        "Needs config.json, no weights; where there are weight files, their headers are read.\n"
+        "On cpu the bytes are those turbod will take with the same options, to the byte. For\n"
+        "another device they are an estimate: weights as the files hold them, the rest as on a "
+        "CPU.\n"
+        "tok/s are limits of the device, without overhead. Exit status 71: it does not fit, and "
+        "the\n"
+        "last line says what would help.\n",
+    .flags = flags,
+    .keys = "model plugin_path log_level engine",
+    .min_words = 0,
+    .max_words = 1,
+    .run = run,
+};

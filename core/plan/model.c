@@ -1,0 +1,47 @@
+/* core/plan/model.c: what a plan must know of a model folder: dimensions, and what its weights take. Reads
+ * config.json and headers, never a weight. Any thread. */
+#include "plan/plan.h"
+#include "plugin/host.h"
+#include "weights/config.h"
+
+static turbo_status count(const char *folder, turbod_plan_model *m, turbo_err *err)
+{
+    const turbo_host *host = turbod_host_table();
+    turbod_weights_opts none = {0};
+    turbo_weights *w = NULL;
+    turbo_status st = turbod_weights_open(folder, &none, &w, err);
+    m->from_config = st == TURBO_EUNSUPPORTED || (!st && turbod_weights_absent(w));
+    if (m->from_config) {
+        turbod_weights_close(w);
+        w = NULL;
+        st = turbod_weights_expected(host, m->vtbl, m->config, m->info.dtype, &w, err);
+    } else if (!st) {
+        st = turbod_weights_check(w, host, m->vtbl, m->config, err);
+    }
+    if (!st)
+        st = turbod_weights_count(w, host, m->vtbl, m->config, m->info.vocab, &m->weights, err);
+    turbod_weights_close(w);
+    return st;
+}
+
+turbo_status turbod_plan_model_read(const char *folder, const turbod_registry *registry,
+                                    turbod_plan_model *out, turbo_err *err)
+{
+    *out = (turbod_plan_model){.info = {.size = sizeof out->info}};
+    turbo_status st = turbod_config_open(folder, &out->config, err);
+    if (!st)
+        st = turbod_registry_model_for(registry, out->config, &out->vtbl, err);
+    if (!st)
+        st = out->vtbl->describe(turbod_host_table(), out->config, &out->info, err);
+    if (!st)
+        st = count(folder, out, err);
+    if (st)
+        turbod_plan_model_free(out);
+    return st;
+}
+
+void turbod_plan_model_free(turbod_plan_model *m)
+{
+    turbod_config_close(m->config);
+    m->config = NULL;
+}

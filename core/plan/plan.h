@@ -1,0 +1,89 @@
+/* core/plan/plan.h: the bytes an engine will take, before it takes them.
+ *
+ * turbod_plan_make is pure arithmetic over what a model asks for, the engine's options and one figure of
+ * free memory. The engine allocates what the plan says and counts what it got; `turbo plan`, turbod -t
+ * and /metrics show the same numbers. Any thread. Must not know: requests, HTTP, how a file is read. */
+#ifndef TURBOD_PLAN_H
+#define TURBOD_PLAN_H
+
+#include "plugin/registry.h"
+#include "weights/weights.h"
+
+/* Kinds of memory. What takes kilobytes (requests, tokenizer, scheduler's lists) is no kind. */
+typedef enum {
+    TURBOD_MEM_WEIGHTS, /* matrices and their biases, repacked for the backend */
+    TURBOD_MEM_VECTORS, /* norm weights */
+    TURBOD_MEM_ROPE, /* rotary tables */
+    TURBOD_MEM_WORKSPACE, /* activations of the largest step */
+    TURBOD_MEM_SAMPLING, /* logits and sampling rows of max_batch_size sequences */
+    TURBOD_MEM_SCRATCH, /* attention scratch of the compute threads */
+    TURBOD_MEM_IMAGES, /* pictures and what a model made of them, the most they may take */
+    TURBOD_MEM_GRAPHS, /* captured steps of a device; a CPU has none */
+    TURBOD_MEM_KV, /* KV blocks */
+    TURBOD_MEM_KV_INDEX, /* reference counts and prefix cache of the blocks */
+    TURBOD_MEM_KINDS
+} turbod_mem;
+extern const char *const turbod_mem_names[TURBOD_MEM_KINDS]; /* "weights", as in /metrics */
+
+typedef struct turbod_plan_in {
+    const turbo_model_info *info;
+    const turbo_model_vtbl *vtbl; /* workspace() is asked */
+    const turbod_weights_sums *weights;
+    bool as_stored; /* weights as files hold them: for a backend that is not this build's */
+    int threads; /* of the device */
+    uint64_t vacant; /* bytes free before anything is taken; 0: unknown */
+    int64_t session_len; /* 0: the model's, at most what the pool holds */
+    double cache_fraction; /* r, used when cache_bytes is 0 */
+    uint64_t cache_bytes;
+    uint64_t images; /* bytes for pictures; 0: the model takes none */
+    turbok_kv_dims kv; /* how blocks are wanted: block_tokens, dtype (-1: the model's) */
+    int32_t max_batch, max_step_tokens;
+    bool prefix_caching;
+} turbod_plan_in;
+
+/* used = B + r F: fixed is B, left is F, and the KV blocks are the most that fit into r F. */
+typedef struct turbod_plan {
+    uint64_t bytes[TURBOD_MEM_KINDS];
+    uint64_t fixed; /* all kinds but KV and its index */
+    uint64_t total; /* all kinds */
+    uint64_t vacant; /* as given */
+    uint64_t left; /* vacant less fixed */
+    uint64_t allowed; /* for KV blocks: r F, or cache_bytes */
+    uint64_t logits, rows, tops; /* the parts of sampling */
+    turbok_kv_dims dims;
+    uint64_t block_bytes;
+    int32_t blocks;
+    int32_t most_blocks; /* max_batch sequences of full length: more would never be used */
+    int32_t session_len;
+    int32_t max_batch, max_step_tokens;
+} turbod_plan;
+
+/* The blocks that are wanted with the model's dimensions filled in. */
+turbok_kv_dims turbod_plan_kv_dims(const turbo_model_info *info, const turbok_kv_dims *wanted);
+/* ENOMEM and EINVAL say what is needed, what is there and what to change. *out is filled as far as it
+ * could be computed, also then: bytes of all kinds but KV, fixed, block_bytes. */
+turbo_status turbod_plan_make(const turbod_plan_in *in, turbod_plan *out, turbo_err *err);
+int64_t turbod_plan_tokens(const turbod_plan *p); /* that the KV blocks hold */
+/* KV bytes of a token over all layers. */
+double turbod_plan_token_bytes(const turbod_plan *p);
+/* Sequences of len tokens whose KV fits at the same time, max_batch aside. */
+int64_t turbod_plan_at_once(const turbod_plan *p, int64_t len);
+/* "weights 37.0 GiB, ...": one line for people, into text [cap]. */
+void turbod_plan_summary(const turbod_plan *p, char *text, size_t cap);
+
+/* ---- model.c: a model folder, as far as a plan needs it ---- */
+
+typedef struct turbod_plan_model {
+    turbo_config *config;
+    const turbo_model_vtbl *vtbl;
+    turbo_model_info info;
+    turbod_weights_sums weights;
+    bool from_config; /* there are no weight files: shapes and type come from config.json */
+} turbod_plan_model;
+
+/* Reads config.json and, where there are weight files, their headers. */
+turbo_status turbod_plan_model_read(const char *folder, const turbod_registry *registry,
+                                    turbod_plan_model *out, turbo_err *err);
+void turbod_plan_model_free(turbod_plan_model *m); /* zeroed allowed */
+
+#endif
