@@ -1,4 +1,4 @@
-/* core/conf/paths.c: where plugins and scripts lie: what was configured, else the build tree this
+/* core/conf/paths.c: where plugins, scripts and the image helper lie: what was configured, else the build tree this
  * program stands in, else the place of installation. Main thread first, then read-only. */
 #include <dirent.h>
 #include <limits.h>
@@ -15,6 +15,9 @@
 #ifndef TURBO_PLUGINDIR
 #define TURBO_PLUGINDIR "/usr/local/lib/turbo/plugins"
 #endif
+#ifndef TURBO_LIBEXECDIR
+#define TURBO_LIBEXECDIR "/usr/local/libexec/turbod"
+#endif
 #ifndef TURBO_SCRIPTDIR
 #define TURBO_SCRIPTDIR "/usr/local/share/turbo/scripts"
 #endif
@@ -22,6 +25,7 @@
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static char plugin_path[8192]; /* of the build tree; "" when this is no build tree */
 static char script_dir[PATH_MAX];
+static char image_helper[PATH_MAX];
 
 /* configure leaves core/conf/source-tree in a build tree: one line, the name of the source tree. */
 static bool read_marker(const char *dir, char *source, size_t cap)
@@ -89,6 +93,10 @@ static void find_build_tree(void)
             return;
     }
     list_plugins(dir);
+    if (strlen(dir) + sizeof "/turbo-image" <= sizeof image_helper) {
+        memcpy(image_helper, dir, strlen(dir) + 1);
+        strncat(image_helper, "/turbo-image", sizeof image_helper - strlen(image_helper) - 1);
+    }
     if (strlen(source) + sizeof "/scripts" <= sizeof script_dir) {
         memcpy(script_dir, source, strlen(source) + 1);
         strncat(script_dir, "/scripts", sizeof script_dir - strlen(script_dir) - 1);
@@ -110,4 +118,10 @@ const char *turbod_data_dir(void)
         return env;
     pthread_once(&once, find_build_tree);
     return *script_dir ? script_dir : TURBO_SCRIPTDIR;
+}
+
+const char *turbod_image_helper(void)
+{
+    pthread_once(&once, find_build_tree);
+    return *image_helper ? image_helper : TURBO_LIBEXECDIR "/turbo-image";
 }

@@ -10,6 +10,7 @@
 
 #include "chat/choose.h"
 #include "daemon/daemon.h"
+#include "engine/media.h"
 #include "plugin/host.h"
 #include "util/err.h"
 #include "weights/config.h"
@@ -84,10 +85,16 @@ static turbo_status test_model(preflight *p, turbo_err *err)
 static turbo_status test_memory(preflight *p, const turbod_engine_opts *o, turbo_err *err)
 {
     turbod_plan_in in = {.info = &p->info, .vtbl = p->model, .weights = &p->sums};
+    turbod_media_facts media;
     turbod_plan plan;
     char text[256];
     turbod_engine_plan_in(o, &in);
-    turbo_status st = turbod_plan_make(&in, &plan, err);
+    turbo_status st =
+        turbod_media_describe(p->registry, p->model, p->config, p->info.vocab, &media, err);
+    if (st)
+        return st;
+    in.images = turbod_media_bytes(&media, o->image_bytes);
+    st = turbod_plan_make(&in, &plan, err);
     if (st)
         return st;
     turbod_plan_summary(&plan, text, sizeof text);

@@ -98,6 +98,12 @@ static void save(turbod_exchange *x, const char *id, const char *name)
     turbo_err err = {{0}};
     if (!folder || !take(x, id, false, &s))
         return;
+    if (turbod_dialogue_images(&s->dialogue)) {
+        turbod_session_give(x->http, s);
+        turbod_reply_error(x, 400, "unsupported_content", NULL,
+                           "a session with images cannot be saved");
+        return;
+    }
     int64_t t0 = turbod_ms();
     turbod_buf_init(&note, (size_t)64 << 20);
     turbod_dialogue_pack(&s->dialogue, &note);
