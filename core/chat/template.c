@@ -472,18 +472,19 @@ static turbo_status append_text(const turbo_tokenizer_vtbl *v, const void *tok, 
     return st;
 }
 
-/* Text i without what the special tokens beside it swallow. */
+/* Text i without what the special tokens beside it swallow; a picture swallows nothing. */
 static void strip_segment(const turbo_tokenizer_vtbl *v, const void *tok, const turbod_render *r,
                           size_t i, const char **text, size_t *len)
 {
     const turbod_segment *g = &r->segments[i];
     size_t skip = skip_space(*text, *len, false);
-    if (skip && i && swallows(v, tok, r->text.ptr + g[-1].at, g[-1].len, true)) {
+    if (skip && i && !g[-1].image && swallows(v, tok, r->text.ptr + g[-1].at, g[-1].len, true)) {
         *text += skip;
         *len -= skip;
     }
     size_t keep = trim_space(*text, *len, false);
-    if (keep < *len && i + 1 < r->n && swallows(v, tok, r->text.ptr + g[1].at, g[1].len, false))
+    if (keep < *len && i + 1 < r->n && !g[1].image &&
+        swallows(v, tok, r->text.ptr + g[1].at, g[1].len, false))
         *len = keep;
 }
 

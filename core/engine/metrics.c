@@ -126,8 +126,8 @@ static void core_series(const page *g, turbod_metrics *m)
            LOAD(m->prefix_hits));
     number(g, "image_cache_queries_total", "counter", "Images of requests.",
            LOAD(m->image_queries));
-    number(g, "image_cache_hits_total", "counter",
-           "Images that were known from another request.", LOAD(m->image_hits));
+    number(g, "image_cache_hits_total", "counter", "Images that were known from another request.",
+           LOAD(m->image_hits));
     number(g, "num_preemptions_total", "counter", "Sequences whose KV was taken away.",
            LOAD(m->preemptions));
     turbod_metrics_head(g->o, g->prefix, "request_success_total", "counter",

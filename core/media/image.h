@@ -55,7 +55,7 @@ typedef struct turbod_media_facts {
     turbod_image_fit fit;
     int32_t n_rows; /* tokens that a picture takes in a prompt */
     int32_t placeholder; /* their id */
-    uint64_t workspace;  /* bytes that making rows of one takes */
+    uint64_t workspace; /* bytes that making rows of one takes */
 } turbod_media_facts;
 
 #endif

@@ -10,10 +10,15 @@
 #define TOPS 20 /* alternatives a sampling row has room for, turbo_sample_row.top */
 
 const char *const turbod_mem_names[TURBOD_MEM_KINDS] = {
-    [TURBOD_MEM_WEIGHTS] = "weights",   [TURBOD_MEM_VECTORS] = "vectors",
-    [TURBOD_MEM_ROPE] = "rope",         [TURBOD_MEM_WORKSPACE] = "workspace",
-    [TURBOD_MEM_SAMPLING] = "sampling", [TURBOD_MEM_SCRATCH] = "scratch",
-    [TURBOD_MEM_IMAGES] = "images",     [TURBOD_MEM_GRAPHS] = "graphs",     [TURBOD_MEM_KV] = "kv",
+    [TURBOD_MEM_WEIGHTS] = "weights",
+    [TURBOD_MEM_VECTORS] = "vectors",
+    [TURBOD_MEM_ROPE] = "rope",
+    [TURBOD_MEM_WORKSPACE] = "workspace",
+    [TURBOD_MEM_SAMPLING] = "sampling",
+    [TURBOD_MEM_SCRATCH] = "scratch",
+    [TURBOD_MEM_IMAGES] = "images",
+    [TURBOD_MEM_GRAPHS] = "graphs",
+    [TURBOD_MEM_KV] = "kv",
     [TURBOD_MEM_KV_INDEX] = "kv_index",
 };
 

@@ -294,10 +294,9 @@ static turbo_status count_stored(turbod_weights_sums *s, const turbod_st_tensor 
 /* A matrix of n parts, total rows. */
 static turbo_status count_linear(turbo_weights *w, const turbod_st_tensor *const *t,
                                  const turbod_st_tensor *const *bias, int32_t n, int64_t total,
-                                 bool has_bias, uint32_t flags, turbo_err *err)
+                                 int64_t in, bool has_bias, uint32_t flags, turbo_err *err)
 {
     turbod_weights_sums *s = w->sums;
-    int64_t in = (int64_t)t[0]->dims[1];
     uint64_t bytes = turbok_linear_bytes(w->opts.device, t[0]->dtype, total, in, has_bias, flags);
     bool table = flags & TURBO_LINEAR_TABLE;
     turbo_status st =
@@ -379,7 +378,7 @@ turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
     w = base_of(w);
     if (w->sums) {
         *out = (const turbo_linear *)(const void *)stand_in;
-        return count_linear(w, t, bias, n, total, has_bias, flags, err);
+        return count_linear(w, t, bias, n, total, in_dim, has_bias, flags, err);
     }
     turbo_linear *l = NULL;
     turbo_status st =

@@ -7,18 +7,14 @@
 -- the one the models were trained with is "A chat between a curious user and an artificial intelligence
 -- assistant. The assistant gives helpful, detailed, and polite answers to the user's questions."
 
-local names = { system = "", user = "USER: ", assistant = "ASSISTANT: " }
-
 turbo.template {
     stop = { "</s>" },
     render = function(messages, out, opts)
         out:special("<s>")
         for i, message in ipairs(messages) do
-            local name = names[message.role]
-            if not name then
-                error("unknown role \"" .. message.role .. "\"; use system, user or assistant")
+            if message.role ~= "system" then
+                out:text(string.upper(message.role) .. ": ")
             end
-            out:text(name)
             for _ in ipairs(message.images) do
                 out:image()
                 out:text("\n")

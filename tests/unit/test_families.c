@@ -161,7 +161,8 @@ static void test_taken(void **state)
         {"{\"architectures\":[\"Qwen3ForCausalLM\"],\"model_type\":\"qwen3\"}", NULL},
         {"{\"architectures\":[\"QWenLMHeadModel\"],\"model_type\":\"qwen\"}", NULL},
         {"{\"architectures\":[\"LlamaForSequenceClassification\"],\"model_type\":\"llama\"}", NULL},
-        {"{\"architectures\":[\"LlavaNextForConditionalGeneration\"],\"model_type\":\"llava_next\"}",
+        {"{\"architectures\":[\"LlavaNextForConditionalGeneration\"],\"model_type\":\"llava_"
+         "next\"}",
          NULL},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {

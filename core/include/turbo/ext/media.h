@@ -32,7 +32,7 @@ typedef struct turbo_media_info {
     uint8_t pad[4]; /* RGB, 0                                                                */
     int32_t n_rows; /* rows one picture becomes, 1..65536                                    */
     int32_t placeholder; /* id, 0..V-1, that stands for each row in a prompt; never computed      */
-    uint64_t workspace;  /* bytes of scratch that embed() needs where activations take 4 bytes    */
+    uint64_t workspace; /* bytes of scratch that embed() needs where activations take 4 bytes    */
 } turbo_media_info;
 
 typedef struct turbo_media_vtbl {
