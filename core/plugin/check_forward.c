@@ -89,8 +89,8 @@ static int room(const turbo_model_vtbl *v, rig **r, float **ref, float **got, tu
     if (result)
         return result;
     size_t row = (size_t)(*r)->info.vocab * sizeof(float);
-    *ref = malloc((N + M) * row);
-    *got = malloc((N + M) * row);
+    *ref = calloc(N + M, row);
+    *got = calloc(N + M, row);
     if (*ref && *got)
         return CHECK_OK;
     turbod_err(why, 0, "no memory for the test");

@@ -283,7 +283,7 @@ int rig_forward(rig *r, const rig_piece *p, int32_t n, const int32_t *rows, int3
     before = a;
     size_t ws = r->v->workspace(&r->info, a.cu[n], R, 4);
     size_t bytes = (size_t)R * (size_t)r->info.vocab * sizeof(float), room;
-    uint8_t *out = malloc(bytes + 2 * SLACK), *area = NULL;
+    uint8_t *out = calloc(1, bytes + 2 * SLACK), *area = NULL;
     if (turbod_round_up(ws + 2 * SLACK, 64, &room))
         area = aligned_alloc(64, room);
     if (!out || !area) {
