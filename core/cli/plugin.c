@@ -92,11 +92,12 @@ const cli_cmd cli_plugin = {
     .name = "plugin",
     .words = "list [--json] | check FILE.so | new NAME [FOLDER] [--kind KIND]",
     .summary = "Lists plugins, tests one, or begins a new one.",
-    .about = "check runs the code of the plugin on this machine, each test in a process of its own. new "
-             "writes a\n"
-             "project that works and builds against turbo/plugin.h with pkg-config: a model (with a "
-             "tiny\n"
-             "checkpoint to serve) or a sampler. FOLDER is NAME by default.\n",
+    .about =
+        "check runs the code of the plugin on this machine, each test in a process of its own. new "
+        "writes a\n"
+        "project that works and builds against turbo/plugin.h with pkg-config: a model (with a "
+        "tiny\n"
+        "checkpoint to serve) or a sampler. FOLDER is NAME by default.\n",
     .flags = flags,
     .keys = "plugin_path log_level",
     .min_words = 1,

@@ -21,8 +21,8 @@ static int one_by_one(rig *r, float *ref, turbo_err *why)
     int result = CHECK_OK;
     rig_forget(r);
     for (int32_t i = 0; i < N + M && !result; i++) {
-        rig_piece p = i < N ? (rig_piece){0, 1, i, &ids_a[i]}
-                            : (rig_piece){1, 1, i - N, &ids_b[i - N]};
+        rig_piece p =
+            i < N ? (rig_piece){0, 1, i, &ids_a[i]} : (rig_piece){1, 1, i - N, &ids_b[i - N]};
         result = rig_forward(r, &p, 1, row, 1, 0, ref + (size_t)i * V, why);
     }
     return result;

@@ -162,8 +162,7 @@ static bool attn_ok(guard *g, const char *op, const turbo_attn *a, const turbo_b
     if (a->layer < 0 || a->layer >= m->n_layers)
         return found(g, "%s: layer %d; describe() says %d layers", op, a->layer, m->n_layers);
     if (a->n_heads != m->n_heads || a->n_kv != m->n_kv || a->head_dim != m->head_dim)
-        return found(g,
-                     "%s: %d heads, %d key/value heads of %d; describe() says %d, %d and %d", op,
+        return found(g, "%s: %d heads, %d key/value heads of %d; describe() says %d, %d and %d", op,
                      a->n_heads, a->n_kv, a->head_dim, m->n_heads, m->n_kv, m->head_dim);
     if (!isfinite(a->scale) || a->window < 0)
         return found(g, "%s: scale is %g, window is %d", op, (double)a->scale, a->window);
@@ -262,8 +261,8 @@ static void g_logits(turbo_exec *x, const turbo_linear *head, const void *in, in
               (long long)w->out, g->info->vocab);
         return;
     }
-    if (!out || out < g->logits || R > g->batch->n_rows ||
-        (out - g->logits) % w->out || (out - g->logits) / w->out > g->batch->n_rows - R) {
+    if (!out || out < g->logits || R > g->batch->n_rows || (out - g->logits) % w->out ||
+        (out - g->logits) / w->out > g->batch->n_rows - R) {
         found(g, "logits: %d rows do not lie in the %d wanted rows of forward()", R,
               g->batch->n_rows);
         return;
@@ -296,7 +295,8 @@ static turbo_status h_linear(turbo_weights *w, const char *name, int64_t out_dim
                              uint32_t flags, const turbo_linear **to, turbo_err *err)
 {
     guard *g = of_weights(w);
-    turbo_status st = turbod_host_table()->linear(g->weights, name, out_dim, in_dim, flags, to, err);
+    turbo_status st =
+        turbod_host_table()->linear(g->weights, name, out_dim, in_dim, flags, to, err);
     return st ? st : keep(g, *to, out_dim, in_dim, flags, err);
 }
 

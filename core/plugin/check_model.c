@@ -95,7 +95,8 @@ static int probe_one(const turbo_model_vtbl *v, const char *text, turbo_err *why
     said = (turbo_err){{0}};
     turbo_status st = v->describe(turbod_host_table(), c, &info, &said);
     if (score != 0)
-        result = failed(why, &said, "probe claims a config whose architecture it cannot know", text);
+        result =
+            failed(why, &said, "probe claims a config whose architecture it cannot know", text);
     else if (st > 0)
         result = failed(why, &said, "describe returns a positive status", text);
     else if (st && !said.text[0])

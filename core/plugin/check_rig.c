@@ -38,9 +38,9 @@ static turbo_status add_tensor(void *ctx, const turbo_tensor_spec *s)
         dims[d] = (uint64_t)s->dims[d];
     for (const char *c = s->name; *c; c++)
         if (*c < 0x21 || *c > 0x7e || *c == '"' || *c == '\\')
-            return turbod_err(&m->why, TURBO_EINVAL,
-                              "expect names a tensor with a blank, a quote or no ASCII in it: %.80s",
-                              s->name);
+            return turbod_err(
+                &m->why, TURBO_EINVAL,
+                "expect names a tensor with a blank, a quote or no ASCII in it: %.80s", s->name);
     if (!turbod_numel(dims, (unsigned)s->ndim, &n) || n > MAX_NUMBERS ||
         (m->total += n) > MAX_NUMBERS)
         return turbod_err(&m->why, TURBO_ELIMIT, "more than %" PRIu64 " numbers", MAX_NUMBERS);
@@ -121,7 +121,8 @@ static int open_counted(rig *r, const maker *m, turbo_err *why)
     }
     if (r->v->open(&r->guard.host, r->config, (turbo_weights *)(void *)&r->guard, &r->guard.ops,
                    &r->model, &said)) {
-        turbod_err(why, 0, "open fails on a folder with the tensors of expect(): %.160s", said.text);
+        turbod_err(why, 0, "open fails on a folder with the tensors of expect(): %.160s",
+                   said.text);
         return CHECK_FAILED;
     }
     if (sums.params < m->total) {
