@@ -17,6 +17,7 @@
 
 #define MAX_NUMBERS (UINT64_C(1) << 24) /* of a checkpoint made here */
 #define MAX_HEADER (1 << 22)
+#define MAX_WORKSPACE (UINT64_C(1) << 30) /* bytes for a few tokens of a tiny model */
 #define SLACK 65536 /* bytes watched behind the workspace and behind the logits */
 #define MARK 0xA5
 
@@ -34,6 +35,10 @@ static turbo_status add_tensor(void *ctx, const turbo_tensor_spec *s)
     maker *m = ctx;
     uint64_t dims[4], n;
     char text[256];
+    if (!s || !s->name || s->ndim < 1 || s->ndim > 4 || strnlen(s->name, 121) > 120)
+        return turbod_err(&m->why, TURBO_EINVAL,
+                          "expect emits a tensor without a name, with a name of more than 120 bytes, or "
+                          "with ndim outside 1..4");
     for (int32_t d = 0; d < s->ndim; d++)
         dims[d] = (uint64_t)s->dims[d];
     for (const char *c = s->name; *c; c++)
@@ -282,13 +287,18 @@ int rig_forward(rig *r, const rig_piece *p, int32_t n, const int32_t *rows, int3
     if (R)
         memcpy(a.rows, rows, (size_t)R * sizeof *rows);
     before = a;
-    size_t ws = r->v->workspace(&r->info, a.cu[n], R, 4);
+    uint64_t ws = r->v->workspace(&r->info, a.cu[n], R, 4);
+    if (ws > MAX_WORKSPACE) {
+        turbod_err(why, 0, "workspace(T=%d, R=%d) asks for %" PRIu64 " bytes for a tiny model",
+                   a.cu[n], R, ws);
+        return CHECK_FAILED;
+    }
     size_t bytes = (size_t)R * (size_t)r->info.vocab * sizeof(float), room;
     uint8_t *out = calloc(1, bytes + 2 * SLACK), *area = NULL;
     if (turbod_round_up(ws + 2 * SLACK, 64, &room))
         area = aligned_alloc(64, room);
     if (!out || !area) {
-        turbod_err(why, 0, "no memory for a workspace of %zu bytes", ws);
+        turbod_err(why, 0, "no memory for a workspace of %" PRIu64 " bytes", ws);
         return CHECK_FAILED;
     }
     memset(area, MARK, room);
