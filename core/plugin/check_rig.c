@@ -36,9 +36,10 @@ static turbo_status add_tensor(void *ctx, const turbo_tensor_spec *s)
     uint64_t dims[4], n;
     char text[256];
     if (!s || !s->name || s->ndim < 1 || s->ndim > 4 || strnlen(s->name, 121) > 120)
-        return turbod_err(&m->why, TURBO_EINVAL,
-                          "expect emits a tensor without a name, with a name of more than 120 bytes, or "
-                          "with ndim outside 1..4");
+        return turbod_err(
+            &m->why, TURBO_EINVAL,
+            "expect emits a tensor without a name, with a name of more than 120 bytes, or "
+            "with ndim outside 1..4");
     for (int32_t d = 0; d < s->ndim; d++)
         dims[d] = (uint64_t)s->dims[d];
     for (const char *c = s->name; *c; c++)
