@@ -1,4 +1,4 @@
-/* core/turbod.c: the daemon: reads its configuration, listens, loads the model in a thread, serves
+/* core/turbod.c: the daemon: reads its configuration, listens, loads the models in a thread, serves
  * until a signal says otherwise. This file is the life of the main thread; what it does at each
  * station lies in core/daemon. Must not know: HTTP, models. */
 #include <errno.h>
@@ -27,11 +27,12 @@ typedef struct daemon_state {
     char **argv;
     bool help, version, test, print;
     turbod_conf *conf;
-    turbod_service svc;
+    turbod_services models;
     turbod_http *http;
     turbod_retired *retired;
     turbod_progress progress;
-    turbod_report report;
+    turbod_report reports[TURBOD_MAX_MODELS];
+    bool told[TURBOD_MAX_MODELS]; /* that its engine has failed */
     int signals, loaded; /* signalfd, eventfd of the loading thread */
     pthread_t loader;
     turbo_status load_status;
@@ -59,7 +60,7 @@ static void print_help(void)
     fputs(
         "usage: turbod --conf FILE [flags]\n"
         "\n"
-        "Serves one language model over HTTP with an OpenAI-compatible API.\n"
+        "Serves language models over HTTP with an OpenAI-compatible API.\n"
         "\n"
         "  turbod --conf turbo.conf                start with a conf file\n"
         "  turbod --model /models/chat-7b          start without one\n"
@@ -95,7 +96,7 @@ static void *load_main(void *arg)
     uint64_t one = 1;
     pthread_setname_np(pthread_self(), "turbo-load");
     d->load_status =
-        turbod_service_load(&d->svc, true, turbod_progress_step, &d->progress, &d->load_err);
+        turbod_services_load(&d->models, turbod_progress_step, &d->progress, &d->load_err);
     turbod_progress_end(&d->progress);
     ssize_t n = write(d->loaded, &one, sizeof one);
     (void)n; /* an eventfd with one writer takes it */
@@ -108,13 +109,13 @@ static turbo_status start(daemon_state *d, turbo_err *err)
     if (!st)
         st = turbod_signals_open(&d->signals, err);
     if (!st)
-        st = turbod_service_init(&d->svc, d->conf, err);
+        st = turbod_services_init(&d->models, d->conf, err);
     if (st)
         return st;
     d->loaded = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (d->loaded < 0)
         return turbod_err(err, TURBO_EINTERNAL, "eventfd: %s", strerror(errno));
-    st = turbod_http_start(&d->svc, &d->http, err);
+    st = turbod_http_start(&d->models, &d->http, err);
     if (st)
         return st;
     const char *host = d->conf->host;
@@ -122,7 +123,7 @@ static turbo_status start(daemon_state *d, turbo_err *err)
     turbod_log(TURBO_LOG_INFO, "listening on http://%s%s%s:%d", six ? "[" : "", host,
                six ? "]" : "", turbod_http_port(d->http));
     turbod_notify("STATUS=loading the model");
-    turbod_progress_init(&d->progress, &d->svc);
+    turbod_progress_init(&d->progress);
     if (pthread_create(&d->loader, NULL, load_main, d))
         return turbod_err(err, TURBO_ENOMEM, "cannot start the loading thread");
     return TURBO_OK;
@@ -133,26 +134,39 @@ static void abandon(daemon_state *d)
 {
     if (d->http)
         turbod_http_stop(d->http);
-    if (atomic_load(&d->svc.state) != TURBOD_LOADING && d->svc.engine &&
-        turbod_engine_age(d->svc.engine) > HUNG_AFTER_S && !turbod_engine_idle(d->svc.engine)) {
-        turbod_log(TURBO_LOG_ERROR, "a step of the model does not end; stopping without it");
-        _exit(EX_ENGINE); /* its thread cannot be joined, and it still uses the memory */
+    for (size_t i = 0; i < d->models.n; i++) {
+        turbod_service *s = &d->models.at[i];
+        int state = atomic_load(&s->state);
+        if (state != TURBOD_LOADING && s->engine && turbod_engine_age(s->engine) > HUNG_AFTER_S &&
+            !turbod_engine_idle(s->engine)) {
+            turbod_log(TURBO_LOG_ERROR, "a step of the model does not end; stopping without it");
+            _exit(EX_ENGINE); /* its thread cannot be joined, and it still uses the memory */
+        }
     }
-    turbod_service_close(&d->svc);
+    turbod_services_close(&d->models);
+}
+
+/* All models are loaded and none drains. */
+static bool all_ready(const daemon_state *d)
+{
+    for (size_t i = 0; i < d->models.n; i++)
+        if (atomic_load(&d->models.at[i].state) != TURBOD_READY)
+            return false;
+    return true;
 }
 
 static void reload(daemon_state *d)
 {
     turbo_err err = {{0}};
     turbod_conf *fresh = NULL;
-    if (atomic_load(&d->svc.state) != TURBOD_READY) {
+    if (!all_ready(d)) {
         turbod_log(TURBO_LOG_WARN, "reload: not while the model loads or the server drains");
         return;
     }
     turbod_notify("RELOADING=1");
     turbo_status st = turbod_conf_load(d->argc, d->argv, own_flag, d, &fresh, &err);
     if (!st)
-        st = turbod_reload(&d->svc, d->http, &d->conf, fresh, &d->retired, &err);
+        st = turbod_reload(&d->models, d->http, &d->conf, fresh, &d->retired, &err);
     if (st)
         turbod_log(TURBO_LOG_ERROR, "reload: %s; the old configuration stays", err.text);
     else
@@ -166,17 +180,39 @@ static void ready(daemon_state *d)
     turbod_notify("READY=1\nSTATUS=serving");
 }
 
-static void watchdog(daemon_state *d)
+/* A model that hangs stops the pings; one that has failed does not, while others serve. */
+static void watchdog(const daemon_state *d)
 {
-    double age = atomic_load(&d->svc.state) == TURBOD_READY ? turbod_engine_age(d->svc.engine) : 0;
-    if (age >= 0 && age < SICK_AFTER_S)
+    bool well = true;
+    for (size_t i = 0; i < d->models.n && all_ready(d); i++)
+        well = well && turbod_engine_age(d->models.at[i].engine) < SICK_AFTER_S;
+    if (well)
         turbod_notify("WATCHDOG=1");
 }
 
-/* True: the engine has failed for good, and only a new process helps. */
-static bool engine_dead(daemon_state *d)
+/* True: every engine has failed for good, and only a new process helps. Says of each that it has. */
+static bool engines_dead(daemon_state *d)
 {
-    return atomic_load(&d->svc.state) == TURBOD_READY && turbod_engine_age(d->svc.engine) < 0;
+    size_t dead = 0;
+    for (size_t i = 0; i < d->models.n && all_ready(d); i++) {
+        if (turbod_engine_age(d->models.at[i].engine) >= 0)
+            continue;
+        dead++;
+        if (!d->told[i] && d->models.n > 1)
+            turbod_log(TURBO_LOG_ERROR,
+                       "the engine of %s has failed; it answers 503 until a restart, the other "
+                       "models go on",
+                       d->models.at[i].name);
+        d->told[i] = true;
+    }
+    return dead && dead == d->models.n;
+}
+
+static void report(daemon_state *d)
+{
+    for (size_t i = 0; i < d->models.n; i++)
+        turbod_report_tick(&d->reports[i], turbod_engine_metrics(d->models.at[i].engine),
+                           d->models.n > 1 ? d->models.at[i].name : NULL, d->conf->log_stats_ms);
 }
 
 /* From the first signal to the end of the last answer, of drain_ms, or to the second signal. */
@@ -184,11 +220,11 @@ static void drain(daemon_state *d)
 {
     struct timespec t0;
     bool hurry = false;
-    int64_t most = d->svc.conf->drain_ms;
+    int64_t most = d->conf->drain_ms;
     clock_gettime(CLOCK_MONOTONIC, &t0);
     turbod_notify("STOPPING=1\nSTATUS=draining");
     turbod_log(TURBO_LOG_INFO, "stopping: running answers have %.1f s", (double)most / 1000);
-    atomic_store(&d->svc.state, TURBOD_DRAINING);
+    turbod_services_drain(&d->models);
     turbod_http_quiesce(d->http);
     while (!hurry && !turbod_http_drained(d->http) && seconds_since(&t0) * 1000 < (double)most) {
         struct pollfd p = {.fd = d->signals, .events = POLLIN};
@@ -214,7 +250,7 @@ static int serve(daemon_state *d)
     bool loading = true;
     int beat = turbod_notify_watchdog_ms();
     for (;;) {
-        int tick = tick_ms(d->svc.conf, beat);
+        int tick = tick_ms(d->conf, beat);
         struct pollfd p[2] = {{.fd = d->signals, .events = POLLIN},
                               {.fd = loading ? d->loaded : -1, .events = POLLIN}};
         poll(p, 2, tick);
@@ -243,11 +279,10 @@ static int serve(daemon_state *d)
             }
         }
         if (!loading)
-            turbod_report_tick(&d->report, turbod_engine_metrics(d->svc.engine),
-                               d->svc.conf->log_stats_ms);
+            report(d);
         if (beat > 0)
             watchdog(d);
-        if (!loading && engine_dead(d)) {
+        if (!loading && engines_dead(d)) {
             turbod_log(TURBO_LOG_ERROR,
                        "the engine has failed; exiting so that it can be restarted");
             abandon(d);

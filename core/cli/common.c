@@ -87,7 +87,7 @@ turbo_status cli_open_model_for(cli_args *a, turbod_service *s, bool need_chat, 
     if (!st && turbod_conf_origin(a->conf, "cache_max_entry_count") == TURBOD_FROM_DEFAULT)
         st = small_cache(a, s, tokens, err);
     if (!st) {
-        turbod_progress_init(&bar, NULL);
+        turbod_progress_init(&bar);
         st = turbod_service_load(s, need_chat, bar.terminal ? turbod_progress_step : NULL, &bar,
                                  err);
         turbod_progress_end(&bar);

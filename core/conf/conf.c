@@ -182,6 +182,9 @@ static turbo_status cross_checks(const turbod_conf *c, turbo_err *err)
     if (*c->metrics_compat && strcmp(c->metrics_compat, "vllm"))
         return turbod_err(err, TURBO_EINVAL, "metrics_compat is \"%s\"; use \"\" or \"vllm\"",
                           c->metrics_compat);
+    if (c->kv_share <= 0)
+        return turbod_err(err, TURBO_EINVAL, "kv_share is %g; a number above 0 is needed",
+                          c->kv_share);
     /* A larger max_batch_size alone raises the other; two numbers that contradict each other do not. */
     if (turbod_conf_origin(c, "max_prefill_token_num") != TURBOD_FROM_DEFAULT &&
         c->max_prefill_token_num < c->max_batch_size)
@@ -226,7 +229,15 @@ turbo_status turbod_conf_load(int argc, char **argv, turbod_extra_flag extra, vo
         st = st == TURBO_EINVAL ? TURBOD_EUSAGE : st;
     }
     if (!st)
+        st = turbod_conf_fill_models(c, err);
+    if (!st)
         st = cross_checks(c, err);
+    for (size_t i = 0; !st && i < c->n_models; i++) {
+        char which[32];
+        snprintf(which, sizeof which, "models[%zu]", i);
+        st = cross_checks(c->models[i], err);
+        st = turbod_err_of(err, st, which);
+    }
     free(l.at);
     if (st) {
         turbod_conf_free(c);
@@ -257,6 +268,9 @@ void turbod_conf_free(turbod_conf *c)
     for (size_t i = 0; i < turbod_n_opts; i++)
         if (turbod_opts[i].type == TURBOD_OPT_STR || turbod_opts[i].type == TURBOD_OPT_PATH)
             free(*(char **)(void *)((char *)c + turbod_opts[i].offset));
+    for (size_t i = 0; i < c->n_models; i++)
+        turbod_conf_free(c->models[i]);
+    free(c->models);
     free(c->origins);
     free(c->file);
     free(c);

@@ -19,6 +19,8 @@
 #define TURBOD_T_BOOL bool
 #define TURBOD_T_SIZE uint64_t
 
+#define TURBOD_MAX_MODELS 16
+
 typedef enum {
     TURBOD_FROM_DEFAULT,
     TURBOD_FROM_FILE,
@@ -29,6 +31,10 @@ typedef enum {
 typedef struct turbod_conf {
     char *file; /* the conf file, or NULL */
     turbod_origin *origins; /* one an option, in table order */
+    /* models = ( {...}, ... ): one configuration a model, owned: this one with the entry's keys laid over
+     * it. 0: the one model of `model`. */
+    struct turbod_conf **models;
+    size_t n_models;
 #define OPT(section, key, type, dflt, lo, hi, reload, meta, help) TURBOD_T_##type key;
 #include "conf/options.def"
 #undef OPT

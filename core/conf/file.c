@@ -272,6 +272,85 @@ static turbo_status unknown(const turbod_conf *c, const char *section, const con
                       near ? near : "", near ? "?" : "; turbod --help lists all");
 }
 
+static turbo_status set_one(turbod_conf *c, const turbod_opt *o, const config_setting_t *s,
+                            turbo_err *err)
+{
+    turbo_status st;
+    turbod_buf b;
+    char where[256];
+    turbod_buf_init(&b, 2 * (size_t)CONF_MAX);
+    snprintf(where, sizeof where, "%s:%d", c->file, (int)config_setting_source_line(s));
+    if (!setting_text(c, o, s, &b))
+        st = turbod_err(err, TURBO_EINVAL, "%s: %s is %s; %s is needed", where, o->key, kind_of(s),
+                        wanted(o));
+    else if (b.failed)
+        st = turbod_err(err, TURBO_ENOMEM, "no memory for %s", where);
+    else
+        st = turbod_opt_set(c, o, b.ptr, TURBOD_FROM_FILE, where, err);
+    turbod_buf_free(&b);
+    return st;
+}
+
+/* A key of an entry of models = ( ... ) that a model cannot have. */
+static turbo_status not_of_model(const turbod_conf *c, const config_setting_t *s, turbo_err *err)
+{
+    const char *key = config_setting_name(s);
+    const turbod_opt *o = turbod_opt_find(NULL, key, strlen(key));
+    int line = (int)config_setting_source_line(s);
+    if (o)
+        return turbod_err(err, TURBO_EINVAL,
+                          "%s:%d: %s is the same for all models; write it %s%s%s, not into models",
+                          c->file, line, key, *o->section ? "into the group " : "at the top level",
+                          o->section, *o->section ? " = { }" : "");
+    if (is_section(key))
+        return turbod_err(err, TURBO_EINVAL,
+                          "%s:%d: an entry of models has no groups; write the settings of %s "
+                          "straight into it",
+                          c->file, line, key);
+    const char *near = turbod_opt_nearest_of_model(key);
+    return turbod_err(err, TURBO_EINVAL, "%s:%d: unknown setting models.%.40s%s%s%s", c->file, line,
+                      key, near ? "; did you mean " : "", near ? near : "",
+                      near ? "?" : "; turbod --help lists all");
+}
+
+/* models = ( { model = "..."; session_len = 4096; }, ... ); */
+static turbo_status walk_models(turbod_conf *c, const config_setting_t *list, turbo_err *err)
+{
+    int n = config_setting_length(list), line = (int)config_setting_source_line(list);
+    if (!config_setting_is_list(list) || n < 1 || n > TURBOD_MAX_MODELS)
+        return turbod_err(err, TURBO_EINVAL,
+                          "%s:%d: models is %s%s; a list of 1 to %d entries is needed: models = ( { "
+                          "model = \"...\"; }, { model = \"...\"; } );",
+                          c->file, line, kind_of(list),
+                          config_setting_is_list(list) ? (n ? " of too many" : " of none") : "",
+                          TURBOD_MAX_MODELS);
+    for (int i = 0; i < n; i++) {
+        const config_setting_t *entry = config_setting_get_elem(list, (unsigned)i);
+        line = (int)config_setting_source_line(entry);
+        if (!config_setting_is_group(entry))
+            return turbod_err(err, TURBO_EINVAL,
+                              "%s:%d: models[%d] is %s; an entry { model = \"...\"; } is needed",
+                              c->file, line, i, kind_of(entry));
+        turbod_conf *m = turbod_conf_add_model(c);
+        if (!m)
+            return turbod_err(err, TURBO_ENOMEM, "no memory for the configuration");
+        for (int k = 0; k < config_setting_length(entry); k++) {
+            const config_setting_t *s = config_setting_get_elem(entry, (unsigned)k);
+            const char *key = config_setting_name(s);
+            const turbod_opt *o = turbod_opt_find(NULL, key, strlen(key));
+            turbo_status st = o && turbod_opt_of_model(o) ? set_one(m, o, s, err)
+                                                          : not_of_model(c, s, err);
+            if (st)
+                return st;
+        }
+        if (!m->model || !*m->model)
+            return turbod_err(err, TURBO_EINVAL,
+                              "%s:%d: models[%d] names no model; set model = \"FOLDER\"; in it",
+                              c->file, line, i);
+    }
+    return TURBO_OK;
+}
+
 static turbo_status walk(turbod_conf *c, const char *section, const config_setting_t *group,
                          turbo_err *err)
 {
@@ -290,20 +369,12 @@ static turbo_status walk(turbod_conf *c, const char *section, const config_setti
             continue;
         }
         const turbod_opt *o = turbod_opt_find(section, key, strlen(key));
-        if (!o)
-            return unknown(c, section, s, err);
-        turbod_buf b;
-        char where[256];
-        turbod_buf_init(&b, 2 * (size_t)CONF_MAX);
-        snprintf(where, sizeof where, "%s:%d", c->file, line);
-        if (!setting_text(c, o, s, &b))
-            st = turbod_err(err, TURBO_EINVAL, "%s: %s is %s; %s is needed", where, key, kind_of(s),
-                            wanted(o));
-        else if (b.failed)
-            st = turbod_err(err, TURBO_ENOMEM, "no memory for %s", where);
+        if (o)
+            st = set_one(c, o, s, err);
+        else if (!*section && !strcmp(key, "models"))
+            st = walk_models(c, s, err);
         else
-            st = turbod_opt_set(c, o, b.ptr, TURBOD_FROM_FILE, where, err);
-        turbod_buf_free(&b);
+            st = unknown(c, section, s, err);
     }
     return st;
 }

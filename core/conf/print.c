@@ -50,33 +50,53 @@ static bool is_secret(const turbod_opt *o, const char *text)
     return !strcmp(o->key, "api_keys") && *text && access(text, F_OK);
 }
 
+static void print_row(const turbod_conf *c, size_t i, int indent, FILE *out)
+{
+    const turbod_opt *o = &turbod_opts[i];
+    char buf[64];
+    const char *text = turbod_opt_text(c, o, buf);
+    fprintf(out, "%*s%s = ", indent, "", o->key);
+    if (is_secret(o, text))
+        fputs("\"***\"", out);
+    else if (o->type == TURBOD_OPT_INT || o->type == TURBOD_OPT_BOOL || o->type == TURBOD_OPT_NUM)
+        fputs(text, out);
+    else
+        put_quoted(out, text);
+    turbod_origin from = c->origins[i];
+    fprintf(out, "; # %s%s%s\n", origin_names[from], from == TURBOD_FROM_FILE ? " " : "",
+            from == TURBOD_FROM_FILE ? c->file : "");
+}
+
+static void print_models(const turbod_conf *c, FILE *out)
+{
+    fputs("models = (\n", out);
+    for (size_t m = 0; m < c->n_models; m++) {
+        fputs("    {\n", out);
+        for (size_t i = 0; i < turbod_n_opts; i++)
+            if (turbod_opt_of_model(&turbod_opts[i]))
+                print_row(c->models[m], i, 8, out);
+        fprintf(out, "    }%s\n", m + 1 < c->n_models ? "," : "");
+    }
+    fputs(");\n", out);
+}
+
 void turbod_conf_print(const turbod_conf *c, FILE *out)
 {
     const char *section = "";
     for (size_t i = 0; i < turbod_n_opts; i++) {
         const turbod_opt *o = &turbod_opts[i];
-        char buf[64];
-        const char *text = turbod_opt_text(c, o, buf);
         if (strcmp(section, o->section)) {
             if (*section)
                 fputs("};\n", out);
             section = o->section;
             fprintf(out, "%s = {\n", section);
         }
-        fprintf(out, "%s%s = ", *section ? "    " : "", o->key);
-        if (is_secret(o, text))
-            fputs("\"***\"", out);
-        else if (o->type == TURBOD_OPT_INT || o->type == TURBOD_OPT_BOOL ||
-                 o->type == TURBOD_OPT_NUM)
-            fputs(text, out);
-        else
-            put_quoted(out, text);
-        turbod_origin from = c->origins[i];
-        fprintf(out, "; # %s%s%s\n", origin_names[from], from == TURBOD_FROM_FILE ? " " : "",
-                from == TURBOD_FROM_FILE ? c->file : "");
+        print_row(c, i, *section ? 4 : 0, out);
     }
     if (*section)
         fputs("};\n", out);
+    if (c->n_models)
+        print_models(c, out);
 }
 
 static void range_text(const turbod_opt *o, char buf[96])

@@ -35,13 +35,22 @@ const char *turbod_nearest(const char *text, const char *const *words, size_t n)
 /* Nearest key of a section (NULL: of all). */
 const char *turbod_opt_nearest(const char *section, const char *key);
 
+/* An option that a model of several may have for itself: a key of an entry of models = ( ... ). */
+bool turbod_opt_of_model(const turbod_opt *o);
+/* The nearest of their keys, as turbod_opt_nearest. */
+const char *turbod_opt_nearest_of_model(const char *key);
+
 /* Parses text for the row, checks its range, stores it with its origin. where is the beginning of
  * the error text: "conf/a.conf:12". */
 turbo_status turbod_opt_set(turbod_conf *c, const turbod_opt *o, const char *text,
                             turbod_origin origin, const char *where, turbo_err *err);
 
-/* file.c: reads c->file into c. */
+/* file.c: reads c->file into c; an entry of c->models then holds its own keys only. */
 turbo_status turbod_conf_file(turbod_conf *c, turbo_err *err);
+/* models.c: what an entry does not say comes from c; after file, environment and flags. */
+turbo_status turbod_conf_fill_models(turbod_conf *c, turbo_err *err);
+/* models.c: a new entry of c->models, empty. NULL: no memory. */
+turbod_conf *turbod_conf_add_model(turbod_conf *c);
 /* What the pre-scan does to a text, for tests: refuses @include, NUL and numbers beyond 64 bits, and
  * marks numbers beyond 31 bits with L, which libconfig would cut. *out is the caller's: free(). */
 turbo_status turbod_conf_prescan(const char *text, size_t n, const char *name, char **out,

@@ -5,7 +5,7 @@
 
 #include <stdatomic.h>
 
-#include "engine/service.h"
+#include "engine/services.h"
 #include "net/http.h"
 
 /* ---- setup.c ---- */
@@ -29,11 +29,10 @@ int turbod_notify_watchdog_ms(void);
 
 typedef struct turbod_progress {
     bool terminal;
-    int shown;           /* last tenth or percent that was printed */
-    turbod_service *svc; /* load_done and load_total are kept up to date; may be NULL */
+    int shown; /* last tenth or percent that was printed */
 } turbod_progress;
 
-void turbod_progress_init(turbod_progress *p, turbod_service *svc);
+void turbod_progress_init(turbod_progress *p);
 void turbod_progress_step(void *progress, uint64_t done, uint64_t total);
 void turbod_progress_end(turbod_progress *p); /* clears the bar */
 
@@ -44,8 +43,9 @@ typedef struct turbod_report { /* counters of the line before; all 0 at first */
     uint64_t prefill, generated, queries, hits;
 } turbod_report;
 
-/* To be called at least as often as the line is wanted. every_ms 0: no line. */
-void turbod_report_tick(turbod_report *r, turbod_metrics *m, int64_t every_ms);
+/* To be called at least as often as the line is wanted. model: named in the line; NULL: there is but one.
+ * every_ms 0: no line. */
+void turbod_report_tick(turbod_report *r, turbod_metrics *m, const char *model, int64_t every_ms);
 
 /* ---- preflight.c: turbod -t ---- */
 
@@ -58,9 +58,9 @@ turbo_status turbod_preflight(const turbod_conf *c, FILE *out, turbo_err *err);
 /* What was replaced lives until the end of the process: a request may still look at it. */
 typedef struct turbod_retired turbod_retired;
 
-/* Puts template, policies and reloadable options of fresh in place. On an error everything stays as
+/* Puts templates, policies and reloadable options of fresh in place, for all models or for none. On an error everything stays as
  * it is and fresh is freed; otherwise fresh becomes *conf and the old one is retired. */
-turbo_status turbod_reload(turbod_service *s, turbod_http *http, turbod_conf **conf,
+turbo_status turbod_reload(turbod_services *s, turbod_http *http, turbod_conf **conf,
                            turbod_conf *fresh, turbod_retired **retired, turbo_err *err);
 void turbod_retired_free(turbod_retired *r);
 

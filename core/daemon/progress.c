@@ -9,18 +9,14 @@
 
 #define BAR 40
 
-void turbod_progress_init(turbod_progress *p, turbod_service *svc)
+void turbod_progress_init(turbod_progress *p)
 {
-    *p = (turbod_progress){.terminal = isatty(STDERR_FILENO), .shown = 0, .svc = svc};
+    *p = (turbod_progress){.terminal = isatty(STDERR_FILENO), .shown = 0};
 }
 
 void turbod_progress_step(void *progress, uint64_t done, uint64_t total)
 {
     turbod_progress *p = progress;
-    if (p->svc) {
-        atomic_store(&p->svc->load_total, total);
-        atomic_store(&p->svc->load_done, done);
-    }
     if (!total)
         return;
     int percent = (int)((double)done / (double)total * 100);

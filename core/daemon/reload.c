@@ -14,14 +14,24 @@
 #include "util/err.h"
 #include "util/log.h"
 
+/* What takes a service's place. */
+typedef struct replacement {
+    const turbod_conf *conf; /* of the new configuration, or inside it */
+    turbod_template *chat; /* then the old one, when it was exchanged */
+    turbod_policies *policies;
+} replacement;
+
 struct turbod_retired {
     turbod_retired *next;
     turbod_conf *conf;
-    turbod_template *chat;
+    size_t n;
+    replacement at[];
 };
 
-/* Options that need a restart keep their value; the log says so when the file has another one. */
-static turbo_status keep_fixed(turbod_conf *fresh, const turbod_conf *old, turbo_err *err)
+/* Options that need a restart keep their value; the log says so when the file has another one, of those that
+ * a model may have for itself or of the others. */
+static turbo_status keep_fixed(turbod_conf *fresh, const turbod_conf *old, bool say_models,
+                               bool say_others, turbo_err *err)
 {
     turbo_status st = TURBO_OK;
     for (size_t i = 0; !st && i < turbod_n_opts; i++) {
@@ -30,11 +40,27 @@ static turbo_status keep_fixed(turbod_conf *fresh, const turbod_conf *old, turbo
         const char *now = turbod_opt_text(old, o, a), *then = turbod_opt_text(fresh, o, b);
         if (o->reload || !strcmp(now, then))
             continue;
-        turbod_log(TURBO_LOG_WARN, "reload: %s stays as it is; it takes effect after a restart",
-                   o->key);
+        if (turbod_opt_of_model(o) ? say_models : say_others)
+            turbod_log(TURBO_LOG_WARN, "reload: %s stays as it is; it takes effect after a restart",
+                       o->key);
         st = turbod_opt_set(fresh, o, now, old->origins[i], "reload", err);
     }
     return st;
+}
+
+/* The part of fresh that is for s; NULL: it has another list of models. */
+static turbod_conf *part_for(turbod_conf *fresh, const turbod_services *all, const turbod_service *s,
+                             bool list)
+{
+    char name[129];
+    if (!list && !fresh->n_models)
+        return fresh;
+    for (size_t i = 0; list && fresh->n_models == all->n && i < all->n; i++) {
+        turbod_service_name(fresh->models[i], name);
+        if (!strcmp(name, s->name))
+            return fresh->models[i];
+    }
+    return NULL;
 }
 
 /* The ids a chat ends with are part of running requests' rules; a template that ends with others is
@@ -70,41 +96,78 @@ static turbo_status new_template(const turbod_service *s, const turbod_conf *c,
     return st ? st : same_stops(s, *out, err);
 }
 
-turbo_status turbod_reload(turbod_service *s, turbod_http *http, turbod_conf **conf,
-                           turbod_conf *fresh, turbod_retired **retired, turbo_err *err)
+static turbo_status prepare(const turbod_service *s, replacement *r, turbo_err *err)
 {
-    turbod_template *chat = NULL;
-    turbod_policies *policies = NULL;
     const turbod_policy_env env = turbod_service_policy_env(s);
-    turbod_retired *r = calloc(1, sizeof *r);
-    turbo_status st = r ? TURBO_OK : turbod_err(err, TURBO_ENOMEM, "no memory to reload");
-    if (!st)
-        st = keep_fixed(fresh, s->conf, err);
-    if (!st && s->chat)
-        st = new_template(s, fresh, &chat, err);
-    if (!st && !s->chat && *fresh->chat_template)
+    turbo_status st = TURBO_OK;
+    if (s->chat)
+        st = new_template(s, r->conf, &r->chat, err);
+    else if (*r->conf->chat_template)
         turbod_log(TURBO_LOG_WARN, "reload: a first chat template takes effect after a restart");
     if (!st)
-        st = turbod_policies_load(fresh->policies, &env, &policies, err);
+        st = turbod_policies_load(r->conf->policies, &env, &r->policies, err);
+    return st ? st : turbod_policies_default(r->policies, r->conf->default_policy, err);
+}
+
+/* Everything that can fail, for all services; nothing is in place yet. */
+static turbo_status prepare_all(const turbod_services *all, turbod_conf *fresh, const turbod_conf *old,
+                                turbod_retired *r, turbo_err *err)
+{
+    bool list = old->n_models > 0;
+    turbo_status st = TURBO_OK;
+    for (size_t i = 0; !st && i < all->n; i++) {
+        const turbod_service *s = &all->at[i];
+        turbod_conf *part = part_for(fresh, all, s, list);
+        if (!part)
+            return turbod_err(err, TURBO_EINVAL,
+                              "the conf has other models than those served; restart for that");
+        r->at[i].conf = part;
+        if (list)
+            st = keep_fixed(part, s->conf, true, false, err);
+    }
     if (!st)
-        st = turbod_policies_default(policies, fresh->default_policy, err);
+        st = keep_fixed(fresh, old, !list, true, err);
+    for (size_t i = 0; !st && i < all->n; i++) {
+        st = prepare(&all->at[i], &r->at[i], err);
+        if (all->n > 1)
+            turbod_err_of(err, st, all->at[i].name);
+    }
+    return st;
+}
+
+turbo_status turbod_reload(turbod_services *all, turbod_http *http, turbod_conf **conf,
+                           turbod_conf *fresh, turbod_retired **retired, turbo_err *err)
+{
+    turbod_retired *r = calloc(1, sizeof *r + all->n * sizeof r->at[0]);
+    turbo_status st = TURBO_OK;
+    if (!r)
+        st = turbod_err(err, TURBO_ENOMEM, "no memory to reload");
+    else
+        r->n = all->n;
+    if (!st)
+        st = prepare_all(all, fresh, *conf, r, err);
     if (!st) /* last: it changes nothing when it fails, and nothing behind it can fail */
         st = turbod_http_reload(http, fresh, err);
     if (st) {
-        turbod_template_free(chat);
-        turbod_policies_free(policies);
+        for (size_t i = 0; r && i < r->n; i++)
+            turbod_policies_free(r->at[i].policies);
+        turbod_retired_free(r);
         turbod_conf_free(fresh);
-        free(r);
         return st;
     }
-    if (chat) {
-        r->chat = s->chat;
-        __atomic_store_n(&s->chat, chat, __ATOMIC_RELEASE);
+    for (size_t i = 0; i < all->n; i++) {
+        turbod_service *s = &all->at[i];
+        turbod_template *old = s->chat;
+        if (r->at[i].chat) {
+            __atomic_store_n(&s->chat, r->at[i].chat, __ATOMIC_RELEASE);
+            r->at[i].chat = old;
+        }
+        turbod_policies_adopt(s->policies, r->at[i].policies);
+        r->at[i].policies = NULL;
+        __atomic_store_n(&s->conf, r->at[i].conf, __ATOMIC_RELEASE);
     }
-    turbod_policies_adopt(s->policies, policies);
     r->conf = *conf;
     *conf = fresh;
-    __atomic_store_n(&s->conf, (const turbod_conf *)fresh, __ATOMIC_RELEASE);
     turbod_log_level(turbod_log_level_of(fresh->log_level));
     r->next = *retired;
     *retired = r;
@@ -115,7 +178,8 @@ void turbod_retired_free(turbod_retired *r)
 {
     while (r) {
         turbod_retired *next = r->next;
-        turbod_template_free(r->chat);
+        for (size_t i = 0; i < r->n; i++)
+            turbod_template_free(r->at[i].chat);
         turbod_conf_free(r->conf);
         free(r);
         r = next;

@@ -9,7 +9,7 @@
 
 #define LOAD(x) atomic_load_explicit(&(x), memory_order_relaxed)
 
-void turbod_report_tick(turbod_report *r, turbod_metrics *m, int64_t every_ms)
+void turbod_report_tick(turbod_report *r, turbod_metrics *m, const char *model, int64_t every_ms)
 {
     int64_t now = turbod_now();
     if (r->since && now - r->since < every_ms * 1000000)
@@ -34,9 +34,9 @@ void turbod_report_tick(turbod_report *r, turbod_metrics *m, int64_t every_ms)
         snprintf(hits, sizeof hits, "%.1f %%",
                  100.0 * (double)(fresh.hits - old.hits) / (double)(fresh.queries - old.queries));
     turbod_log(TURBO_LOG_INFO,
-               "throughput: prompt %.1f tok/s, generated %.1f tok/s, running %lld, waiting %lld, "
+               "throughput%s%s: prompt %.1f tok/s, generated %.1f tok/s, running %lld, waiting %lld, "
                "KV %.1f %%, prefix hits %s",
-               (double)(fresh.prefill - old.prefill) / s,
+               model ? " of " : "", model ? model : "", (double)(fresh.prefill - old.prefill) / s,
                (double)(fresh.generated - old.generated) / s, running, waiting,
                total > 0 ? 100.0 * (total - (double)LOAD(m->kv_free)) / total : 0.0, hits);
 }

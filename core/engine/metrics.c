@@ -2,6 +2,7 @@
 #include "engine/metrics.h"
 
 #include <inttypes.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "util/utf8.h"
@@ -30,10 +31,12 @@ void turbod_hist_add(turbod_hist *h, double v)
     atomic_fetch_add_explicit(&h->sum_nano, v > 0 ? (uint64_t)(v * 1e9) : 0, memory_order_relaxed);
 }
 
-/* Where a series goes: the buffer, its prefix, its model. */
+/* Where a series goes: the buffer, its prefix, and whose it is. */
 typedef struct page {
     turbod_buf *o;
-    const char *prefix, *model;
+    const char *prefix;
+    const turbod_metrics_of *models;
+    size_t n;
 } page;
 
 void turbod_metrics_head(turbod_buf *o, const char *prefix, const char *name, const char *type,
@@ -63,111 +66,157 @@ void turbod_metrics_label(turbod_buf *o, const char *name, const char *value)
 }
 
 /* The beginning of a sample, up to where its value or a further label comes. */
-static void sample(const page *g, const char *name, const char *suffix)
+static void sample(const page *g, size_t i, const char *name, const char *suffix)
 {
     turbod_buf_printf(g->o, "%s%s%s{", g->prefix, name, suffix);
-    turbod_metrics_label(g->o, "model_name", g->model);
+    turbod_metrics_label(g->o, "model_name", g->models[i].name);
 }
 
-static void number(const page *g, const char *name, const char *type, const char *help, double v)
+/* One series: its value of a model. Samples of a family stand together, whatever the model. */
+typedef double (*reader)(turbod_metrics *m);
+
+static void number(const page *g, const char *name, const char *type, const char *help, reader of)
 {
     turbod_metrics_head(g->o, g->prefix, name, type, help);
-    sample(g, name, "");
-    turbod_buf_printf(g->o, "} %.17g\n", v);
+    for (size_t i = 0; i < g->n; i++) {
+        sample(g, i, name, "");
+        turbod_buf_printf(g->o, "} %.17g\n", of(g->models[i].m));
+    }
 }
 
-static void histogram(const page *g, const char *name, const char *help, turbod_hist *h)
+static void histogram_of(const page *g, size_t i, const char *name, turbod_hist *h)
 {
     uint64_t total = 0;
-    turbod_metrics_head(g->o, g->prefix, name, "histogram", help);
-    for (int i = 0; i <= h->n; i++) {
-        total += atomic_load_explicit(&h->counts[i], memory_order_relaxed);
-        sample(g, name, "_bucket");
-        if (i < h->n)
-            turbod_buf_printf(g->o, ",le=\"%g\"} %" PRIu64 "\n", h->bounds[i], total);
+    for (int k = 0; k <= h->n; k++) {
+        total += atomic_load_explicit(&h->counts[k], memory_order_relaxed);
+        sample(g, i, name, "_bucket");
+        if (k < h->n)
+            turbod_buf_printf(g->o, ",le=\"%g\"} %" PRIu64 "\n", h->bounds[k], total);
         else
             turbod_buf_printf(g->o, ",le=\"+Inf\"} %" PRIu64 "\n", total);
     }
-    sample(g, name, "_sum");
+    sample(g, i, name, "_sum");
     turbod_buf_printf(g->o, "} %.9g\n",
                       (double)atomic_load_explicit(&h->sum_nano, memory_order_relaxed) * 1e-9);
-    sample(g, name, "_count");
+    sample(g, i, name, "_count");
     turbod_buf_printf(g->o, "} %" PRIu64 "\n", total);
 }
 
-static void memory(const page *g, const char *name, const char *help,
-                   const uint64_t bytes[TURBOD_MEM_KINDS])
+/* at: offset of the turbod_hist in turbod_metrics */
+static void histogram(const page *g, const char *name, const char *help, size_t at)
+{
+    turbod_metrics_head(g->o, g->prefix, name, "histogram", help);
+    for (size_t i = 0; i < g->n; i++)
+        histogram_of(g, i, name, (turbod_hist *)(void *)((char *)g->models[i].m + at));
+}
+
+/* at: offset of uint64_t[TURBOD_MEM_KINDS] in turbod_metrics */
+static void memory(const page *g, const char *name, const char *help, size_t at)
 {
     turbod_metrics_head(g->o, g->prefix, name, "gauge", help);
-    for (int k = 0; k < TURBOD_MEM_KINDS; k++) {
-        sample(g, name, "");
-        turbod_buf_printf(g->o, ",kind=\"%s\"} %" PRIu64 "\n", turbod_mem_names[k], bytes[k]);
+    for (size_t i = 0; i < g->n; i++) {
+        const uint64_t *bytes = (const uint64_t *)(const void *)((char *)g->models[i].m + at);
+        for (int k = 0; k < TURBOD_MEM_KINDS; k++) {
+            sample(g, i, name, "");
+            turbod_buf_printf(g->o, ",kind=\"%s\"} %" PRIu64 "\n", turbod_mem_names[k], bytes[k]);
+        }
     }
 }
 
 #define LOAD(x) ((double)atomic_load_explicit(&(x), memory_order_relaxed))
-
-/* The series that vLLM has too, with its suffixes. */
-static void core_series(const page *g, turbod_metrics *m)
-{
-    static const char *const reasons[] = {"stop", "length", "abort", "error"};
-    double total = LOAD(m->kv_total), vacant = LOAD(m->kv_free);
-    number(g, "num_requests_running", "gauge", "Requests in the running batch.", LOAD(m->running));
-    number(g, "num_requests_waiting", "gauge", "Requests waiting for their first step.",
-           LOAD(m->waiting));
-    number(g, "kv_cache_usage_perc", "gauge", "Share of KV blocks in use, 0 to 1.",
-           total > 0 ? (total - vacant) / total : 0);
-    number(g, "prompt_tokens_total", "counter", "Prompt tokens of started requests.",
-           LOAD(m->prompt_tokens));
-    number(g, "generation_tokens_total", "counter", "Sampled tokens.", LOAD(m->generation_tokens));
-    number(g, "prefix_cache_queries_total", "counter",
-           "Prompt tokens looked up in the prefix cache.", LOAD(m->prefix_queries));
-    number(g, "prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache.",
-           LOAD(m->prefix_hits));
-    number(g, "image_cache_queries_total", "counter", "Images of requests.",
-           LOAD(m->image_queries));
-    number(g, "image_cache_hits_total", "counter", "Images that were known from another request.",
-           LOAD(m->image_hits));
-    number(g, "num_preemptions_total", "counter", "Sequences whose KV was taken away.",
-           LOAD(m->preemptions));
-    turbod_metrics_head(g->o, g->prefix, "request_success_total", "counter",
-                        "Requests ended, by reason.");
-    for (int i = 0; i < TURBOD_END_KINDS; i++) {
-        sample(g, "request_success_total", "");
-        turbod_buf_printf(g->o, ",finished_reason=\"%s\"} %.17g\n", reasons[i], LOAD(m->ended[i]));
+#define READER(field)                                                                              \
+    static double read_##field(turbod_metrics *m)                                                  \
+    {                                                                                              \
+        return LOAD(m->field);                                                                     \
     }
-    histogram(g, "time_to_first_token_seconds", "Submission to first token.", &m->ttft);
-    histogram(g, "inter_token_latency_seconds", "Time between two tokens.", &m->itl);
-    histogram(g, "e2e_request_latency_seconds", "Submission to end.", &m->e2e);
-    histogram(g, "request_queue_time_seconds", "Submission to first step.", &m->queue_time);
-    histogram(g, "iteration_tokens_total", "New tokens in a step.", &m->step_tokens);
+READER(running)
+READER(waiting)
+READER(prompt_tokens)
+READER(generation_tokens)
+READER(prefix_queries)
+READER(prefix_hits)
+READER(preemptions)
+READER(image_queries)
+READER(image_hits)
+READER(kv_total)
+READER(kv_free)
+READER(kv_cached)
+READER(prefill_tokens)
+READER(steps)
+
+static double kv_usage(turbod_metrics *m)
+{
+    double total = LOAD(m->kv_total), vacant = LOAD(m->kv_free);
+    return total > 0 ? (total - vacant) / total : 0;
 }
 
-static void load_series(const page *g, const turbod_metrics *m)
+/* The series that vLLM has too, with its suffixes. */
+static void core_series(const page *g)
+{
+    static const char *const reasons[] = {"stop", "length", "abort", "error"};
+    number(g, "num_requests_running", "gauge", "Requests in the running batch.", read_running);
+    number(g, "num_requests_waiting", "gauge", "Requests waiting for their first step.",
+           read_waiting);
+    number(g, "kv_cache_usage_perc", "gauge", "Share of KV blocks in use, 0 to 1.", kv_usage);
+    number(g, "prompt_tokens_total", "counter", "Prompt tokens of started requests.",
+           read_prompt_tokens);
+    number(g, "generation_tokens_total", "counter", "Sampled tokens.", read_generation_tokens);
+    number(g, "prefix_cache_queries_total", "counter",
+           "Prompt tokens looked up in the prefix cache.", read_prefix_queries);
+    number(g, "prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache.",
+           read_prefix_hits);
+    number(g, "image_cache_queries_total", "counter", "Images of requests.", read_image_queries);
+    number(g, "image_cache_hits_total", "counter", "Images that were known from another request.",
+           read_image_hits);
+    number(g, "num_preemptions_total", "counter", "Sequences whose KV was taken away.",
+           read_preemptions);
+    turbod_metrics_head(g->o, g->prefix, "request_success_total", "counter",
+                        "Requests ended, by reason.");
+    for (size_t i = 0; i < g->n; i++)
+        for (int k = 0; k < TURBOD_END_KINDS; k++) {
+            sample(g, i, "request_success_total", "");
+            turbod_buf_printf(g->o, ",finished_reason=\"%s\"} %.17g\n", reasons[k],
+                              LOAD(g->models[i].m->ended[k]));
+        }
+    histogram(g, "time_to_first_token_seconds", "Submission to first token.",
+              offsetof(turbod_metrics, ttft));
+    histogram(g, "inter_token_latency_seconds", "Time between two tokens.",
+              offsetof(turbod_metrics, itl));
+    histogram(g, "e2e_request_latency_seconds", "Submission to end.", offsetof(turbod_metrics, e2e));
+    histogram(g, "request_queue_time_seconds", "Submission to first step.",
+              offsetof(turbod_metrics, queue_time));
+    histogram(g, "iteration_tokens_total", "New tokens in a step.",
+              offsetof(turbod_metrics, step_tokens));
+}
+
+static void load_series(const page *g)
 {
     static const char *const stages[] = {"files", "weights", "workspace", "kv", "rest"};
     turbod_metrics_head(g->o, g->prefix, "model_load_seconds", "gauge",
                         "Time to load the model, by stage.");
-    for (int i = 0; i < TURBOD_LOAD_STAGES; i++) {
-        sample(g, "model_load_seconds", "");
-        turbod_buf_printf(g->o, ",stage=\"%s\"} %.9g\n", stages[i], m->load_seconds[i]);
-    }
+    for (size_t i = 0; i < g->n; i++)
+        for (int k = 0; k < TURBOD_LOAD_STAGES; k++) {
+            sample(g, i, "model_load_seconds", "");
+            turbod_buf_printf(g->o, ",stage=\"%s\"} %.9g\n", stages[k],
+                              g->models[i].m->load_seconds[k]);
+        }
 }
 
-void turbod_metrics_write(turbod_metrics *m, const char *model, bool vllm, turbod_buf *o)
+void turbod_metrics_write(const turbod_metrics_of *models, size_t n, bool vllm, turbod_buf *o)
 {
-    const page ours = {o, "turbo:", model}, theirs = {o, "vllm:", model};
-    core_series(&ours, m);
-    number(&ours, "kv_blocks_total", "gauge", "KV blocks of the pool.", LOAD(m->kv_total));
-    number(&ours, "kv_blocks_free", "gauge", "KV blocks nobody uses.", LOAD(m->kv_free));
-    number(&ours, "kv_blocks_cached", "gauge", "KV blocks kept for reuse.", LOAD(m->kv_cached));
+    const page ours = {o, "turbo:", models, n}, theirs = {o, "vllm:", models, n};
+    core_series(&ours);
+    number(&ours, "kv_blocks_total", "gauge", "KV blocks of the pool.", read_kv_total);
+    number(&ours, "kv_blocks_free", "gauge", "KV blocks nobody uses.", read_kv_free);
+    number(&ours, "kv_blocks_cached", "gauge", "KV blocks kept for reuse.", read_kv_cached);
     number(&ours, "prefill_tokens_total", "counter",
            "Prompt tokens computed: without cached ones, with those computed again.",
-           LOAD(m->prefill_tokens));
-    number(&ours, "steps_total", "counter", "Forward passes.", LOAD(m->steps));
-    load_series(&ours, m);
+           read_prefill_tokens);
+    number(&ours, "steps_total", "counter", "Forward passes.", read_steps);
+    load_series(&ours);
     if (vllm)
-        core_series(&theirs, m);
-    memory(&ours, "plan_bytes", "Bytes that were planned, by kind.", m->plan_bytes);
-    memory(&ours, "alloc_bytes", "Bytes taken, by kind.", m->alloc_bytes);
+        core_series(&theirs);
+    memory(&ours, "plan_bytes", "Bytes that were planned, by kind.",
+           offsetof(turbod_metrics, plan_bytes));
+    memory(&ours, "alloc_bytes", "Bytes taken, by kind.", offsetof(turbod_metrics, alloc_bytes));
 }

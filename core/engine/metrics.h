@@ -46,9 +46,14 @@ typedef struct turbod_metrics {
 
 void turbod_metrics_init(turbod_metrics *m);
 void turbod_hist_add(turbod_hist *h, double v);
-/* Prometheus text format 0.0.4: every series under "turbo:" with the label model_name; with vllm set,
- * the core ones once more under "vllm:". */
-void turbod_metrics_write(turbod_metrics *m, const char *model_name, bool vllm, turbod_buf *out);
+typedef struct turbod_metrics_of {
+    const char *name; /* of the model */
+    turbod_metrics *m;
+} turbod_metrics_of;
+
+/* Prometheus text format 0.0.4: every series of every model under "turbo:" with the label model_name; with
+ * vllm set, the core ones once more under "vllm:". */
+void turbod_metrics_write(const turbod_metrics_of *models, size_t n, bool vllm, turbod_buf *out);
 /* NAME="VALUE" with the format's escapes; bytes that are no UTF-8 become U+FFFD. */
 void turbod_metrics_label(turbod_buf *out, const char *name, const char *value);
 /* The two comment lines before the samples of a metric. */

@@ -17,20 +17,24 @@
 #include "util/err.h"
 #include "util/log.h"
 
+void turbod_service_name(const turbod_conf *conf, char name[129])
+{
+    static const char fallback[] = "model";
+    char real[PATH_MAX];
+    if (conf->model_name && *conf->model_name) {
+        snprintf(name, 129, "%s", conf->model_name);
+        return;
+    }
+    const char *slash = realpath(conf->model, real) ? strrchr(real, '/') : NULL;
+    snprintf(name, 129, "%s", slash && slash[1] ? slash + 1 : fallback);
+}
+
 turbo_status turbod_service_init(turbod_service *s, const turbod_conf *conf, turbo_err *err)
 {
     *s = (turbod_service){.conf = conf, .created = (int64_t)time(NULL)};
     atomic_init(&s->state, TURBOD_LOADING);
     turbod_sample_defaults(&s->defaults);
-    const char *name = conf->model_name;
-    if (!name || !*name) { /* the last part of the folder's real name */
-        static const char fallback[] = "model";
-        char real[PATH_MAX];
-        const char *slash = realpath(conf->model, real) ? strrchr(real, '/') : NULL;
-        snprintf(s->name, sizeof s->name, "%s", slash && slash[1] ? slash + 1 : fallback);
-    } else {
-        snprintf(s->name, sizeof s->name, "%s", name);
-    }
+    turbod_service_name(conf, s->name);
     return turbod_registry_open(turbod_plugin_path(conf->plugin_path), &s->registry, err);
 }
 
@@ -206,7 +210,11 @@ turbo_status turbod_service_load(turbod_service *s, bool need_chat,
 {
     turbod_engine_opts o;
     turbo_status st = TURBO_OK;
-    if (!s->conf->model || !*s->conf->model)
+    if (s->conf->n_models && !*s->conf->model)
+        st = turbod_err(err, TURBO_EINVAL,
+                        "%s lists %zu models, this command takes one: name its folder",
+                        s->conf->file, s->conf->n_models);
+    else if (!s->conf->model || !*s->conf->model)
         st =
             turbod_err(err, TURBO_EINVAL,
                        "no model: set model = \"FOLDER\"; in the conf file or give --model FOLDER");
@@ -214,6 +222,7 @@ turbo_status turbod_service_load(turbod_service *s, bool need_chat,
         st = turbod_service_engine_opts(s->conf, &o, err);
     if (!st) {
         o.registry = s->registry;
+        o.memory_free = s->memory_free;
         o.progress = progress;
         o.progress_ctx = ctx;
         st = turbod_engine_open(&o, &s->engine, err);

@@ -21,6 +21,7 @@ typedef struct turbod_service {
     turbod_engine *engine; /* valid once state is READY */
     turbod_template *chat; /* NULL: base model, chat/completions are refused with the reason */
     turbod_policies *policies; /* by name; set once, before READY; a reload changes what it holds */
+    uint64_t memory_free; /* plan as if so many bytes were free; 0: measure. Before loading */
     char name[129]; /* model name for clients */
     char chat_reason[256]; /* why chat is NULL */
     int64_t created; /* unix time of the start */
@@ -32,6 +33,8 @@ typedef struct turbod_service {
     _Atomic uint64_t load_done, load_total;
 } turbod_service;
 
+/* model_name, or the last part of the model folder's name. */
+void turbod_service_name(const turbod_conf *conf, char name[129]);
 /* Opens the registry; touches no model. */
 turbo_status turbod_service_init(turbod_service *s, const turbod_conf *conf, turbo_err *err);
 /* Loads the model, the template and the policies; state becomes READY or FAILED. need_chat = false

@@ -17,39 +17,81 @@
 
 /* ---- state --------------------------------------------------------------------------------------------- */
 
-static const char *state_of(turbod_service *svc)
+/* From well to bad: of several models the worst one is the server's. */
+typedef enum { OK, DRAINING, LOADING, STALLED, FAILED } condition;
+static const char *const condition_names[] = {"ok", "draining", "loading", "stalled", "failed"};
+
+static condition condition_of(turbod_service *svc)
 {
     switch (atomic_load(&svc->state)) {
-    case TURBOD_LOADING: return "loading";
-    case TURBOD_DRAINING: return "draining";
-    case TURBOD_FAILED: return "failed";
+    case TURBOD_LOADING: return LOADING;
+    case TURBOD_DRAINING: return DRAINING;
+    case TURBOD_FAILED: return FAILED;
     default: {
         double age = turbod_engine_age(svc->engine);
-        return age < 0 ? "failed" : age <= HEALTHY_S ? "ok" : "stalled";
+        return age < 0 ? FAILED : age <= HEALTHY_S ? OK : STALLED;
     }
     }
+}
+
+static void text_member(turbod_buf *b, const char *key, const char *value)
+{
+    turbod_buf_printf(b, "\"%s\":\"", key);
+    turbod_buf_json(b, value, strlen(value));
+    turbod_buf_str(b, "\"");
+}
+
+/* Part of all weights that is loaded. */
+static double progress(const turbod_services *all)
+{
+    uint64_t total = 0, done = 0;
+    for (size_t i = 0; i < all->n; i++) {
+        total += atomic_load(&all->at[i].load_total);
+        done += atomic_load(&all->at[i].load_done);
+    }
+    return total ? (double)done / (double)total : 0.0;
 }
 
 void turbod_api_health(turbod_exchange *x)
 {
-    turbod_service *svc = x->http->svc;
-    const char *state = state_of(svc);
+    const turbod_services *all = x->http->models;
     turbod_buf *b = &x->reply.body;
-    x->reply.status = !strcmp(state, "ok") ? 200 : 503;
-    turbod_buf_printf(b, "{\"status\":\"%s\"", state);
-    if (!strcmp(state, "loading")) {
-        uint64_t total = atomic_load(&svc->load_total), done = atomic_load(&svc->load_done);
-        turbod_buf_printf(b, ",\"progress\":%.3f", total ? (double)done / (double)total : 0.0);
+    condition each[TURBOD_MAX_MODELS];
+    size_t worst = 0;
+    for (size_t i = 0; i < all->n; i++) {
+        each[i] = condition_of(&all->at[i]);
+        worst = each[i] > each[worst] ? i : worst;
+    }
+    x->reply.status = each[worst] == OK ? 200 : 503;
+    turbod_buf_printf(b, "{\"status\":\"%s\"", condition_names[each[worst]]);
+    if (each[worst] == LOADING) {
+        turbod_buf_printf(b, ",\"progress\":%.3f", progress(all));
         x->reply.retry_after = 2;
-    } else if (!strcmp(state, "stalled")) {
-        turbod_buf_printf(b, ",\"seconds_since_step\":%.1f", turbod_engine_age(svc->engine));
+    } else if (each[worst] == STALLED) {
+        turbod_buf_printf(b, ",\"seconds_since_step\":%.1f",
+                          turbod_engine_age(all->at[worst].engine));
+    }
+    if (all->n > 1 && (each[worst] == STALLED || each[worst] == FAILED)) {
+        turbod_buf_str(b, ",");
+        text_member(b, "model", all->at[worst].name);
+    }
+    for (size_t i = 0; all->n > 1 && i < all->n; i++) {
+        turbod_buf_str(b, i ? ",\"" : ",\"models\":{\"");
+        turbod_buf_json(b, all->at[i].name, strlen(all->at[i].name));
+        turbod_buf_printf(b, "\":\"%s\"%s", condition_names[each[i]], i + 1 < all->n ? "" : "}");
     }
     turbod_buf_str(b, "}");
 }
 
+/* Ready to take requests of every model. One whose engine has failed is not; with one model the process ends
+ * for that. */
 void turbod_api_ready(turbod_exchange *x)
 {
-    bool ready = atomic_load(&x->http->svc->state) == TURBOD_READY && !atomic_load(&x->http->quiet);
+    const turbod_services *all = x->http->models;
+    bool ready = !atomic_load(&x->http->quiet);
+    for (size_t i = 0; i < all->n && ready; i++)
+        ready = atomic_load(&all->at[i].state) == TURBOD_READY &&
+                (all->n == 1 || turbod_engine_age(all->at[i].engine) >= 0);
     x->reply.status = ready ? 200 : 503;
     turbod_buf_str(&x->reply.body, ready ? "{\"ready\":true}" : "{\"ready\":false}");
 }
@@ -63,20 +105,13 @@ void turbod_api_version(turbod_exchange *x)
 
 /* ---- properties ----------------------------------------------------------------------------------------- */
 
-static void text_member(turbod_buf *b, const char *key, const char *value)
-{
-    turbod_buf_printf(b, "\"%s\":\"", key);
-    turbod_buf_json(b, value, strlen(value));
-    turbod_buf_str(b, "\"");
-}
-
 static void limits_json(turbod_buf *b, const turbod_exchange *x)
 {
     turbod_buf_printf(b,
                       "\"limits\":{\"session_len\":%d,\"body_bytes\":%llu,\"n\":%d,\"prompts\":%d,"
                       "\"stop\":%d,\"stop_bytes\":%d,\"logit_bias\":%d,\"top_logprobs\":20,"
                       "\"request_timeout_ms\":%lld,\"queue_timeout_ms\":%lld}",
-                      turbod_engine_facts_of(x->http->svc->engine)->session_len,
+                      turbod_engine_facts_of(x->svc->engine)->session_len,
                       (unsigned long long)x->rules->body_limit, TURBOD_MAX_N, TURBOD_MAX_PROMPTS,
                       TURBOD_MAX_STOPS, TURBOD_MAX_STOP_BYTES, TURBOD_MAX_BIAS,
                       (long long)x->rules->request_ms, (long long)x->rules->queue_ms);
@@ -84,7 +119,7 @@ static void limits_json(turbod_buf *b, const turbod_exchange *x)
 
 void turbod_api_props(turbod_exchange *x)
 {
-    const turbod_service *svc = x->http->svc;
+    const turbod_service *svc = x->svc;
     const turbod_engine_facts *f = turbod_engine_facts_of(svc->engine);
     const turbod_template *chat = __atomic_load_n(&svc->chat, __ATOMIC_ACQUIRE);
     const turbo_sample_params *d = &svc->defaults;
@@ -163,7 +198,7 @@ static bool native_field(turbod_exchange *x, native_body *n, const cJSON *v)
         return true;
     }
     if (!strcmp(v->string, "model"))
-        return turbod_model_ok(x, v);
+        return true; /* turbod_choose_by_body has read it */
     if (!strcmp(v->string, "prompt") || !strcmp(v->string, "content"))
         n->prompt = v;
     else if (!strcmp(v->string, "messages"))
@@ -180,7 +215,7 @@ static bool native_read(turbod_exchange *x, native_body *n)
     *n = (native_body){.add_special = true, .generation = true, .keep_special = true};
     turbod_buf_init(&n->warnings, 32768);
     n->json = turbod_body_json(x);
-    if (!n->json)
+    if (!n->json || !turbod_choose_by_body(x, n->json))
         return false;
     bool generation_given = turbod_json_get(n->json, "add_generation_prompt");
     for (const cJSON *v = n->json->child; v; v = v->next)
@@ -205,7 +240,7 @@ static void native_end(turbod_exchange *x, const native_body *n)
 
 static bool tokenize(turbod_exchange *x, native_body *n, int32_t **ids, size_t *count)
 {
-    const turbod_service *svc = x->http->svc;
+    const turbod_service *svc = x->svc;
     turbo_err err = {{0}};
     turbo_status st;
     if (n->messages) {
@@ -240,7 +275,7 @@ void turbod_api_tokenize(turbod_exchange *x)
         turbod_buf_str(&x->reply.body, "{\"tokens\":");
         turbod_ids_json(&x->reply.body, ids, count);
         turbod_buf_printf(&x->reply.body, ",\"count\":%zu,\"max_model_len\":%d", count,
-                          turbod_engine_facts_of(x->http->svc->engine)->session_len);
+                          turbod_engine_facts_of(x->svc->engine)->session_len);
         native_end(x, &n);
     }
     free(ids);
@@ -249,7 +284,7 @@ void turbod_api_tokenize(turbod_exchange *x)
 
 static bool detokenize(turbod_exchange *x, const native_body *n)
 {
-    const turbod_engine_facts *f = turbod_engine_facts_of(x->http->svc->engine);
+    const turbod_engine_facts *f = turbod_engine_facts_of(x->svc->engine);
     turbod_buf *b = &x->reply.body;
     const char *text;
     size_t len;
@@ -294,7 +329,7 @@ void turbod_api_detokenize(turbod_exchange *x)
 
 static bool render(turbod_exchange *x, native_body *n)
 {
-    const turbod_template *chat = __atomic_load_n(&x->http->svc->chat, __ATOMIC_ACQUIRE);
+    const turbod_template *chat = __atomic_load_n(&x->svc->chat, __ATOMIC_ACQUIRE);
     turbod_render_opts opts = {n->generation, n->continue_final, NULL};
     turbod_render r = {0};
     turbod_messages m = {0};

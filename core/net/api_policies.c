@@ -11,7 +11,7 @@ void turbod_api_policies(turbod_exchange *x)
     turbod_buf *b = &x->reply.body;
     x->reply.status = 200;
     turbod_buf_str(b, "{\"object\":\"list\",\"data\":");
-    turbod_policies_json(x->http->svc->policies, false, b);
+    turbod_policies_json(x->svc->policies, false, b);
     turbod_buf_str(b, "}");
 }
 
@@ -41,7 +41,7 @@ static void none(turbod_exchange *x)
 
 static void put(turbod_exchange *x, const char *name)
 {
-    turbod_policies *set = x->http->svc->policies;
+    turbod_policies *set = x->svc->policies;
     turbo_err err = {{0}};
     cJSON *body = turbod_body_json(x);
     const cJSON *source = turbod_json_get(body, "source");
@@ -74,7 +74,7 @@ static void put(turbod_exchange *x, const char *name)
 
 void turbod_api_policy(turbod_exchange *x)
 {
-    turbod_policies *set = x->http->svc->policies;
+    turbod_policies *set = x->svc->policies;
     char name[65] = {0};
     turbo_err err = {{0}};
     if (x->param.n < sizeof name)

@@ -24,17 +24,27 @@ cJSON *turbod_body_json(turbod_exchange *x)
     return st ? NULL : body;
 }
 
-bool turbod_model_ok(turbod_exchange *x, const cJSON *v)
+bool turbod_choose_by_body(turbod_exchange *x, const cJSON *body)
 {
-    const char *name = x->http->svc->name;
-    if (cJSON_IsString(v) && !strcmp(v->valuestring, name))
-        return true;
+    const cJSON *v = turbod_json_get(body, "model");
+    const turbod_services *all = x->http->models;
+    if (!v || cJSON_IsNull(v))
+        return turbod_model_ready(x);
+    for (size_t i = 0; cJSON_IsString(v) && i < all->n; i++)
+        if (!strcmp(v->valuestring, all->at[i].name)) {
+            x->svc = &all->at[i];
+            return turbod_model_ready(x);
+        }
     if (!cJSON_IsString(v))
         turbod_reply_error(x, 400, "invalid_value", "model", "model is %s; give \"%s\"",
-                           turbod_json_kind(v), name);
+                           turbod_json_kind(v), x->svc->name);
+    else if (all->n == 1)
+        turbod_reply_error(x, 404, "model_not_found", "model",
+                           "this model is not served here; \"%s\" is", x->svc->name);
     else
         turbod_reply_error(x, 404, "model_not_found", "model",
-                           "this model is not served here; \"%s\" is", name);
+                           "this model is not served here; GET /v1/models lists the %zu that are",
+                           all->n);
     return false;
 }
 
@@ -45,7 +55,7 @@ static bool make_prompt(turbod_gen *g, const turbod_messages *m)
     turbo_err err = {{0}};
     turbod_render_opts opts = {.add_generation_prompt = g->params.add_generation_prompt,
                                .continue_final_message = g->params.continue_final};
-    turbo_status st = turbod_service_prompt(x->http->svc, m->v, m->n, &opts, &g->prompts[0].ids,
+    turbo_status st = turbod_service_prompt(x->svc, m->v, m->n, &opts, &g->prompts[0].ids,
                                             &g->prompts[0].n, &g->prompts[0].slots, &err);
     if (!st)
         return true;
@@ -61,8 +71,8 @@ static bool start_chat(turbod_gen *g, const cJSON *body)
 {
     turbod_exchange *x = g->x;
     turbod_messages m = {0};
-    const turbod_service *svc = x->http->svc;
-    bool ok = turbod_params_read(x, body, FOR_CHAT, &g->params);
+    bool ok = turbod_choose_by_body(x, body) && turbod_params_read(x, body, FOR_CHAT, &g->params);
+    const turbod_service *svc = x->svc;
     if (ok && !__atomic_load_n(&svc->chat, __ATOMIC_ACQUIRE)) {
         turbod_reply_error(x, 400, "no_chat_template", NULL,
                            "this model has no chat template; use POST /v1/completions");

@@ -17,7 +17,7 @@ static bool bad_prompt(turbod_exchange *x, const cJSON *v)
 
 static bool ids_prompt(turbod_exchange *x, const cJSON *v, turbod_prompt *out)
 {
-    const turbod_engine_facts *f = turbod_engine_facts_of(x->http->svc->engine);
+    const turbod_engine_facts *f = turbod_engine_facts_of(x->svc->engine);
     int32_t most = f->tok_vtbl ? f->tok_info.n_vocab : f->model.vocab;
     size_t n = 0;
     if (!v->child)
@@ -47,7 +47,7 @@ static bool ids_prompt(turbod_exchange *x, const cJSON *v, turbod_prompt *out)
 static bool text_prompt(turbod_exchange *x, const cJSON *v, turbod_prompt *out)
 {
     turbo_err err = {{0}};
-    turbo_status st = turbod_service_encode(x->http->svc, v->valuestring, strlen(v->valuestring),
+    turbo_status st = turbod_service_encode(x->svc, v->valuestring, strlen(v->valuestring),
                                             true, false, &out->ids, &out->n, &err);
     if (st) {
         turbod_reply_status(x, st, "prompt", &err);
@@ -124,7 +124,7 @@ static size_t count_chars(const turbod_buf *b)
 static bool echo_prompt(turbod_choice *c, const cJSON *v)
 {
     turbod_gen *g = c->gen;
-    const turbod_engine_facts *f = turbod_engine_facts_of(g->x->http->svc->engine);
+    const turbod_engine_facts *f = turbod_engine_facts_of(g->x->svc->engine);
     const turbod_prompt *p = &g->prompts[c->prompt];
     if (cJSON_IsArray(v) && !cJSON_IsNumber(v->child)) {
         v = v->child;
@@ -156,7 +156,8 @@ static bool echo_prompt(turbod_choice *c, const cJSON *v)
 static bool start_completion(turbod_gen *g, const cJSON *body, const cJSON *prompt)
 {
     turbod_exchange *x = g->x;
-    if (!turbod_params_read(x, body, FOR_COMPLETION, &g->params) || !read_prompts(g, prompt) ||
+    if (!turbod_choose_by_body(x, body) ||
+        !turbod_params_read(x, body, FOR_COMPLETION, &g->params) || !read_prompts(g, prompt) ||
         !turbod_gen_adopt(g))
         return false;
     for (int i = 0; g->params.echo && i < g->n_choices; i++)

@@ -179,7 +179,7 @@ static void on_event(void *ctx, const turbod_event *ev)
 static bool check_lengths(turbod_gen *g)
 {
     turbod_exchange *x = g->x;
-    const turbod_engine_facts *f = turbod_engine_facts_of(x->http->svc->engine);
+    const turbod_engine_facts *f = turbod_engine_facts_of(x->svc->engine);
     int64_t asked = g->params.max_tokens, most = f->session_len;
     size_t longest = 0;
     for (int i = 0; i < g->n_prompts; i++)
@@ -225,9 +225,9 @@ static void refuse_submit(turbod_gen *g, turbo_status st, const turbo_err *err)
 {
     turbod_exchange *x = g->x;
     if (st == TURBO_EBUSY && !atomic_load(&x->http->quiet) &&
-        turbod_engine_age(x->http->svc->engine) >= 0) {
+        turbod_engine_age(x->svc->engine) >= 0) {
         turbod_reply_status(x, st, NULL, err);
-        x->reply.retry_after = retry_after(x->http->svc->engine);
+        x->reply.retry_after = retry_after(x->svc->engine);
     } else if (st == TURBO_EBUSY) {
         turbod_reply_error(x, 503, "shutting_down", NULL, "%s", err->text);
         x->reply.retry_after = 5;
@@ -240,7 +240,7 @@ static bool submit_one(turbod_gen *g, turbod_choice *c, const char *const *stops
 {
     turbod_exchange *x = g->x;
     const turbod_params *p = &g->params;
-    turbod_engine *e = x->http->svc->engine;
+    turbod_engine *e = x->svc->engine;
     const turbod_prompt *prompt = &g->prompts[c->prompt];
     turbo_err err = {{0}};
     turbod_request *r = NULL;
@@ -491,7 +491,7 @@ void turbod_gen_reply_locked(turbod_gen *g)
         return;
     }
     turbod_buf *b = &x->reply.body;
-    const char *model = x->http->svc->name;
+    const char *model = x->svc->name;
     turbod_timings t = all_timings(g);
     x->reply.status = 200;
     turbod_buf_printf(b, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":\"", g->id,

@@ -53,8 +53,9 @@ bool turbod_unknown_field(turbod_exchange *x, turbod_buf *warnings, const char *
                           const char *name);
 /* The body as a JSON object, or NULL with the refusal in x->reply. cJSON_Delete. */
 cJSON *turbod_body_json(turbod_exchange *x);
-/* "model" of a body must be ours. */
-bool turbod_model_ok(turbod_exchange *x, const cJSON *v);
+/* x->svc by "model" of a body, before anything else of it is read. False: not served, or not now; the reply
+ * has the refusal. */
+bool turbod_choose_by_body(turbod_exchange *x, const cJSON *body);
 
 /* Messages of a chat. */
 typedef struct turbod_messages {

@@ -53,13 +53,13 @@ static void destroy(turbod_http *h)
     free(h);
 }
 
-turbo_status turbod_http_start(turbod_service *svc, turbod_http **out, turbo_err *err)
+turbo_status turbod_http_start(turbod_services *models, turbod_http **out, turbo_err *err)
 {
-    const turbod_conf *c = svc->conf;
+    const turbod_conf *c = models->at[0].conf;
     turbod_http *h = calloc(1, sizeof *h);
     if (!h)
         return turbod_err(err, TURBO_ENOMEM, "no memory for the server");
-    h->svc = svc;
+    h->models = models;
     h->listen_fd = h->epoll_fd = h->wake_fd = h->spare_fd = -1;
     h->max_connections = (int)c->max_connections;
     h->max_sessions = (int)c->max_sessions;

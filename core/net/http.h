@@ -1,21 +1,21 @@
 /* core/net/http.h: the HTTP server, as the rest of the program sees it.
  *
  * Started once by the main thread; owns a door thread (accept, head scan, deadlines), the thread of
- * libmicrohttpd and two workers. All functions below belong to the main thread. The service must
+ * libmicrohttpd and two workers. All functions below belong to the main thread. The services must
  * outlive the server, and the engine must still run when turbod_http_stop is called. */
 #ifndef TURBOD_HTTP_H
 #define TURBOD_HTTP_H
 
 #include <stdbool.h>
 
-#include "engine/service.h"
+#include "engine/services.h"
 
 typedef struct turbod_http turbod_http;
 
-/* Binds svc->conf's host and port and serves at once; while the model loads, /health tells the
- * progress and the other model routes answer 503. EINVAL: an address beyond loopback without keys, or
+/* Binds host and port of the first one's conf and serves at once; while a model loads, /health tells the
+ * progress and the routes of that model answer 503. EINVAL: an address beyond loopback without keys, or
  * a bad key file. EIO: the address cannot be bound, in use for example. */
-turbo_status turbod_http_start(turbod_service *svc, turbod_http **out, turbo_err *err);
+turbo_status turbod_http_start(turbod_services *models, turbod_http **out, turbo_err *err);
 /* The bound port (useful with port 0). */
 int turbod_http_port(const turbod_http *h);
 /* Takes no new connections; answers new requests on open ones with 503. */

@@ -86,12 +86,18 @@ static bool take_session(turbod_gen *g, const ask *a)
     memcpy(id, a->id, sizeof id);
     if (!id[0])
         turbod_session_new_id(x->http, x->label, id);
-    switch (turbod_session_take(x->http, x->label, id, true, &g->session)) {
+    switch (turbod_session_take(x->http, x->label, id, x->svc, true, &g->session)) {
     case SESSION_OK: break;
     case SESSION_BUSY:
         turbod_reply_error(x, 400, "session_busy", "session_id",
                            "an answer is being made for this session; wait for its end, cancel it, "
                            "or use another session_id");
+        return false;
+    case SESSION_OTHER_MODEL:
+        turbod_reply_error(x, 400, "session_of_other_model", "session_id",
+                           "this session was begun with another model than \"%s\"; name that one in "
+                           "model, or use another session_id",
+                           x->svc->name);
         return false;
     case SESSION_NO_MEMORY:
         turbod_reply_error(x, 503, "out_of_memory", NULL, "no memory for a session");
@@ -141,7 +147,7 @@ static bool make_prompt(turbod_gen *g)
     turbod_exchange *x = g->x;
     turbod_chat_kit kit;
     turbo_err err = {{0}};
-    turbo_status st = turbod_service_chat_kit(x->http->svc, &kit, &err);
+    turbo_status st = turbod_service_chat_kit(x->svc, &kit, &err);
     if (st) {
         turbod_reply_error(x, 400, "no_chat_template", NULL,
                            "this model has no chat template; use POST /v1/completions");
@@ -166,7 +172,7 @@ void turbod_api_interactive(turbod_exchange *x)
     ask a = {0};
     if (!body)
         return;
-    if (read_ask(x, body, &a)) {
+    if (turbod_choose_by_body(x, body) && read_ask(x, body, &a)) {
         bool empty = !a.prompt || cJSON_IsNull(a.prompt) ||
                      (cJSON_IsString(a.prompt) && !a.prompt->valuestring[0]);
         turbod_gen *g = NULL;

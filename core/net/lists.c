@@ -14,7 +14,7 @@
 
 static int32_t vocab(const turbod_params_ctx *c)
 {
-    return turbod_engine_facts_of(c->x->http->svc->engine)->model.vocab;
+    return turbod_engine_facts_of(c->x->svc->engine)->model.vocab;
 }
 
 static bool no_memory(turbod_params_ctx *c)
@@ -36,7 +36,7 @@ static bool add_stop(turbod_params_ctx *c, const cJSON *v)
 bool turbod_read_stop(turbod_params_ctx *c, const turbod_field *f, const cJSON *v)
 {
     (void)f;
-    if (!turbod_engine_facts_of(c->x->http->svc->engine)->tok_vtbl) {
+    if (!turbod_engine_facts_of(c->x->svc->engine)->tok_vtbl) {
         turbod_reply_error(c->x, 400, "unsupported_value", "stop",
                            "this model has no tokenizer; use stop_token_ids");
         return false;
@@ -134,7 +134,7 @@ bool turbod_read_bias(turbod_params_ctx *c, const turbod_field *f, const cJSON *
 /* A word has two spellings in ids: with a space in front and without. Both are banned. */
 static bool add_word(turbod_params_ctx *c, const cJSON *v, size_t *used, size_t cap)
 {
-    const turbod_engine_facts *f = turbod_engine_facts_of(c->x->http->svc->engine);
+    const turbod_engine_facts *f = turbod_engine_facts_of(c->x->svc->engine);
     turbod_params *p = c->p;
     char text[MAX_BAD_BYTES + 2] = " ";
     size_t len = cJSON_IsString(v) ? strlen(v->valuestring) : 0;
@@ -169,7 +169,7 @@ bool turbod_read_bad_words(turbod_params_ctx *c, const turbod_field *f, const cJ
         return turbod_params_bad(c, "bad_words", v, "a list of strings");
     if (!v->child)
         return true;
-    if (!turbod_engine_facts_of(c->x->http->svc->engine)->tok_vtbl) {
+    if (!turbod_engine_facts_of(c->x->svc->engine)->tok_vtbl) {
         turbod_reply_error(c->x, 400, "unsupported_value", "bad_words",
                            "this model has no tokenizer; use logit_bias");
         return false;
@@ -189,7 +189,7 @@ bool turbod_read_bad_words(turbod_params_ctx *c, const turbod_field *f, const cJ
 
 bool turbod_lists_settle(turbod_params_ctx *c, int kind)
 {
-    const turbod_service *svc = c->x->http->svc;
+    const turbod_service *svc = c->x->svc;
     turbod_params *p = c->p;
     int32_t n_chat = kind != FOR_COMPLETION && !p->ignore_eos ? svc->n_stop_ids : 0;
     p->n_stop_ids = p->n_user_stop_ids + n_chat;

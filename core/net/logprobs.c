@@ -10,7 +10,7 @@
 
 static const turbod_engine_facts *facts(const turbod_choice *c)
 {
-    return turbod_engine_facts_of(c->gen->x->http->svc->engine);
+    return turbod_engine_facts_of(c->gen->x->svc->engine);
 }
 
 /* The bytes a token stands for; a control token's name. Empty without a tokenizer. */

@@ -39,7 +39,7 @@ static bool add_image(turbod_exchange *x, size_t i, size_t part, const cJSON *p,
                       turbod_buf *warnings, turbod_messages *out, size_t at)
 {
     char param[64];
-    const turbod_service *svc = x->http->svc;
+    const turbod_service *svc = x->svc;
     if (!svc->engine || !turbod_engine_facts_of(svc->engine)->media.n_rows)
         return no_media(x, i, part, "image_url");
     snprintf(param, sizeof param, "messages[%zu].content[%zu]", i, part);

@@ -40,43 +40,63 @@ static void http_series(turbod_http *h, turbod_buf *b)
 
 typedef struct lua_page {
     turbod_buf *b;
+    const char *model;
     uint64_t errors;
 } lua_page;
+
+static void lua_labels(const lua_page *g, const char *suffix, const char *policy)
+{
+    turbod_buf_printf(g->b, "turbo:lua_policy_seconds_%s{", suffix);
+    turbod_metrics_label(g->b, "model_name", g->model);
+    turbod_buf_str(g->b, ",");
+    turbod_metrics_label(g->b, "policy", policy);
+}
 
 static void lua_one(void *ctx, const turbod_policy *policy)
 {
     lua_page *g = ctx;
     const char *name = turbod_policy_name(policy);
     turbod_policy_stat s = turbod_policy_stat_of(policy);
-    turbod_buf_str(g->b, "turbo:lua_policy_seconds_sum{");
-    turbod_metrics_label(g->b, "policy", name);
-    turbod_buf_printf(g->b, "} %.9g\nturbo:lua_policy_seconds_count{", s.seconds);
-    turbod_metrics_label(g->b, "policy", name);
+    lua_labels(g, "sum", name);
+    turbod_buf_printf(g->b, "} %.9g\n", s.seconds);
+    lua_labels(g, "count", name);
     turbod_buf_printf(g->b, "} %llu\n", (unsigned long long)s.runs);
     g->errors += s.errors;
 }
 
 /* A reload begins the counts anew, as a restart does. */
-static void lua_series(turbod_policies *set, turbod_buf *b)
+static void lua_series(turbod_service *const *up, size_t n, turbod_buf *b)
 {
     lua_page g = {.b = b};
     head(b, "lua_policy_seconds", "summary",
          "Time of each run of a policy: for a request before it is queued, for a hook later.");
-    turbod_policies_each(set, lua_one, &g);
+    for (size_t i = 0; i < n; i++) {
+        g.model = up[i]->name;
+        turbod_policies_each(up[i]->policies, lua_one, &g);
+    }
     number(b, "lua_errors_total", "counter", "Policy runs that failed or took too long.", g.errors);
 }
 
 void turbod_api_metrics(turbod_exchange *x)
 {
-    turbod_service *svc = x->http->svc;
-    int state = atomic_load(&svc->state);
+    turbod_service *up[TURBOD_MAX_MODELS];
+    turbod_metrics_of of[TURBOD_MAX_MODELS];
+    turbod_services *all = x->http->models;
     turbod_buf *b = &x->reply.body;
+    size_t n = 0;
     x->reply.status = 200;
     x->reply.type = "text/plain; version=0.0.4; charset=utf-8";
-    if (state == TURBOD_READY || state == TURBOD_DRAINING) {
-        turbod_metrics_write(turbod_engine_metrics(svc->engine), svc->name, x->rules->metrics_vllm,
-                             b);
-        lua_series(svc->policies, b);
+    for (size_t i = 0; i < all->n; i++) {
+        int state = atomic_load(&all->at[i].state);
+        if (state != TURBOD_READY && state != TURBOD_DRAINING)
+            continue;
+        up[n] = &all->at[i];
+        of[n] = (turbod_metrics_of){up[n]->name, turbod_engine_metrics(up[n]->engine)};
+        n++;
+    }
+    if (n) {
+        turbod_metrics_write(of, n, x->rules->metrics_vllm, b);
+        lua_series(up, n, b);
     }
     http_series(x->http, b);
 }

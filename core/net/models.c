@@ -1,4 +1,5 @@
-/* core/net/models.c: GET /v1/models and /v1/models/{id}. Daemon thread. */
+/* core/net/models.c: which model a request is about; GET /v1/models and /v1/models/{id}. Daemon thread, except
+ * where stated. */
 #include <string.h>
 
 #include "net/net.h"
@@ -19,7 +20,10 @@ void turbod_api_models(turbod_exchange *x)
 {
     x->reply.status = 200;
     turbod_buf_str(&x->reply.body, "{\"object\":\"list\",\"data\":[");
-    model_json(&x->reply.body, x->http->svc);
+    for (size_t i = 0; i < x->http->models->n; i++) {
+        turbod_buf_str(&x->reply.body, i ? "," : "");
+        model_json(&x->reply.body, &x->http->models->at[i]);
+    }
     turbod_buf_str(&x->reply.body, "]}");
 }
 
@@ -50,14 +54,65 @@ static bool means(turbod_text t, const char *name)
     return at == len;
 }
 
+/* The model of a percent-encoded name, or NULL with the refusal in the reply. */
+static turbod_service *named(turbod_exchange *x, turbod_text name)
+{
+    const turbod_services *all = x->http->models;
+    for (size_t i = 0; i < all->n; i++)
+        if (means(name, all->at[i].name))
+            return &all->at[i];
+    turbod_reply_error(x, 404, "model_not_found", "model",
+                       "this model is not served here; GET /v1/models lists what is");
+    return NULL;
+}
+
 void turbod_api_model(turbod_exchange *x)
 {
-    const turbod_service *svc = x->http->svc;
-    if (means(x->param, svc->name)) {
-        x->reply.status = 200;
-        model_json(&x->reply.body, svc);
-    } else {
-        turbod_reply_error(x, 404, "model_not_found", "model",
-                           "this model is not served here; GET /v1/models lists what is");
+    const turbod_service *svc = named(x, x->param);
+    if (!svc)
+        return;
+    x->reply.status = 200;
+    model_json(&x->reply.body, svc);
+}
+
+bool turbod_choose_by_query(turbod_exchange *x, turbod_text query)
+{
+    static const char key[] = "model=";
+    const size_t len = sizeof key - 1;
+    while (query.n) {
+        const char *and = memchr(query.p, '&', query.n);
+        size_t n = and ? (size_t)(and - query.p) : query.n;
+        if (n >= len && !memcmp(query.p, key, len)) {
+            turbod_service *svc = named(x, (turbod_text){query.p + len, n - len});
+            x->svc = svc ? svc : x->svc;
+            return svc;
+        }
+        query.p += and ? n + 1 : n;
+        query.n -= and ? n + 1 : n;
     }
+    return true;
+}
+
+bool turbod_model_ready(turbod_exchange *x)
+{
+    int state = atomic_load(&x->svc->state);
+    bool up = state == TURBOD_READY && !atomic_load(&x->http->quiet);
+    bool dead = up && turbod_engine_age(x->svc->engine) < 0;
+    if (up && !dead)
+        return true;
+    if (dead) {
+        turbod_reply_error(x, 503, "engine_error", NULL, "the engine of this model has failed");
+        x->reply.retry_after = 30;
+    } else if (state == TURBOD_LOADING) {
+        turbod_reply_error(x, 503, "model_loading", NULL, "the model is being loaded; try again");
+        x->reply.retry_after = 2;
+    } else if (state == TURBOD_FAILED) {
+        turbod_reply_error(x, 503, "engine_error", NULL, "the model could not be loaded");
+        x->reply.retry_after = 30;
+    } else {
+        turbod_reply_error(x, 503, "shutting_down", NULL, "the server is shutting down");
+        x->reply.retry_after = 5;
+        x->force_close = true;
+    }
+    return false;
 }

@@ -112,6 +112,9 @@ struct turbod_exchange {
     turbod_exchange *prev, *next; /* http.exchanges, under http.mu */
     turbod_exchange *next_job;
     turbod_http *http;
+    /* The model it is about: of the body, else of ?model=, else the first. Set by turbod_route_judge, then
+     * by the worker that reads the body; NULL for what was refused before a route was looked for. */
+    turbod_service *svc;
     turbod_rules *rules; /* of the time it began */
     struct MHD_Connection *conn;
     turbod_client *client; /* valid until the completed callback */
@@ -171,6 +174,12 @@ struct turbod_route {
 /* Host, origin, key, route, type and size of a request. Fills x->route or x->reply. */
 void turbod_route_judge(turbod_exchange *x, const turbod_head *h);
 
+/* The model of a request, models.c. False: the reply has the refusal. query: behind '?' of a target, may
+ * be empty; several model= count as the first. */
+bool turbod_choose_by_query(turbod_exchange *x, turbod_text query);
+/* x->svc can be used now. */
+bool turbod_model_ready(turbod_exchange *x);
+
 void turbod_api_chat(turbod_exchange *x);
 void turbod_api_completions(turbod_exchange *x);
 void turbod_api_interactive(turbod_exchange *x);
@@ -202,7 +211,7 @@ enum { DAEMON_SMALL, DAEMON_LARGE };
 typedef struct turbod_loop turbod_loop; /* loop.c: a libmicrohttpd daemon and its thread */
 
 struct turbod_http {
-    turbod_service *svc;
+    turbod_services *models;
     /* Two, because libmicrohttpd keeps and clears a connection's whole memory from its first request
      * on: SMALL makes 20,000 idle connections cheap, LARGE takes those that begin with a large head. */
     turbod_loop *loops[2];

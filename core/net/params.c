@@ -115,13 +115,7 @@ static bool read_seed(ctx *c, const turbod_field *f, const cJSON *v)
     return true;
 }
 
-static bool read_model(ctx *c, const turbod_field *f, const cJSON *v)
-{
-    (void)f;
-    return turbod_model_ok(c->x, v);
-}
-
-/* Read elsewhere: messages, prompt. */
+/* Read elsewhere: messages, prompt, and the model, whose vocabulary the others are checked against. */
 static bool skip(ctx *c, const turbod_field *f, const cJSON *v)
 {
     (void)c;
@@ -291,7 +285,7 @@ static bool read_no_session(ctx *c, const turbod_field *f, const cJSON *v)
 #define INT32 2147483647.0
 
 static const turbod_field fields[] = {
-    {"model", ALL, read_model, 0, 0, 0},
+    {"model", ALL, skip, 0, 0, 0},
     {"messages", CHAT, skip, 0, 0, 0},
     {"prompt", COMP, skip, 0, 0, 0},
     {"stream", ALL, read_bool, P(stream), 0, 0},
@@ -468,7 +462,7 @@ static bool settle(ctx *c, int kind)
 
 bool turbod_params_read(turbod_exchange *x, const cJSON *body, int kind, turbod_params *p)
 {
-    const turbod_service *svc = x->http->svc;
+    const turbod_service *svc = x->svc;
     ctx c = {.x = x, .p = p};
     p->s = svc->defaults;
     p->s.n_logprobs = -1;
@@ -503,7 +497,7 @@ void turbod_params_free(turbod_params *p)
 
 bool turbod_params_policy(turbod_exchange *x, turbod_params *p)
 {
-    turbod_service *svc = x->http->svc;
+    turbod_service *svc = x->svc;
     const turbod_conf *conf = __atomic_load_n(&svc->conf, __ATOMIC_ACQUIRE);
     const char *name = p->policy_given ? p->policy : conf->default_policy;
     if (!name || !*name) {

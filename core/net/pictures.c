@@ -88,7 +88,7 @@ static const char *payload(turbod_exchange *x, const char *url, const char *para
 static bool prepare(turbod_exchange *x, const char *param, const uint8_t *bytes, size_t n, bool png,
                     turbod_image **out)
 {
-    const turbod_engine_facts *f = turbod_engine_facts_of(x->http->svc->engine);
+    const turbod_engine_facts *f = turbod_engine_facts_of(x->svc->engine);
     turbo_err err = {{0}};
     if (n >= 4 && png != !memcmp(bytes, "\x89PNG", 4) &&
         (!memcmp(bytes, "\x89PNG", 4) || !memcmp(bytes, "\xff\xd8\xff", 3)))

@@ -106,23 +106,19 @@ static bool authorise(turbod_exchange *x, const turbod_head *h, const turbod_rou
     return true;
 }
 
-static bool ready_for(turbod_exchange *x, const turbod_route *r)
+/* The body of a POST may name another model: of several, one that is ready is enough for now. */
+static bool ready_for(turbod_exchange *x, const turbod_route *r, turbod_text query)
 {
-    int state = atomic_load(&x->http->svc->state);
-    if (!r->model || (state == TURBOD_READY && !atomic_load(&x->http->quiet)))
+    const turbod_services *all = x->http->models;
+    if (!r->model)
         return true;
-    if (state == TURBOD_LOADING) {
-        turbod_reply_error(x, 503, "model_loading", NULL, "the model is being loaded; try again");
-        x->reply.retry_after = 2;
-    } else if (state == TURBOD_FAILED) {
-        turbod_reply_error(x, 503, "engine_error", NULL, "the model could not be loaded");
-        x->reply.retry_after = 30;
-    } else {
-        turbod_reply_error(x, 503, "shutting_down", NULL, "the server is shutting down");
-        x->reply.retry_after = 5;
-        x->force_close = true;
-    }
-    return false;
+    if (!turbod_choose_by_query(x, query))
+        return false;
+    if (!strcmp(r->method, "POST") && !atomic_load(&x->http->quiet))
+        for (size_t i = 0; i < all->n; i++)
+            if (atomic_load(&all->at[i].state) == TURBOD_READY)
+                return true;
+    return turbod_model_ready(x);
 }
 
 static bool fitting_body(turbod_exchange *x, const turbod_head *h)
@@ -150,10 +146,13 @@ static bool fitting_body(turbod_exchange *x, const turbod_head *h)
 
 void turbod_route_judge(turbod_exchange *x, const turbod_head *h)
 {
-    turbod_text path = h->target, param = {0};
-    const char *query = path.n ? memchr(path.p, '?', path.n) : NULL;
-    if (query)
-        path.n = (size_t)(query - path.p);
+    turbod_text path = h->target, param = {0}, query = {0};
+    const char *mark = path.n ? memchr(path.p, '?', path.n) : NULL;
+    if (mark) {
+        query = (turbod_text){mark + 1, path.n - (size_t)(mark + 1 - path.p)};
+        path.n = (size_t)(mark - path.p);
+    }
+    x->svc = &x->http->models->at[0];
     x->strict = h->strict;
     if (!turbod_rules_host(x->rules, h->host)) {
         turbod_reply_error(x, 403, "host_not_allowed", NULL,
@@ -188,6 +187,6 @@ void turbod_route_judge(turbod_exchange *x, const turbod_head *h)
         return;
     }
     x->param = param;
-    if (fitting_body(x, h) && ready_for(x, r))
+    if (fitting_body(x, h) && ready_for(x, r, query))
         x->route = r;
 }

@@ -343,9 +343,10 @@ static void log_text(char out[257], const char *s)
     out[w] = '\0';
 }
 
-/* The figures of an answer for its line in the log. */
-static void log_answer(const turbod_exchange *x, const turbod_gen *g, bool whole, char tail[256])
+/* The model and the figures of an answer for its line in the log. */
+static void log_answer(const turbod_exchange *x, const turbod_gen *g, bool whole, char tail[512])
 {
+    char model[257];
     size_t prompt = 0;
     int32_t cached = 0, tokens = 0, later = 0;
     double ms = 0;
@@ -361,14 +362,15 @@ static void log_answer(const turbod_exchange *x, const turbod_gen *g, bool whole
         if (!g->fail_status && c->done && c->finish == TURBOD_FINISH_LENGTH)
             finish = "length";
     }
-    snprintf(tail, 256, " ttft=%lldms prompt=%zu cached=%d tokens=%d rate=%.1f/s finish=%s",
-             x->t_first ? (long long)(x->t_first - x->t0) : -1, prompt, cached, tokens,
+    log_text(model, x->svc->name);
+    snprintf(tail, 512, " model=%s ttft=%lldms prompt=%zu cached=%d tokens=%d rate=%.1f/s finish=%s",
+             model, x->t_first ? (long long)(x->t_first - x->t0) : -1, prompt, cached, tokens,
              ms > 0 ? (double)later * 1000 / ms : 0, whole ? finish : "client_left");
 }
 
 static void log_exchange(turbod_exchange *x, bool whole)
 {
-    char target[257], tail[256] = "";
+    char target[257], tail[512] = "";
     char *query = strchr(x->raw_target ? x->raw_target : "", '?');
     if (query)
         *query = '\0'; /* a query may hold what somebody took for a safe place */

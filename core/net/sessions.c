@@ -47,7 +47,7 @@ static bool make_room(turbod_http *h)
 }
 
 turbod_session_result turbod_session_take(turbod_http *h, const char *label, const char *id,
-                                          bool create, turbod_session **out)
+                                          turbod_service *svc, bool create, turbod_session **out)
 {
     turbod_session_result result = SESSION_OK;
     pthread_mutex_lock(&h->session_mu);
@@ -60,12 +60,15 @@ turbod_session_result turbod_session_take(turbod_http *h, const char *label, con
         if (s) {
             memcpy(s->id, id, strlen(id) + 1);
             strncpy(s->label, label, sizeof s->label - 1);
+            s->svc = svc;
             s->next = h->sessions;
             h->sessions = s;
             h->n_sessions++;
         } else {
             result = room ? SESSION_NO_MEMORY : SESSION_FULL;
         }
+    } else if (svc && s->svc != svc) {
+        result = SESSION_OTHER_MODEL;
     } else if (s->busy) {
         result = SESSION_BUSY;
     }
@@ -136,8 +139,9 @@ void turbod_sessions_json(turbod_http *h, const char *label, turbod_buf *b)
     for (const turbod_session *s = h->sessions; s; s = s->next) {
         if (strcmp(s->label, label) || s->doomed)
             continue;
-        turbod_buf_printf(b, "%s{\"id\":\"%s\",\"is_processing\":%s", any ? "," : "", s->id,
-                          s->busy ? "true" : "false");
+        turbod_buf_printf(b, "%s{\"id\":\"%s\",\"model\":\"", any ? "," : "", s->id);
+        turbod_buf_json(b, s->svc->name, strlen(s->svc->name));
+        turbod_buf_printf(b, "\",\"is_processing\":%s", s->busy ? "true" : "false");
         if (!s->busy) /* a busy one belongs to whoever has it */
             turbod_buf_printf(b, ",\"n_messages\":%zu,\"n_tokens\":%zu,\"idle_ms\":%lld",
                               s->dialogue.n, s->dialogue.n_ids, (long long)(now - s->used_at));

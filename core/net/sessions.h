@@ -11,6 +11,7 @@
 typedef struct turbod_session {
     struct turbod_session *next;
     char label[65], id[TURBOD_SESSION_ID + 1];
+    turbod_service *svc; /* its model: histories are token ids of one vocabulary */
     turbod_dialogue dialogue;
     bool busy, doomed; /* doomed: it goes when it is given back */
     int64_t used_at;   /* ms */
@@ -22,14 +23,16 @@ typedef enum {
     SESSION_BUSY,
     SESSION_NONE,
     SESSION_FULL,
+    SESSION_OTHER_MODEL,
     SESSION_NO_MEMORY
 } turbod_session_result;
 
 bool turbod_session_id_ok(const char *id); /* 1..64 of A-Z a-z 0-9 . _ - */
-/* Takes a session for use; creates it when asked to. FULL: all places are taken by sessions in use; an idle
+/* Takes a session of this model (NULL: of any) for use; creates it when asked to, for which a model is
+ * needed. FULL: all places are taken by sessions in use; an idle
  * one that was used longest ago makes room. */
 turbod_session_result turbod_session_take(turbod_http *h, const char *label, const char *id,
-                                          bool create, turbod_session **out);
+                                          turbod_service *svc, bool create, turbod_session **out);
 void turbod_session_give(turbod_http *h, turbod_session *s);
 /* Ends a session: at once, or when its answer is complete. False: there is none. */
 bool turbod_session_end(turbod_http *h, const char *label, const char *id);

@@ -22,9 +22,12 @@ static const char *action_of(const turbod_exchange *x)
 {
     static const char *const names[] = {"save", "restore", "erase"};
     const char *q = strchr(x->raw_target, '?');
-    for (size_t i = 0; q && i < 3; i++)
-        if (!strncmp(q, "?action=", 8) && !strcmp(q + 8, names[i]))
-            return names[i];
+    for (; q; q = strchr(q + 1, '&'))
+        for (size_t i = 0; i < 3 && !strncmp(q + 1, "action=", 7); i++) {
+            size_t n = strcspn(q + 8, "&");
+            if (n == strlen(names[i]) && !memcmp(q + 8, names[i], n))
+                return names[i];
+        }
     return NULL;
 }
 
@@ -58,13 +61,20 @@ static bool read_name(turbod_exchange *x, const cJSON *body, bool needed, char n
     return false;
 }
 
+/* A session to put something into is one of the request's model; otherwise it knows its own. */
 static bool take(turbod_exchange *x, const char *id, bool create, turbod_session **s)
 {
-    switch (turbod_session_take(x->http, x->label, id, create, s)) {
+    switch (turbod_session_take(x->http, x->label, id, create ? x->svc : NULL, create, s)) {
     case SESSION_OK: return true;
     case SESSION_BUSY:
         turbod_reply_error(x, 400, "session_busy", NULL,
                            "an answer is being made for this session; wait for its end");
+        return false;
+    case SESSION_OTHER_MODEL:
+        turbod_reply_error(x, 400, "session_of_other_model", "model",
+                           "this session was begun with another model than \"%s\"; erase it first, or "
+                           "use another id",
+                           x->svc->name);
         return false;
     case SESSION_NONE:
         turbod_reply_error(x, 404, "session_not_found", NULL, "there is no session of this id");
@@ -82,7 +92,7 @@ static bool take(turbod_exchange *x, const char *id, bool create, turbod_session
 
 static const char *folder_of(turbod_exchange *x)
 {
-    const turbod_conf *conf = __atomic_load_n(&x->http->svc->conf, __ATOMIC_ACQUIRE);
+    const turbod_conf *conf = __atomic_load_n(&x->svc->conf, __ATOMIC_ACQUIRE);
     if (conf->slot_save_path && *conf->slot_save_path)
         return conf->slot_save_path;
     turbod_reply_error(x, 400, "not_configured", NULL,
@@ -116,7 +126,7 @@ static void save(turbod_exchange *x, const char *id, const char *name)
     if (note.failed)
         st = turbod_err(&err, TURBO_ENOMEM, "no memory for a snapshot");
     else
-        st = turbod_snapshot_save(x->http->svc->engine, folder, name, &snap, &err);
+        st = turbod_snapshot_save(s->svc->engine, folder, name, &snap, &err);
     turbod_buf_free(&note);
     turbod_session_give(x->http, s);
     if (st) {
@@ -141,7 +151,7 @@ static void restore(turbod_exchange *x, const char *id, const char *name)
     if (!folder || !take(x, id, true, &s))
         return;
     int64_t t0 = turbod_ms();
-    turbo_status st = turbod_snapshot_load(x->http->svc->engine, folder, name, &snap, &err);
+    turbo_status st = turbod_snapshot_load(x->svc->engine, folder, name, &snap, &err);
     if (!st)
         st = turbod_dialogue_unpack(&fresh, snap.note, snap.n_note, snap.ids, snap.n_ids, &err);
     if (!st) {
@@ -186,6 +196,8 @@ void turbod_api_slot(turbod_exchange *x)
     char id[TURBOD_SESSION_ID + 1], name[129];
     const char *action = action_of(x);
     cJSON *body = NULL;
+    if (!turbod_model_ready(x))
+        return;
     if (!path_id(x, id))
         turbod_reply_error(x, 404, "session_not_found", NULL, "there is no session of this id");
     else if (!action)

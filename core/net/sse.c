@@ -13,7 +13,7 @@
 static void build_prefix(turbod_gen *g)
 {
     turbod_buf *b = &g->prefix;
-    const char *model = g->x->http->svc->name;
+    const char *model = g->x->svc->name;
     turbod_buf_init(b, 4096);
     turbod_buf_printf(b, "data: {\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":\"", g->id,
                       g->kind == FOR_CHAT ? "chat.completion.chunk" : "text_completion",

@@ -71,6 +71,19 @@ int64_t turbod_plan_at_once(const turbod_plan *p, int64_t len);
 /* "weights 37.0 GiB, ...": one line for people, into text [cap]. */
 void turbod_plan_summary(const turbod_plan *p, char *text, size_t cap);
 
+/* ---- share.c: several models on one machine ---- */
+
+typedef struct turbod_plan_share {
+    turbod_plan_in in; /* vacant is set: pass it to the engine, and it plans the same */
+    double share; /* above 0: part of what is left, in proportion to the others'; of models with a fraction */
+    turbod_plan plan;
+} turbod_plan_share;
+
+/* Divides vacant bytes (0: unknown) and plans each model. On an error *which is the model it is about, n
+ * when it is about all of them. */
+turbo_status turbod_plan_divide(turbod_plan_share *at, size_t n, uint64_t vacant, size_t *which,
+                                turbo_err *err);
+
 /* ---- model.c: a model folder, as far as a plan needs it ---- */
 
 typedef struct turbod_plan_model {

@@ -29,6 +29,14 @@ turbo_status turbod_err(turbo_err *err, turbo_status status, const char *fmt, ..
     return status;
 }
 
+turbo_status turbod_err_of(turbo_err *err, turbo_status status, const char *what)
+{
+    if (!status || !err)
+        return status;
+    turbo_err inner = *err;
+    return turbod_err(err, status, "%s: %s", what, inner.text);
+}
+
 const char *turbod_status_name(turbo_status s)
 {
     static const char *const names[] = {

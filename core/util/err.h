@@ -10,6 +10,9 @@
 turbo_status turbod_err(turbo_err *err, turbo_status status, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Puts "what: " before the text of a failed status and returns it; OK changes nothing. */
+turbo_status turbod_err_of(turbo_err *err, turbo_status status, const char *what);
+
 const char *turbod_status_name(turbo_status s); /* "EDATA" */
 /* Process exit code: 0 ok, 64 usage, 65 model data, 66 no input, 71 resources, 74 I/O, 75 engine,
  * 78 configuration. doc/errors.md has the table. */

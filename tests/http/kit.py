@@ -61,7 +61,7 @@ def null_model(**keys):
 
 class Server:
     """One process on a free port. flags: options as {"port": 0}; files are in its own folder; env:
-    further environment variables."""
+    further environment variables; an option None is not given at all."""
 
     def __init__(self, wait=True, env=None, **flags):
         self.dir = tempfile.mkdtemp(prefix="turbod-http-")
@@ -71,6 +71,8 @@ class Server:
         base.update({k.replace("_", "-"): v for k, v in flags.items()})
         self.args = [TURBOD]
         for key, value in base.items():
+            if value is None:
+                continue
             if isinstance(value, bool):
                 self.args.append("--%s%s" % ("" if value else "no-", key))
             else:

@@ -134,7 +134,7 @@ def test_throughput_line_is_on_by_default_and_can_be_switched_off():
     assert "throughput:" not in off.read_log()
 
 
-ACCESS = re.compile(r"id=(\S+) key=(\S+) POST (\S+) (\d+) (\d+)ms( cut)? ttft=(-?\d+)ms prompt=(\d+) "
+ACCESS = re.compile(r"id=(\S+) key=(\S+) POST (\S+) (\d+) (\d+)ms( cut)? model=\S+ ttft=(-?\d+)ms prompt=(\d+) "
                     r"cached=(\d+) tokens=(\d+) rate=([\d.]+)/s finish=(\w+)$")
 
 

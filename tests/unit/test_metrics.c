@@ -47,7 +47,7 @@ static void a_value_on_a_bound_is_below_it(void **state)
     turbod_hist_add(&m.itl, 0.00051);
     turbod_hist_add(&m.itl, 1000);
     turbod_buf_init(&b, 1 << 20);
-    turbod_metrics_write(&m, "m", true, &b);
+    turbod_metrics_write(&(turbod_metrics_of){"m", &m}, 1, true, &b);
     const char *const prefixes[] = {"turbo:", "vllm:"};
     const struct {
         const char *suffix;
