@@ -148,6 +148,41 @@ def terms(count, rng):
     print("SIGTERM %d times, slowest end %.2f s: %s" % (count, slowest, counts))
 
 
+def at_the_door(count):
+    """Requests that wait in the kernel, unseen, when the signal comes: they were sent before it, so each is
+    answered. The server stands still meanwhile, so that this is certain."""
+    body = b'{"prompt":"one","max_tokens":3,"temperature":0}'
+    head = (b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body))
+    statuses = {}
+    for _ in range(count):
+        s = Server(threads=1)
+        s.process.send_signal(signal.SIGSTOP)
+        socks = [s.connect(60) for _ in range(80)]
+        for x in socks:
+            x.sendall(head + body)
+        s.process.send_signal(signal.SIGTERM)
+        s.process.send_signal(signal.SIGCONT)
+        for i, x in enumerate(socks):
+            data = b""
+            try:
+                while True:
+                    more = x.recv(65536)
+                    if not more:
+                        break
+                    data += more
+            except OSError:
+                pass
+            x.close()
+            fail_if([] if data[9:12] in (b"200", b"503") else
+                    ["request %d was there before the signal: %r" % (i, data)], s.read_log())
+            statuses[data[9:12].decode()] = statuses.get(data[9:12].decode(), 0) + 1
+        code = s.stop(sig=0)
+        fail_if(["exit code %d" % code] if code else [], s.read_log())
+        s.clean_up()
+    print("SIGTERM before %d waiting requests, %d times: %s" % (80, count, statuses))
+
+
 def while_loading(count):
     seen = 0
     for i in range(max(count, 3) * 4):
@@ -218,6 +253,7 @@ def main():
     rng = random.Random(seed)
     hups(count, rng)
     terms(count, rng)
+    at_the_door(min(count, 20))
     while_loading(min(count, 10))
 
 
