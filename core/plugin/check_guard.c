@@ -250,6 +250,79 @@ static void g_gather(turbo_exec *x, const void *in, const int32_t *index, int32_
         g->real->gather(g->exec, in, index, R, E, out);
 }
 
+static void g_layernorm(turbo_exec *x, void *h, const void *delta, const turbo_vector *w,
+                        const turbo_vector *bias, float eps, int32_t T, int32_t E, void *out)
+{
+    guard *g = of_exec(x);
+    const char *op = "layernorm";
+    const guard_handle *v = g->why.text[0] ? NULL : handle(g, op, "w", w);
+    const guard_handle *b = v ? handle(g, op, "bias", bias) : NULL;
+    if (!b || !rows_ok(g, op, T))
+        return;
+    if (v->out != E || v->in || b->out != E || b->in)
+        found(g, "%s: w has %lld numbers, bias %lld, E is %d", op, (long long)v->out,
+              (long long)b->out, E);
+    if (!(eps >= 0) || !isfinite(eps))
+        found(g, "%s: eps is %g", op, (double)eps);
+    if (g->why.text[0])
+        return;
+    span s[] = {{"h", h, T, E}, {"out", out, T, E}, {"delta", delta, T, E}};
+    if (spans(g, op, s, delta && delta != out ? 3 : 2))
+        g->real->layernorm(g->exec, h, delta, w, bias, eps, T, E, out);
+}
+
+static void g_plain_mlp(turbo_exec *x, const turbo_linear *up, const turbo_linear *down,
+                        int32_t act, const void *in, int32_t T, void *scratch, void *out)
+{
+    guard *g = of_exec(x);
+    const char *op = "mlp";
+    const guard_handle *a = g->why.text[0] ? NULL : handle(g, op, "up", up);
+    const guard_handle *b = a ? handle(g, op, "down", down) : NULL;
+    if (!b || !rows_ok(g, op, T))
+        return;
+    if (b->in != a->out || act < TURBO_ACT_SILU || act > TURBO_ACT_QUICK_GELU) {
+        found(g, "%s: up [%lld,%lld], down [%lld,%lld], act %d do not fit", op, (long long)a->out,
+              (long long)a->in, (long long)b->out, (long long)b->in, act);
+        return;
+    }
+    span s[] = {{"in", in, T, a->in}, {"scratch", scratch, T, a->out}, {"out", out, T, b->out}};
+    if (spans(g, op, s, 3))
+        g->real->mlp(g->exec, up, down, act, in, T, scratch, out);
+}
+
+static void g_add(turbo_exec *x, void *h, const void *delta, int32_t T, int32_t E)
+{
+    guard *g = of_exec(x);
+    if (g->why.text[0] || !rows_ok(g, "add", T))
+        return;
+    span s[] = {{"h", h, T, E}, {"delta", delta, T, E}};
+    if (spans(g, "add", s, 2))
+        g->real->add(g->exec, h, delta, T, E);
+}
+
+/* The ops of picture towers have no place in a forward over tokens. */
+static void g_attention_full(turbo_exec *x, const void *qkv, int32_t N, int32_t T, int32_t H,
+                             int32_t D, float scale, void *out)
+{
+    (void)qkv, (void)N, (void)T, (void)H, (void)D, (void)scale, (void)out;
+    found(of_exec(x), "attention_full lets a token see those behind it; forward needs attention");
+}
+
+static void g_patches(turbo_exec *x, const uint8_t *pixels, int32_t N, int32_t height,
+                      int32_t width, int32_t size, const float *value, void *out)
+{
+    (void)pixels, (void)N, (void)height, (void)width, (void)size, (void)value, (void)out;
+    found(of_exec(x), "patches is for pictures; forward gets their rows as embed_rows");
+}
+
+static void g_position_rows(turbo_exec *x, const void *in, const turbo_vector *first,
+                            const turbo_vector *position, int32_t N, int32_t P, int32_t E,
+                            void *out)
+{
+    (void)in, (void)first, (void)position, (void)N, (void)P, (void)E, (void)out;
+    found(of_exec(x), "position_rows is for pictures; forward gets their rows as embed_rows");
+}
+
 static void g_logits(turbo_exec *x, const turbo_linear *head, const void *in, int32_t R, float *out)
 {
     guard *g = of_exec(x);
@@ -321,6 +394,29 @@ static turbo_status h_vector(turbo_weights *w, const char *name, int64_t n, cons
     return st ? st : keep(g, *to, n, 0, 0, err);
 }
 
+static turbo_status h_vector_of(turbo_weights *w, const char *name, int64_t n,
+                                const turbo_vector **to, turbo_err *err)
+{
+    guard *g = of_weights(w);
+    turbo_status st = turbod_host_table()->vector_of(g->weights, name, n, to, err);
+    return st ? st : keep(g, *to, n, 0, 0, err);
+}
+
+static turbo_status h_weights_view(turbo_weights *w, const char *const *from,
+                                   const char *const *to, int32_t n, turbo_weights **out,
+                                   turbo_err *err)
+{
+    (void)w, (void)from, (void)to, (void)n, (void)out;
+    return turbod_err(err, TURBO_EUNSUPPORTED, "a model inside a model is not run by this check");
+}
+
+static turbo_status h_weights_beside(turbo_weights *w, const char *folder, turbo_weights **out,
+                                     turbo_err *err)
+{
+    (void)w, (void)folder, (void)out;
+    return turbod_err(err, TURBO_EUNSUPPORTED, "a model inside a model is not run by this check");
+}
+
 static turbo_status h_rope(turbo_weights *w, const turbo_rope_spec *spec, const turbo_rope **to,
                            turbo_err *err)
 {
@@ -357,11 +453,20 @@ void guard_init(guard *g, const turbo_ops *real, turbo_exec *exec, turbo_weights
         .gated_mlp = g_mlp,
         .gather = g_gather,
         .logits = g_logits,
+        .layernorm = g_layernorm,
+        .mlp = g_plain_mlp,
+        .attention_full = g_attention_full,
+        .patches = g_patches,
+        .position_rows = g_position_rows,
+        .add = g_add,
     };
     g->host = *turbod_host_table();
     g->host.linear = h_linear;
     g->host.linear_rows = h_linear_rows;
     g->host.vector = h_vector;
+    g->host.vector_of = h_vector_of;
+    g->host.weights_view = h_weights_view;
+    g->host.weights_beside = h_weights_beside;
     g->host.rope = h_rope;
     g->host.has_tensor = h_has_tensor;
 }
