@@ -19,7 +19,7 @@ turbo_status turbok_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
 }
 
 #define HUGE_FROM (4u << 20)
-#define SCRATCH_LEAST 64 /* head size that the scratch of a new device is made for */
+#define SCRATCH_LEAST TURBO_FULL_HEAD /* head size that the scratch of a new device is made for */
 
 size_t turbok_alloc_size(size_t bytes)
 {

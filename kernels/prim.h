@@ -37,6 +37,11 @@ typedef struct turbok_prim {
                       int rows, int64_t n, float *acc, const void *ahead);
     /* h += delta (delta may be NULL); out = h * rsqrt(mean(h^2) + eps) * w. out may be delta. */
     void (*rmsnorm)(float *h, const float *delta, const float *w, float eps, int64_t n, float *out);
+    /* h += delta (may be NULL); out = (h - mean) / sqrt(mean((h - mean)^2) + eps) * w + bias. */
+    void (*layernorm)(float *h, const float *delta, const float *w, const float *bias, float eps,
+                      int64_t n, float *out);
+    /* out = act(in); out may be in. act: TURBO_ACT_*. */
+    void (*activate)(int32_t act, const float *in, int64_t n, float *out);
     /* out = act(gate) * up; out may be either input. act: TURBO_ACT_*. */
     void (*gated)(int32_t act, const float *gate, const float *up, int64_t n, float *out);
     /* [n] of dtype to f32 and back, rounding to nearest even. */

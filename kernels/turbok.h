@@ -204,10 +204,11 @@ void turbok_kv_publish(turbok_kv_pool *p, int32_t block, turbok_kv_key parent,
 /* Forgets what a referenced block holds, for instance because it came from a step that failed. */
 void turbok_kv_withdraw(turbok_kv_pool *p, int32_t block);
 /* Puts into the empty table t the blocks of the longest cached beginning of tokens [n], and returns its
- * length, to the token; the last block may be shared in part. extra: the text has inputs other than tokens.
+ * length, to the token; the last block may be shared in part, if it begins at plain_from or behind it: from
+ * there on the text is nothing but tokens.
  * *soon: the length that will be found once what is announced has been computed. */
 int32_t turbok_kv_match(turbok_kv_pool *p, turbok_kv_table *t, const turbok_kv_key *keys,
-                        const int32_t *tokens, int32_t n, bool extra, int32_t *soon);
+                        const int32_t *tokens, int32_t n, int32_t plain_from, int32_t *soon);
 
 /* SipHash-2-4-128, in pieces. */
 typedef struct turbok_hash {

@@ -20,6 +20,21 @@ static void free_turn(turbod_turn *t)
     free(t->role);
     free(t->name);
     free(t->content);
+    turbod_slots_free(&t->images);
+}
+
+/* Pictures of the first n turns. */
+static size_t count_images(const turbod_dialogue *d, size_t n)
+{
+    size_t sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += d->turns[i].images.n;
+    return sum;
+}
+
+size_t turbod_dialogue_images(const turbod_dialogue *d)
+{
+    return count_images(d, d->n);
 }
 
 void turbod_dialogue_cut(turbod_dialogue *d, size_t n)
@@ -36,6 +51,7 @@ void turbod_dialogue_free(turbod_dialogue *d)
     turbod_dialogue_cut(d, 0);
     free(d->turns);
     free(d->ids);
+    free(d->image_at);
     *d = (turbod_dialogue){0};
 }
 
@@ -58,7 +74,11 @@ turbo_status turbod_dialogue_add(turbod_dialogue *d, const turbod_message *m, tu
     t.role = strdup(m->role);
     t.name = m->name ? strdup(m->name) : NULL;
     t.content = turbod_add(m->content_len, 1, &bytes) ? malloc(bytes) : NULL;
-    if (!t.role || !t.content || (m->name && !t.name)) {
+    bool images = true;
+    for (size_t i = 0; i < m->n_images && images; i++)
+        images = m->image_at[i] <= INT32_MAX &&
+                 turbod_slots_add(&t.images, (int32_t)m->image_at[i], m->images[i]);
+    if (!t.role || !t.content || (m->name && !t.name) || !images) {
         free_turn(&t);
         return no_memory(err);
     }
@@ -70,6 +90,12 @@ turbo_status turbod_dialogue_add(turbod_dialogue *d, const turbod_message *m, tu
 
 static bool same_turn(const turbod_turn *t, const turbod_message *m)
 {
+    if (t->images.n != m->n_images)
+        return false;
+    for (size_t i = 0; i < m->n_images; i++)
+        if ((size_t)t->images.v[i].at != m->image_at[i] ||
+            memcmp(t->images.v[i].image->digest, m->images[i]->digest, sizeof m->images[i]->digest))
+            return false;
     return !strcmp(t->role, m->role) && !t->name == !m->name &&
            (!m->name || !strcmp(t->name, m->name)) && t->content_len == m->content_len &&
            !memcmp(t->content, m->content, m->content_len);
@@ -95,15 +121,33 @@ static turbo_status render(const turbod_dialogue *d, size_t n, const turbod_chat
 {
     turbod_render_opts opts = {.add_generation_prompt = open_answer,
                                .continue_final_message = !open_answer};
+    size_t n_images = count_images(d, n), k = 0;
     turbod_message *m = calloc(n ? n : 1, sizeof *m);
+    turbod_image **images = calloc(n_images ? n_images : 1, sizeof *images);
+    size_t *at = calloc(n_images ? n_images : 1, sizeof *at);
+    turbo_status st = TURBO_OK;
     *out = (turbod_render){0};
-    if (!m)
-        return no_memory(err);
-    for (size_t i = 0; i < n; i++)
-        m[i] = (turbod_message){d->turns[i].role, d->turns[i].name, d->turns[i].content,
-                                d->turns[i].content_len};
-    turbo_status st = turbod_template_render(kit->chat, m, n, &opts, out, err);
+    if (!m || !images || !at)
+        st = no_memory(err);
+    for (size_t i = 0; i < n && !st; i++) {
+        const turbod_turn *t = &d->turns[i];
+        m[i] = (turbod_message){.role = t->role,
+                                .name = t->name,
+                                .content = t->content,
+                                .content_len = t->content_len,
+                                .images = images + k,
+                                .image_at = at + k,
+                                .n_images = t->images.n};
+        for (size_t j = 0; j < t->images.n; j++, k++) {
+            images[k] = t->images.v[j].image;
+            at[k] = (size_t)t->images.v[j].at;
+        }
+    }
+    if (!st)
+        st = turbod_template_render(kit->chat, m, n, &opts, out, err);
     free(m);
+    free(images);
+    free(at);
     return st;
 }
 
@@ -115,8 +159,8 @@ static bool begins_with(const turbod_render *whole, const turbod_render *head)
         return false;
     for (size_t i = 0; i < head->n; i++) {
         const turbod_segment *a = &head->segments[i], *b = &whole->segments[i];
-        bool last = i + 1 == head->n && !a->special;
-        if (a->special != b->special || a->at != b->at ||
+        bool last = i + 1 == head->n && !a->special && !a->image;
+        if (a->special != b->special || a->image != b->image || a->at != b->at ||
             (last ? b->len < a->len : b->len != a->len))
             return false;
     }
@@ -125,8 +169,8 @@ static bool begins_with(const turbod_render *whole, const turbod_render *head)
 
 /* Encodes what whole has behind head. */
 static turbo_status encode_rest(turbod_render *whole, const turbod_render *head,
-                                const turbod_chat_kit *kit, int32_t **ids, size_t *n,
-                                turbo_err *err)
+                                const turbod_chat_kit *kit, size_t *image_at, int32_t **ids,
+                                size_t *n, turbo_err *err)
 {
     size_t from = head->n;
     if (from && whole->segments[from - 1].len > head->segments[from - 1].len) {
@@ -137,8 +181,10 @@ static turbo_status encode_rest(turbod_render *whole, const turbod_render *head,
     }
     turbod_render rest = {.text = whole->text,
                           .segments = whole->segments + from,
-                          .n = whole->n - from};
-    return turbod_template_encode(kit->vtbl, kit->tok, &rest, true, ids, n, err);
+                          .n = whole->n - from,
+                          .n_images = whole->n_images - head->n_images};
+    return turbod_template_encode_media(kit->vtbl, kit->tok, &rest, true, kit->media, image_at, ids,
+                                        n, err);
 }
 
 static turbo_status join(const turbod_dialogue *d, int32_t **ids, size_t *n, turbo_err *err)
@@ -157,27 +203,57 @@ static turbo_status join(const turbod_dialogue *d, int32_t **ids, size_t *n, tur
     return TURBO_OK;
 }
 
-turbo_status turbod_dialogue_prompt(const turbod_dialogue *d, const turbod_chat_kit *kit,
-                                    int32_t **ids, size_t *n_ids, turbo_err *err)
+/* The pictures of all turns, image_at[i] the token that the i-th begins at. */
+static turbo_status fill_slots(const turbod_dialogue *d, const size_t *image_at,
+                               turbod_slots *slots, turbo_err *err)
 {
-    turbod_render whole, head = {0};
-    size_t answered = d->n;
+    size_t k = 0;
+    for (size_t i = 0; i < d->n; i++)
+        for (size_t j = 0; j < d->turns[i].images.n; j++, k++)
+            if (image_at[k] > INT32_MAX ||
+                !turbod_slots_add(slots, (int32_t)image_at[k], d->turns[i].images.v[j].image))
+                return no_memory(err);
+    return TURBO_OK;
+}
+
+/* What is known of the beginning, then what comes behind it. */
+static turbo_status go_on(const turbod_dialogue *d, size_t answered, turbod_render *whole,
+                          const turbod_render *head, const turbod_chat_kit *kit, size_t *image_at,
+                          int32_t **ids, size_t *n_ids, turbo_err *err)
+{
+    size_t known = count_images(d, answered);
+    for (size_t i = 0; i < known; i++)
+        image_at[i] = (size_t)d->image_at[i];
+    turbo_status st = encode_rest(whole, head, kit, image_at + known, ids, n_ids, err);
+    for (size_t i = known; i < whole->n_images && !st; i++)
+        image_at[i] += d->n_ids;
+    return st ? st : join(d, ids, n_ids, err);
+}
+
+turbo_status turbod_dialogue_prompt(const turbod_dialogue *d, const turbod_chat_kit *kit,
+                                    int32_t **ids, size_t *n_ids, turbod_slots *slots,
+                                    turbo_err *err)
+{
+    turbod_render whole = {0}, head = {0};
+    size_t answered = d->n, *image_at = calloc(turbod_dialogue_images(d) + 1, sizeof *image_at);
     while (d->n_ids && answered && d->turns[answered - 1].ids_end != d->n_ids)
         answered--;
     *ids = NULL;
-    turbo_status st = render(d, d->n, kit, true, &whole, err);
+    turbo_status st = image_at ? render(d, d->n, kit, true, &whole, err) : no_memory(err);
     if (!st && answered && d->n_ids)
         st = render(d, answered, kit, false, &head, err);
-    if (!st && head.n && begins_with(&whole, &head)) {
-        st = encode_rest(&whole, &head, kit, ids, n_ids, err);
-        if (!st)
-            st = join(d, ids, n_ids, err);
-    } else if (!st) {
-        st = turbod_template_encode(kit->vtbl, kit->tok, &whole, false, ids, n_ids, err);
-    }
+    if (!st && head.n && begins_with(&whole, &head))
+        st = go_on(d, answered, &whole, &head, kit, image_at, ids, n_ids, err);
+    else if (!st)
+        st = turbod_template_encode_media(kit->vtbl, kit->tok, &whole, false, kit->media, image_at,
+                                          ids, n_ids, err);
+    if (!st)
+        st = fill_slots(d, image_at, slots, err);
     turbod_render_free(&whole);
     turbod_render_free(&head);
+    free(image_at);
     if (st) {
+        turbod_slots_free(slots);
         free(*ids);
         *ids = NULL;
     }
@@ -185,8 +261,8 @@ turbo_status turbod_dialogue_prompt(const turbod_dialogue *d, const turbod_chat_
 }
 
 turbo_status turbod_dialogue_answer(turbod_dialogue *d, const int32_t *prompt, size_t n_prompt,
-                                    const int32_t *ids, size_t n_ids, const char *text, size_t len,
-                                    turbo_err *err)
+                                    const turbod_slots *slots, const int32_t *ids, size_t n_ids,
+                                    const char *text, size_t len, turbo_err *err)
 {
     size_t all, bytes;
     turbod_message m = {.role = "assistant", .content = text, .content_len = len};
@@ -199,9 +275,18 @@ turbo_status turbod_dialogue_answer(turbod_dialogue *d, const int32_t *prompt, s
         d->ids = p;
         d->cap_ids = all;
     }
+    if (slots->n > d->cap_images) {
+        int32_t *p = reallocarray(d->image_at, slots->n, sizeof *p);
+        if (!p)
+            return no_memory(err);
+        d->image_at = p;
+        d->cap_images = slots->n;
+    }
     turbo_status st = turbod_dialogue_add(d, &m, err);
     if (st || !n_ids)
         return st;
+    for (size_t i = 0; i < slots->n; i++)
+        d->image_at[i] = slots->v[i].at;
     memcpy(d->ids, prompt, n_prompt * sizeof *ids);
     memcpy(d->ids + n_prompt, ids, n_ids * sizeof *ids);
     d->n_ids = d->turns[d->n - 1].ids_end = all;
@@ -268,7 +353,10 @@ static turbo_status unpack_turn(turbod_dialogue *d, const char *bytes, size_t n,
     if (!st && (!*role || p.ids_end > n_ids))
         st = damaged(err);
     if (!st) {
-        turbod_message m = {role, name, content, (size_t)p.content};
+        turbod_message m = {.role = role,
+                            .name = name,
+                            .content = content,
+                            .content_len = (size_t)p.content};
         st = turbod_dialogue_add(d, &m, err);
     }
     if (!st)

@@ -15,6 +15,7 @@
 typedef struct turbod_turn {
     char *role, *name, *content; /* name may be NULL */
     size_t content_len;
+    turbod_slots images; /* at: bytes of content before each */
     size_t ids_end; /* of an answer: tokens of the conversation up to its end; 0 not known */
 } turbod_turn;
 
@@ -23,6 +24,8 @@ typedef struct turbod_dialogue {
     size_t n, cap;
     int32_t *ids; /* [n_ids] up to the end of the last answer */
     size_t n_ids, cap_ids;
+    int32_t *image_at; /* where in ids each picture of its turns begins */
+    size_t cap_images;
 } turbod_dialogue;
 
 /* What encodes it; all constant while in use. */
@@ -30,6 +33,7 @@ typedef struct turbod_chat_kit {
     const turbod_template *chat;
     const turbo_tokenizer_vtbl *vtbl;
     const void *tok;
+    const turbod_media_facts *media; /* NULL: the model takes no pictures */
 } turbod_chat_kit;
 
 void turbod_dialogue_free(turbod_dialogue *d); /* a zeroed one is empty */
@@ -39,16 +43,20 @@ void turbod_dialogue_cut(turbod_dialogue *d, size_t n);
 /* Makes it these messages; keeps what is known of those that are there already. */
 turbo_status turbod_dialogue_set(turbod_dialogue *d, const turbod_message *msgs, size_t n,
                                  turbo_err *err);
-/* The prompt for the next answer. *ids is the caller's, free(). */
+/* The prompt for the next answer, with its pictures. *ids is the caller's, free(); so are slots. */
 turbo_status turbod_dialogue_prompt(const turbod_dialogue *d, const turbod_chat_kit *kit,
-                                    int32_t **ids, size_t *n_ids, turbo_err *err);
+                                    int32_t **ids, size_t *n_ids, turbod_slots *slots,
+                                    turbo_err *err);
 /* The answer to that prompt: its text, and its ids without the one that ended it; n_ids 0: the ids are
  * not what the text says. */
 turbo_status turbod_dialogue_answer(turbod_dialogue *d, const int32_t *prompt, size_t n_prompt,
-                                    const int32_t *ids, size_t n_ids, const char *text, size_t len,
-                                    turbo_err *err);
+                                    const turbod_slots *slots, const int32_t *ids, size_t n_ids,
+                                    const char *text, size_t len, turbo_err *err);
 
-/* All but the ids as bytes, for a file; out->failed when there is no memory. unpack reads them strictly
+/* Pictures in all turns. */
+size_t turbod_dialogue_images(const turbod_dialogue *d);
+/* All but the ids as bytes, for a file, of a dialogue without pictures; out->failed when there is no
+ * memory. unpack reads them strictly
  * into an empty dialogue, with ids copied: EDATA when they are not what pack wrote. */
 void turbod_dialogue_pack(const turbod_dialogue *d, turbod_buf *out);
 turbo_status turbod_dialogue_unpack(turbod_dialogue *d, const char *bytes, size_t n,

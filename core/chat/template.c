@@ -41,8 +41,26 @@ static render_job *job_of(lua_State *L)
     return j;
 }
 
-/* ---- out:special, out:text, out:user
+/* ---- out:special, out:text, out:user, out:image
  * ---------------------------------------------------------------- */
+
+static int put_segment(lua_State *L, turbod_render *r, turbod_segment g)
+{
+    if (r->n == r->cap) {
+        size_t cap = r->cap ? r->cap * 2 : 32;
+        if (r->n >= MAX_SEGMENTS)
+            return luaL_error(L, "the prompt has too many parts");
+        turbod_segment *p = realloc(r->segments, cap * sizeof *p);
+        if (!p) {
+            turbod_lua_of(L)->no_memory = true;
+            return luaL_error(L, "no memory for the prompt");
+        }
+        r->segments = p;
+        r->cap = cap;
+    }
+    r->segments[r->n++] = g;
+    return 0;
+}
 
 static int add_segment(lua_State *L, bool special)
 {
@@ -63,24 +81,21 @@ static int add_segment(lua_State *L, bool special)
         turbod_lua_of(L)->no_memory = true;
         return luaL_error(L, "no memory for the prompt");
     }
-    if (!special && r->n && !r->segments[r->n - 1].special) {
+    if (!special && r->n && !r->segments[r->n - 1].special && !r->segments[r->n - 1].image) {
         r->segments[r->n - 1].len += len;
         return 0;
     }
-    if (r->n == r->cap) {
-        size_t cap = r->cap ? r->cap * 2 : 32;
-        if (r->n >= MAX_SEGMENTS)
-            return luaL_error(L, "the prompt has too many parts");
-        turbod_segment *p = realloc(r->segments, cap * sizeof *p);
-        if (!p) {
-            turbod_lua_of(L)->no_memory = true;
-            return luaL_error(L, "no memory for the prompt");
-        }
-        r->segments = p;
-        r->cap = cap;
-    }
-    r->segments[r->n++] = (turbod_segment){at, len, special};
-    return 0;
+    return put_segment(L, r, (turbod_segment){at, len, special, false});
+}
+
+/* out:image(): the next picture of the conversation. */
+static int out_image(lua_State *L)
+{
+    render_job *j = job_of(L);
+    if (!j || !j->out)
+        return luaL_error(L, "out can be used while a prompt is rendered only");
+    j->out->n_images++;
+    return put_segment(L, j->out, (turbod_segment){j->out->text.len, 0, false, true});
 }
 
 static int out_special(lua_State *L)
@@ -273,7 +288,7 @@ static int push_call(lua_State *L)
     lua_createtable(L, (int)j->n, 0);
     for (size_t i = 0; i < j->n; i++) {
         const turbod_message *m = &j->msgs[i];
-        lua_createtable(L, 0, 3);
+        lua_createtable(L, 0, 4);
         lua_pushstring(L, m->role);
         lua_setfield(L, -2, "role");
         lua_pushlstring(L, m->content, m->content_len);
@@ -282,6 +297,12 @@ static int push_call(lua_State *L)
             lua_pushstring(L, m->name);
             lua_setfield(L, -2, "name");
         }
+        lua_createtable(L, (int)m->n_images, 0);
+        for (size_t k = 0; k < m->n_images; k++) {
+            lua_pushinteger(L, (lua_Integer)m->image_at[k]);
+            lua_rawseti(L, -2, (lua_Integer)k + 1);
+        }
+        lua_setfield(L, -2, "images");
         lua_rawseti(L, -2, (lua_Integer)i + 1);
     }
     lua_createtable(L, 0, 3);
@@ -291,6 +312,8 @@ static int push_call(lua_State *L)
     lua_setfield(L, -2, "text");
     lua_pushcfunction(L, out_text);
     lua_setfield(L, -2, "user");
+    lua_pushcfunction(L, out_image);
+    lua_setfield(L, -2, "image");
     lua_createtable(L, 0, 3);
     push_today(L, j->opts->today);
     lua_setfield(L, -2, "today");
@@ -355,7 +378,7 @@ turbo_status turbod_template_render(const turbod_template *t, const turbod_messa
                                     const turbod_render_opts *opts, turbod_render *out,
                                     turbo_err *err)
 {
-    size_t extra = 0;
+    size_t extra = 0, pictures = 0;
     turbod_lua s = {0};
     *out = (turbod_render){0};
     turbod_buf_init(&out->text, MAX_TEXT);
@@ -368,9 +391,11 @@ turbo_status turbod_template_render(const turbod_template *t, const turbod_messa
     if (n > MAX_MESSAGES)
         return turbod_err(err, TURBO_ELIMIT, "%zu messages; at most %d are possible", n,
                           MAX_MESSAGES);
-    for (size_t i = 0; i < n; i++)
-        if (!turbod_add(extra, msgs[i].content_len + 512, &extra))
+    for (size_t i = 0; i < n; i++) {
+        pictures += msgs[i].n_images;
+        if (!turbod_add(extra, msgs[i].content_len + 64 * msgs[i].n_images + 512, &extra))
             return turbod_err(err, TURBO_ELIMIT, "the messages are too long");
+    }
     render_job job = {.msgs = msgs, .n = n, .opts = opts, .out = out};
     turbo_status st = start(t, &s, extra, &job, err);
     if (!st)
@@ -378,6 +403,10 @@ turbo_status turbod_template_render(const turbod_template *t, const turbod_messa
     if (!st)
         st = turbod_lua_call(&s, 3, 0, &t->script, err);
     turbod_lua_close(&s);
+    if (!st && out->n_images != pictures)
+        st = turbod_err(err, TURBO_EINVAL,
+                        "the chat template placed %zu of %zu images; it may not be one for images",
+                        out->n_images, pictures);
     if (st)
         turbod_render_free(out);
     return st;
@@ -443,18 +472,19 @@ static turbo_status append_text(const turbo_tokenizer_vtbl *v, const void *tok, 
     return st;
 }
 
-/* Text i without what the special tokens beside it swallow. */
+/* Text i without what the special tokens beside it swallow; a picture swallows nothing. */
 static void strip_segment(const turbo_tokenizer_vtbl *v, const void *tok, const turbod_render *r,
                           size_t i, const char **text, size_t *len)
 {
     const turbod_segment *g = &r->segments[i];
     size_t skip = skip_space(*text, *len, false);
-    if (skip && i && swallows(v, tok, r->text.ptr + g[-1].at, g[-1].len, true)) {
+    if (skip && i && !g[-1].image && swallows(v, tok, r->text.ptr + g[-1].at, g[-1].len, true)) {
         *text += skip;
         *len -= skip;
     }
     size_t keep = trim_space(*text, *len, false);
-    if (keep < *len && i + 1 < r->n && swallows(v, tok, r->text.ptr + g[1].at, g[1].len, false))
+    if (keep < *len && i + 1 < r->n && !g[1].image &&
+        swallows(v, tok, r->text.ptr + g[1].at, g[1].len, false))
         *len = keep;
 }
 
@@ -462,12 +492,25 @@ turbo_status turbod_template_encode(const turbo_tokenizer_vtbl *v, const void *t
                                     const turbod_render *r, bool continues, int32_t **ids,
                                     size_t *n_ids, turbo_err *err)
 {
-    size_t cap, n = 0, bytes;
+    return turbod_template_encode_media(v, tok, r, continues, NULL, NULL, ids, n_ids, err);
+}
+
+turbo_status turbod_template_encode_media(const turbo_tokenizer_vtbl *v, const void *tok,
+                                          const turbod_render *r, bool continues,
+                                          const turbod_media_facts *media, size_t *image_at,
+                                          int32_t **ids, size_t *n_ids, turbo_err *err)
+{
+    size_t cap, n = 0, bytes, rows, images = 0;
+    bool fresh = false; /* a picture came just before */
     turbo_tokenizer_info info = {.size = sizeof info};
     v->info(tok, &info);
     /* Every token stands for a byte of text at least, a dummy prefix and a special token for none.
      */
-    if (!turbod_add(r->text.len, r->n + 16, &cap) || !turbod_mul(cap, sizeof **ids, &bytes))
+    if (r->n_images && !media)
+        return turbod_err(err, TURBO_EUNSUPPORTED, "this model takes no images; send text");
+    if (!turbod_mul(r->n_images, media ? (size_t)media->n_rows : 0, &rows) ||
+        !turbod_add(r->text.len, r->n + 16, &cap) || !turbod_add(cap, rows, &cap) ||
+        !turbod_mul(cap, sizeof **ids, &bytes))
         return turbod_err(err, TURBO_ELIMIT, "the prompt is too long");
     int32_t *out = malloc(bytes);
     if (!out)
@@ -478,17 +521,25 @@ turbo_status turbod_template_encode(const turbo_tokenizer_vtbl *v, const void *t
         const char *text = r->text.ptr + g->at;
         if (n == cap) { /* earlier text took more ids than bytes */
             st = turbod_err(err, TURBO_ELIMIT, "the prompt is too long");
+        } else if (g->image && cap - n < (size_t)media->n_rows) {
+            st = turbod_err(err, TURBO_ELIMIT, "the prompt is too long");
+        } else if (g->image) {
+            image_at[images++] = n;
+            for (int32_t k = 0; k < media->n_rows; k++)
+                out[n++] = media->placeholder;
         } else if (g->special) {
             st = special_id(v, tok, text, g->len, &out[n], err);
             n += !st;
         } else {
-            /* A text behind bos starts the document, as it does in a plain prompt. */
-            bool first = !continues && (n == 0 || (n == 1 && out[0] == info.bos));
+            /* A text behind bos starts the document, as it does in a plain prompt; a text behind a picture
+             * is encoded as one of its own, as the reference does. */
+            bool first = fresh || (!continues && (n == 0 || (n == 1 && out[0] == info.bos)));
             size_t len = g->len;
             strip_segment(v, tok, r, i, &text, &len);
             st = append_text(v, tok, text, len, first ? (uint32_t)TURBO_TOK_FIRST : 0, &out, &n,
                              &cap, err);
         }
+        fresh = g->image;
     }
     if (st) {
         free(out);

@@ -63,7 +63,7 @@ static void count_weights(study *s)
     const turbod_engine_facts *f = turbod_engine_facts_of(s->service.engine);
     const turbo_model_vtbl *v = NULL;
     turbo_err err;
-    if (!turbod_registry_model_for(s->service.registry, f->config, &v, &err) && v->expect)
+    if (!turbod_host_model_for(f->config, &v, &err) && v->expect)
         (void)v->expect(turbod_host_table(), f->config, count_tensor, s, &err);
 }
 

@@ -20,12 +20,12 @@ typedef struct local {
 } local;
 
 /* The answer's ids go with its text, unless something cut the text. */
-static void remember(local *l, const int32_t *ids, size_t n_ids, const cli_answer *an,
-                     const turbod_buf *text)
+static void remember(local *l, const int32_t *ids, size_t n_ids, const turbod_slots *slots,
+                     const cli_answer *an, const turbod_buf *text)
 {
     turbo_err none;
     /* Without it the next turn is encoded anew: slower, not wrong. */
-    if (text->len && turbod_dialogue_answer(&l->dialogue, ids, n_ids, an->ids,
+    if (text->len && turbod_dialogue_answer(&l->dialogue, ids, n_ids, slots, an->ids,
                                             an->cut ? 0 : an->n_ids, text->ptr, text->len, &none))
         turbod_dialogue_cut(&l->dialogue, 0);
 }
@@ -38,19 +38,23 @@ static turbo_status ask(void *ctx, const turbod_message *msgs, size_t n_msgs, ui
     size_t n_ids = 0;
     cli_answer an = {0};
     turbod_chat_kit kit;
+    turbod_slots slots = {0};
     turbo_status st = turbod_service_chat_kit(l->svc, &kit, err);
     if (!st)
         st = turbod_dialogue_set(&l->dialogue, msgs, n_msgs, err);
     if (!st)
-        st = turbod_dialogue_prompt(&l->dialogue, &kit, &ids, &n_ids, err);
+        st = turbod_dialogue_prompt(&l->dialogue, &kit, &ids, &n_ids, &slots, err);
     if (st)
         return st;
     if (n_ids > INT32_MAX) {
+        turbod_slots_free(&slots);
         free(ids);
         return turbod_err(err, TURBO_ELIMIT, "the dialogue is too long; /clear starts a new one");
     }
     turbod_request_spec spec = {.prompt = ids,
                                 .n_prompt = (int32_t)n_ids,
+                                .images = slots.v,
+                                .n_images = (int32_t)slots.n,
                                 .stop_ids = l->svc->stop_ids,
                                 .n_stop_ids = l->svc->n_stop_ids};
     turbod_policy_result steered;
@@ -62,12 +66,19 @@ static turbo_status ask(void *ctx, const turbod_message *msgs, size_t n_msgs, ui
         turbod_buf_add(text, an.text.ptr, an.text.len);
         *rate = cli_rate(&an.timings);
         *n = an.timings.predicted_n;
-        remember(l, ids, n_ids, &an, text);
+        remember(l, ids, n_ids, &slots, &an, text);
         cli_answer_free(&an);
     }
+    turbod_slots_free(&slots);
     turbod_policy_result_free(&steered);
     free(ids);
     return st;
+}
+
+static turbo_status image(void *ctx, const char *path, turbod_image **out, turbo_err *err)
+{
+    const local *l = ctx;
+    return cli_read_image(l->svc, path, out, err);
 }
 
 static int run(cli_args *a)
@@ -84,7 +95,7 @@ static int run(cli_args *a)
     if (!st) {
         char where[256];
         snprintf(where, sizeof where, "%s on %s", s.name, turbod_engine_facts_of(s.engine)->device);
-        cli_backend b = {.ctx = &l, .where = where, .ask = ask};
+        cli_backend b = {.ctx = &l, .where = where, .ask = ask, .image = image};
         code = cli_dialog(&b, cli_text(a, "system"));
     }
     turbod_dialogue_free(&l.dialogue);

@@ -79,6 +79,9 @@ turbo_status cli_open_model_for(cli_args *a, turbod_service *s, bool need_chat, 
 turbo_status cli_parse_ids(const char *text, int32_t **ids, size_t *n, turbo_err *err);
 /* A file, or standard input when path is NULL or "-"; valid UTF-8 is demanded. */
 turbo_status cli_read_text(const char *path, turbod_buf *out, turbo_err *err);
+/* A picture as the model of s takes it; EUNSUPPORTED when it takes none. */
+turbo_status cli_read_image(const turbod_service *s, const char *path, turbod_image **out,
+                            turbo_err *err);
 /* A number as JSON that reads back as the same float. */
 void cli_put_float(FILE *out, float v);
 void cli_put_json(FILE *out, const char *s, size_t n);
@@ -132,6 +135,8 @@ typedef struct cli_backend {
      * second, n: tokens of the answer. */
     turbo_status (*ask)(void *ctx, const turbod_message *msgs, size_t n_msgs, uint64_t round,
                         turbod_buf *answer, double *rate, int32_t *n, turbo_err *err);
+    /* The picture in a file; NULL: this backend takes none. */
+    turbo_status (*image)(void *ctx, const char *path, turbod_image **out, turbo_err *err);
 } cli_backend;
 
 int cli_dialog(const cli_backend *b, const char *system);

@@ -131,14 +131,14 @@ turbo_status cli_parse_ids(const char *text, int32_t **ids, size_t *n, turbo_err
     return TURBO_OK;
 }
 
-turbo_status cli_read_text(const char *path, turbod_buf *out, turbo_err *err)
+static turbo_status read_bytes(const char *path, size_t most, turbod_buf *out, turbo_err *err)
 {
     bool in = !path || !strcmp(path, "-");
     const char *name = in ? "standard input" : path;
     int fd = in ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
     char chunk[65536];
     turbo_status st = TURBO_OK;
-    turbod_buf_init(out, TEXT_MAX);
+    turbod_buf_init(out, most);
     turbod_buf_str(out, "");
     if (fd < 0)
         return turbod_err(err, errno == ENOENT ? TURBO_ENOENT : TURBO_EIO, "%s: %s", name,
@@ -155,9 +155,30 @@ turbo_status cli_read_text(const char *path, turbod_buf *out, turbo_err *err)
     if (!in)
         close(fd);
     if (!st && out->failed)
-        st = turbod_err(err, TURBO_ELIMIT, "%s is longer than %zu MiB", name, TEXT_MAX >> 20);
+        st = turbod_err(err, TURBO_ELIMIT, "%s is longer than %zu MiB", name, most >> 20);
+    return st;
+}
+
+turbo_status cli_read_text(const char *path, turbod_buf *out, turbo_err *err)
+{
+    turbo_status st = read_bytes(path, TEXT_MAX, out, err);
     if (!st && !turbod_utf8_valid(out->ptr, out->len))
-        st = turbod_err(err, TURBO_EDATA, "%s is not UTF-8", name);
+        st = turbod_err(err, TURBO_EDATA, "%s is not UTF-8",
+                        path && strcmp(path, "-") ? path : "standard input");
+    return st;
+}
+
+turbo_status cli_read_image(const turbod_service *s, const char *path, turbod_image **out,
+                            turbo_err *err)
+{
+    const turbod_media_facts *media = &turbod_engine_facts_of(s->engine)->media;
+    turbod_buf b;
+    if (!media->n_rows)
+        return turbod_err(err, TURBO_EUNSUPPORTED, "this model takes no images");
+    turbo_status st = read_bytes(path, TURBOD_IMAGE_MAX_FILE + 1, &b, err);
+    if (!st)
+        st = turbod_image_new(b.ptr, b.len, &media->fit, out, err);
+    turbod_buf_free(&b);
     return st;
 }
 

@@ -21,7 +21,9 @@
 typedef struct dialog {
     const cli_backend *backend;
     bool terminal;
-    turbod_message *msgs; /* content is owned */
+    turbod_message *msgs; /* content is owned, pictures lie in kept */
+    turbod_slots *kept; /* [cap] of each message */
+    turbod_slots waiting; /* pictures for the next question */
     size_t n, cap, n_system;
     uint64_t round; /* answers asked for so far */
     char *history; /* file, or NULL */
@@ -38,6 +40,10 @@ static bool push(dialog *d, const char *role, const char *text, size_t len)
         if (!m)
             return false;
         d->msgs = m;
+        turbod_slots *k = reallocarray(d->kept, cap, sizeof *k);
+        if (!k)
+            return false;
+        d->kept = k;
         d->cap = cap;
     }
     char *copy = malloc(len + 1);
@@ -45,7 +51,30 @@ static bool push(dialog *d, const char *role, const char *text, size_t len)
         return false;
     memcpy(copy, text, len);
     copy[len] = '\0';
-    d->msgs[d->n++] = (turbod_message){.role = role, .content = copy, .content_len = len};
+    d->msgs[d->n] = (turbod_message){.role = role, .content = copy, .content_len = len};
+    d->kept[d->n++] = (turbod_slots){0};
+    return true;
+}
+
+/* The pictures that wait go with the last message, in front of its text. */
+static bool attach(dialog *d)
+{
+    turbod_message *m = &d->msgs[d->n - 1];
+    size_t n = d->waiting.n;
+    turbod_image **images = calloc(n ? n : 1, sizeof *images);
+    size_t *at = calloc(n ? n : 1, sizeof *at);
+    if (!images || !at) {
+        free(images);
+        free(at);
+        return false;
+    }
+    for (size_t i = 0; i < n; i++)
+        images[i] = d->waiting.v[i].image;
+    m->images = images;
+    m->image_at = at;
+    m->n_images = n;
+    d->kept[d->n - 1] = d->waiting;
+    d->waiting = (turbod_slots){0};
     return true;
 }
 
@@ -55,7 +84,18 @@ static void pop(dialog *d)
         const char *given;
         char *owned;
     } text = {.given = d->msgs[--d->n].content};
+    union {
+        turbod_image *const *given;
+        turbod_image **owned;
+    } images = {.given = d->msgs[d->n].images};
+    union {
+        const size_t *given;
+        size_t *owned;
+    } at = {.given = d->msgs[d->n].image_at};
     free(text.owned);
+    free(images.owned);
+    free(at.owned);
+    turbod_slots_free(&d->kept[d->n]);
 }
 
 static bool last_is(const dialog *d, const char *role)
@@ -245,10 +285,29 @@ static void save(const dialog *d, const char *path)
         fprintf(stderr, "saved %zu messages\n", d->n);
 }
 
+static void add_image(dialog *d, const char *path)
+{
+    turbo_err err = {{0}};
+    turbod_image *i = NULL;
+    if (!*path)
+        fputs("/image FILE: a file name is needed\n", stderr);
+    else if (!d->backend->image)
+        fputs("/image works in turbo chat, with the model in this process\n", stderr);
+    else if (d->backend->image(d->backend->ctx, path, &i, &err))
+        fprintf(stderr, "/image: %s\n", err.text);
+    else if (!turbod_slots_add(&d->waiting, 0, i))
+        fputs("/image: no memory\n", stderr);
+    else
+        fprintf(stderr, "the next message has %zu picture%s\n", d->waiting.n,
+                d->waiting.n == 1 ? "" : "s");
+    turbod_image_release(i);
+}
+
 static void clear(dialog *d)
 {
     while (d->n > d->n_system)
         pop(d);
+    turbod_slots_free(&d->waiting);
     fputs("a new dialogue\n", stderr);
 }
 
@@ -280,9 +339,10 @@ static bool command(dialog *d, const char *line)
 {
     size_t len = strcspn(line, " ");
     const char *arg = line + len + strspn(line + len, " ");
-    static const char *const names[] = {"/clear", "/help", "/quit", "/regen", "/save", "/undo"};
+    static const char *const names[] = {"/clear", "/help", "/quit", "/regen",
+                                        "/save",  "/undo", "/image"};
     size_t k = 0;
-    while (k < 6 && (strlen(names[k]) != len || memcmp(names[k], line, len)))
+    while (k < 7 && (strlen(names[k]) != len || memcmp(names[k], line, len)))
         k++;
     switch (k) {
     case 0: clear(d); break;
@@ -291,6 +351,7 @@ static bool command(dialog *d, const char *line)
               "  /regen      makes the last answer again\n"
               "  /undo       takes the last question and answer back\n"
               "  /clear      starts a new dialogue (so does the message: end)\n"
+              "  /image FILE shows the model a JPEG or PNG picture with the next message\n"
               "  /save FILE  writes the dialogue as JSON\n"
               "  /quit       leaves (so do the message: exit, and Ctrl-D)\n"
               "Ctrl-C ends the answer that is being made.\n",
@@ -300,6 +361,7 @@ static bool command(dialog *d, const char *line)
     case 3: regen(d); break;
     case 4: save(d, arg); break;
     case 5: undo(d); break;
+    case 6: add_image(d, arg); break;
     default: fprintf(stderr, "%.*s is no command; /help lists them\n", (int)len, line);
     }
     return true;
@@ -322,8 +384,12 @@ static void loop(dialog *d)
                 on = false;
             else if (!strcmp(b.ptr, "end"))
                 clear(d);
-            else if (push(d, "user", b.ptr, b.len))
-                turn(d);
+            else if (push(d, "user", b.ptr, b.len)) {
+                if (attach(d))
+                    turn(d);
+                else
+                    pop(d);
+            }
         }
     }
     turbod_buf_free(&b);
@@ -357,6 +423,8 @@ int cli_dialog(const cli_backend *b, const char *system)
     while (d.n)
         pop(&d);
     free(d.msgs);
+    free(d.kept);
+    turbod_slots_free(&d.waiting);
     if (old)
         uselocale(old);
     if (utf8)

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "conf/table.h"
+#include "engine/media.h"
 #include "util/err.h"
 
 #define MEASURE_BYTES                                                                              \
@@ -104,9 +105,10 @@ static void fill_roof(cli_plan *p)
 }
 
 /* What does not fit is shown all the same; what makes no sense is refused. */
-static turbo_status plan_model(const turbod_engine_opts *o, const turbod_plan_model *m, cli_plan *p,
-                               turbo_err *err)
+static turbo_status plan_model(const turbod_engine_opts *o, const turbod_registry *registry,
+                               const turbod_plan_model *m, cli_plan *p, turbo_err *err)
 {
+    turbod_media_facts media;
     turbod_plan_in in = {.info = &m->info,
                          .vtbl = m->vtbl,
                          .weights = &m->weights,
@@ -114,7 +116,12 @@ static turbo_status plan_model(const turbod_engine_opts *o, const turbod_plan_mo
     turbod_engine_plan_in(o, &in);
     p->model = m;
     p->memory = (double)in.vacant;
-    turbo_status st = turbod_plan_make(&in, &p->plan, &p->why);
+    turbo_status st =
+        turbod_media_describe(registry, m->vtbl, m->config, m->info.vocab, &media, err);
+    if (st)
+        return st;
+    in.images = turbod_media_bytes(&media, o->image_bytes);
+    st = turbod_plan_make(&in, &p->plan, &p->why);
     p->fits = !st;
     if (st && (st != TURBO_ENOMEM || !p->plan.block_bytes)) {
         *err = p->why;
@@ -189,7 +196,7 @@ static turbo_status gather(cli_args *a, turbod_registry **registry, turbod_plan_
     st = turbod_registry_open(turbod_plugin_path(a->conf->plugin_path), registry, err);
     if (!st)
         st = turbod_plan_model_read(p->folder, *registry, m, err);
-    return st ? st : plan_model(&o, m, p, err);
+    return st ? st : plan_model(&o, *registry, m, p, err);
 }
 
 static int run(cli_args *a)

@@ -8,6 +8,7 @@
 
 static const cli_flag flags[] = {
     {"json", CLI_SWITCH, "", "list: prints JSON.", 0, 0},
+    {"kind", CLI_TEXT, "KIND", "new: model or sampler. Default: model.", 0, 0},
     {NULL, CLI_SWITCH, NULL, NULL, 0, 0},
 };
 
@@ -75,10 +76,12 @@ static int run(cli_args *a)
         st = turbod_plugin_check(a->words[1], stdout, &err);
     } else if (!strcmp(what, "new") && (a->n_words == 2 || a->n_words == 3)) {
         const char *dir = a->words[a->n_words - 1];
-        st = turbod_plugin_new(a->words[1], dir, turbod_data_dir(), &err);
+        const char *kind = cli_given(a, "kind") ? cli_text(a, "kind") : "model";
+        st = turbod_plugin_new(a->words[1], kind, dir, turbod_data_dir(), &err);
         if (!st)
-            printf("%s: a plugin project. Next:\n  make -C %s && turbo plugin check %s/%s.so\n",
-                   dir, dir, dir, a->words[1]);
+            printf("%s: a %s plugin. Next:\n  make -C %s check\n%s%s%s", dir, kind, dir,
+                   strcmp(kind, "model") ? "" : "  make -C ", strcmp(kind, "model") ? "" : dir,
+                   strcmp(kind, "model") ? "" : " test-model\n");
     } else {
         return cli_usage("usage: turbo plugin %s", a->cmd->words);
     }
@@ -87,11 +90,14 @@ static int run(cli_args *a)
 
 const cli_cmd cli_plugin = {
     .name = "plugin",
-    .words = "list [--json] | check FILE.so | new NAME [FOLDER]",
+    .words = "list [--json] | check FILE.so | new NAME [FOLDER] [--kind KIND]",
     .summary = "Lists plugins, tests one, or begins a new one.",
-    .about = "check runs the code of the plugin in this process. new writes a project that builds "
-             "against\n"
-             "turbo/plugin.h with pkg-config; FOLDER is NAME by default.\n",
+    .about =
+        "check runs the code of the plugin on this machine, each test in a process of its own. new "
+        "writes a\n"
+        "project that works and builds against turbo/plugin.h with pkg-config: a model (with a "
+        "tiny\n"
+        "checkpoint to serve) or a sampler. FOLDER is NAME by default.\n",
     .flags = flags,
     .keys = "plugin_path log_level",
     .min_words = 1,

@@ -299,7 +299,8 @@ static turbo_status run_policy(cli_args *a, turbod_service *s, turbod_policy *po
     size_t n = 0;
     cJSON *args = NULL;
     cli_answer an;
-    turbo_status st = turbod_service_prompt(s, &m, 1, &opts, &ids, &n, err);
+    turbod_slots no_images = {0};
+    turbo_status st = turbod_service_prompt(s, &m, 1, &opts, &ids, &n, &no_images, err);
     spec.prompt = ids;
     spec.n_prompt = (int32_t)n;
     if (!st && given)

@@ -10,9 +10,11 @@ static const cli_flag flags[] = {
     CLI_SAMPLING_FLAGS,
     {"prompt", CLI_TEXT, "TEXT", "The prompt. Default: --file, else standard input.", 0, 0},
     {"file", CLI_TEXT, "FILE", "Reads the prompt from a file; - is standard input.", 0, 0},
-    {"prompt-ids", CLI_TEXT, "1,4,7", "The prompt as token ids; no template, no bos is added.", 0, 0},
+    {"prompt-ids", CLI_TEXT, "1,4,7", "The prompt as token ids; no template, no bos is added.", 0,
+     0},
     {"ids", CLI_SWITCH, "", "Prints the token ids of the answer instead of its text.", 0, 0},
     {"system", CLI_TEXT, "TEXT", "System message before the prompt.", 0, 0},
+    {"image", CLI_TEXT, "FILE", "A JPEG or PNG picture that the prompt is about.", 0, 0},
     {"raw", CLI_SWITCH, "", "Continues the prompt as plain text instead of answering it as a chat.",
      0, 0},
     {"stop", CLI_MULTI, "TEXT", "Ends the answer before this text; may be given several times.", 0,
@@ -23,7 +25,7 @@ static const cli_flag flags[] = {
 };
 
 static turbo_status prompt_ids(cli_args *a, turbod_service *s, const turbod_buf *text,
-                               int32_t **ids, size_t *n, turbo_err *err)
+                               int32_t **ids, size_t *n, turbod_slots *slots, turbo_err *err)
 {
     const char *given = cli_text(a, "prompt-ids"), *system = cli_text(a, "system");
     if (given)
@@ -31,13 +33,25 @@ static turbo_status prompt_ids(cli_args *a, turbod_service *s, const turbod_buf 
     if (cli_given(a, "raw"))
         return turbod_service_encode(s, text->ptr, text->len, true, false, ids, n, err);
     turbod_message m[2];
-    size_t n_m = 0;
+    turbod_image *image = NULL;
+    size_t n_m = 0, at = 0;
     turbod_render_opts opts = {.add_generation_prompt = true};
     if (system)
         m[n_m++] =
             (turbod_message){.role = "system", .content = system, .content_len = strlen(system)};
-    m[n_m++] = (turbod_message){.role = "user", .content = text->ptr, .content_len = text->len};
-    return turbod_service_prompt(s, m, n_m, &opts, ids, n, err);
+    turbo_status st = TURBO_OK;
+    if (cli_given(a, "image"))
+        st = cli_read_image(s, cli_text(a, "image"), &image, err);
+    m[n_m++] = (turbod_message){.role = "user",
+                                .content = text->ptr,
+                                .content_len = text->len,
+                                .images = &image,
+                                .image_at = &at,
+                                .n_images = image != NULL};
+    if (!st)
+        st = turbod_service_prompt(s, m, n_m, &opts, ids, n, slots, err);
+    turbod_image_release(image);
+    return st;
 }
 
 static void print_json(const cli_answer *an, const int32_t *prompt, size_t n_prompt)
@@ -65,15 +79,19 @@ static turbo_status answer(cli_args *a, turbod_service *s, const turbod_buf *tex
     cli_answer an = {0};
     bool json = cli_given(a, "json"), ids_only = cli_given(a, "ids");
     bool chat = !cli_given(a, "raw") && !cli_given(a, "prompt-ids");
-    turbo_status st = prompt_ids(a, s, text, &ids, &n, err);
+    turbod_slots slots = {0};
+    turbo_status st = prompt_ids(a, s, text, &ids, &n, &slots, err);
     if (st)
         return st;
     if (n > INT32_MAX) {
+        turbod_slots_free(&slots);
         free(ids);
         return turbod_err(err, TURBO_ELIMIT, "the prompt is too long");
     }
     turbod_request_spec spec = {.prompt = ids,
                                 .n_prompt = (int32_t)n,
+                                .images = slots.v,
+                                .n_images = (int32_t)slots.n,
                                 .ignore_eos = cli_given(a, "ignore-eos")};
     if (chat && !spec.ignore_eos) {
         spec.stop_ids = s->stop_ids;
@@ -96,6 +114,7 @@ static turbo_status answer(cli_args *a, turbod_service *s, const turbod_buf *tex
         }
         cli_answer_free(&an);
     }
+    turbod_slots_free(&slots);
     turbod_policy_result_free(&steered);
     free(ids);
     return st;
@@ -114,6 +133,8 @@ static int run(cli_args *a)
         return cli_usage("--prompt-ids is the whole prompt; --raw and --system do not go with it");
     if (cli_given(a, "raw") && cli_given(a, "system"))
         return cli_usage("--system needs a chat; it does not go with --raw");
+    if (cli_given(a, "image") && (cli_given(a, "raw") || cli_given(a, "prompt-ids")))
+        return cli_usage("--image needs a chat; it does not go with --raw and --prompt-ids");
     turbod_buf_init(&text, 0);
     cli_catch_interrupts();
     if (cli_given(a, "prompt")) {

@@ -1,8 +1,10 @@
-/* core/conf/paths.h: where plugins and scripts lie. engine/service.h declares the same for its users. */
+/* core/conf/paths.h: where plugins, scripts and the image helper lie. engine/service.h declares the
+ * first two for its users. */
 #ifndef TURBOD_PATHS_H
 #define TURBOD_PATHS_H
 
 const char *turbod_plugin_path(const char *configured);
 const char *turbod_data_dir(void);
+const char *turbod_image_helper(void);
 
 #endif

@@ -11,6 +11,7 @@
 
 #include "chat/choose.h"
 #include "daemon/daemon.h"
+#include "engine/media.h"
 #include "plugin/host.h"
 #include "util/err.h"
 #include "util/memory.h"
@@ -82,7 +83,7 @@ static turbo_status test_model(preflight *p, turbo_err *err)
     if (st)
         return st;
     say(p, "ok", "model: %s, %d layers, vocabulary %d, positions %d", p->info.arch,
-            p->info.n_layers, p->info.vocab, p->info.max_position);
+        p->info.n_layers, p->info.vocab, p->info.max_position);
 
     turbo_weights *w = NULL;
     turbod_weights_opts opts = {.allow_nonfinite = p->conf->allow_nonfinite};
@@ -105,14 +106,19 @@ static turbo_status test_memory(preflight *p, size_t n, turbo_err *err)
     turbo_status st = TURBO_OK;
     if (!s)
         return turbod_err(err, TURBO_ENOMEM, "no memory to plan %zu models", n);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n && !st; i++) {
+        turbod_media_facts media;
         s[i].in = (turbod_plan_in){.info = &p[i].info, .vtbl = p[i].model, .weights = &p[i].sums};
         s[i].share = p[i].conf->kv_share;
         turbod_engine_plan_in(&p[i].opts, &s[i].in);
+        st = turbod_media_describe(p[i].registry, p[i].model, p[i].config, p[i].info.vocab, &media,
+                                   err);
+        if (!st)
+            s[i].in.images = turbod_media_bytes(&media, p[i].opts.image_bytes);
     }
-    if (n > 1)
+    if (!st && n > 1)
         st = turbod_plan_divide(s, n, turbod_memory_free(), &which, err);
-    else
+    else if (!st)
         st = turbod_plan_make(&s[0].in, &s[0].plan, err);
     if (st && n > 1 && which < n)
         turbod_err_of(err, st, p[which].name);

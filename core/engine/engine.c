@@ -28,6 +28,7 @@ void turbod_engine_defaults(turbod_engine_opts *o)
         .max_step_tokens = 256, /* a CPU is as fast with 64 rows as with thousands */
         .queue_size = 1024,
         .max_step_stretch = 2,
+        .image_bytes = (uint64_t)256 << 20,
         .prefix_caching = true,
         .cache_per_tenant = true,
         .isa = "auto",
@@ -74,7 +75,7 @@ static turbo_status open_scheduler(turbod_engine *e, const turbod_engine_opts *o
                                o->max_step_stretch, err);
     if (!st)
         st = turbod_batch_init(&e->batch, e->pool, e->max_batch, e->max_step_tokens, e->workspace,
-                               e->workspace_bytes, err);
+                               e->workspace_bytes, e->media, e->facts.model.embed_dim, err);
     if (!st)
         st = turbod_inbox_init(&e->inbox, err);
     if (st)
@@ -138,6 +139,7 @@ void turbod_engine_close(turbod_engine *e)
     turbod_batch_free(&e->batch);
     turbod_sched_free(&e->sched);
     turbok_kv_pool_free(e->pool);
+    turbod_media_free(e->media);
     if (e->model)
         e->model_vtbl->close(e->model);
     turbod_weights_close(e->weights);
@@ -232,12 +234,38 @@ static void name_prompt(const turbod_engine *e, turbod_request *r, const turbod_
     turbod_holding_name(r, e->pool);
 }
 
+static turbo_status hold_pictures(turbod_engine *e, turbod_request *r,
+                                  const turbod_request_spec *spec, turbo_err *err)
+{
+    int32_t end = 0, n_rows = e->facts.media.n_rows;
+    if (!spec->n_images)
+        return TURBO_OK;
+    if (!e->media)
+        return turbod_err(err, TURBO_EUNSUPPORTED, "this model takes no images; send text");
+    for (int32_t i = 0; i < spec->n_images; i++) {
+        if (spec->images[i].at < end || spec->images[i].at > r->n_prompt - n_rows)
+            return turbod_err(err, TURBO_EINVAL, "image %d does not lie inside the prompt", i + 1);
+        end = spec->images[i].at + n_rows;
+    }
+    r->seen = calloc((size_t)spec->n_images, sizeof *r->seen);
+    if (!r->seen)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for a request");
+    turbo_status st = turbod_media_take(e->media, spec->images, spec->n_images, r->seen, err);
+    if (!st) {
+        r->media = e->media;
+        r->n_seen = spec->n_images;
+    }
+    return st;
+}
+
 /* Everything a request needs beyond its copy of the spec: KV table, sampler state, detokeniser. */
 static turbo_status equip(turbod_engine *e, turbod_request *r, const turbod_request_spec *spec,
                           turbo_err *err)
 {
     int32_t len = r->n_prompt + r->max_tokens;
-    turbo_status st = turbok_kv_table_init(&r->table, e->pool, len, err);
+    turbo_status st = hold_pictures(e, r, spec, err);
+    if (!st)
+        st = turbok_kv_table_init(&r->table, e->pool, len, err);
     if (st)
         return st;
     r->keys = calloc((size_t)(len / e->facts.block_tokens) + 1, sizeof *r->keys);

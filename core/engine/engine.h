@@ -28,6 +28,7 @@ typedef struct turbod_engine_opts {
     int32_t queue_size;
     double
         max_step_stretch; /* how much longer than a plain decode step one with prompts may take */
+    uint64_t image_bytes; /* pictures and what the model made of them, of models that take some */
     bool prefix_caching;
     bool cache_per_tenant; /* tenants do not find each other's text in the cache */
     int32_t threads; /* 0: all */
@@ -56,6 +57,7 @@ typedef struct turbod_engine_facts {
     const void *tok;
     turbo_tokenizer_info tok_info;
     const turbo_config *config;
+    turbod_media_facts media; /* n_rows 0: the model takes no pictures */
     int32_t session_len;
     int32_t kv_blocks, block_tokens;
     const char *kv_type; /* of cached keys and values: "bf16", "int8" ... */

@@ -67,6 +67,10 @@ static turbo_status open_model_files(turbod_engine *e, const turbod_engine_opts 
         return st;
 
     const turbo_tokenizer_vtbl *tv = NULL;
+    st = turbod_media_describe(o->registry, e->model_vtbl, e->config, f->model.vocab, &f->media,
+                               err);
+    if (st)
+        return st;
     turbo_err none = {{0}};
     if (turbod_registry_tokenizer_for(o->registry, o->model_dir, &tv, &none) == TURBO_OK) {
         st = tv->open(host, o->model_dir, &e->tok, err);
@@ -138,6 +142,7 @@ static turbo_status make_plan(turbod_engine *e, const turbod_engine_opts *o, tur
         return st;
     turbod_plan_in in = {.info = &f->model, .vtbl = e->model_vtbl, .weights = &sums};
     turbod_engine_plan_in(o, &in);
+    in.images = turbod_media_bytes(&f->media, o->image_bytes);
     st = turbod_plan_make(&in, &f->plan, err);
     if (st)
         return st;
@@ -243,6 +248,12 @@ turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, t
     clocked(e, TURBOD_LOAD_WEIGHTS, &t);
     if (!st)
         st = open_workspace(e, err);
+    if (!st && e->facts.media.n_rows) {
+        st = turbod_media_open(o->registry, e->model_vtbl, e->model, &e->facts.media,
+                               e->facts.model.embed_dim, o->image_bytes, &e->metrics, &e->media,
+                               err);
+        e->facts.alloc[TURBOD_MEM_IMAGES] = e->facts.plan.bytes[TURBOD_MEM_IMAGES];
+    }
     clocked(e, TURBOD_LOAD_WORKSPACE, &t);
     if (!st)
         st =

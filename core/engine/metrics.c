@@ -136,6 +136,8 @@ READER(generation_tokens)
 READER(prefix_queries)
 READER(prefix_hits)
 READER(preemptions)
+READER(image_queries)
+READER(image_hits)
 READER(kv_total)
 READER(kv_free)
 READER(kv_cached)
@@ -163,6 +165,9 @@ static void core_series(const page *g)
            "Prompt tokens looked up in the prefix cache.", read_prefix_queries);
     number(g, "prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache.",
            read_prefix_hits);
+    number(g, "image_cache_queries_total", "counter", "Images of requests.", read_image_queries);
+    number(g, "image_cache_hits_total", "counter", "Images that were known from another request.",
+           read_image_hits);
     number(g, "num_preemptions_total", "counter", "Sequences whose KV was taken away.",
            read_preemptions);
     turbod_metrics_head(g->o, g->prefix, "request_success_total", "counter",
@@ -177,7 +182,8 @@ static void core_series(const page *g)
               offsetof(turbod_metrics, ttft));
     histogram(g, "inter_token_latency_seconds", "Time between two tokens.",
               offsetof(turbod_metrics, itl));
-    histogram(g, "e2e_request_latency_seconds", "Submission to end.", offsetof(turbod_metrics, e2e));
+    histogram(g, "e2e_request_latency_seconds", "Submission to end.",
+              offsetof(turbod_metrics, e2e));
     histogram(g, "request_queue_time_seconds", "Submission to first step.",
               offsetof(turbod_metrics, queue_time));
     histogram(g, "iteration_tokens_total", "New tokens in a step.",

@@ -100,6 +100,7 @@ turbo_status turbod_service_engine_opts(const turbod_conf *c, turbod_engine_opts
     o->max_step_tokens = (int32_t)c->max_prefill_token_num;
     o->queue_size = (int32_t)c->queue_size;
     o->max_step_stretch = c->max_step_stretch;
+    o->image_bytes = c->image_cache;
     o->prefix_caching = c->enable_prefix_caching;
     o->cache_per_tenant = c->prefix_cache_per_key;
     o->threads = (int32_t)c->threads;
@@ -256,23 +257,51 @@ turbo_status turbod_service_chat_kit(const turbod_service *s, turbod_chat_kit *k
     kit->chat = __atomic_load_n(&s->chat, __ATOMIC_ACQUIRE);
     kit->vtbl = f->tok_vtbl;
     kit->tok = f->tok;
+    kit->media = f->media.n_rows ? &f->media : NULL;
     return kit->chat ? TURBO_OK
                      : turbod_err(err, TURBO_EUNSUPPORTED,
                                   "this model has no chat template: %.200s", s->chat_reason);
 }
 
+/* Where pictures begin, and the pictures of the messages in that order. */
+static turbo_status pair_slots(const turbod_message *msgs, size_t n, const size_t *image_at,
+                               turbod_slots *slots, turbo_err *err)
+{
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < msgs[i].n_images; j++, k++)
+            if (image_at[k] > INT32_MAX ||
+                !turbod_slots_add(slots, (int32_t)image_at[k], msgs[i].images[j]))
+                return turbod_err(err, TURBO_ENOMEM, "no memory for the images of a prompt");
+    return TURBO_OK;
+}
+
 turbo_status turbod_service_prompt(const turbod_service *s, const turbod_message *msgs, size_t n,
                                    const turbod_render_opts *opts, int32_t **ids, size_t *n_ids,
-                                   turbo_err *err)
+                                   turbod_slots *slots, turbo_err *err)
 {
-    if (!s->chat)
-        return turbod_err(err, TURBO_EUNSUPPORTED, "this model has no chat template: %.200s",
-                          s->chat_reason);
-    const turbod_engine_facts *f = turbod_engine_facts_of(s->engine);
+    turbod_chat_kit kit;
     turbod_render r = {0};
-    turbo_status st = turbod_template_render(s->chat, msgs, n, opts, &r, err);
+    turbo_status st = turbod_service_chat_kit(s, &kit, err);
     if (!st)
-        st = turbod_template_encode(f->tok_vtbl, f->tok, &r, false, ids, n_ids, err);
+        st = turbod_template_render(kit.chat, msgs, n, opts, &r, err);
+    if (st)
+        return st;
+    size_t *image_at = calloc(r.n_images + 1, sizeof *image_at);
+    *ids = NULL;
+    if (!image_at)
+        st = turbod_err(err, TURBO_ENOMEM, "no memory for a prompt");
+    if (!st)
+        st = turbod_template_encode_media(kit.vtbl, kit.tok, &r, false, kit.media, image_at, ids,
+                                          n_ids, err);
+    if (!st)
+        st = pair_slots(msgs, n, image_at, slots, err);
+    if (st) {
+        turbod_slots_free(slots);
+        free(*ids);
+        *ids = NULL;
+    }
+    free(image_at);
     turbod_render_free(&r);
     return st;
 }

@@ -63,10 +63,11 @@ const char *turbod_data_dir(void);
 /* What a dialogue of this service is encoded with; EUNSUPPORTED when there is no template. The template
  * of the moment: a reload may exchange it for the next call. [any] */
 turbo_status turbod_service_chat_kit(const turbod_service *s, turbod_chat_kit *kit, turbo_err *err);
-/* Messages to prompt ids (template, then tokenizer). *ids is the caller's, free(). [any] */
+/* Messages to prompt ids (template, then tokenizer) and the pictures in it. *ids is the caller's, free(),
+ * and so are slots, which begin empty. [any] */
 turbo_status turbod_service_prompt(const turbod_service *s, const turbod_message *msgs, size_t n,
                                    const turbod_render_opts *opts, int32_t **ids, size_t *n_ids,
-                                   turbo_err *err);
+                                   turbod_slots *slots, turbo_err *err);
 /* Plain text to prompt ids, bos added when the tokenizer says so. [any] */
 turbo_status turbod_service_encode(const turbod_service *s, const char *text, size_t len,
                                    bool add_bos, bool trusted, int32_t **ids, size_t *n_ids,

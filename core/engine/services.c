@@ -4,15 +4,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/media.h"
 #include "util/err.h"
 #include "util/memory.h"
 
 turbo_status turbod_services_same_name(size_t a, size_t b, const char *name, turbo_err *err)
 {
-    return turbod_err(err, TURBO_EINVAL,
-                      "models[%zu] and models[%zu] are both called \"%s\"; give one of them another "
-                      "model_name",
-                      a, b, name);
+    return turbod_err(
+        err, TURBO_EINVAL,
+        "models[%zu] and models[%zu] are both called \"%s\"; give one of them another "
+        "model_name",
+        a, b, name);
 }
 
 turbo_status turbod_services_init(turbod_services *s, const turbod_conf *conf, turbo_err *err)
@@ -38,14 +40,18 @@ turbo_status turbod_services_init(turbod_services *s, const turbod_conf *conf, t
 static turbo_status look_at(const turbod_service *s, turbod_engine_opts *o, turbod_plan_model *m,
                             turbod_plan_share *share, turbo_err *err)
 {
+    turbod_media_facts media;
     turbo_status st = turbod_service_engine_opts(s->conf, o, err);
     if (!st)
         st = turbod_plan_model_read(s->conf->model, s->registry, m, err);
+    if (!st)
+        st = turbod_media_describe(s->registry, m->vtbl, m->config, m->info.vocab, &media, err);
     if (st)
         return turbod_err_of(err, st, s->name);
     share->in = (turbod_plan_in){.info = &m->info, .vtbl = m->vtbl, .weights = &m->weights};
     share->share = s->conf->kv_share;
     turbod_engine_plan_in(o, &share->in);
+    share->in.images = turbod_media_bytes(&media, o->image_bytes);
     return TURBO_OK;
 }
 

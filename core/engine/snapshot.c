@@ -134,7 +134,7 @@ static turbo_status lease(turbod_engine *e, const turbod_snapshot *s, turbok_kv_
                            : turbod_err(err, TURBO_ENOMEM, "no memory for a snapshot");
     if (!st) {
         turbod_visit(e);
-        turbok_kv_match(e->pool, t, keys, s->ids, n, false, &soon);
+        turbok_kv_match(e->pool, t, keys, s->ids, n, 0, &soon);
         e->sched.n_lent += t->n;
         turbod_leave(e);
     }

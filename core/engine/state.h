@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "engine/engine.h"
+#include "engine/media.h"
 #include "sched/batch.h"
 
 struct turbod_engine {
@@ -26,6 +27,7 @@ struct turbod_engine {
     void *tok; /* owner of facts.tok */
     void *workspace;
     uint64_t workspace_bytes;
+    turbod_media *media; /* NULL: the model takes no pictures */
     float *logits; /* [max_batch, V] */
     turbo_sample_row *rows; /* [max_batch] */
     turbod_request **row_req; /* [max_batch] whose row it is */

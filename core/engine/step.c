@@ -156,11 +156,19 @@ static bool step(turbod_engine *e)
     if (!e->sched.n_items)
         return false;
     note_starts(e);
-    turbod_batch_build(&e->batch, &e->sched);
 
     turbo_err err = {{0}};
-    turbo_status st = e->model_vtbl->forward(e->model, turbok_device_exec(e->device), &e->batch.b,
-                                             e->logits, &err);
+    turbo_status st = TURBO_OK;
+    if (e->media) { /* pictures are no part of what the pace learns */
+        int64_t t1 = turbod_now();
+        st = turbod_media_compute(e->media, &e->sched, turbok_device_exec(e->device), &err);
+        t0 += turbod_now() - t1;
+    }
+    if (!st) {
+        turbod_batch_build(&e->batch, &e->sched);
+        st = e->model_vtbl->forward(e->model, turbok_device_exec(e->device), &e->batch.b, e->logits,
+                                    &err);
+    }
     if (st) {
         /* The caches of this step are unknown now, and a plugin that failed once cannot be trusted
          * with the rest: the engine stops serving and /health says so. */

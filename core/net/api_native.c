@@ -247,7 +247,9 @@ static bool tokenize(turbod_exchange *x, native_body *n, int32_t **ids, size_t *
         turbod_messages m = {0};
         turbod_render_opts opts = {n->generation, n->continue_final, NULL};
         bool ok = turbod_messages_read(x, n->messages, &n->warnings, &m);
-        st = ok ? turbod_service_prompt(svc, m.v, m.n, &opts, ids, count, &err) : TURBO_OK;
+        turbod_slots slots = {0};
+        st = ok ? turbod_service_prompt(svc, m.v, m.n, &opts, ids, count, &slots, &err) : TURBO_OK;
+        turbod_slots_free(&slots);
         turbod_messages_free(&m);
         if (!ok)
             return false;
@@ -342,7 +344,11 @@ static bool render(turbod_exchange *x, native_body *n)
         turbod_reply_status(x, st, "messages", &err);
     if (ok && !st) {
         turbod_buf_str(&x->reply.body, "{\"prompt\":\"");
-        turbod_buf_json(&x->reply.body, r.text.len ? r.text.ptr : "", r.text.len);
+        for (size_t i = 0; i < r.n; i++)
+            if (r.segments[i].image)
+                turbod_buf_str(&x->reply.body, "<image>");
+            else
+                turbod_buf_json(&x->reply.body, r.text.ptr + r.segments[i].at, r.segments[i].len);
         turbod_buf_str(&x->reply.body, "\"");
     }
     turbod_render_free(&r);

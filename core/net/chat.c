@@ -56,7 +56,7 @@ static bool make_prompt(turbod_gen *g, const turbod_messages *m)
     turbod_render_opts opts = {.add_generation_prompt = g->params.add_generation_prompt,
                                .continue_final_message = g->params.continue_final};
     turbo_status st = turbod_service_prompt(x->svc, m->v, m->n, &opts, &g->prompts[0].ids,
-                                            &g->prompts[0].n, &err);
+                                            &g->prompts[0].n, &g->prompts[0].slots, &err);
     if (!st)
         return true;
     if (st == TURBO_ELIMIT)

@@ -26,7 +26,7 @@
 #define LAST_HEAD_MS 200     /* time for a head when the server stops */
 #define LINGER_MS 1500       /* time a refused client gets to read its answer */
 #define LINGER_LOSS_MS 50    /* pause of accept() when descriptors ran out */
-#define GONE_MS 1000 /* the daemon closes a connection whose peer left; else the door does */
+#define GONE_MS 250 /* the daemon closes a connection whose peer left; else the door does */
 #define MIN_PROGRESS 1024    /* bytes a reader must take in send_timeout_ms */
 #define BODY_RATE 64         /* bytes a ms on top of body_timeout_ms */
 #define STATE_ESTABLISHED 1      /* tcp_info.tcpi_state */
@@ -241,25 +241,23 @@ static void answer(turbod_http *h, turbod_client *c, int status, const char *why
 static void hand_over(turbod_http *h, turbod_client *c, const turbod_head *head, int64_t now)
 {
     bool small = head->length <= TURBOD_SMALL_HEAD && head->n_fields <= TURBOD_SMALL_FIELDS;
-    struct MHD_Daemon *daemon = h->daemons[small ? DAEMON_SMALL : DAEMON_LARGE];
+    turbod_loop *loop = h->loops[small ? DAEMON_SMALL : DAEMON_LARGE];
     struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = tag_of(c)};
-    int fd = c->fd;
-    struct sockaddr_storage addr = c->addr;
-    socklen_t len = c->addr_len;
+    c->loop = loop;
     c->phase = CLIENT_DAEMON;
     c->idle_since = now;
-    if (epoll_ctl(h->epoll_fd, EPOLL_CTL_MOD, fd, &ev)) {
+    if (epoll_ctl(h->epoll_fd, EPOLL_CTL_MOD, c->fd, &ev) ||
+        !turbod_loop_adopt(loop, c->fd, &c->addr, c->addr_len, ev.data.u64))
         close_client(h, c);
-        return;
-    }
-    pthread_mutex_unlock(&h->mu); /* the daemon may call back at once */
-    bool ok = MHD_add_connection(daemon, fd, (struct sockaddr *)&addr, len) == MHD_YES;
+}
+
+void turbod_door_lost(turbod_http *h, int fd, uint64_t tag)
+{
     pthread_mutex_lock(&h->mu);
-    if (!ok) { /* the daemon has closed fd, and called nobody */
-        c = turbod_client_of(h, fd);
-        if (c && tag_of(c) == ev.data.u64)
-            turbod_client_drop(h, c);
-    }
+    turbod_client *c = turbod_client_of(h, fd);
+    if (c && tag_of(c) == tag)
+        turbod_client_drop(h, c);
+    pthread_mutex_unlock(&h->mu);
 }
 
 static void peek(turbod_http *h, turbod_client *c, char *space, int64_t now)
@@ -379,15 +377,14 @@ static void check_daemon_client(turbod_http *h, turbod_client *c, int64_t now,
 {
     turbod_exchange *x = c->exchange;
     if (!x) {
-        if (now - c->idle_since >
-            (c->gone && GONE_MS < h->rules->idle_ms ? GONE_MS : h->rules->idle_ms))
+        if (now - c->idle_since > (c->gone ? GONE_MS : h->rules->idle_ms))
             cut(c, gone);
         return;
     }
     int64_t spent = now - atomic_load(&x->stage_since);
     switch (atomic_load(&x->stage)) {
     case STAGE_HEAD:
-        if (spent > x->rules->header_ms)
+        if (spent > (c->gone ? GONE_MS : x->rules->header_ms))
             cut(c, gone);
         break;
     case STAGE_BODY:

@@ -66,6 +66,7 @@ void turbod_exchange_wake_locked(turbod_exchange *x)
     }
     x->suspended = x->direct = false;
     MHD_resume_connection(x->conn);
+    turbod_loop_poke(x->client->loop); /* the library wakes only threads of its own */
 }
 
 int turbod_exchange_phase_locked(const turbod_exchange *x)

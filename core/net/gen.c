@@ -50,8 +50,10 @@ void turbod_gen_free(turbod_gen *g)
         turbod_buf_free(&c->ids);
         turbod_detok_free(c->detok);
     }
-    for (int i = 0; i < g->n_prompts; i++)
+    for (int i = 0; i < g->n_prompts; i++) {
         free(g->prompts[i].ids);
+        turbod_slots_free(&g->prompts[i].slots);
+    }
     turbod_buf_free(&g->prefix);
     turbod_params_free(&g->params);
     free(g->choices);
@@ -245,6 +247,8 @@ static bool submit_one(turbod_gen *g, turbod_choice *c, const char *const *stops
     turbod_request_spec spec = {
         .prompt = prompt->ids,
         .n_prompt = (int32_t)prompt->n,
+        .images = prompt->slots.v,
+        .n_images = (int32_t)prompt->slots.n,
         .max_tokens = g->max_tokens ? g->max_tokens
                                     : turbod_engine_facts_of(e)->session_len - (int32_t)prompt->n,
         .params = c->steered.params,

@@ -57,12 +57,18 @@ cJSON *turbod_body_json(turbod_exchange *x);
  * has the refusal. */
 bool turbod_choose_by_body(turbod_exchange *x, const cJSON *body);
 
-/* Messages of a chat. texts holds joined parts. */
+/* Messages of a chat. */
 typedef struct turbod_messages {
     turbod_message *v;
     size_t n;
-    char **joined; /* [n] or NULL entries */
+    char **joined; /* [n] texts made of parts, or NULL entries */
+    turbod_image **images; /* [n_images] of all messages, in order */
+    size_t *image_at;
+    size_t n_images;
 } turbod_messages;
+/* pictures.c: the picture of a part of type image_url. False: x->reply has the refusal. */
+bool turbod_picture_read(turbod_exchange *x, const cJSON *part, const char *param,
+                         turbod_buf *warnings, turbod_image **out);
 bool turbod_messages_read(turbod_exchange *x, const cJSON *list, turbod_buf *warnings,
                           turbod_messages *out);
 void turbod_messages_free(turbod_messages *m);
@@ -98,6 +104,7 @@ typedef struct turbod_choice {
 typedef struct turbod_prompt {
     int32_t *ids;
     size_t n;
+    turbod_slots slots; /* its pictures */
 } turbod_prompt;
 
 struct turbod_gen {

@@ -226,9 +226,8 @@ void turbod_http_stop(turbod_http *h)
         h->door_started = false;
     }
     for (int i = 0; i < 2; i++) {
-        if (h->daemons[i])
-            MHD_stop_daemon(h->daemons[i]);
-        h->daemons[i] = NULL;
+        turbod_loop_stop(h->loops[i]);
+        h->loops[i] = NULL;
     }
     for (int64_t t0 = turbod_ms(); count(h, &h->n_exchanges) && turbod_ms() - t0 < LAST_MS;)
         nap(5);

@@ -94,10 +94,11 @@ static bool take_session(turbod_gen *g, const ask *a)
                            "or use another session_id");
         return false;
     case SESSION_OTHER_MODEL:
-        turbod_reply_error(x, 400, "session_of_other_model", "session_id",
-                           "this session was begun with another model than \"%s\"; name that one in "
-                           "model, or use another session_id",
-                           x->svc->name);
+        turbod_reply_error(
+            x, 400, "session_of_other_model", "session_id",
+            "this session was begun with another model than \"%s\"; name that one in "
+            "model, or use another session_id",
+            x->svc->name);
         return false;
     case SESSION_NO_MEMORY:
         turbod_reply_error(x, 503, "out_of_memory", NULL, "no memory for a session");
@@ -122,7 +123,9 @@ static bool add_prompt(turbod_gen *g, const cJSON *prompt)
     turbo_err err = {{0}};
     turbo_status st = TURBO_OK;
     if (cJSON_IsString(prompt) && prompt->valuestring[0]) {
-        turbod_message one = {"user", NULL, prompt->valuestring, strlen(prompt->valuestring)};
+        turbod_message one = {.role = "user",
+                              .content = prompt->valuestring,
+                              .content_len = strlen(prompt->valuestring)};
         st = turbod_dialogue_add(d, &one, &err);
     } else if (cJSON_IsArray(prompt)) {
         if (!turbod_messages_read(x, prompt, &g->params.warnings, &m)) {
@@ -152,7 +155,7 @@ static bool make_prompt(turbod_gen *g)
         return false;
     }
     st = turbod_dialogue_prompt(&g->session->dialogue, &kit, &g->prompts[0].ids, &g->prompts[0].n,
-                                &err);
+                                &g->prompts[0].slots, &err);
     if (st)
         turbod_reply_status(x, st, "prompt", &err);
     return !st;
@@ -207,8 +210,8 @@ void turbod_interactive_settle(turbod_gen *g)
         /* A stop string cut the text: it is not that of all ids, and will be encoded anew. */
         size_t n = c->stop_index >= 0 ? 0 : c->ids.len / sizeof(int32_t);
         if (turbod_dialogue_answer(&s->dialogue, g->prompts[0].ids, g->prompts[0].n,
-                                   (const int32_t *)(const void *)c->ids.ptr, n,
-                                   c->text.len ? c->text.ptr : "", c->text.len, &err)) {
+                                   &g->prompts[0].slots, (const int32_t *)(const void *)c->ids.ptr,
+                                   n, c->text.len ? c->text.ptr : "", c->text.len, &err)) {
             g->fail_status = 503;
             g->fail_code = "out_of_memory";
             snprintf(g->fail_text, sizeof g->fail_text, "no memory for the session");

@@ -130,6 +130,8 @@ static void legacy_offsets(turbod_buf *b, turbod_choice *c, size_t from, size_t 
     if (!c->detok && f->tok_vtbl) {
         const turbod_prompt *p = &c->gen->prompts[c->prompt];
         c->detok = turbod_detok_new(f->tok_vtbl, f->tok, c->gen->params.keep_special);
+        if (!c->detok)
+            b->failed = true; /* rather no answer than wrong numbers */
         for (size_t i = 0; c->detok && i < p->n; i++)
             if (p->ids[i] < f->tok_info.n_vocab &&
                 !(f->tok_vtbl->attr(f->tok, p->ids[i]) & TURBO_TOKEN_CONTROL)) {

@@ -8,6 +8,7 @@
 
 #define MAX_MESSAGES 2048
 #define MAX_PARTS 64
+#define MAX_IMAGES 8 /* of a request */
 
 static bool bad(turbod_exchange *x, size_t i, const char *what)
 {
@@ -21,53 +22,85 @@ static bool no_media(turbod_exchange *x, size_t i, size_t part, const char *type
 {
     char param[64];
     snprintf(param, sizeof param, "messages[%zu].content[%zu]", i, part);
-    if (!strncmp(type, "image", 5))
+    if (!strncmp(type, "image", 5) && !strcmp(type, "image_url"))
         turbod_reply_error(x, 400, "unsupported_content", param,
                            "this model takes no images; send text");
+    else if (!strncmp(type, "image", 5))
+        turbod_reply_error(x, 400, "unsupported_content", param,
+                           "a part of type %.32s is not taken; images come as image_url", type);
     else
         turbod_reply_error(x, 400, "unsupported_content", param,
                            "a part of type %.32s is not taken; send parts of type text", type);
     return false;
 }
 
-/* Parts of type text, joined by a newline. */
+/* The next picture of the messages, behind at bytes of its content. */
+static bool add_image(turbod_exchange *x, size_t i, size_t part, const cJSON *p,
+                      turbod_buf *warnings, turbod_messages *out, size_t at)
+{
+    char param[64];
+    const turbod_service *svc = x->svc;
+    if (!svc->engine || !turbod_engine_facts_of(svc->engine)->media.n_rows)
+        return no_media(x, i, part, "image_url");
+    snprintf(param, sizeof param, "messages[%zu].content[%zu]", i, part);
+    if (out->n_images == MAX_IMAGES) {
+        turbod_reply_error(x, 400, "invalid_value", param, "a request has at most %d images",
+                           MAX_IMAGES);
+        return false;
+    }
+    if (!turbod_picture_read(x, p, param, warnings, &out->images[out->n_images]))
+        return false;
+    out->image_at[out->n_images++] = at;
+    out->v[i].n_images++;
+    return true;
+}
+
+static bool is_text(const char *type)
+{
+    return !strcmp(type, "text") || !strcmp(type, "input_text");
+}
+
+/* Parts of type text, joined by a newline, and pictures between them. */
 static bool join_parts(turbod_exchange *x, size_t i, const cJSON *parts, turbod_buf *warnings,
-                       char **joined, size_t *len)
+                       turbod_messages *out)
 {
     turbod_buf b;
-    size_t n = 0;
+    size_t n = 0, texts = 0;
     turbod_buf_init(&b, (size_t)x->rules->body_limit + 1024);
     turbod_buf_add(&b, "", 0);
     for (const cJSON *p = parts->child; p; p = p->next, n++) {
         const cJSON *type = turbod_json_get(p, "type"), *text = turbod_json_get(p, "text");
-        bool ok = false;
+        const cJSON *image = turbod_json_get(p, "image_url");
+        bool ok = false, words = cJSON_IsString(type) && is_text(type->valuestring);
         if (n >= MAX_PARTS)
             bad(x, i, "more than 64 content parts");
         else if (!cJSON_IsObject(p) || !cJSON_IsString(type))
             bad(x, i, "a content part must be an object with a type");
-        else if (strcmp(type->valuestring, "text") && strcmp(type->valuestring, "input_text"))
+        else if (!words && strcmp(type->valuestring, "image_url"))
             no_media(x, i, n, type->valuestring);
-        else if (!cJSON_IsString(text))
+        else if (words && !cJSON_IsString(text))
             bad(x, i, "a part of type text needs a string text");
         else
-            ok = true;
+            ok = words || add_image(x, i, n, p, warnings, out, b.len);
         for (const cJSON *f = ok ? p->child : NULL; f && ok; f = f->next)
-            if (f != type && f != text)
+            if (f != type && f != (words ? text : image))
                 ok = turbod_unknown_field(x, warnings, "messages[].content[].", f->string);
         if (!ok) {
             turbod_buf_free(&b);
             return false;
         }
-        if (n)
+        if (words && texts++)
             turbod_buf_add(&b, "\n", 1);
-        turbod_buf_str(&b, text->valuestring);
+        if (words)
+            turbod_buf_str(&b, text->valuestring);
     }
     if (!n || b.failed) {
         turbod_buf_free(&b);
         return bad(x, i, n ? "the content is too long" : "content has no parts");
     }
-    *joined = b.ptr;
-    *len = b.len;
+    out->joined[i] = b.ptr;
+    out->v[i].content = b.ptr;
+    out->v[i].content_len = b.len;
     return true;
 }
 
@@ -90,8 +123,9 @@ static bool other_member(turbod_exchange *x, size_t i, const cJSON *f, turbod_bu
 }
 
 static bool read_message(turbod_exchange *x, size_t i, const cJSON *v, turbod_buf *warnings,
-                         turbod_message *m, char **joined)
+                         turbod_messages *out)
 {
+    turbod_message *m = &out->v[i];
     if (!cJSON_IsObject(v))
         return bad(x, i, "must be an object with role and content");
     const cJSON *role = turbod_json_get(v, "role"), *content = turbod_json_get(v, "content");
@@ -112,10 +146,9 @@ static bool read_message(turbod_exchange *x, size_t i, const cJSON *v, turbod_bu
     }
     if (!cJSON_IsArray(content))
         return bad(x, i, "content must be a string or a list of parts");
-    if (!join_parts(x, i, content, warnings, joined, &m->content_len))
-        return false;
-    m->content = *joined;
-    return true;
+    m->images = out->images + out->n_images;
+    m->image_at = out->image_at + out->n_images;
+    return join_parts(x, i, content, warnings, out);
 }
 
 bool turbod_messages_read(turbod_exchange *x, const cJSON *list, turbod_buf *warnings,
@@ -138,13 +171,15 @@ bool turbod_messages_read(turbod_exchange *x, const cJSON *list, turbod_buf *war
     }
     out->v = calloc(n, sizeof *out->v);
     out->joined = calloc(n, sizeof *out->joined);
+    out->images = calloc(MAX_IMAGES, sizeof(turbod_image *));
+    out->image_at = calloc(MAX_IMAGES, sizeof *out->image_at);
     out->n = n;
-    if (!out->v || !out->joined) {
+    if (!out->v || !out->joined || !out->images || !out->image_at) {
         turbod_reply_error(x, 503, "out_of_memory", NULL, "no memory for this request");
         return false;
     }
     for (const cJSON *v = list->child; v; v = v->next, i++)
-        if (!read_message(x, i, v, warnings, &out->v[i], &out->joined[i]))
+        if (!read_message(x, i, v, warnings, out))
             return false;
     return true;
 }
@@ -153,6 +188,10 @@ void turbod_messages_free(turbod_messages *m)
 {
     for (size_t i = 0; m->joined && i < m->n; i++)
         free(m->joined[i]);
+    for (size_t i = 0; i < m->n_images; i++)
+        turbod_image_release(m->images[i]);
+    free(m->images);
+    free(m->image_at);
     free(m->joined);
     free(m->v);
     *m = (turbod_messages){0};

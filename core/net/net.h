@@ -68,6 +68,7 @@ typedef struct turbod_client {
     turbod_client_phase phase;
     int64_t deadline; /* PEEK, LINGER */
     /* DAEMON */
+    struct turbod_loop *loop; /* whose connection it is; set once, read by any thread */
     int n_requests;
     bool gone; /* the peer closed its side, or the connection is broken */
     bool cut;  /* the door shut it down; the daemon will close it */
@@ -207,11 +208,13 @@ enum { DAEMON_SMALL, DAEMON_LARGE };
 #define TURBOD_SMALL_HEAD 4096 /* bytes, and ... */
 #define TURBOD_SMALL_FIELDS 24 /* ... fields of a head that still goes to SMALL */
 
+typedef struct turbod_loop turbod_loop; /* loop.c: a libmicrohttpd daemon and its thread */
+
 struct turbod_http {
     turbod_services *models;
     /* Two, because libmicrohttpd keeps and clears a connection's whole memory from its first request
      * on: SMALL makes 20,000 idle connections cheap, LARGE takes those that begin with a large head. */
-    struct MHD_Daemon *daemons[2];
+    turbod_loop *loops[2];
     int port, listen_fd, epoll_fd, wake_fd, spare_fd;
     int max_connections, max_per_ip;
     pthread_t door, workers[TURBOD_N_WORKERS];
@@ -261,7 +264,16 @@ void *turbod_worker_main(void *http);
 #define TURBOD_BACKLOG 4096 /* connects that wait for accept(); the kernel may allow fewer */
 /* listen.c: h->listen_fd and h->port; the door closes it. */
 turbo_status turbod_listen(turbod_http *h, const turbod_conf *c, turbo_err *err);
+/* loop.c: takes the daemon, also on failure. */
+turbo_status turbod_loop_start(turbod_http *h, struct MHD_Daemon *daemon, turbod_loop **out,
+                               turbo_err *err);
+/* The daemon gets the socket; false: no memory, it is still the caller's. Any thread. */
+bool turbod_loop_adopt(turbod_loop *l, int fd, const struct sockaddr_storage *addr, socklen_t len,
+                       uint64_t tag);
+void turbod_loop_poke(turbod_loop *l); /* a connection was resumed. Any thread */
+void turbod_loop_stop(turbod_loop *l); /* closes all its connections; NULL allowed */
 /* door.c */
+void turbod_door_lost(turbod_http *h, int fd, uint64_t tag); /* a daemon refused this socket */
 turbo_status turbod_door_open(turbod_http *h, const turbod_conf *c, turbo_err *err);
 turbo_status turbod_door_start(turbod_http *h, turbo_err *err);
 void turbod_door_poke(turbod_http *h);

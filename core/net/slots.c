@@ -71,10 +71,11 @@ static bool take(turbod_exchange *x, const char *id, bool create, turbod_session
                            "an answer is being made for this session; wait for its end");
         return false;
     case SESSION_OTHER_MODEL:
-        turbod_reply_error(x, 400, "session_of_other_model", "model",
-                           "this session was begun with another model than \"%s\"; erase it first, or "
-                           "use another id",
-                           x->svc->name);
+        turbod_reply_error(
+            x, 400, "session_of_other_model", "model",
+            "this session was begun with another model than \"%s\"; erase it first, or "
+            "use another id",
+            x->svc->name);
         return false;
     case SESSION_NONE:
         turbod_reply_error(x, 404, "session_not_found", NULL, "there is no session of this id");
@@ -108,6 +109,12 @@ static void save(turbod_exchange *x, const char *id, const char *name)
     turbo_err err = {{0}};
     if (!folder || !take(x, id, false, &s))
         return;
+    if (turbod_dialogue_images(&s->dialogue)) {
+        turbod_session_give(x->http, s);
+        turbod_reply_error(x, 400, "unsupported_content", NULL,
+                           "a session with images cannot be saved");
+        return;
+    }
     int64_t t0 = turbod_ms();
     turbod_buf_init(&note, (size_t)64 << 20);
     turbod_dialogue_pack(&s->dialogue, &note);

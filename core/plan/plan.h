@@ -17,6 +17,7 @@ typedef enum {
     TURBOD_MEM_WORKSPACE, /* activations of the largest step */
     TURBOD_MEM_SAMPLING, /* logits and sampling rows of max_batch_size sequences */
     TURBOD_MEM_SCRATCH, /* attention scratch of the compute threads */
+    TURBOD_MEM_IMAGES, /* pictures and what a model made of them, the most they may take */
     TURBOD_MEM_GRAPHS, /* captured steps of a device; a CPU has none */
     TURBOD_MEM_KV, /* KV blocks */
     TURBOD_MEM_KV_INDEX, /* reference counts and prefix cache of the blocks */
@@ -34,6 +35,7 @@ typedef struct turbod_plan_in {
     int64_t session_len; /* 0: the model's, at most what the pool holds */
     double cache_fraction; /* r, used when cache_bytes is 0 */
     uint64_t cache_bytes;
+    uint64_t images; /* bytes for pictures; 0: the model takes none */
     turbok_kv_dims kv; /* how blocks are wanted: block_tokens, dtype (-1: the model's) */
     int32_t max_batch, max_step_tokens;
     bool prefix_caching;
@@ -73,7 +75,8 @@ void turbod_plan_summary(const turbod_plan *p, char *text, size_t cap);
 
 typedef struct turbod_plan_share {
     turbod_plan_in in; /* vacant is set: pass it to the engine, and it plans the same */
-    double share; /* above 0: part of what is left, in proportion to the others'; of models with a fraction */
+    double
+        share; /* above 0: part of what is left, in proportion to the others'; of models with a fraction */
     turbod_plan plan;
 } turbod_plan_share;
 

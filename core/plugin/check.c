@@ -1,5 +1,5 @@
 /* core/plugin/check.c: `turbo plugin check`: loads a plugin as turbod does and runs the tests of
- * check_model.c and check_sampler.c on each of its tables. Main thread of a tool. */
+ * check_model.c, check_forward.c and check_sampler.c on each of its tables. Main thread of a tool. */
 #include "plugin/check.h"
 
 #include <errno.h>
@@ -85,6 +85,9 @@ void check_one(check_run *run, const char *kind, const char *id, const check_tes
     else if (WIFSIGNALED(status))
         turbod_err(&why, 0, "crashed with signal %d (%s)", WTERMSIG(status),
                    strsignal(WTERMSIG(status)));
+    else if (check_trap_name(result))
+        turbod_err(&why, 0, "it calls %s(): slots marked [engine] run for every token",
+                   check_trap_name(result));
     else if (result > CHECK_SKIPPED || (result == CHECK_FAILED && !why.text[0]))
         turbod_err(&why, 0, "crashed, or ended the process with exit code %d", result);
     report(run, result > CHECK_SKIPPED ? CHECK_FAILED : result, what, why.text);
@@ -92,9 +95,12 @@ void check_one(check_run *run, const char *kind, const char *id, const check_tes
 
 static void check_tables(check_run *run, const turbod_plugin *p)
 {
-    for (int i = 0; i < p->n_models; i++)
+    for (int i = 0; i < p->n_models; i++) {
         for (const check_test *t = check_model_tests; t->fn; t++)
             check_one(run, "model", p->models[i].id, t, &p->models[i]);
+        for (const check_test *t = check_forward_tests; t->fn; t++)
+            check_one(run, "model", p->models[i].id, t, &p->models[i]);
+    }
     for (int i = 0; i < p->n_tokenizers; i++)
         for (const check_test *t = check_tokenizer_tests; t->fn; t++)
             check_one(run, "tokenizer", p->tokenizers[i].id, t, &p->tokenizers[i]);

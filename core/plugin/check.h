@@ -13,9 +13,9 @@
 turbo_status turbod_plugin_check(const char *path, FILE *out, turbo_err *err);
 
 /* Writes a project into dir (made when absent; files in it are never overwritten): Makefile, a
- * plugin in C that works, README. name: [a-z][a-z0-9-]{0,30}. data_dir: the folder that holds
- * plugin-new/. */
-turbo_status turbod_plugin_new(const char *name, const char *dir, const char *data_dir,
-                               turbo_err *err);
+ * plugin in C that works, README, for a model also what writes a tiny checkpoint. name:
+ * [a-z][a-z0-9-]{0,30}. kind: "model" or "sampler". data_dir: the folder that holds plugin-new/. */
+turbo_status turbod_plugin_new(const char *name, const char *kind, const char *dir,
+                               const char *data_dir, turbo_err *err);
 
 #endif

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "plugin/check_rig.h"
 #include "plugin/check_run.h"
 #include "plugin/host.h"
 #include "util/err.h"
@@ -13,7 +14,7 @@
 #define MAX_TENSORS 20000
 
 /* What most decoders read, in small numbers. */
-static const char generic[] =
+const char check_generic[] =
     "{\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":2,"
     "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"head_dim\":16,\"vocab_size\":320,"
     "\"max_position_embeddings\":256,\"rms_norm_eps\":1e-5,\"layer_norm_epsilon\":1e-5,"
@@ -41,6 +42,18 @@ static const char *const hostile[] = {
     "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":320,"
     "\"max_position_embeddings\":256,\"rms_norm_eps\":-1,\"rope_theta\":-5,"
     "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":-1e30},\"eos_token_id\":[-1,99999]}",
+    /* each number could be, but not beside the others */
+    "{\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":2,"
+    "\"num_attention_heads\":4,\"num_key_value_heads\":3,\"vocab_size\":320}",
+    "{\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":2,"
+    "\"num_attention_heads\":4,\"vocab_size\":320,\"bos_token_id\":320}",
+    "{\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":2,"
+    "\"num_attention_heads\":4,\"vocab_size\":320,\"eos_token_id\":[2,320]}",
+    /* good numbers under names that nobody has */
+    "{\"architectures\":[\"FrobnicatorForCausalLM\"],\"model_type\":\"frobnicator\","
+    "\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":2,"
+    "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":320}",
+    "{\"architectures\":[\"ForCausalLM\"],\"model_type\":\"model\",\"hidden_size\":64}",
 };
 
 static int failed(turbo_err *why, turbo_err *said, const char *text, const char *config)
@@ -82,7 +95,8 @@ static int probe_one(const turbo_model_vtbl *v, const char *text, turbo_err *why
     said = (turbo_err){{0}};
     turbo_status st = v->describe(turbod_host_table(), c, &info, &said);
     if (score != 0)
-        result = failed(why, &said, "probe claims a config that names no architecture", text);
+        result =
+            failed(why, &said, "probe claims a config whose architecture it cannot know", text);
     else if (st > 0)
         result = failed(why, &said, "describe returns a positive status", text);
     else if (st && !said.text[0])
@@ -145,8 +159,8 @@ static int model_expect(const void *vtbl, turbo_err *why)
     turbo_err said = {{0}};
     turbo_model_info info = {.size = sizeof info};
     int result = CHECK_OK;
-    if (turbod_config_parse(generic, sizeof generic - 1, "config.json", &c, &said))
-        return failed(why, &said, "this test's own JSON does not parse", generic);
+    if (turbod_config_parse(check_generic, strlen(check_generic), "config.json", &c, &said))
+        return failed(why, &said, "this test's own JSON does not parse", check_generic);
     if (v->describe(h, c, &info, &said)) {
         turbod_err(why, 0, "needs more than the generic config: %.160s", said.text);
         turbod_config_close(c);

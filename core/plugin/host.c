@@ -30,6 +30,12 @@ static const turbo_host table = {
     .json_close = turbod_config_close,
     .cfg_key = turbod_host_cfg_key,
     .linear_rows = turbod_host_linear_rows,
+    .vector_of = turbod_host_vector_of,
+    .cfg_sub = turbod_host_cfg_sub,
+    .cfg_file = turbod_host_cfg_file,
+    .model_for = turbod_host_model_for,
+    .weights_view = turbod_host_weights_view,
+    .weights_beside = turbod_host_weights_beside,
 };
 
 const turbo_host *turbod_host_table(void)

@@ -13,6 +13,7 @@
 #include "plugin/loader.h"
 #include "util/err.h"
 #include "util/log.h"
+#include "weights/config.h"
 
 #define MAX_PLUGINS 128
 
@@ -168,9 +169,10 @@ void turbod_registry_close(turbod_registry *r)
     free(r);
 }
 
-turbo_status turbod_registry_model_for(const turbod_registry *r, const turbo_config *config,
-                                       const turbo_model_vtbl **out, turbo_err *err)
+static turbo_status find_model(const void *registry, const turbo_config *config,
+                               const turbo_model_vtbl **out, turbo_err *err)
 {
+    const turbod_registry *r = registry;
     const turbo_host *h = turbod_host_table();
     int32_t best = 0;
     char known[160] = "";
@@ -199,6 +201,25 @@ turbo_status turbod_registry_model_for(const turbod_registry *r, const turbo_con
         "no plugin runs the architecture %.48s (model_type %.32s); loaded models: %s. "
         "Install its plugin into the plugin folder",
         arch, type, *known ? known : "none");
+}
+
+turbo_status turbod_registry_model_for(const turbod_registry *r, turbo_config *config,
+                                       const turbo_model_vtbl **out, turbo_err *err)
+{
+    turbod_config_bind(config, find_model, r);
+    return find_model(r, config, out, err);
+}
+
+const void *turbod_registry_extension(const turbod_registry *r, const turbo_model_vtbl *model,
+                                      const char *id)
+{
+    for (size_t i = 0; i < r->n; i++) {
+        const turbod_plugin *p = r->entries[i].plugin;
+        for (int m = 0; m < p->n_models && !r->entries[i].refused; m++)
+            if (&p->models[m] == model)
+                return p->desc.extension ? p->desc.extension(id) : NULL;
+    }
+    return NULL;
 }
 
 turbo_status turbod_registry_tokenizer_for(const turbod_registry *r, const char *folder,

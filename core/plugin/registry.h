@@ -14,8 +14,12 @@ typedef struct turbod_registry turbod_registry;
 turbo_status turbod_registry_open(const char *paths, turbod_registry **out, turbo_err *err);
 void turbod_registry_close(turbod_registry *r); /* NULL allowed; the objects stay mapped */
 
-turbo_status turbod_registry_model_for(const turbod_registry *r, const turbo_config *config,
+/* Also makes this registry the one that answers for parts of the config. */
+turbo_status turbod_registry_model_for(const turbod_registry *r, turbo_config *config,
                                        const turbo_model_vtbl **out, turbo_err *err);
+/* The extension `id` of the plugin that offers this model; NULL: it has none. */
+const void *turbod_registry_extension(const turbod_registry *r, const turbo_model_vtbl *model,
+                                      const char *id);
 turbo_status turbod_registry_tokenizer_for(const turbod_registry *r, const char *folder,
                                            const turbo_tokenizer_vtbl **out, turbo_err *err);
 const turbo_sampler_vtbl *turbod_registry_sampler(const turbod_registry *r, const char *id);

@@ -1,19 +1,59 @@
 /* core/sched/holding.c: see holding.h. */
 #include "sched/holding.h"
 
+#include "engine/media.h"
+
 static int32_t block_tokens(const turbok_kv_pool *p)
 {
     return turbok_kv_pool_block_tokens(p);
+}
+
+/* Does a picture reach into tokens [from, to)? */
+static bool pictured(const turbod_request *r, int32_t from, int32_t to)
+{
+    for (int32_t i = 0; i < r->n_seen; i++)
+        if (r->seen[i].at < to && r->seen[i].at + r->seen[i].n_rows > from)
+            return true;
+    return false;
+}
+
+/* Where the text has no more pictures. */
+static int32_t plain_from(const turbod_request *r)
+{
+    return r->n_seen ? r->seen[r->n_seen - 1].at + r->seen[r->n_seen - 1].n_rows : 0;
+}
+
+/* What block i depends on beside its tokens: which pictures reach into it, and where. parent makes it
+ * a keyed hash. */
+static turbok_kv_key pictures_of(const turbod_request *r, int32_t from, int32_t to,
+                                 turbok_kv_key parent)
+{
+    turbok_hash h;
+    turbok_hash_init(&h, parent);
+    for (int32_t i = 0; i < r->n_seen; i++) {
+        const turbod_seen *s = &r->seen[i];
+        if (s->at >= to || s->at + s->n_rows <= from)
+            continue;
+        int32_t place = s->at - from;
+        turbok_hash_add(&h, &place, sizeof place);
+        turbok_hash_add(&h, turbod_media_digest(s->features), 32);
+    }
+    return turbok_hash_end(&h);
 }
 
 /* Names blocks as far as n tokens fill them. */
 static void name_to(turbod_request *r, const turbok_kv_pool *p, int32_t n)
 {
     int32_t bt = block_tokens(p);
-    for (; r->n_keys <= n / bt; r->n_keys++)
-        r->keys[r->n_keys] =
-            turbok_kv_chain(p, r->keys[r->n_keys - 1],
-                            r->tokens + (size_t)(r->n_keys - 1) * (size_t)bt, NULL, 0);
+    for (; r->n_keys <= n / bt; r->n_keys++) {
+        int32_t from = (r->n_keys - 1) * bt;
+        turbok_kv_key parent = r->keys[r->n_keys - 1], extra;
+        bool has = pictured(r, from, from + bt);
+        if (has)
+            extra = pictures_of(r, from, from + bt, parent);
+        r->keys[r->n_keys] = turbok_kv_chain(p, parent, r->tokens + (size_t)from,
+                                             has ? &extra : NULL, has ? sizeof extra : 0);
+    }
 }
 
 void turbod_holding_name(turbod_request *r, const turbok_kv_pool *p)
@@ -26,7 +66,8 @@ int32_t turbod_holding_find(turbod_request *r, turbok_kv_pool *p)
 {
     int32_t soon;
     name_to(r, p, r->n_tokens - 1);
-    r->computed = turbok_kv_match(p, &r->table, r->keys, r->tokens, r->n_tokens - 1, false, &soon);
+    r->computed =
+        turbok_kv_match(p, &r->table, r->keys, r->tokens, r->n_tokens - 1, plain_from(r), &soon);
     r->published = r->computed / block_tokens(p);
     return soon - r->computed;
 }
@@ -35,13 +76,15 @@ static void publish_full(turbod_request *r, turbok_kv_pool *p, int32_t i, bool r
 {
     int32_t bt = block_tokens(p);
     turbok_kv_publish(p, r->table.blocks[i], r->keys[i], &r->keys[i + 1],
-                      r->tokens + (size_t)i * (size_t)bt, bt, false, ready);
+                      r->tokens + (size_t)i * (size_t)bt, bt, pictured(r, i * bt, (i + 1) * bt),
+                      ready);
 }
 
 static void publish_tail(turbod_request *r, turbok_kv_pool *p, int32_t n, bool ready)
 {
     int32_t bt = block_tokens(p), i = n / bt;
-    if (n % bt)
+    if (n % bt &&
+        !pictured(r, i * bt, n)) /* what begins with a picture is found by whole blocks only */
         turbok_kv_publish(p, r->table.blocks[i], r->keys[i], NULL,
                           r->tokens + (size_t)i * (size_t)bt, n % bt, false, ready);
 }

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "engine/engine.h"
+#include "engine/media.h"
 #include "sched/queue.h"
 #include "sched/steer.h"
 #include "util/checked.h"
@@ -39,6 +40,8 @@ void turbod_request_release(turbod_request *r)
 {
     if (!r || atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1)
         return;
+    turbod_media_give(r->media, r->seen, r->n_seen);
+    free(r->seen);
     free(r->tokens); /* the KV table was given back by the engine when the request ended */
     free(r->keys);
     free(r->param_arrays);

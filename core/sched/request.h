@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "media/image.h"
 #include "turbo/plugin.h"
 
 #define TURBOD_MAX_STOPS 16
@@ -67,6 +68,8 @@ typedef void (*turbod_event_fn)(void *ctx, const turbod_event *ev);
 typedef struct turbod_request_spec {
     const int32_t *prompt; /* ids in 0..V-1 */
     int32_t n_prompt; /* 1..session_len-1 */
+    const turbod_slot *images; /* [n_images] pictures in the prompt, by place, not overlapping */
+    int32_t n_images;
     int32_t max_tokens; /* 1..; n_prompt + max_tokens <= session_len */
     turbo_sample_params params;
     const char *const *stops; /* n_stops strings of 1..256 bytes, valid UTF-8 */

@@ -20,7 +20,15 @@ typedef enum {
     TURBOD_ENDED
 } turbod_phase;
 
+/* A picture of a prompt: its rows stand for n_rows tokens from at on. */
+typedef struct turbod_seen {
+    int32_t at;
+    int32_t n_rows;
+    struct turbod_features *features;
+} turbod_seen;
+
 struct turbod_inbox;
+struct turbod_media;
 struct turbod_detok;
 struct turbod_flow;
 
@@ -31,6 +39,9 @@ struct turbod_request {
 
     /* fixed at submission */
     int32_t n_prompt, max_tokens;
+    turbod_seen *seen; /* [n_seen] its pictures, by place; held in media */
+    int32_t n_seen;
+    struct turbod_media *media;
     turbo_sample_params params; /* its arrays are owned */
     void *param_arrays; /* one block that holds them */
     bool include_stop;

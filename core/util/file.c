@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -72,6 +73,23 @@ out:
         close(f);
     close(dir);
     return status;
+}
+
+turbo_status turbod_file_folder(const char *folder, const char *name, char *out, size_t cap,
+                                turbo_err *err)
+{
+    struct stat st;
+    if (!turbod_file_name_ok(name))
+        return turbod_err(
+            err, TURBO_EDATA,
+            "folder name \"%.64s\" is not plain: letters, digits, '.', '_' and '-' only", name);
+    for (int i = 0; i < 2; i++) {
+        int n = snprintf(out, cap, "%s/%s%s", folder, i ? "../" : "", name);
+        if (n > 0 && (size_t)n < cap && !stat(out, &st) && S_ISDIR(st.st_mode))
+            return TURBO_OK;
+    }
+    return turbod_err(err, TURBO_ENOENT,
+                      "there is no folder %.64s inside the model folder or beside it", name);
 }
 
 turbo_status turbod_file_read(const char *folder, const char *name, uint64_t max_bytes,

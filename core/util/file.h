@@ -15,6 +15,9 @@
 turbo_status turbod_file_open(const char *folder, const char *name, int *fd, struct stat *st,
                               turbo_err *err);
 bool turbod_file_name_ok(const char *name); /* a plain file name, as above */
+/* The folder `name`, a plain name, inside `folder` or beside it; out has cap bytes. */
+turbo_status turbod_file_folder(const char *folder, const char *name, char *out, size_t cap,
+                                turbo_err *err);
 /* The whole file, NUL-terminated behind len; free(). */
 turbo_status turbod_file_read(const char *folder, const char *name, uint64_t max_bytes,
                               uint8_t **bytes, uint64_t *len, turbo_err *err);

@@ -1,6 +1,7 @@
 /* core/weights/config.c: see config.h. */
 #include "weights/config.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,12 @@
 
 struct turbo_config {
     cJSON *root;
+    bool part; /* root belongs to another config, and so does this */
+    const cJSON *generation; /* of a part: what the path "generation" means; NULL: nothing */
+    cJSON *arch; /* of a part: what its architecture is said to be; NULL: what stands there */
+    char *folder; /* it was read from; NULL: from none */
+    turbod_config_finder find;
+    const void *find_ctx;
     char name[64]; /* of the file, for messages */
 };
 
@@ -43,7 +50,14 @@ turbo_status turbod_host_json_open(const char *folder, const char *name, turbo_c
         return st;
     st = turbod_config_parse((const char *)bytes, len, name, out, err);
     free(bytes);
-    return st;
+    if (st)
+        return st;
+    (*out)->folder = strdup(folder);
+    if ((*out)->folder)
+        return TURBO_OK;
+    turbod_config_close(*out);
+    *out = NULL;
+    return turbod_err(err, TURBO_ENOMEM, "no memory for %s", name);
 }
 
 turbo_status turbod_config_open(const char *folder, turbo_config **out, turbo_err *err)
@@ -85,8 +99,17 @@ void turbod_config_close(turbo_config *c)
 {
     if (!c)
         return;
-    cJSON_Delete(c->root);
+    if (!c->part)
+        cJSON_Delete(c->root);
+    cJSON_Delete(c->arch);
+    free(c->folder);
     free(c);
+}
+
+void turbod_config_bind(turbo_config *c, turbod_config_finder find, const void *ctx)
+{
+    c->find = find;
+    c->find_ctx = ctx;
 }
 
 /* Follows a dotted path; a part that is a number selects an array element. NULL when absent/null.
@@ -95,6 +118,14 @@ static const cJSON *find(const turbo_config *c, const char *path)
 {
     const cJSON *v = c->root;
     char part[128];
+    if (c->part && !strncmp(path, "generation", 10) && (!path[10] || path[10] == '.')) {
+        v = c->generation;
+        path += path[10] ? 11 : 10;
+    }
+    if (c->arch && !strcmp(path, "architectures.0"))
+        return c->arch;
+    if (c->arch && (!strcmp(path, "model_type") || !strcmp(path, "architectures")))
+        return NULL;
     while (v && *path) {
         size_t n = strcspn(path, ".");
         if (n >= sizeof part)
@@ -209,4 +240,57 @@ turbo_status turbod_host_file_read(const char *folder, const char *name, uint64_
 void turbod_host_file_free(uint8_t *bytes)
 {
     free(bytes);
+}
+
+turbo_status turbod_host_cfg_sub(const turbo_config *c, const char *path, const char *arch,
+                                 turbo_config **out, turbo_err *err)
+{
+    const cJSON *v = find(c, path);
+    if (!v)
+        return turbod_err(err, TURBO_ENOENT, "%s: %s is missing", c->name, path);
+    if (!cJSON_IsObject(v))
+        return turbod_err(err, TURBO_EDATA, "%s: %s is %s; an object is needed", c->name, path,
+                          turbod_json_kind(v));
+    turbo_config *part = calloc(1, sizeof *part);
+    if (!part)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for %s", c->name);
+    *part = (turbo_config){
+        .root = (cJSON *)(uintptr_t)v,
+        .part = true,
+        .generation = c->part ? c->generation : turbod_json_get(c->root, "generation"),
+        .folder = c->folder ? strdup(c->folder) : NULL,
+        .find = c->find,
+        .find_ctx = c->find_ctx,
+    };
+    snprintf(part->name, sizeof part->name, "%.24s%s%.32s", c->name, *path ? ", " : "", path);
+    part->arch = arch ? cJSON_CreateString(arch) : NULL;
+    if ((c->folder && !part->folder) || (arch && !part->arch)) {
+        turbod_config_close(part);
+        return turbod_err(err, TURBO_ENOMEM, "no memory for %s", c->name);
+    }
+    *out = part;
+    return TURBO_OK;
+}
+
+turbo_status turbod_host_cfg_file(const turbo_config *c, const char *folder, const char *file,
+                                  turbo_config **out, turbo_err *err)
+{
+    char other[4096];
+    if (!c->folder)
+        return turbod_err(err, TURBO_ENOENT, "%s was not read from a folder", c->name);
+    turbo_status st =
+        *folder ? turbod_file_folder(c->folder, folder, other, sizeof other, err) : TURBO_OK;
+    if (!st)
+        st = turbod_host_json_open(*folder ? other : c->folder, file, out, err);
+    if (!st)
+        turbod_config_bind(*out, c->find, c->find_ctx);
+    return st;
+}
+
+turbo_status turbod_host_model_for(const turbo_config *c, const turbo_model_vtbl **out,
+                                   turbo_err *err)
+{
+    if (!c->find)
+        return turbod_err(err, TURBO_ENOENT, "no plugin can be asked about %s", c->name);
+    return c->find(c->find_ctx, c, out, err);
 }

@@ -28,6 +28,18 @@ turbo_status turbod_host_file_read(const char *folder, const char *name, uint64_
                                    uint8_t **bytes, uint64_t *len, turbo_err *err);
 void turbod_host_file_free(uint8_t *bytes);
 
+turbo_status turbod_host_cfg_sub(const turbo_config *c, const char *path, const char *arch,
+                                 turbo_config **out, turbo_err *err);
+turbo_status turbod_host_cfg_file(const turbo_config *c, const char *folder, const char *file,
+                                  turbo_config **out, turbo_err *err);
+turbo_status turbod_host_model_for(const turbo_config *c, const turbo_model_vtbl **out,
+                                   turbo_err *err);
+
+/* Who answers model_for for this config and its parts; ctx lives as long as they. */
+typedef turbo_status (*turbod_config_finder)(const void *ctx, const turbo_config *c,
+                                             const turbo_model_vtbl **out, turbo_err *err);
+void turbod_config_bind(turbo_config *c, turbod_config_finder find, const void *ctx);
+
 /* Parses text as if it were a config.json; for tests and `turbo plugin check`. */
 turbo_status turbod_config_parse(const char *text, size_t n, const char *name, turbo_config **out,
                                  turbo_err *err);

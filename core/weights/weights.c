@@ -7,11 +7,13 @@
 
 #include "util/checked.h"
 #include "util/err.h"
+#include "util/file.h"
 #include "util/log.h"
+#include "weights/check.h"
 #include "weights/index.h"
 
-#define MAX_LISTED 20
 #define MAX_PARTS 8 /* of linear_rows */
+#define MAX_RENAMES 16
 
 typedef enum { LINEAR, VECTOR, ROPE } handle_kind;
 
@@ -21,7 +23,19 @@ typedef struct handle {
     struct handle *next;
 } handle;
 
+/* Names of a view that begin with from begin with to in the folder. */
+typedef struct rename_rule {
+    char *from, *to;
+} rename_rule;
+
+/* A folder, or a view of one under other names: then base is the folder, and everything but the rules
+ * belongs to it. */
 struct turbo_weights {
+    struct turbo_weights *base, *next; /* next: views and further folders of a folder */
+    struct turbo_weights *owned;
+    rename_rule rules[MAX_RENAMES];
+    int32_t n_rules;
+    char *folder;
     turbod_weights_opts opts;
     turbod_index *index; /* NULL after unmap */
     handle *handles;
@@ -37,7 +51,9 @@ turbo_status turbod_weights_open(const char *folder, const turbod_weights_opts *
     if (!w)
         return turbod_err(err, TURBO_ENOMEM, "no memory for weights");
     w->opts = *opts;
-    turbo_status st = turbod_index_open(folder, &w->index, err);
+    w->folder = strdup(folder);
+    turbo_status st = w->folder ? turbod_index_open(folder, &w->index, err)
+                                : turbod_err(err, TURBO_ENOMEM, "no memory for weights");
     if (st) {
         turbod_weights_close(w);
         return st;
@@ -52,6 +68,12 @@ turbo_status turbod_weights_unmap(turbo_weights *w, turbo_err *err)
     turbo_status st = turbod_index_unchanged(w->index, err);
     turbod_index_close(w->index);
     w->index = NULL;
+    for (turbo_weights *v = w->owned; v; v = v->next)
+        if (v->index) {
+            st = st ? st : turbod_index_unchanged(v->index, err);
+            turbod_index_close(v->index);
+            v->index = NULL;
+        }
     if (w->opts.progress)
         w->opts.progress(w->opts.progress_ctx, w->total, w->total);
     return st;
@@ -72,15 +94,30 @@ turbo_status turbod_weights_expected(const turbo_host *host, const turbo_model_v
     return st;
 }
 
+turbod_index *turbod_weights_index(turbo_weights *w)
+{
+    return w->index;
+}
+
 bool turbod_weights_absent(const turbo_weights *w)
 {
     return w->index && turbod_index_absent(w->index);
+}
+
+static void close_owned(turbo_weights *w)
+{
+    while (w->owned) {
+        turbo_weights *v = w->owned;
+        w->owned = v->next;
+        turbod_weights_close(v);
+    }
 }
 
 void turbod_weights_close(turbo_weights *w)
 {
     if (!w)
         return;
+    close_owned(w);
     while (w->handles) {
         handle *h = w->handles;
         w->handles = h->next;
@@ -93,121 +130,38 @@ void turbod_weights_close(turbo_weights *w)
         free(h);
     }
     turbod_index_close(w->index);
+    for (int32_t i = 0; i < w->n_rules; i++) {
+        free(w->rules[i].from);
+        free(w->rules[i].to);
+    }
+    free(w->folder);
     free(w);
 }
 
-/* ---- comparing the folder with the architecture -----------------------------------------------
- */
-
-typedef struct checker {
-    turbo_weights *w;
-    turbo_err first;
-    turbo_err *err; /* for defects of the plugin, which end the check */
-    bool absent; /* there is no weight file: the first tensor asked for ends the check */
-    int faults;
-    size_t found; /* tensors of the folder that the architecture names */
-    int32_t group; /* of the last matrix, with its type and name */
-    int32_t group_dtype;
-    char group_name[120];
-} checker;
-
-static void shape_text(char *out, size_t cap, const uint64_t *dims, uint32_t n)
+/* The folder a view shows. */
+static turbo_weights *base_of(turbo_weights *w)
 {
-    size_t at = 0;
-    for (uint32_t i = 0; i < n && at < cap; i++) {
-        int k = snprintf(out + at, cap - at, "%s%llu", i ? "," : "", (unsigned long long)dims[i]);
-        at += k > 0 ? (size_t)k : 0;
-    }
-    if (!n)
-        out[0] = '\0';
+    while (w->base)
+        w = w->base;
+    return w;
 }
 
-static void report(checker *c, const char *text)
+/* name as the folder has it; false when it is too long. */
+static bool real_name(const turbo_weights *w, const char *name, char *out, size_t cap)
 {
-    if (!c->faults)
-        turbod_err(&c->first, TURBO_EDATA, "%s", text);
-    if (c->faults++ < MAX_LISTED)
-        turbod_log(TURBO_LOG_ERROR, "%s", text);
-}
-
-/* Matrices of one group are stored as one: they need one type. */
-static void check_group(checker *c, const turbo_tensor_spec *spec, const turbod_st_tensor *t)
-{
-    char text[512];
-    if (spec->group <= 0 || spec->ndim != 2)
-        return;
-    if (spec->group != c->group) {
-        c->group = spec->group;
-        c->group_dtype = t->dtype;
-        snprintf(c->group_name, sizeof c->group_name, "%s", spec->name);
-    } else if (t->dtype != c->group_dtype) {
-        snprintf(text, sizeof text,
-                 "tensor %.90s is %s and %.90s is not; they form one matrix and need one type",
-                 spec->name, t->dtype_name, c->group_name);
-        report(c, text);
-    }
-}
-
-static turbo_status expect_one(void *ctx, const turbo_tensor_spec *theirs)
-{
-    checker *c = ctx;
-    char text[512], want[96], found[96];
-    uint64_t dims[4] = {0};
-    turbo_tensor_spec known = {0}; /* a plugin of an older ABI has a shorter one */
-    const turbo_tensor_spec *spec = &known;
-    memcpy(&known, theirs, theirs->size < sizeof known ? theirs->size : sizeof known);
-    if (!spec->name || spec->ndim < 1 || spec->ndim > 4)
-        return turbod_err(c->err, TURBO_EINTERNAL,
-                          "the model plugin expects a tensor of %d dimensions", spec->ndim);
-    const turbod_st_tensor *t = turbod_index_find(c->w->index, spec->name);
-    if (!t && spec->alias)
-        t = turbod_index_find(c->w->index, spec->alias);
-    for (int32_t i = 0; i < spec->ndim; i++)
-        dims[i] = (uint64_t)spec->dims[i];
-    if (!t) {
-        if (!spec->optional && c->absent)
-            return turbod_err(c->err, TURBO_ENOENT,
-                              "the model folder has neither model.safetensors nor "
-                              "model.safetensors.index.json");
-        if (!spec->optional) {
-            snprintf(text, sizeof text, "tensor %.120s is missing", spec->name);
-            report(c, text);
+    char tmp[640];
+    int k = snprintf(out, cap, "%s", name);
+    for (; w->base; w = w->base)
+        for (int32_t i = 0; i < w->n_rules && k >= 0 && (size_t)k < cap; i++) {
+            size_t n = strlen(w->rules[i].from);
+            if (strncmp(out, w->rules[i].from, n))
+                continue;
+            k = snprintf(tmp, sizeof tmp, "%s%s", w->rules[i].to, out + n);
+            if (k >= 0 && (size_t)k < sizeof tmp)
+                k = snprintf(out, cap, "%s", tmp);
+            break;
         }
-        return TURBO_OK;
-    }
-    c->found++;
-    shape_text(want, sizeof want, dims, (uint32_t)spec->ndim);
-    shape_text(found, sizeof found, t->dims, t->ndim);
-    if (t->ndim != (uint32_t)spec->ndim || memcmp(t->dims, dims, t->ndim * sizeof dims[0])) {
-        snprintf(text, sizeof text, "tensor %.80s has the shape [%s], config.json says [%s]",
-                 spec->name, found, want);
-        report(c, text);
-    } else if (t->dtype != TURBO_F32 && t->dtype != TURBO_F16 && t->dtype != TURBO_BF16) {
-        snprintf(text, sizeof text, "tensor %.80s is %s; F32, F16 and BF16 are computed here",
-                 spec->name, t->dtype_name);
-        report(c, text);
-    } else {
-        check_group(c, spec, t);
-    }
-    return TURBO_OK;
-}
-
-turbo_status turbod_weights_check(turbo_weights *w, const turbo_host *host,
-                                  const turbo_model_vtbl *vtbl, const turbo_config *config,
-                                  turbo_err *err)
-{
-    checker c = {.w = w, .err = err, .absent = turbod_index_absent(w->index)};
-    turbo_status st = vtbl->expect(host, config, expect_one, &c, err);
-    if (st)
-        return st;
-    if (c.faults > 1)
-        return turbod_err(err, TURBO_EDATA, "%.180s (and %d more)", c.first.text, c.faults - 1);
-    if (c.faults)
-        return turbod_err(err, TURBO_EDATA, "%s", c.first.text);
-    size_t count = turbod_index_count(w->index), extra = count > c.found ? count - c.found : 0;
-    if (extra)
-        turbod_log(TURBO_LOG_WARN, "%zu tensors of the folder are not used by %s", extra, vtbl->id);
-    return TURBO_OK;
+    return k >= 0 && (size_t)k < cap;
 }
 
 /* ---- handles ------------------------------------------------------------------------------------
@@ -255,19 +209,35 @@ static void scan_part(void *ctx, int i, int n)
         s->bad = true;
 }
 
-static turbo_status take(turbo_weights *w, const char *name, const char *suffix, uint32_t ndim,
+/* A vector of d0 elements (ndim 1), a matrix of d0 rows of d1 elements (2), which may have more
+ * dimensions in the file, or d0 elements of any shape (0). */
+static bool fits(const turbod_st_tensor *t, uint32_t ndim, int64_t d0, int64_t d1)
+{
+    uint64_t all;
+    if (!turbod_numel(t->dims, t->ndim, &all))
+        return false;
+    if (ndim == 0)
+        return all == (uint64_t)d0;
+    if (ndim == 1)
+        return t->ndim == 1 && t->dims[0] == (uint64_t)d0;
+    return t->ndim >= 2 && d0 > 0 && t->dims[0] == (uint64_t)d0 && all % (uint64_t)d0 == 0 &&
+           all / (uint64_t)d0 == (uint64_t)d1;
+}
+
+static turbo_status take(turbo_weights *view, const char *name, const char *suffix, uint32_t ndim,
                          int64_t d0, int64_t d1, const turbod_st_tensor **out, turbo_err *err)
 {
-    char full[640];
-    int k = snprintf(full, sizeof full, "%s%s", name, suffix);
-    if (k < 0 || (size_t)k >= sizeof full)
+    char asked[640], full[640];
+    turbo_weights *w = base_of(view);
+    int k = snprintf(asked, sizeof asked, "%s%s", name, suffix);
+    if (k < 0 || (size_t)k >= sizeof asked || !real_name(view, asked, full, sizeof full))
         return turbod_err(err, TURBO_EINVAL, "a tensor name is too long");
     if (!w->index || (!w->opts.device && !w->sums))
         return turbod_err(err, TURBO_EINTERNAL, "weights are read only while a model opens");
     const turbod_st_tensor *t = turbod_index_find(w->index, full);
     if (!t)
         return turbod_err(err, TURBO_ENOENT, "tensor %.200s is missing", full);
-    if (t->ndim != ndim || t->dims[0] != (uint64_t)d0 || (ndim > 1 && t->dims[1] != (uint64_t)d1))
+    if (!fits(t, ndim, d0, d1))
         return turbod_err(err, TURBO_EDATA,
                           "tensor %.150s does not have the shape its model asks for", full);
     if (t->dtype != TURBO_F32 && t->dtype != TURBO_F16 && t->dtype != TURBO_BF16)
@@ -324,10 +294,9 @@ static turbo_status count_stored(turbod_weights_sums *s, const turbod_st_tensor 
 /* A matrix of n parts, total rows. */
 static turbo_status count_linear(turbo_weights *w, const turbod_st_tensor *const *t,
                                  const turbod_st_tensor *const *bias, int32_t n, int64_t total,
-                                 bool has_bias, uint32_t flags, turbo_err *err)
+                                 int64_t in, bool has_bias, uint32_t flags, turbo_err *err)
 {
     turbod_weights_sums *s = w->sums;
-    int64_t in = (int64_t)t[0]->dims[1];
     uint64_t bytes = turbok_linear_bytes(w->opts.device, t[0]->dtype, total, in, has_bias, flags);
     bool table = flags & TURBO_LINEAR_TABLE;
     turbo_status st =
@@ -359,6 +328,7 @@ turbo_status turbod_weights_count(turbo_weights *w, const turbo_host *host,
     if (!st)
         vtbl->close(model);
     w->sums = NULL;
+    close_owned(w); /* opening the model asks for its views again */
     return st;
 }
 
@@ -405,9 +375,10 @@ turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
         }
         total += rows[i]; /* each is a dimension of a tensor that exists */
     }
+    w = base_of(w);
     if (w->sums) {
         *out = (const turbo_linear *)(const void *)stand_in;
-        return count_linear(w, t, bias, n, total, has_bias, flags, err);
+        return count_linear(w, t, bias, n, total, in_dim, has_bias, flags, err);
     }
     turbo_linear *l = NULL;
     turbo_status st =
@@ -431,12 +402,13 @@ turbo_status turbod_host_linear(turbo_weights *w, const char *name, int64_t out_
     return turbod_host_linear_rows(w, &name, &out_dim, 1, in_dim, flags, out, err);
 }
 
-turbo_status turbod_host_vector(turbo_weights *w, const char *name, int64_t n,
-                                const turbo_vector **out, turbo_err *err)
+static turbo_status make_vector(turbo_weights *w, const char *name, const char *suffix,
+                                uint32_t ndim, int64_t n, const turbo_vector **out, turbo_err *err)
 {
     const turbod_st_tensor *t;
     turbo_vector *v = NULL;
-    turbo_status st = take(w, name, ".weight", 1, n, 0, &t, err);
+    turbo_status st = take(w, name, suffix, ndim, n, 0, &t, err);
+    w = base_of(w);
     if (!st && w->sums) {
         *out = (const turbo_vector *)(const void *)stand_in;
         st = add_to(&w->sums->vector, turbok_vector_bytes(n), err);
@@ -453,10 +425,79 @@ turbo_status turbod_host_vector(turbo_weights *w, const char *name, int64_t n,
     return TURBO_OK;
 }
 
+turbo_status turbod_host_vector(turbo_weights *w, const char *name, int64_t n,
+                                const turbo_vector **out, turbo_err *err)
+{
+    return make_vector(w, name, ".weight", 1, n, out, err);
+}
+
+turbo_status turbod_host_vector_of(turbo_weights *w, const char *tensor, int64_t n,
+                                   const turbo_vector **out, turbo_err *err)
+{
+    return make_vector(w, tensor, "", 0, n, out, err);
+}
+
+/* From here on w belongs to owner. */
+static void adopt(turbo_weights *owner, turbo_weights *w)
+{
+    w->next = owner->owned;
+    owner->owned = w;
+}
+
+turbo_status turbod_host_weights_view(turbo_weights *w, const char *const *from,
+                                      const char *const *to, int32_t n, turbo_weights **out,
+                                      turbo_err *err)
+{
+    if (n < 0 || n > MAX_RENAMES)
+        return turbod_err(err, TURBO_EINVAL, "a view of weights has %d names; at most %d", n,
+                          MAX_RENAMES);
+    turbo_weights *v = calloc(1, sizeof *v);
+    bool ok = v != NULL;
+    for (; ok && v->n_rules < n; v->n_rules++) {
+        rename_rule *r = &v->rules[v->n_rules];
+        r->from = strdup(from[v->n_rules]);
+        r->to = strdup(to[v->n_rules]);
+        ok = r->from && r->to;
+    }
+    if (!ok) {
+        turbod_weights_close(v);
+        return turbod_err(err, TURBO_ENOMEM, "no memory for weights");
+    }
+    v->base = w;
+    adopt(base_of(w), v);
+    *out = v;
+    return TURBO_OK;
+}
+
+turbo_status turbod_host_weights_beside(turbo_weights *w, const char *folder, turbo_weights **out,
+                                        turbo_err *err)
+{
+    char path[4096];
+    turbo_weights *base = base_of(w), *v = NULL;
+    turbod_weights_opts opts = base->opts;
+    opts.progress = NULL; /* counts the bytes of one folder */
+    if (!base->folder)
+        return turbod_err(err, TURBO_ENOENT,
+                          "the model folder has no weight files, and folder %.64s beside it is not "
+                          "looked for",
+                          folder);
+    turbo_status st = turbod_file_folder(base->folder, folder, path, sizeof path, err);
+    if (!st)
+        st = turbod_weights_open(path, &opts, &v, err);
+    if (st)
+        return st;
+    v->sums = base->sums;
+    v->vocab = base->vocab;
+    adopt(base, v);
+    *out = v;
+    return TURBO_OK;
+}
+
 turbo_status turbod_host_rope(turbo_weights *w, const turbo_rope_spec *spec, const turbo_rope **out,
                               turbo_err *err)
 {
     turbo_rope *r = NULL;
+    w = base_of(w);
     if (w->sums) {
         uint64_t bytes = turbok_rope_bytes(spec);
         *out = (const turbo_rope *)(const void *)stand_in;
@@ -474,5 +515,10 @@ turbo_status turbod_host_rope(turbo_weights *w, const turbo_rope_spec *spec, con
 
 int32_t turbod_host_has_tensor(const turbo_weights *w, const char *name)
 {
-    return w->index && turbod_index_find(w->index, name) != NULL;
+    char full[640];
+    const turbo_weights *base = w;
+    while (base->base)
+        base = base->base;
+    return base->index && real_name(w, name, full, sizeof full) &&
+           turbod_index_find(base->index, full) != NULL;
 }

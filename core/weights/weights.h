@@ -56,6 +56,13 @@ turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
                                      const turbo_linear **handle, turbo_err *err);
 turbo_status turbod_host_vector(turbo_weights *w, const char *name, int64_t n,
                                 const turbo_vector **handle, turbo_err *err);
+turbo_status turbod_host_vector_of(turbo_weights *w, const char *tensor, int64_t n,
+                                   const turbo_vector **handle, turbo_err *err);
+turbo_status turbod_host_weights_view(turbo_weights *w, const char *const *from,
+                                      const char *const *to, int32_t n, turbo_weights **out,
+                                      turbo_err *err);
+turbo_status turbod_host_weights_beside(turbo_weights *w, const char *folder, turbo_weights **out,
+                                        turbo_err *err);
 turbo_status turbod_host_rope(turbo_weights *w, const turbo_rope_spec *spec,
                               const turbo_rope **handle, turbo_err *err);
 int32_t turbod_host_has_tensor(const turbo_weights *w, const char *name);

@@ -78,6 +78,31 @@ static float activate(int32_t act, float x)
     }
 }
 
+static void layernorm(float *h, const float *delta, const float *w, const float *bias, float eps,
+                      int64_t n, float *out)
+{
+    double sum = 0, squares = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (delta)
+            h[i] += delta[i];
+        sum += (double)h[i];
+    }
+    float mean = (float)(sum / (double)n);
+    for (int64_t i = 0; i < n; i++) {
+        float d = h[i] - mean;
+        squares += (double)d * (double)d;
+    }
+    float r = 1.0f / sqrtf((float)(squares / (double)n) + eps);
+    for (int64_t i = 0; i < n; i++)
+        out[i] = w[i] * ((h[i] - mean) * r) + bias[i];
+}
+
+static void activate_all(int32_t act, const float *in, int64_t n, float *out)
+{
+    for (int64_t i = 0; i < n; i++)
+        out[i] = activate(act, in[i]);
+}
+
 static void gated(int32_t act, const float *gate, const float *up, int64_t n, float *out)
 {
     for (int64_t i = 0; i < n; i++)
@@ -152,6 +177,8 @@ const turbok_prim turbok_prim_scalar = {
     .name = "scalar",
     .gemm_tile = gemm_tile,
     .rmsnorm = rmsnorm,
+    .layernorm = layernorm,
+    .activate = activate_all,
     .gated = gated,
     .widen = widen,
     .narrow = narrow,

@@ -314,7 +314,7 @@ static void match_tail(const turbok_kv_pool *p, turbok_kv_key parent, const int3
 }
 
 int32_t turbok_kv_match(turbok_kv_pool *p, turbok_kv_table *t, const turbok_kv_key *keys,
-                        const int32_t *tokens, int32_t n, bool extra, int32_t *soon)
+                        const int32_t *tokens, int32_t n, int32_t plain_from, int32_t *soon)
 {
     const turbok_prefix *x = p->prefix;
     int32_t bt = p->dims.block_tokens, i = 0, block = NONE, have = 0;
@@ -332,7 +332,7 @@ int32_t turbok_kv_match(turbok_kv_pool *p, turbok_kv_table *t, const turbok_kv_k
         take(p, t, b);
     }
     t->len = i * bt;
-    if (!extra && !*soon && i < t->cap && t->len < n) {
+    if (t->len >= plain_from && !*soon && i < t->cap && t->len < n) {
         int32_t rest = n - t->len < bt ? n - t->len : bt, later;
         match_tail(p, keys[i], tokens + t->len, rest, &block, &have, &later);
         if (have)

@@ -18,6 +18,7 @@ typedef struct linear_job {
     float *out;               /* [T,ld] */
     int64_t T, ld;
     int32_t act;              /* with two matrices: out = act(w0 in) * (w1 in) */
+    bool activate; /* with one: out = act(w0 in) */
 } linear_job;
 
 /* acc [rows][64] = rows of in times tile t of w. */
@@ -60,6 +61,8 @@ static void linear_tiles(void *ctx, int64_t from, int64_t to, int thread)
                 if (j->w[1])
                     j->prim->gated(j->act, acc[0] + i * TURBOK_TILE, acc[1] + i * TURBOK_TILE, cols,
                                    out);
+                else if (j->activate)
+                    j->prim->activate(j->act, acc[0] + i * TURBOK_TILE, cols, out);
                 else
                     memcpy(out, acc[0] + i * TURBOK_TILE, (size_t)cols * sizeof *out);
             }
@@ -97,6 +100,23 @@ void turbok_op_gated_mlp(turbo_exec *x, const turbo_linear *gate, const turbo_li
         .T = T,
         .ld = gate->out,
         .act = act,
+    };
+    run(x, &j);
+    turbok_op_linear(x, down, scratch, T, out);
+}
+
+void turbok_op_mlp(turbo_exec *x, const turbo_linear *up, const turbo_linear *down, int32_t act,
+                   const void *in, int32_t T, void *scratch, void *out)
+{
+    linear_job j = {
+        .prim = x->prim,
+        .w = {up},
+        .in = in,
+        .out = scratch,
+        .T = T,
+        .ld = up->out,
+        .act = act,
+        .activate = true,
     };
     run(x, &j);
     turbok_op_linear(x, down, scratch, T, out);

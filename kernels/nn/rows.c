@@ -1,4 +1,4 @@
-/* kernels/nn/rows.c: the ops that go row by row: embedding, RMSNorm, gather. */
+/* kernels/nn/rows.c: the ops that go row by row: embedding, norms, gather. */
 #include <string.h>
 
 #include "cpu/half.h"
@@ -55,7 +55,7 @@ typedef struct norm_job {
     const turbok_prim *prim;
     float *h;
     const float *delta;
-    const turbo_vector *w;
+    const turbo_vector *w, *bias; /* bias: LayerNorm */
     float eps;
     int32_t E;
     float *out;
@@ -67,15 +67,26 @@ static void norm_range(void *ctx, int64_t from, int64_t to, int thread)
     (void)thread;
     for (int64_t t = from; t < to; t++) {
         size_t at = (size_t)t * (size_t)j->E;
-        j->prim->rmsnorm(j->h + at, j->delta ? j->delta + at : NULL, j->w->data, j->eps, j->E,
-                         j->out + at);
+        const float *delta = j->delta ? j->delta + at : NULL;
+        if (j->bias)
+            j->prim->layernorm(j->h + at, delta, j->w->data, j->bias->data, j->eps, j->E,
+                               j->out + at);
+        else
+            j->prim->rmsnorm(j->h + at, delta, j->w->data, j->eps, j->E, j->out + at);
     }
 }
 
 void turbok_op_rmsnorm(turbo_exec *x, void *h, const void *delta, const turbo_vector *w, float eps,
                        int32_t T, int32_t E, void *out)
 {
-    norm_job j = {x->prim, h, delta, w, eps, E, out};
+    norm_job j = {x->prim, h, delta, w, NULL, eps, E, out};
+    turbok_pool_for(x->pool, T, 16, norm_range, &j);
+}
+
+void turbok_op_layernorm(turbo_exec *x, void *h, const void *delta, const turbo_vector *w,
+                         const turbo_vector *bias, float eps, int32_t T, int32_t E, void *out)
+{
+    norm_job j = {x->prim, h, delta, w, bias, eps, E, out};
     turbok_pool_for(x->pool, T, 16, norm_range, &j);
 }
 

@@ -179,6 +179,45 @@ static void rmsnorm(float *h, const float *delta, const float *w, float eps, int
         out[i] = w[i] * (h[i] * r);
 }
 
+/* Sums of lanes in fp32 over at most some thousand elements, each a tree at the end; the squares are those of
+ * differences from the mean, so nothing cancels. */
+static void layernorm(float *h, const float *delta, const float *w, const float *bias, float eps,
+                      int64_t n, float *out)
+{
+    vf acc = {0}, squares = {0};
+    int64_t i = 0;
+    for (; i + VW <= n; i += VW) {
+        vf v = load(h + i);
+        if (delta) {
+            v = v + load(delta + i);
+            store(h + i, v);
+        }
+        acc = acc + v;
+    }
+    double sum = 0, sum2 = 0;
+    for (int l = 0; l < VW; l++)
+        sum += (double)acc[l];
+    for (; i < n; i++) {
+        if (delta)
+            h[i] += delta[i];
+        sum += (double)h[i];
+    }
+    float mean = (float)(sum / (double)n);
+    for (i = 0; i + VW <= n; i += VW) {
+        vf d = load(h + i) - splat(mean);
+        squares = vfma(d, d, squares);
+    }
+    for (int l = 0; l < VW; l++)
+        sum2 += (double)squares[l];
+    for (; i < n; i++)
+        sum2 += (double)(h[i] - mean) * (double)(h[i] - mean);
+    float r = 1.0f / sqrtf((float)(sum2 / (double)n) + eps);
+    for (i = 0; i + VW <= n; i += VW)
+        store(out + i, load(w + i) * ((load(h + i) - splat(mean)) * splat(r)) + load(bias + i));
+    for (; i < n; i++)
+        out[i] = w[i] * ((h[i] - mean) * r) + bias[i];
+}
+
 /* e^x by range reduction x = n ln2 + r, |r| <= ln2/2, and a polynomial of degree 7 for e^r (Taylor
  * coefficients; error below 1e-7 relative over that range). Below -87 the result is 0. */
 ALWAYS vf vexp(vf x)
@@ -209,6 +248,24 @@ ALWAYS float activate_slow(int32_t act, float x)
     if (act == TURBO_ACT_GELU_ERF)
         return 0.5f * x * (1.0f + erff(x * 0.70710678f));
     return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+}
+
+static void activate(int32_t act, const float *in, int64_t n, float *out)
+{
+    if (act == TURBO_ACT_GELU_ERF || act == TURBO_ACT_GELU_TANH) {
+        for (int64_t i = 0; i < n; i++)
+            out[i] = activate_slow(act, in[i]);
+        return;
+    }
+    vf f = splat(act == TURBO_ACT_QUICK_GELU ? -1.702f : -1.0f);
+    for (int64_t i = 0; i < n; i += VW) {
+        int64_t m = n - i < VW ? n - i : VW;
+        float g[VW] = {0}, o[VW];
+        memcpy(g, in + i, (size_t)m * sizeof(float));
+        vf x = load(g);
+        store(o, x / (splat(1.0f) + vexp(x * f)));
+        memcpy(out + i, o, (size_t)m * sizeof(float));
+    }
 }
 
 static void gated(int32_t act, const float *gate, const float *up, int64_t n, float *out)

@@ -58,6 +58,12 @@ static turbo_status describe(const turbo_host *h, const turbo_config *c, turbo_m
             return st;
         *rows[i].to = (int32_t)v;
     }
+    if (m.n_heads % m.n_kv) {
+        snprintf(err->text, sizeof err->text,
+                 "config.json: num_attention_heads %d is no multiple of num_key_value_heads %d",
+                 m.n_heads, m.n_kv);
+        return TURBO_EDATA;
+    }
     if (m.bos >= m.vocab)
         m.bos = -1;
     turbo_status st = h->cfg_int(c, "eos_token_id", -1, -1, m.vocab - 1, &eos, err);

@@ -28,6 +28,9 @@ function out:text(text) end
 ---@param text string
 function out:user(text) end
 
+--- The next picture of the conversation; each message says in `images` how many it has.
+function out:image() end
+
 ---@alias turbo.Render fun(messages: turbo.Message[], out: turbo.Out, opts: turbo.RenderOptions)
 
 ---@class turbo.TemplateSpec

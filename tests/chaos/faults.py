@@ -300,7 +300,8 @@ def reloads(run):
     """A reload that fails for want of memory or files changes nothing, and says so."""
     s, f = run.s, run.f
     for site in ("memory", "open", "read"):
-        n, clean = 1 + run.rng.randrange(run.stride), 0
+        stride = run.stride if site == "memory" else 1
+        n, clean, needed = 1 + run.rng.randrange(stride), 0, 0
         while clean < 2:
             mark = len(s.read_log())
             f.arm(site, n)
@@ -309,15 +310,17 @@ def reloads(run):
             failed = f.disarm(site)
             assert failed or "reloaded" in s.read_log()[mark:], s.read_log()[mark:]
             s.quiesce()
+            needed += failed > 0
             clean = 0 if failed else clean + 1
-            n += run.stride if failed else 1
-        print("reload: %d failures of %s" % (n, site), flush=True)
+            n += stride if failed else 1
+        assert needed, "nothing failed"
+        print("reload: %d failures of %s" % (needed, site), flush=True)
 
 
 def starts(faults, stride, folder):
     """A start without memory, files or threads ends with a line and a code, not with a crash."""
     codes = {}
-    for site, step in (("thread", 1), ("memory", 40 * stride), ("open", 1), ("read", 2 * stride)):
+    for site, step in (("thread", 1), ("memory", 20 * stride), ("open", 1), ("read", stride)):
         n = 1
         while True:
             faults.arm(site, n)

@@ -214,6 +214,18 @@ def test_half_a_body_and_the_end(slow):
     until(lambda: slow.gauge("client_fds") == 1, 5)
 
 
+def test_half_a_second_head_and_the_end(slow):
+    for end in (reset, socket.socket.close):
+        socks = [slow.connect() for _ in range(20)]
+        for s in socks:
+            s.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert s.recv(4096).startswith(b"HTTP/1.1 200")
+        for s in socks:
+            s.sendall(b"GET /health HTTP/1.1\r\nHost: loc")
+            end(s)
+        until(lambda: slow.gauge("client_fds") == 1, 5)
+
+
 def test_f03_half_close_cancels(slow):
     s = slow.open_stream()
     s.recv(100)

@@ -18,7 +18,7 @@ ASK = {"model": "internlm2-demo", "messages": [{"role": "user", "content": "What
 def test_chat(client):
     r = client.chat.completions.create(**ASK)
     assert "turbod" in r.choices[0].message.content and r.choices[0].finish_reason == "stop"
-    assert r.usage.prompt_tokens_details.cached_tokens == 0
+    assert r.usage.prompt_tokens_details.cached_tokens <= 1  # bos is everybody's
     chunks = list(client.chat.completions.create(stream=True, stream_options={"include_usage": True},
                                                  **ASK))
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)

@@ -11,6 +11,7 @@
 
 #include "model.h"
 #include "paged.h"
+#include "picture.h"
 
 static const int32_t sizes[] = {1, 2, 3, 17, 63, 64, 65, 128, 172, 300};
 

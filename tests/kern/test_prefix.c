@@ -128,7 +128,7 @@ static void test_match(void **state)
     static const int32_t lens[] = {1, BT - 1, BT, BT + 1, 3 * BT, 3 * BT + 4, 3 * BT + 5, 3 * BT + 9};
     for (size_t i = 0; i < sizeof lens / sizeof *lens; i++) {
         int32_t want = lens[i] < 3 * BT + 5 ? lens[i] : 3 * BT + 5;
-        assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, lens[i], false, &soon), want);
+        assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, lens[i], 0, &soon), want);
         assert_int_equal(b.t.len, want);
         assert_int_equal(soon, want);
         holds(&b, p);
@@ -137,7 +137,7 @@ static void test_match(void **state)
     /* Another ending: the match goes on inside the block where they part. */
     b.tokens[BT + 7] = -1;
     name(&b, p, "");
-    assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, 4 * BT, false, &soon), BT + 7);
+    assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, 4 * BT, 0, &soon), BT + 7);
     assert_int_equal(b.t.n, 2);
     write_to(&b, p, 2 * BT); /* copies the shared block */
     assert_int_not_equal(b.t.blocks[1], a.t.blocks[1]);
@@ -148,11 +148,11 @@ static void test_match(void **state)
     /* Another salt: nothing. */
     fill(&b, p, 1);
     name(&b, p, "somebody else");
-    assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, 3 * BT, false, &soon), 0);
+    assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, 3 * BT, 0, &soon), 0);
     /* With other inputs only whole blocks with the same digest. */
     b.keys[0] = a.keys[0];
     b.keys[1] = turbok_kv_chain(p, b.keys[0], b.tokens, "picture 1", 9);
-    assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, 3 * BT, true, &soon), 0);
+    assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, 3 * BT, INT32_MAX, &soon), 0);
     turbok_kv_table_free(&a.t, p);
     turbok_kv_table_free(&b.t, p);
     assert_int_equal(turbok_kv_pool_free_count(p), 16);
@@ -170,15 +170,15 @@ static void test_announced(void **state)
     fill(&b, p, 1);
     assert_true(turbok_kv_table_reserve(&a.t, p, 2 * BT + 9));
     publish(&a, p, 2 * BT + 9, false);
-    assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, 2 * BT + 8, false, &soon), 0);
+    assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, 2 * BT + 8, 0, &soon), 0);
     assert_int_equal(soon, BT);
     write_to(&a, p, 2 * BT);
     publish(&a, p, 2 * BT, true);
-    assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, 2 * BT + 8, false, &soon), 2 * BT);
+    assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, 2 * BT + 8, 0, &soon), 2 * BT);
     assert_int_equal(soon, 2 * BT + 8);
     turbok_kv_table_truncate(&b.t, p, 0);
     turbok_kv_table_free(&a.t, p); /* it never came to the rest */
-    assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, 2 * BT + 8, false, &soon), 2 * BT);
+    assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, 2 * BT + 8, 0, &soon), 2 * BT);
     assert_int_equal(soon, 2 * BT);
     turbok_kv_table_free(&b.t, p);
     assert_int_equal(turbok_kv_pool_cached_count(p), 2);
@@ -202,11 +202,11 @@ static void test_eviction(void **state)
     publish(&b, p, 3 * BT, true);
     turbok_kv_table_truncate(&a.t, p, 0);
     turbok_kv_table_truncate(&b.t, p, 0);
-    assert_int_equal(turbok_kv_match(p, &a.t, a.keys, a.tokens, 3 * BT, false, &soon), 3 * BT);
+    assert_int_equal(turbok_kv_match(p, &a.t, a.keys, a.tokens, 3 * BT, 0, &soon), 3 * BT);
     turbok_kv_table_truncate(&a.t, p, 0); /* a is now the younger */
     write_to(&c, p, 3 * BT);              /* two free blocks and one of b */
-    assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, 3 * BT, false, &soon), 2 * BT);
-    assert_int_equal(turbok_kv_match(p, &a.t, a.keys, a.tokens, 3 * BT, false, &soon), 3 * BT);
+    assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, 3 * BT, 0, &soon), 2 * BT);
+    assert_int_equal(turbok_kv_match(p, &a.t, a.keys, a.tokens, 3 * BT, 0, &soon), 3 * BT);
     assert_int_equal(turbok_kv_pool_free_count(p) + turbok_kv_pool_cached_count(p), 0);
     assert_false(turbok_kv_table_reserve(&c.t, p, 4 * BT));
     turbok_kv_table_free(&a.t, p);
@@ -229,13 +229,13 @@ static void test_last_block(void **state)
     fill(&b, p, 1);
     b.tokens[BT + 3] = -5;
     name(&b, p, "");
-    assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, 2 * BT, false, &soon), BT + 3);
+    assert_int_equal(turbok_kv_match(p, &b.t, b.keys, b.tokens, 2 * BT, 0, &soon), BT + 3);
     assert_int_equal(turbok_kv_table_needs(&b.t, p, 2 * BT), 1);
     write_to(&b, p, 2 * BT);
     holds(&b, p);
     turbok_kv_table_free(&b.t, p);
     fill(&a, p, 1);
-    assert_int_equal(turbok_kv_match(p, &a.t, a.keys, a.tokens, 2 * BT, false, &soon), BT);
+    assert_int_equal(turbok_kv_match(p, &a.t, a.keys, a.tokens, 2 * BT, 0, &soon), BT);
     turbok_kv_table_free(&a.t, p);
     turbok_kv_pool_free(p);
 }

@@ -125,7 +125,8 @@ typedef struct part {
 static int32_t ragged_step(runner *r, turbok_kv_pool *pool, part *parts, int32_t n_parts, int turn,
                            const int32_t *ids, int32_t rope_len, const float *whole)
 {
-    int32_t tokens[256], positions[256], cu[8] = {0}, kv_lens[8], ropes[8], rows[8], S = 0, T = 0;
+    int32_t tokens[256], positions[256], embed[256], cu[8] = {0}, kv_lens[8], ropes[8], rows[8],
+                                                     S = 0, T = 0;
     turbok_kv_table *tables[8];
     size_t V = (size_t)r->info.vocab;
     turbo_err err = {{0}};
@@ -139,6 +140,7 @@ static int32_t ragged_step(runner *r, turbok_kv_pool *pool, part *parts, int32_t
         for (int32_t i = 0; i < n; i++, T++) {
             positions[T] = p->table.len + i;
             tokens[T] = ids[positions[T]];
+            embed[T] = r->embed_rows ? r->embed_at[positions[T]] : -1;
         }
         p->table.len += n;
         tables[S] = &p->table;
@@ -161,6 +163,8 @@ static int32_t ragged_step(runner *r, turbok_kv_pool *pool, part *parts, int32_t
                            .kv_lens = kv_lens,
                            .rope_lens = ropes,
                            .row_index = rows,
+                           .embed_rows = r->embed_rows,
+                           .embed_index = r->embed_rows ? embed : NULL,
                            .kv = &kv,
                            .workspace = r->workspace,
                            .workspace_bytes = r->workspace_bytes};
@@ -192,6 +196,12 @@ static void check_ragged(runner *r, const int32_t *ids, int32_t n, const float *
     turbok_kv_pool_free(pool);
 }
 
+void cases_same_bits(runner *r, const int32_t *ids, int32_t n, const float *whole)
+{
+    check_chunks(r, ids, n, whole);
+    check_ragged(r, ids, n, whole);
+}
+
 void cases_run(const turbo_model_vtbl *vtbl, const cJSON *c)
 {
     char folder[64];
@@ -212,10 +222,8 @@ void cases_run(const turbo_model_vtbl *vtbl, const cJSON *c)
                       turbok_device_name(r.device), worst);
         assert_true(worst <= CASES_TOLERANCE);
         check_greedy(&r, n, logits + (size_t)(n - 1) * V, turbod_json_get(c, "greedy"));
-        if (n <= 600) {
-            check_chunks(&r, ids, n, logits);
-            check_ragged(&r, ids, n, logits);
-        }
+        if (n <= 600)
+            cases_same_bits(&r, ids, n, logits);
         free(ids);
         free(logits);
         runner_close(&r);

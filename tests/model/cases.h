@@ -23,6 +23,8 @@ bool cases_open(runner *r, const turbo_model_vtbl *vtbl, const char *folder, tur
                 int32_t kv, int32_t max);
 void cases_step(runner *r, const int32_t *ids, int32_t n, int32_t rope_len, int32_t rows,
                 float *logits);
+/* In chunks and in ragged batches the prompt gives the logits [n,V] of the whole. */
+void cases_same_bits(runner *r, const int32_t *ids, int32_t n, const float *whole);
 /* On every instruction set: logits and greedy ids; the same bits in chunks and in ragged batches. */
 void cases_run(const turbo_model_vtbl *vtbl, const cJSON *c);
 

@@ -15,6 +15,7 @@ typedef struct writer {
     size_t cap, len;
     uint64_t at;
     int32_t dtype;
+    checkpoint_rename rename;
     checkpoint_value value; /* NULL: by the rule of names */
 } writer;
 
@@ -65,15 +66,24 @@ static turbo_status emit(void *ctx, const turbo_tensor_spec *s)
 {
     static const char *const names[] = {"F32", "F16", "BF16"};
     writer *w = ctx;
-    uint64_t cols = (uint64_t)(s->ndim > 1 ? s->dims[1] : 1), n = (uint64_t)s->dims[0] * cols;
-    uint64_t end = w->at + n * (w->dtype == TURBO_F32 ? 4 : 2);
-    char shape[48];
-    snprintf(shape, sizeof shape, s->ndim > 1 ? "%lld,%lld" : "%lld", (long long)s->dims[0],
-             (long long)s->dims[1]);
+    uint64_t cols = 1;
+    char shape[96], name[256];
+    size_t used = 0;
+    for (int32_t i = 0; i < s->ndim; i++) {
+        cols *= i ? (uint64_t)s->dims[i] : 1;
+        used += (size_t)snprintf(shape + used, sizeof shape - used, "%s%lld", i ? "," : "",
+                                 (long long)s->dims[i]);
+    }
+    uint64_t n = (uint64_t)s->dims[0] * cols, end = w->at + n * (w->dtype == TURBO_F32 ? 4 : 2);
+    snprintf(name, sizeof name, "%s", s->name);
+    if (w->rename)
+        w->rename(s->name, name);
+    if (!*name)
+        return TURBO_OK;
     int k = snprintf(w->header + w->len, w->cap - w->len,
                      "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}",
-                     w->len > 1 ? "," : "", s->name, names[w->dtype], shape,
-                     (unsigned long long)w->at, (unsigned long long)end);
+                     w->len > 1 ? "," : "", name, names[w->dtype], shape, (unsigned long long)w->at,
+                     (unsigned long long)end);
     if (k < 0 || (size_t)k >= w->cap - w->len)
         return TURBO_ELIMIT;
     w->len += (size_t)k;
@@ -85,18 +95,18 @@ static turbo_status emit(void *ctx, const turbo_tensor_spec *s)
     return TURBO_OK;
 }
 
-bool checkpoint_write(const turbo_model_vtbl *vtbl, const char *folder, checkpoint_value value,
-                      turbo_err *err)
+static bool write_all(const turbo_model_vtbl *vtbl, const char *folder, const turbo_config *config,
+                      writer w, turbo_err *err)
 {
     const turbo_host *host = turbod_host_table();
-    turbo_config *config = NULL;
     turbo_model_info info = {.size = sizeof info};
-    writer w = {.value = value, .data = tmpfile(), .cap = 65536, .header = malloc(65536)};
     char path[256];
     FILE *f = NULL;
     bool ok = false;
-    if (!w.data || !w.header || turbod_config_open(folder, &config, err) ||
-        vtbl->describe(host, config, &info, err))
+    w.data = tmpfile();
+    w.cap = 65536;
+    w.header = malloc(w.cap);
+    if (!w.data || !w.header || vtbl->describe(host, config, &info, err))
         goto out;
     w.dtype = info.dtype;
     w.header[w.len++] = '{';
@@ -119,6 +129,21 @@ out:
     if (w.data)
         fclose(w.data);
     free(w.header);
+    return ok;
+}
+
+bool checkpoint_write_as(const turbo_model_vtbl *vtbl, const char *folder,
+                         const turbo_config *config, checkpoint_rename rename, turbo_err *err)
+{
+    return write_all(vtbl, folder, config, (writer){.rename = rename}, err);
+}
+
+bool checkpoint_write(const turbo_model_vtbl *vtbl, const char *folder, checkpoint_value value,
+                      turbo_err *err)
+{
+    turbo_config *config = NULL;
+    bool ok = !turbod_config_open(folder, &config, err) &&
+              write_all(vtbl, folder, config, (writer){.value = value}, err);
     turbod_config_close(config);
     return ok;
 }

@@ -18,6 +18,9 @@ turbo_status runner_open(runner *r, const turbo_model_vtbl *vtbl, const char *fo
     turbo_status st = turbok_device_open(&d, &r->device, err);
     if (!st)
         st = turbod_config_open(folder, &r->config, err);
+    const turbo_model_vtbl *found;
+    if (!st && o->registry)
+        st = turbod_registry_model_for(o->registry, r->config, &found, err);
     if (!st && !vtbl->probe(host, r->config))
         st = turbod_err(err, TURBO_EUNSUPPORTED, "the plugin does not know this config.json");
     if (!st)
@@ -91,6 +94,8 @@ turbo_status runner_step(runner *r, const int32_t *ids, int32_t n, int32_t rope_
         .kv_lens = &kv_len,
         .rope_lens = &rope_len,
         .row_index = rows,
+        .embed_rows = r->embed_rows,
+        .embed_index = r->embed_rows ? r->embed_at + r->table.len : NULL,
         .kv = &kv,
         .workspace = r->workspace,
         .workspace_bytes = r->vtbl->workspace(&r->info, n, n_rows, sizeof(float)),

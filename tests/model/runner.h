@@ -3,6 +3,7 @@
 #ifndef TESTS_RUNNER_H
 #define TESTS_RUNNER_H
 
+#include "plugin/registry.h"
 #include "turbok.h"
 #include "weights/config.h"
 #include "weights/weights.h"
@@ -12,6 +13,7 @@ typedef struct runner_opts {
     int threads;
     int32_t kv_dtype;
     int32_t max_tokens; /* of the sequence, and of one step */
+    const turbod_registry *registry; /* for models that hold another one, or NULL */
 } runner_opts;
 
 typedef struct runner {
@@ -26,6 +28,9 @@ typedef struct runner {
     void *workspace;
     uint64_t workspace_bytes;
     int32_t max_tokens;
+    /* the test's: rows in the place of tokens, and which row each position of a sequence takes, -1 none */
+    const float *embed_rows;
+    const int32_t *embed_at;
 } runner;
 
 /* Opens a folder as the engine does: config, describe, check, open, unmap. */
@@ -45,6 +50,11 @@ typedef float (*checkpoint_value)(const turbo_tensor_spec *s, int32_t row, int32
  * the tensors' names by the rule of tests/golden/internlm2-tiny/wide.py. False: cannot write. */
 bool checkpoint_write(const turbo_model_vtbl *vtbl, const char *folder, checkpoint_value value,
                       turbo_err *err);
+/* The same into another folder, under other names, from which the numbers do not follow; name is what
+ * expect() says, "" from rename leaves a tensor out. config may need a registry. */
+typedef void (*checkpoint_rename)(const char *name, char out[256]);
+bool checkpoint_write_as(const turbo_model_vtbl *vtbl, const char *folder,
+                         const turbo_config *config, checkpoint_rename rename, turbo_err *err);
 /* Number i of the stream that starts at seed. */
 uint32_t checkpoint_stream(uint32_t seed, uint32_t i);
 

@@ -155,7 +155,7 @@ static void test_forged(void **state)
 {
     static const char *const scripts[] = {"llama2",     "llama3", "llama3.1", "mistral-v1",
                                           "mistral-v3", "qwen2",  "qwen2.5",  "phi3",
-                                          "llava",      "vicuna", "gemma2"};
+                                          "llava-1.5",  "vicuna", "gemma2"};
     (void)state;
     for (size_t i = 0; i < sizeof scripts / sizeof scripts[0]; i++) {
         turbod_template *t = load(scripts[i]);

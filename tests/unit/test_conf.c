@@ -389,10 +389,11 @@ static void test_models(void **state)
     char want[128], *flags[] = {(char *)(void *)"--threads", (char *)(void *)"3",
                                 (char *)(void *)"--max-batch-size=7"};
     (void)state;
-    turbod_conf *c = load("engine = { session_len = 100; queue_size = 9; };\n"
-                          "models = ( { model = \"x\"; model_name = \"one\"; kv_share = 2.5; },\n"
-                          "  { model = \"/y\"; session_len = 200; threads = 5; quant_policy = 8; } );",
-                          3, flags, &st, &err);
+    turbod_conf *c =
+        load("engine = { session_len = 100; queue_size = 9; };\n"
+             "models = ( { model = \"x\"; model_name = \"one\"; kv_share = 2.5; },\n"
+             "  { model = \"/y\"; session_len = 200; threads = 5; quant_policy = 8; } );",
+             3, flags, &st, &err);
     if (!c)
         fail_msg("%s", err.text);
     assert_int_equal(c->n_models, 2);
@@ -486,13 +487,13 @@ int main(void)
 {
     unsetenv("TURBO_PLUGIN_PATH"); /* the one option that the test environment sets */
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),      cmocka_unit_test(test_keys_are_unique),
-        cmocka_unit_test(test_file_values),   cmocka_unit_test(test_order),
-        cmocka_unit_test(test_refused_files), cmocka_unit_test(test_refused_flags),
-        cmocka_unit_test(test_file_itself),   cmocka_unit_test(test_deep_nesting),
-        cmocka_unit_test(test_sizes),         cmocka_unit_test(test_print_reads_back),
-        cmocka_unit_test(test_key_is_masked), cmocka_unit_test(test_prescan),
-        cmocka_unit_test(test_nearest),       cmocka_unit_test(test_models),
+        cmocka_unit_test(test_defaults),       cmocka_unit_test(test_keys_are_unique),
+        cmocka_unit_test(test_file_values),    cmocka_unit_test(test_order),
+        cmocka_unit_test(test_refused_files),  cmocka_unit_test(test_refused_flags),
+        cmocka_unit_test(test_file_itself),    cmocka_unit_test(test_deep_nesting),
+        cmocka_unit_test(test_sizes),          cmocka_unit_test(test_print_reads_back),
+        cmocka_unit_test(test_key_is_masked),  cmocka_unit_test(test_prescan),
+        cmocka_unit_test(test_nearest),        cmocka_unit_test(test_models),
         cmocka_unit_test(test_refused_models), cmocka_unit_test(test_models_read_back),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

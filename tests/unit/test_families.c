@@ -161,7 +161,9 @@ static void test_taken(void **state)
         {"{\"architectures\":[\"Qwen3ForCausalLM\"],\"model_type\":\"qwen3\"}", NULL},
         {"{\"architectures\":[\"QWenLMHeadModel\"],\"model_type\":\"qwen\"}", NULL},
         {"{\"architectures\":[\"LlamaForSequenceClassification\"],\"model_type\":\"llama\"}", NULL},
-        {"{\"architectures\":[\"LlavaForConditionalGeneration\"],\"model_type\":\"llava\"}", NULL},
+        {"{\"architectures\":[\"LlavaNextForConditionalGeneration\"],\"model_type\":\"llava_"
+         "next\"}",
+         NULL},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         turbo_status st = ask(rows[i].text, &id, &m, &l, &err);

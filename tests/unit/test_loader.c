@@ -156,34 +156,49 @@ static void test_check(void **state)
     fclose(sink);
 }
 
-static void test_new(void **state)
+static void new_of(const char *kind, const char *const *made, size_t n, const char *data)
 {
-    static const char *const made[] = {"Makefile", "my-plugin.c", "README.md"};
-    (void)state;
-    char dir[96], data[4096], path[256], text[8192];
+    char dir[96], path[256], *text = malloc(65536);
     turbo_err err = {{0}};
+    assert_non_null(text);
     snprintf(dir, sizeof dir, "%s/project", folder);
-    snprintf(data, sizeof data, "%s/scripts", env("srcdir"));
-    if (turbod_plugin_new("my-plugin", dir, data, &err))
+    if (turbod_plugin_new("my-plugin", kind, dir, data, &err))
         fail_msg("%s", err.text);
-    assert_int_not_equal(turbod_plugin_new("my-plugin", dir, data, &err), TURBO_OK);
+    assert_int_not_equal(turbod_plugin_new("my-plugin", kind, dir, data, &err), TURBO_OK);
     assert_non_null(strstr(err.text, "exists"));
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < n; i++) {
         snprintf(path, sizeof path, "%s/%s", dir, made[i]);
         FILE *f = fopen(path, "r");
         assert_non_null(f);
-        text[fread(text, 1, sizeof text - 1, f)] = '\0';
+        text[fread(text, 1, 65535, f)] = '\0';
         fclose(f);
         assert_non_null(strstr(text, "my-plugin"));
         assert_null(strstr(text, "@NAME@"));
+        assert_null(strstr(text, "@CLASS@"));
+        if (!strcmp(kind, "model") && strcmp(made[i], "Makefile"))
+            assert_non_null(strstr(text, "MyPluginForCausalLM"));
         unlink(path);
     }
-    rmdir(dir);
+    assert_int_equal(rmdir(dir), 0); /* nothing else was written */
+    free(text);
+}
+
+static void test_new(void **state)
+{
+    static const char *const made[] = {"Makefile", "my-plugin.c", "README.md", "checkpoint.py"};
+    (void)state;
+    char dir[96], data[4096];
+    turbo_err err = {{0}};
+    snprintf(dir, sizeof dir, "%s/project", folder);
+    snprintf(data, sizeof data, "%s/scripts", env("srcdir"));
+    new_of("sampler", made, 3, data);
+    new_of("model", made, 4, data);
+    assert_int_equal(turbod_plugin_new("x", "../chat", dir, data, &err), TURBO_EINVAL);
     static const char *const bad[] = {"",     "Upper", "9lives",
                                       "../x", "a b",   "abcdefghijklmnopqrstuvwxyz0123456"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
-        assert_int_equal(turbod_plugin_new(bad[i], dir, data, &err), TURBO_EINVAL);
-    assert_int_not_equal(turbod_plugin_new("x", dir, "/nonexistent", &err), TURBO_OK);
+        assert_int_equal(turbod_plugin_new(bad[i], "model", dir, data, &err), TURBO_EINVAL);
+    assert_int_not_equal(turbod_plugin_new("x", "model", dir, "/nonexistent", &err), TURBO_OK);
     rmdir(dir);
 }
 

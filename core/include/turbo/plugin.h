@@ -162,6 +162,8 @@ typedef struct turbo_attn {
     const turbo_rope *rope; /* NULL: no rotation                             */
 } turbo_attn;
 
+enum { TURBO_FULL_HEAD = 256 }; /* largest head of attention_full */
+
 /* The kernel table of a backend. Every function runs on `x` (in order), neither allocates nor
  * synchronises, and treats its inputs as already checked by the model. Outputs may not overlap
  * inputs unless stated. [engine] all.
@@ -194,6 +196,30 @@ typedef struct turbo_ops {
                    void *out);
     /* logits = in W^T + bias, always fp32.                           in [R,E] act, out [R,V] f32 */
     void (*logits)(turbo_exec *x, const turbo_linear *head, const void *in, int32_t R, float *out);
+
+    /* Since 1.1, for towers that look at whole pictures. N pictures of P patches each. */
+    /* h += delta (if delta != NULL), then out = (h - mean(h)) / sqrt(var(h) + eps) * w + bias. h, delta,
+     * out [T,E] act. out may be delta. Source: arXiv 1607.06450; statistics in fp32. */
+    void (*layernorm)(turbo_exec *x, void *h, const void *delta, const turbo_vector *w,
+                      const turbo_vector *bias, float eps, int32_t T, int32_t E, void *out);
+    /* out = down( act(up(in)) ).        in [T,up.in], scratch [T,up.out], out [T,down.out] act. */
+    void (*mlp)(turbo_exec *x, const turbo_linear *up, const turbo_linear *down, int32_t act,
+                const void *in, int32_t T, void *scratch, void *out);
+    /* Attention in which each token sees all T tokens of its picture, and no other's. qkv [N,T,3,H,D]
+     * act, out [N,T,H,D] act; D at most TURBO_FULL_HEAD. scale of q.k, usually D^-0.5. */
+    void (*attention_full)(turbo_exec *x, const void *qkv, int32_t N, int32_t T, int32_t H,
+                           int32_t D, float scale, void *out);
+    /* Pictures to rows for the matrix of a convolution whose stride is its size: out[n, (y,x), (c,i,j)] =
+     * value[c][pixels[n, y*size+i, x*size+j, c]]. pixels [N,height,width,3] and value [3,256] are host
+     * memory; rows and columns beyond whole patches are left out. out [N,P,3*size*size] act. */
+    void (*patches)(turbo_exec *x, const uint8_t *pixels, int32_t N, int32_t height, int32_t width,
+                    int32_t size, const float *value, void *out);
+    /* out[n,0] = first + position[0], out[n,1+p] = in[n,p] + position[1+p]. first [E], position
+     * [(1+P)*E], in [N,P,E], out [N,1+P,E] act. */
+    void (*position_rows)(turbo_exec *x, const void *in, const turbo_vector *first,
+                          const turbo_vector *position, int32_t N, int32_t P, int32_t E, void *out);
+    /* h += delta.                                                    h, delta [T,E] act */
+    void (*add)(turbo_exec *x, void *h, const void *delta, int32_t T, int32_t E);
 } turbo_ops;
 
 /* ---- what the host offers ------------------------------------------------------------------- */
@@ -203,6 +229,8 @@ enum {
     TURBO_LINEAR_BIAS = 2u,          /* "<name>.bias" must exist                                 */
     TURBO_LINEAR_TABLE = 4u,         /* will be used by ops->embed (may also serve as a head)    */
 };
+
+struct turbo_model_vtbl; /* below */
 
 typedef struct turbo_host {
     uint32_t size;
@@ -228,9 +256,10 @@ typedef struct turbo_host {
     int64_t (*cfg_len)(const turbo_config *c, const char *path);
 
     /* Weights, as handles of the backend. Only inside open(); owned by the host, valid until the
-     * model is closed. `name` is without ".weight"/".bias". Shapes are checked again here. A memory
-     * plan opens and closes a model to count what it asks for: no handle may be computed with inside
-     * open(), and the same must be asked for every time. [main] */
+     * model is closed. `name` is without ".weight"/".bias". Shapes are checked again here; a matrix
+     * may be stored with more dimensions, [out, ...], whose product is in_dim. A memory plan opens and
+     * closes a model to count what it asks for: no handle may be computed with inside open(), and the
+     * same must be asked for every time. [main] */
     turbo_status (*linear)(turbo_weights *w, const char *name, int64_t out_dim, int64_t in_dim,
                            uint32_t flags, const turbo_linear **handle, turbo_err *err);
     turbo_status (*vector)(turbo_weights *w, const char *name, int64_t n,
@@ -260,6 +289,30 @@ typedef struct turbo_host {
     turbo_status (*linear_rows)(turbo_weights *w, const char *const *names, const int64_t *rows,
                                 int32_t n, int64_t in_dim, uint32_t flags,
                                 const turbo_linear **handle, turbo_err *err);
+
+    /* For a model that holds another one. */
+    /* A vector by its full tensor name, of any shape with n elements. Only inside open(). [main] */
+    turbo_status (*vector_of)(turbo_weights *w, const char *tensor, int64_t n,
+                              const turbo_vector **handle, turbo_err *err);
+    /* The object at path, "" for all of c, as a config of its own; "generation" stays that of c. arch,
+     * when not NULL, is what its architectures.0 says, and its model_type is absent. Lives as long as
+     * c; json_close frees it. TURBO_ENOENT when there is none. [any] */
+    turbo_status (*cfg_sub)(const turbo_config *c, const char *path, const char *arch,
+                            turbo_config **out, turbo_err *err);
+    /* A JSON file of the folder that c was read from, or, when folder is not "", of a folder of that
+     * name inside it or beside it. Plain names only. json_close frees it. [any] */
+    turbo_status (*cfg_file)(const turbo_config *c, const char *folder, const char *file,
+                             turbo_config **out, turbo_err *err);
+    /* The model of whatever plugin claims the config. Its table lives for ever. [any] */
+    turbo_status (*model_for)(const turbo_config *c, const struct turbo_model_vtbl **out,
+                              turbo_err *err);
+    /* The tensors of w under other names: the first from[i] that a name begins with is replaced by
+     * to[i] before it is looked up. Owned by w. Only inside open(). [main] */
+    turbo_status (*weights_view)(turbo_weights *w, const char *const *from, const char *const *to,
+                                 int32_t n, turbo_weights **out, turbo_err *err);
+    /* The tensors of another folder, named as in cfg_file. Owned by w. Only inside open(). [main] */
+    turbo_status (*weights_beside)(turbo_weights *w, const char *folder, turbo_weights **out,
+                                   turbo_err *err);
 } turbo_host;
 
 /* ---- models --------------------------------------------------------------------------------- */
@@ -281,6 +334,8 @@ typedef struct turbo_model_info {
     int32_t eos[16];
     char arch[32];        /* name shown to people */
     char chat[32];        /* name of the chat template, scripts/chat/<chat>.lua; "" when a base model */
+    /* Since 1.1. The model that computes the language half, for workspace(); NULL: this one. */
+    const struct turbo_model_vtbl *inner;
 } turbo_model_info;
 
 /* One tensor the architecture needs. */
@@ -296,6 +351,7 @@ typedef struct turbo_tensor_spec {
     int32_t group;
     int32_t reserved2;
     const char *alias; /* full name of the tensor to take when `name` is absent, or NULL */
+    const char *alias2; /* and when that is absent too */
 } turbo_tensor_spec;
 typedef turbo_status (*turbo_expect_fn)(void *ctx, const turbo_tensor_spec *spec);
 

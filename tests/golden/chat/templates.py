@@ -87,7 +87,7 @@ ROWS = [
     ("phi3.5", CHAT + "microsoft-Phi-3.5-mini-instruct.jinja", "<s>", "<|endoftext|>",
      TOKENIZERS + "phi-3-mini/tokenizer.json"),
     ("gemma2", CHAT + "google-gemma-2-2b-it.jinja", "<bos>", "<eos>", None),
-    ("llava", CONFIGS + "llava-1.5-7b-hf/chat_template.jinja", "<s>", "</s>",
+    ("llava-1.5", CONFIGS + "llava-1.5-7b-hf/chat_template.jinja", "<s>", "</s>",
      CONFIGS + "llava-1.5-7b-hf-tokenizer/tokenizer.json"),
     ("internlm2", CONFIGS + "internlm2-chat-7b/tokenizer_config.json", "<s>", "</s>", None),
 ]
@@ -148,9 +148,9 @@ def main():
                 parts = [{"role": r, "content": [{"type": "text", "text": c}]} for r, c in dialogue]
                 row = {"script": script, "messages": messages, "generate": generate}
                 try:
-                    prompt = render(text, parts if script == "llava" else messages, generate, bos, eos)
+                    prompt = render(text, parts if script == "llava-1.5" else messages, generate, bos, eos)
                     # LLaVA's processor lets the tokenizer write <s>.
-                    row["prompt"] = ("<s>" if script == "llava" else "") + prompt
+                    row["prompt"] = ("<s>" if script == "llava-1.5" else "") + prompt
                     if coder:
                         row["tokenizer"] = tok
                         row["ids"] = coder.encode(row["prompt"], add_special_tokens=False).ids

@@ -1,0 +1,126 @@
+/* core/weights/check.c: what an architecture expects, compared with the headers of a folder. Main thread. Reads no
+ * weight and takes no memory. */
+#include "weights/check.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "util/err.h"
+#include "util/log.h"
+#include "weights/weights.h"
+
+#define MAX_LISTED 20
+
+typedef struct checker {
+    turbod_index *index;
+    turbo_err first;
+    turbo_err *err; /* for defects of the plugin, which end the check */
+    bool absent; /* there is no weight file: the first tensor asked for ends the check */
+    int faults;
+    size_t found; /* tensors of the folder that the architecture names */
+    int32_t group; /* of the last matrix, with its type and name */
+    int32_t group_dtype;
+    char group_name[120];
+} checker;
+
+static void shape_text(char *out, size_t cap, const uint64_t *dims, uint32_t n)
+{
+    size_t at = 0;
+    for (uint32_t i = 0; i < n && at < cap; i++) {
+        int k = snprintf(out + at, cap - at, "%s%llu", i ? "," : "", (unsigned long long)dims[i]);
+        at += k > 0 ? (size_t)k : 0;
+    }
+    if (!n)
+        out[0] = '\0';
+}
+
+static void report(checker *c, const char *text)
+{
+    if (!c->faults)
+        turbod_err(&c->first, TURBO_EDATA, "%s", text);
+    if (c->faults++ < MAX_LISTED)
+        turbod_log(TURBO_LOG_ERROR, "%s", text);
+}
+
+/* Matrices of one group are stored as one: they need one type. */
+static void check_group(checker *c, const turbo_tensor_spec *spec, const turbod_st_tensor *t)
+{
+    char text[512];
+    if (spec->group <= 0 || spec->ndim != 2)
+        return;
+    if (spec->group != c->group) {
+        c->group = spec->group;
+        c->group_dtype = t->dtype;
+        snprintf(c->group_name, sizeof c->group_name, "%s", spec->name);
+    } else if (t->dtype != c->group_dtype) {
+        snprintf(text, sizeof text,
+                 "tensor %.90s is %s and %.90s is not; they form one matrix and need one type",
+                 spec->name, t->dtype_name, c->group_name);
+        report(c, text);
+    }
+}
+
+static turbo_status expect_one(void *ctx, const turbo_tensor_spec *theirs)
+{
+    checker *c = ctx;
+    char text[512], want[96], found[96];
+    uint64_t dims[4] = {0};
+    turbo_tensor_spec known = {0}; /* a plugin of an older ABI has a shorter one */
+    const turbo_tensor_spec *spec = &known;
+    memcpy(&known, theirs, theirs->size < sizeof known ? theirs->size : sizeof known);
+    if (!spec->name || spec->ndim < 1 || spec->ndim > 4)
+        return turbod_err(c->err, TURBO_EINTERNAL,
+                          "the model plugin expects a tensor of %d dimensions", spec->ndim);
+    const turbod_st_tensor *t = turbod_index_find(c->index, spec->name);
+    if (!t && spec->alias)
+        t = turbod_index_find(c->index, spec->alias);
+    if (!t && spec->alias2)
+        t = turbod_index_find(c->index, spec->alias2);
+    for (int32_t i = 0; i < spec->ndim; i++)
+        dims[i] = (uint64_t)spec->dims[i];
+    if (!t) {
+        if (!spec->optional && c->absent)
+            return turbod_err(c->err, TURBO_ENOENT,
+                              "the model folder has neither model.safetensors nor "
+                              "model.safetensors.index.json");
+        if (!spec->optional) {
+            snprintf(text, sizeof text, "tensor %.120s is missing", spec->name);
+            report(c, text);
+        }
+        return TURBO_OK;
+    }
+    c->found++;
+    shape_text(want, sizeof want, dims, (uint32_t)spec->ndim);
+    shape_text(found, sizeof found, t->dims, t->ndim);
+    if (t->ndim != (uint32_t)spec->ndim || memcmp(t->dims, dims, t->ndim * sizeof dims[0])) {
+        snprintf(text, sizeof text, "tensor %.80s has the shape [%s], config.json says [%s]",
+                 spec->name, found, want);
+        report(c, text);
+    } else if (t->dtype != TURBO_F32 && t->dtype != TURBO_F16 && t->dtype != TURBO_BF16) {
+        snprintf(text, sizeof text, "tensor %.80s is %s; F32, F16 and BF16 are computed here",
+                 spec->name, t->dtype_name);
+        report(c, text);
+    } else {
+        check_group(c, spec, t);
+    }
+    return TURBO_OK;
+}
+
+turbo_status turbod_weights_check(turbo_weights *w, const turbo_host *host,
+                                  const turbo_model_vtbl *vtbl, const turbo_config *config,
+                                  turbo_err *err)
+{
+    turbod_index *index = turbod_weights_index(w);
+    checker c = {.index = index, .err = err, .absent = turbod_index_absent(index)};
+    turbo_status st = vtbl->expect(host, config, expect_one, &c, err);
+    if (st)
+        return st;
+    if (c.faults > 1)
+        return turbod_err(err, TURBO_EDATA, "%.180s (and %d more)", c.first.text, c.faults - 1);
+    if (c.faults)
+        return turbod_err(err, TURBO_EDATA, "%s", c.first.text);
+    size_t count = turbod_index_count(index), extra = count > c.found ? count - c.found : 0;
+    if (extra)
+        turbod_log(TURBO_LOG_WARN, "%zu tensors of the folder are not used by %s", extra, vtbl->id);
+    return TURBO_OK;
+}
