@@ -89,7 +89,7 @@ static void turbod_8(FILE *out)
         ".Sh SYNOPSIS\n.Nm\n.Fl \\-conf Ar file\n.Op Ar flags\n.Nm\n.Fl \\-conf Ar file\n.Fl t | "
         "T\n"
         ".Sh DESCRIPTION\n"
-        "Loads one model and answers an API that clients of OpenAI's know.\n"
+        "Loads one model or several and answers an API that clients of OpenAI's know.\n"
         "It listens at once; until the model is loaded, requests get status 503.\n.Pp\n"
         "Every option of\n.Xr turbo.conf 5\nis a flag too:\n.Ql key = value;\nis\n"
         ".Ql \\-\\-key value ,\nwith a dash for each underscore; booleans are\n.Ql \\-\\-key\nand\n"
@@ -120,16 +120,24 @@ static void turbod_8(FILE *out)
 static void conf_5(FILE *out)
 {
     head(out, "turbo.conf", "5", "configuration of turbod");
-    fputs(".Sh DESCRIPTION\nText of the form\n.Bd -literal -offset indent\n"
-          "model = \"models/chat-7b\";\nserver = {\n    port = 23333;\n};\n.Ed\n.Pp\n"
-          "Comments begin with # or // or lie between /* and */.\n"
-          "Paths are relative to the folder of the file.\n"
-          "Sizes are strings such as \"8GiB\" or numbers of bytes.\n"
-          "A list may be one string with commas or (\"a\", \"b\").\n"
-          "An unknown setting, a value of another type or out of its range is an error.\n"
-          "The file must be a regular file of root or of the user, not writable by everyone;\n"
-          "it cannot include others.\n.Sh OPTIONS\n",
-          out);
+    fputs(
+        ".Sh DESCRIPTION\nText of the form\n.Bd -literal -offset indent\n"
+        "model = \"models/chat-7b\";\nserver = {\n    port = 23333;\n};\n.Ed\n.Pp\n"
+        "Comments begin with # or // or lie between /* and */.\n"
+        "Paths are relative to the folder of the file.\n"
+        "Sizes are strings such as \"8GiB\" or numbers of bytes.\n"
+        "A list may be one string with commas or (\"a\", \"b\").\n"
+        "Several models are a list of groups in the place of model and model_name:\n"
+        ".Bd -literal -offset indent\n"
+        "models = (\n    { model = \"models/chat-7b\"; model_name = \"chat\"; },\n"
+        "    { model = \"models/code-1b\"; model_name = \"code\"; kv_share = 2.0; }\n);\n.Ed\n.Pp\n"
+        "An entry takes model, model_name, chat_template, policies, default_policy, "
+        "allow_nonfinite\nand the options of engine, which win over those of the rest of the "
+        "configuration.\n"
+        "An unknown setting, a value of another type or out of its range is an error.\n"
+        "The file must be a regular file of root or of the user, not writable by everyone;\n"
+        "it cannot include others.\n.Sh OPTIONS\n",
+        out);
     turbod_conf_man(out);
     fputs(".Sh SEE ALSO\n.Xr turbo 1 ,\n.Xr turbod 8\n", out);
 }

@@ -318,12 +318,13 @@ static turbo_status walk_models(turbod_conf *c, const config_setting_t *list, tu
 {
     int n = config_setting_length(list), line = (int)config_setting_source_line(list);
     if (!config_setting_is_list(list) || n < 1 || n > TURBOD_MAX_MODELS)
-        return turbod_err(err, TURBO_EINVAL,
-                          "%s:%d: models is %s%s; a list of 1 to %d entries is needed: models = ( { "
-                          "model = \"...\"; }, { model = \"...\"; } );",
-                          c->file, line, kind_of(list),
-                          config_setting_is_list(list) ? (n ? " of too many" : " of none") : "",
-                          TURBOD_MAX_MODELS);
+        return turbod_err(
+            err, TURBO_EINVAL,
+            "%s:%d: models is %s%s; a list of 1 to %d entries is needed: models = ( { "
+            "model = \"...\"; }, { model = \"...\"; } );",
+            c->file, line, kind_of(list),
+            config_setting_is_list(list) ? (n ? " of too many" : " of none") : "",
+            TURBOD_MAX_MODELS);
     for (int i = 0; i < n; i++) {
         const config_setting_t *entry = config_setting_get_elem(list, (unsigned)i);
         line = (int)config_setting_source_line(entry);
@@ -338,8 +339,8 @@ static turbo_status walk_models(turbod_conf *c, const config_setting_t *list, tu
             const config_setting_t *s = config_setting_get_elem(entry, (unsigned)k);
             const char *key = config_setting_name(s);
             const turbod_opt *o = turbod_opt_find(NULL, key, strlen(key));
-            turbo_status st = o && turbod_opt_of_model(o) ? set_one(m, o, s, err)
-                                                          : not_of_model(c, s, err);
+            turbo_status st =
+                o && turbod_opt_of_model(o) ? set_one(m, o, s, err) : not_of_model(c, s, err);
             if (st)
                 return st;
         }

@@ -81,9 +81,9 @@ turbo_status turbod_conf_fill_models(turbod_conf *c, turbo_err *err)
             char buf[64];
             if (c->models[m]->origins[i] != TURBOD_FROM_DEFAULT)
                 continue;
-            turbo_status st =
-                turbod_opt_set(c->models[m], &turbod_opts[i],
-                               turbod_opt_text(c, &turbod_opts[i], buf), c->origins[i], c->file, err);
+            turbo_status st = turbod_opt_set(c->models[m], &turbod_opts[i],
+                                             turbod_opt_text(c, &turbod_opts[i], buf),
+                                             c->origins[i], c->file, err);
             if (st)
                 return st;
         }

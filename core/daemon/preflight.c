@@ -83,7 +83,7 @@ static turbo_status test_model(preflight *p, turbo_err *err)
     if (st)
         return st;
     say(p, "ok", "model: %s, %d layers, vocabulary %d, positions %d", p->info.arch,
-            p->info.n_layers, p->info.vocab, p->info.max_position);
+        p->info.n_layers, p->info.vocab, p->info.max_position);
 
     turbo_weights *w = NULL;
     turbod_weights_opts opts = {.allow_nonfinite = p->conf->allow_nonfinite};

@@ -49,8 +49,8 @@ static turbo_status keep_fixed(turbod_conf *fresh, const turbod_conf *old, bool 
 }
 
 /* The part of fresh that is for s; NULL: it has another list of models. */
-static turbod_conf *part_for(turbod_conf *fresh, const turbod_services *all, const turbod_service *s,
-                             bool list)
+static turbod_conf *part_for(turbod_conf *fresh, const turbod_services *all,
+                             const turbod_service *s, bool list)
 {
     char name[129];
     if (!list && !fresh->n_models)
@@ -110,8 +110,8 @@ static turbo_status prepare(const turbod_service *s, replacement *r, turbo_err *
 }
 
 /* Everything that can fail, for all services; nothing is in place yet. */
-static turbo_status prepare_all(const turbod_services *all, turbod_conf *fresh, const turbod_conf *old,
-                                turbod_retired *r, turbo_err *err)
+static turbo_status prepare_all(const turbod_services *all, turbod_conf *fresh,
+                                const turbod_conf *old, turbod_retired *r, turbo_err *err)
 {
     bool list = old->n_models > 0;
     turbo_status st = TURBO_OK;

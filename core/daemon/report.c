@@ -33,10 +33,11 @@ void turbod_report_tick(turbod_report *r, turbod_metrics *m, const char *model, 
     if (fresh.queries > old.queries)
         snprintf(hits, sizeof hits, "%.1f %%",
                  100.0 * (double)(fresh.hits - old.hits) / (double)(fresh.queries - old.queries));
-    turbod_log(TURBO_LOG_INFO,
-               "throughput%s%s: prompt %.1f tok/s, generated %.1f tok/s, running %lld, waiting %lld, "
-               "KV %.1f %%, prefix hits %s",
-               model ? " of " : "", model ? model : "", (double)(fresh.prefill - old.prefill) / s,
-               (double)(fresh.generated - old.generated) / s, running, waiting,
-               total > 0 ? 100.0 * (total - (double)LOAD(m->kv_free)) / total : 0.0, hits);
+    turbod_log(
+        TURBO_LOG_INFO,
+        "throughput%s%s: prompt %.1f tok/s, generated %.1f tok/s, running %lld, waiting %lld, "
+        "KV %.1f %%, prefix hits %s",
+        model ? " of " : "", model ? model : "", (double)(fresh.prefill - old.prefill) / s,
+        (double)(fresh.generated - old.generated) / s, running, waiting,
+        total > 0 ? 100.0 * (total - (double)LOAD(m->kv_free)) / total : 0.0, hits);
 }

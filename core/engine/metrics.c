@@ -182,7 +182,8 @@ static void core_series(const page *g)
               offsetof(turbod_metrics, ttft));
     histogram(g, "inter_token_latency_seconds", "Time between two tokens.",
               offsetof(turbod_metrics, itl));
-    histogram(g, "e2e_request_latency_seconds", "Submission to end.", offsetof(turbod_metrics, e2e));
+    histogram(g, "e2e_request_latency_seconds", "Submission to end.",
+              offsetof(turbod_metrics, e2e));
     histogram(g, "request_queue_time_seconds", "Submission to first step.",
               offsetof(turbod_metrics, queue_time));
     histogram(g, "iteration_tokens_total", "New tokens in a step.",

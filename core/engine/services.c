@@ -10,10 +10,11 @@
 
 turbo_status turbod_services_same_name(size_t a, size_t b, const char *name, turbo_err *err)
 {
-    return turbod_err(err, TURBO_EINVAL,
-                      "models[%zu] and models[%zu] are both called \"%s\"; give one of them another "
-                      "model_name",
-                      a, b, name);
+    return turbod_err(
+        err, TURBO_EINVAL,
+        "models[%zu] and models[%zu] are both called \"%s\"; give one of them another "
+        "model_name",
+        a, b, name);
 }
 
 turbo_status turbod_services_init(turbod_services *s, const turbod_conf *conf, turbo_err *err)

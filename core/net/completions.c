@@ -47,8 +47,8 @@ static bool ids_prompt(turbod_exchange *x, const cJSON *v, turbod_prompt *out)
 static bool text_prompt(turbod_exchange *x, const cJSON *v, turbod_prompt *out)
 {
     turbo_err err = {{0}};
-    turbo_status st = turbod_service_encode(x->svc, v->valuestring, strlen(v->valuestring),
-                                            true, false, &out->ids, &out->n, &err);
+    turbo_status st = turbod_service_encode(x->svc, v->valuestring, strlen(v->valuestring), true,
+                                            false, &out->ids, &out->n, &err);
     if (st) {
         turbod_reply_status(x, st, "prompt", &err);
         return false;

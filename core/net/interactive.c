@@ -94,10 +94,11 @@ static bool take_session(turbod_gen *g, const ask *a)
                            "or use another session_id");
         return false;
     case SESSION_OTHER_MODEL:
-        turbod_reply_error(x, 400, "session_of_other_model", "session_id",
-                           "this session was begun with another model than \"%s\"; name that one in "
-                           "model, or use another session_id",
-                           x->svc->name);
+        turbod_reply_error(
+            x, 400, "session_of_other_model", "session_id",
+            "this session was begun with another model than \"%s\"; name that one in "
+            "model, or use another session_id",
+            x->svc->name);
         return false;
     case SESSION_NO_MEMORY:
         turbod_reply_error(x, 503, "out_of_memory", NULL, "no memory for a session");

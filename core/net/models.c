@@ -81,14 +81,14 @@ bool turbod_choose_by_query(turbod_exchange *x, turbod_text query)
     const size_t len = sizeof key - 1;
     while (query.n) {
         const char *and = memchr(query.p, '&', query.n);
-        size_t n = and ? (size_t)(and - query.p) : query.n;
+        size_t n = and? (size_t)(and-query.p) : query.n;
         if (n >= len && !memcmp(query.p, key, len)) {
             turbod_service *svc = named(x, (turbod_text){query.p + len, n - len});
             x->svc = svc ? svc : x->svc;
             return svc;
         }
-        query.p += and ? n + 1 : n;
-        query.n -= and ? n + 1 : n;
+        query.p += and? n + 1 : n;
+        query.n -= and? n + 1 : n;
     }
     return true;
 }

@@ -363,8 +363,9 @@ static void log_answer(const turbod_exchange *x, const turbod_gen *g, bool whole
             finish = "length";
     }
     log_text(model, x->svc->name);
-    snprintf(tail, 512, " model=%s ttft=%lldms prompt=%zu cached=%d tokens=%d rate=%.1f/s finish=%s",
-             model, x->t_first ? (long long)(x->t_first - x->t0) : -1, prompt, cached, tokens,
+    snprintf(tail, 512,
+             " model=%s ttft=%lldms prompt=%zu cached=%d tokens=%d rate=%.1f/s finish=%s", model,
+             x->t_first ? (long long)(x->t_first - x->t0) : -1, prompt, cached, tokens,
              ms > 0 ? (double)later * 1000 / ms : 0, whole ? finish : "client_left");
 }
 
@@ -464,8 +465,8 @@ static void on_library_log(void *cls, const char *fmt, va_list ap)
 /* memory: of one connection, for its head, the headers of its answer and what is on the way. */
 static struct MHD_Daemon *start_daemon(turbod_http *h, size_t memory)
 {
-    return MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET |
-                                MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG,
+    return MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME |
+                                MHD_USE_ITC | MHD_USE_ERROR_LOG,
                             0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER,
                             on_library_log, NULL, MHD_OPTION_URI_LOG_CALLBACK, on_target, h,
                             MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,

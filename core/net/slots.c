@@ -71,10 +71,11 @@ static bool take(turbod_exchange *x, const char *id, bool create, turbod_session
                            "an answer is being made for this session; wait for its end");
         return false;
     case SESSION_OTHER_MODEL:
-        turbod_reply_error(x, 400, "session_of_other_model", "model",
-                           "this session was begun with another model than \"%s\"; erase it first, or "
-                           "use another id",
-                           x->svc->name);
+        turbod_reply_error(
+            x, 400, "session_of_other_model", "model",
+            "this session was begun with another model than \"%s\"; erase it first, or "
+            "use another id",
+            x->svc->name);
         return false;
     case SESSION_NONE:
         turbod_reply_error(x, 404, "session_not_found", NULL, "there is no session of this id");

@@ -75,7 +75,8 @@ void turbod_plan_summary(const turbod_plan *p, char *text, size_t cap);
 
 typedef struct turbod_plan_share {
     turbod_plan_in in; /* vacant is set: pass it to the engine, and it plans the same */
-    double share; /* above 0: part of what is left, in proportion to the others'; of models with a fraction */
+    double
+        share; /* above 0: part of what is left, in proportion to the others'; of models with a fraction */
     turbod_plan plan;
 } turbod_plan_share;
 

@@ -380,17 +380,121 @@ static void test_nearest(void **state)
     assert_null(turbod_opt_nearest(NULL, "zzzzzzzz"));
 }
 
+/* ---- several models ------------------------------------------------------------------------------------ */
+
+static void test_models(void **state)
+{
+    turbo_status st;
+    turbo_err err = {{0}};
+    char want[128], *flags[] = {(char *)(void *)"--threads", (char *)(void *)"3",
+                                (char *)(void *)"--max-batch-size=7"};
+    (void)state;
+    turbod_conf *c =
+        load("engine = { session_len = 100; queue_size = 9; };\n"
+             "models = ( { model = \"x\"; model_name = \"one\"; kv_share = 2.5; },\n"
+             "  { model = \"/y\"; session_len = 200; threads = 5; quant_policy = 8; } );",
+             3, flags, &st, &err);
+    if (!c)
+        fail_msg("%s", err.text);
+    assert_int_equal(c->n_models, 2);
+    const turbod_conf *a = c->models[0], *b = c->models[1];
+    snprintf(want, sizeof want, "%s/x", dir); /* relative to the file */
+    assert_string_equal(a->model, want);
+    assert_string_equal(a->model_name, "one");
+    assert_string_equal(b->model, "/y");
+    assert_string_equal(b->model_name, "");
+    assert_true(a->kv_share == 2.5 && b->kv_share == 1);
+    assert_int_equal(a->session_len, 100); /* the rest of the file */
+    assert_int_equal(b->session_len, 200);
+    assert_int_equal(a->threads, 3); /* a flag is a default of all */
+    assert_int_equal(b->threads, 5);
+    assert_int_equal(a->max_batch_size, 7);
+    assert_int_equal(b->queue_size, 9);
+    assert_int_equal(a->port, 23333);
+    assert_int_equal(turbod_conf_origin(a, "threads"), TURBOD_FROM_FLAG);
+    assert_int_equal(turbod_conf_origin(b, "threads"), TURBOD_FROM_FILE);
+    assert_int_equal(turbod_conf_origin(b, "kv_share"), TURBOD_FROM_DEFAULT);
+    turbod_conf_free(c);
+}
+
+static void test_refused_models(void **state)
+{
+    static const char *const rows[][2] = {
+        {"models = 3;", "a.conf:1: models is a whole number"},
+        {"models = ();", "a.conf:1: models is a list of none"},
+        {"models = { model = \"a\"; };", "models is a group"},
+        {"models = (\n3);", "models[0] is a whole number"},
+        {"models = (\n{ model_name = \"a\"; });", "a.conf:2: models[0] names no model"},
+        {"models = ( {\nmodel = \"a\"; sesion_len = 3; });",
+         "a.conf:2: unknown setting models.sesion_len; did you mean session_len?"},
+        {"models = ( { model = \"a\";\nport = 3; });", "a.conf:2: port is the same for all models"},
+        {"models = ( { model = \"a\"; log_level = \"info\"; });", "at the top level"},
+        {"models = ( { model = \"a\"; engine = { threads = 1; }; });", "has no groups"},
+        {"models = ( { model = \"a\"; threads = \"x\"; });", "threads is a string"},
+        {"models = ( { model = \"a\"; kv_share = 0; });", "models[0]: kv_share is 0"},
+        {"models = ( { model = \"a\"; }, { model = \"b\"; cache_block_seq_len = 12; });",
+         "models[1]: cache_block_seq_len is 12"},
+        {"engine = { kv_share = -1; };", "kv_share is -1"},
+        {"model = \"a\"; models = ( { model = \"b\"; });", "both model and models are given"},
+        {"models = ( { model = \"b\"; }); model_name = \"c\";", "both model_name and models"},
+        {"modles = ( { model = \"b\"; });", "did you mean model"},
+    };
+    turbo_status st;
+    turbo_err err = {{0}};
+    char *flags[] = {(char *)(void *)"--model=x"};
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        refused(rows[i][0], rows[i][1]);
+    assert_null(load("models = ( { model = \"b\"; });", 1, flags, &st, &err));
+    assert_int_equal(st, TURBOD_EUSAGE);
+    assert_non_null(strstr(err.text, "drop the flag"));
+    setenv("TURBO_MODEL_NAME", "x", 1);
+    assert_null(load("models = ( { model = \"b\"; });", 0, NULL, &st, &err));
+    unsetenv("TURBO_MODEL_NAME");
+    assert_non_null(strstr(err.text, "environment TURBO_MODEL_NAME"));
+}
+
+static void test_models_read_back(void **state)
+{
+    turbo_status st;
+    turbo_err err = {{0}};
+    char *text = NULL;
+    size_t n;
+    (void)state;
+    turbod_conf *c = load("models = ( { model = \"/a\"; kv_share = 0.25; }, { model = \"/b\"; "
+                          "cache_max_entry_count = \"3MiB\"; } );",
+                          0, NULL, &st, &err);
+    assert_non_null(c);
+    FILE *f = open_memstream(&text, &n);
+    turbod_conf_print(c, f);
+    fclose(f);
+    turbod_conf *d = load(text, 0, NULL, &st, &err);
+    if (!d)
+        fail_msg("%s", err.text);
+    assert_int_equal(d->n_models, 2);
+    for (size_t m = 0; m < 2; m++)
+        for (size_t i = 0; i < turbod_n_opts; i++) {
+            char a[64], b[64];
+            assert_string_equal(turbod_opt_text(c->models[m], &turbod_opts[i], a),
+                                turbod_opt_text(d->models[m], &turbod_opts[i], b));
+        }
+    free(text);
+    turbod_conf_free(c);
+    turbod_conf_free(d);
+}
+
 int main(void)
 {
     unsetenv("TURBO_PLUGIN_PATH"); /* the one option that the test environment sets */
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),      cmocka_unit_test(test_keys_are_unique),
-        cmocka_unit_test(test_file_values),   cmocka_unit_test(test_order),
-        cmocka_unit_test(test_refused_files), cmocka_unit_test(test_refused_flags),
-        cmocka_unit_test(test_file_itself),   cmocka_unit_test(test_deep_nesting),
-        cmocka_unit_test(test_sizes),         cmocka_unit_test(test_print_reads_back),
-        cmocka_unit_test(test_key_is_masked), cmocka_unit_test(test_prescan),
-        cmocka_unit_test(test_nearest),
+        cmocka_unit_test(test_defaults),       cmocka_unit_test(test_keys_are_unique),
+        cmocka_unit_test(test_file_values),    cmocka_unit_test(test_order),
+        cmocka_unit_test(test_refused_files),  cmocka_unit_test(test_refused_flags),
+        cmocka_unit_test(test_file_itself),    cmocka_unit_test(test_deep_nesting),
+        cmocka_unit_test(test_sizes),          cmocka_unit_test(test_print_reads_back),
+        cmocka_unit_test(test_key_is_masked),  cmocka_unit_test(test_prescan),
+        cmocka_unit_test(test_nearest),        cmocka_unit_test(test_models),
+        cmocka_unit_test(test_refused_models), cmocka_unit_test(test_models_read_back),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

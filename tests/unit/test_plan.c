@@ -369,13 +369,58 @@ static void test_live_law(void **state)
     tiny_model_remove(folder);
 }
 
+/* Three models: B of 600 MiB each, one with 64 MiB of KV for itself, the others dividing what is left 3 to 1. */
+static void test_divided(void **state)
+{
+    turbod_weights_sums w[3];
+    turbod_plan_share s[3] = {{.share = 3}, {.share = 1}, {.share = 100}};
+    turbo_err err;
+    size_t which;
+    uint64_t vacant = 40000 * MIB, sum = 0;
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        s[i].in = input(&w[i], 600 * MIB, 0, 0.5);
+    s[2].in.cache_bytes = 64 * MIB;
+    assert_int_equal(turbod_plan_divide(s, 3, vacant, &which, &err), 0);
+    uint64_t left = vacant - 3 * 600 * MIB - 64 * MIB - s[2].plan.bytes[TURBOD_MEM_KV_INDEX];
+    assert_true(s[0].plan.left == left * 3 / 4 || s[0].plan.left + 1 == left * 3 / 4);
+    assert_true(s[1].plan.left == left / 4);
+    assert_true(s[0].plan.allowed == s[0].plan.left / 2);
+    assert_int_equal(s[2].plan.blocks, 10); /* of 6 MiB */
+    for (int i = 0; i < 3; i++) {
+        turbod_plan alone; /* what an engine makes of its part */
+        assert_int_equal(s[i].plan.fixed, 600 * MIB);
+        assert_true(s[i].plan.total <= s[i].in.vacant);
+        sum += s[i].in.vacant;
+        assert_int_equal(turbod_plan_make(&s[i].in, &alone, &err), 0);
+        assert_memory_equal(&alone, &s[i].plan, sizeof alone);
+    }
+    assert_true(sum <= vacant && sum + 3 > vacant);
+
+    /* Not together, though each alone; one that can never be is named. */
+    for (int i = 0; i < 3; i++)
+        s[i].in = input(&w[i], 600 * MIB, 0, 0.5);
+    assert_int_equal(turbod_plan_divide(s, 3, 1700 * MIB, &which, &err), TURBO_ENOMEM);
+    assert_int_equal(which, 3);
+    assert_non_null(strstr(err.text, "the 3 models need 1.76 GiB together"));
+    s[1].in.cache_bytes = UINT64_MAX - MIB;
+    assert_int_equal(turbod_plan_divide(s, 3, vacant, &which, &err), TURBO_ELIMIT);
+    assert_int_equal(which, 1);
+    s[1].in = input(&w[1], 600 * MIB, 0, 0.5);
+    s[2].in.session_len = 32768;
+    s[2].share = 0.01;
+    assert_int_equal(turbod_plan_divide(s, 3, vacant, &which, &err), TURBO_ENOMEM);
+    assert_int_equal(which, 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_law),          cmocka_unit_test(test_lesson_memory),
         cmocka_unit_test(test_refusals),     cmocka_unit_test(test_most),
         cmocka_unit_test(test_config_alone), cmocka_unit_test(test_engine_takes_it),
-        cmocka_unit_test(test_live_law),     cmocka_unit_test(test_roof),
+        cmocka_unit_test(test_divided),      cmocka_unit_test(test_live_law),
+        cmocka_unit_test(test_roof),
     };
     return engine_kit_main(tests, sizeof tests / sizeof tests[0], NULL, NULL);
 }
