@@ -9,7 +9,6 @@
 #include "util/err.h"
 #include "util/file.h"
 #include "util/json.h"
-#include "util/log.h"
 #include "util/sha256.h"
 
 #define MAX_TEMPLATE ((uint64_t)1 << 20)
@@ -136,15 +135,8 @@ turbo_status turbod_chat_choose(const char *given, const char *folder, const cha
         st = look_up(data, hex, name, err);
     if (st && st != TURBO_ENOENT)
         return st;
-    if (!*name && *named) {
+    if (!has && *named) /* the folder has no template of its own: that of its kind of model */
         snprintf(name, sizeof name, "%s", named);
-        if (has)
-            turbod_log(
-                TURBO_LOG_WARN,
-                "the folder's chat template %.16s... is not known; %s is used, as the model's "
-                "plugin says",
-                hex, name);
-    }
     if (*name) {
         snprintf(path, cap, "%s/chat/%s.lua", data, name);
         return TURBO_OK;

@@ -11,7 +11,7 @@
 #include "turbo/plugin.h"
 
 /* path: the script to load. given: chat_template of the conf, "" none. named: turbo_model_info.chat,
- * "" none. data: turbod_data_dir().
+ * "" none: it counts only where the folder has no template of its own. data: turbod_data_dir().
  * ENOENT: neither conf, folder nor plugin name a template. EUNSUPPORTED: the folder's template is
  * not known; err names its fingerprint, the file to write and the line to add. EDATA: a file of the
  * folder, or the table, is damaged. */

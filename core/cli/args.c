@@ -65,6 +65,10 @@ static int extra(void *ctx, int argc, char **argv, int i)
         return -1;
     if (!value_ok(f, text))
         return -1;
+    if (a->text[k] && f->kind != CLI_MULTI && f->kind != CLI_SWITCH) {
+        fprintf(stderr, "turbo: --%s is given twice\n", f->name);
+        return -1;
+    }
     a->text[k] = text;
     if (f->kind == CLI_MULTI) {
         if (a->n_multi >= CLI_MAX_MULTI) {

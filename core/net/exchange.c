@@ -110,26 +110,30 @@ bool turbod_job_push(turbod_http *h, turbod_exchange *x)
     }
     turbod_exchange_ref(x);
     x->next_job = NULL;
-    if (h->job_tail)
-        h->job_tail->next_job = x;
+    static const char word[] = "image_url";
+    bool pictures = x->body.len && memmem(x->body.ptr, x->body.len, word, sizeof word - 1);
+    turbod_lane *l = &h->lanes[pictures ? LANE_PICTURES : LANE_TEXT];
+    if (l->tail)
+        l->tail->next_job = x;
     else
-        h->job_head = x;
-    h->job_tail = x;
-    pthread_cond_signal(&h->job_wake);
+        l->head = x;
+    l->tail = x;
+    pthread_cond_signal(&l->wake);
     pthread_mutex_unlock(&h->job_mu);
     return true;
 }
 
-static turbod_exchange *job_take(turbod_http *h)
+static turbod_exchange *job_take(turbod_lane *l)
 {
+    turbod_http *h = l->http;
     pthread_mutex_lock(&h->job_mu);
-    while (!h->job_head && !atomic_load(&h->stopping))
-        pthread_cond_wait(&h->job_wake, &h->job_mu);
-    turbod_exchange *x = h->job_head;
+    while (!l->head && !atomic_load(&h->stopping))
+        pthread_cond_wait(&l->wake, &h->job_mu);
+    turbod_exchange *x = l->head;
     if (x) {
-        h->job_head = x->next_job;
-        if (!h->job_head)
-            h->job_tail = NULL;
+        l->head = x->next_job;
+        if (!l->head)
+            l->tail = NULL;
     }
     pthread_mutex_unlock(&h->job_mu);
     return x;
@@ -165,10 +169,9 @@ static void run_job(turbod_exchange *x)
 
 void *turbod_worker_main(void *arg)
 {
-    turbod_http *h = arg;
     turbod_exchange *x;
     pthread_setname_np(pthread_self(), "turbo-worker");
-    while ((x = job_take(h))) {
+    while ((x = job_take(arg))) {
         run_job(x);
         turbod_exchange_release(x);
     }

@@ -32,8 +32,8 @@ static void nap(long ms)
 
 static turbo_status start_workers(turbod_http *h, turbo_err *err)
 {
-    for (int i = 0; i < TURBOD_N_WORKERS; i++, h->n_workers++)
-        if (pthread_create(&h->workers[i], NULL, turbod_worker_main, h))
+    for (int i = 0; i < LANES * TURBOD_N_WORKERS; i++, h->n_workers++)
+        if (pthread_create(&h->workers[i], NULL, turbod_worker_main, &h->lanes[i % LANES]))
             return turbod_err(err, TURBO_ENOMEM, "cannot start the HTTP workers");
     return TURBO_OK;
 }
@@ -49,7 +49,8 @@ static void destroy(turbod_http *h)
     pthread_mutex_destroy(&h->session_mu);
     pthread_mutex_destroy(&h->mu);
     pthread_mutex_destroy(&h->job_mu);
-    pthread_cond_destroy(&h->job_wake);
+    for (int i = 0; i < LANES; i++)
+        pthread_cond_destroy(&h->lanes[i].wake);
     free(h);
 }
 
@@ -67,7 +68,10 @@ turbo_status turbod_http_start(turbod_services *models, turbod_http **out, turbo
     pthread_mutex_init(&h->mu, NULL);
     pthread_mutex_init(&h->session_mu, NULL);
     pthread_mutex_init(&h->job_mu, NULL);
-    pthread_cond_init(&h->job_wake, NULL);
+    for (int i = 0; i < LANES; i++) {
+        h->lanes[i].http = h;
+        pthread_cond_init(&h->lanes[i].wake, NULL);
+    }
     pthread_mutex_init(&h->writer_mu, NULL);
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
@@ -214,7 +218,8 @@ void turbod_http_stop(turbod_http *h)
     /* Workers finish what they have, then the door ends: nobody resumes or adds a connection. */
     pthread_mutex_lock(&h->job_mu);
     atomic_store(&h->stopping, true);
-    pthread_cond_broadcast(&h->job_wake);
+    for (int i = 0; i < LANES; i++)
+        pthread_cond_broadcast(&h->lanes[i].wake);
     pthread_mutex_unlock(&h->job_mu);
     for (int i = 0; i < h->n_workers; i++)
         pthread_join(h->workers[i], NULL);

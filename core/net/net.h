@@ -17,7 +17,7 @@
 #include "net/http.h"
 #include "util/buf.h"
 
-#define TURBOD_N_WORKERS 2
+#define TURBOD_N_WORKERS 2 /* of each lane */
 #define TURBOD_MAX_KEYS 1024
 #define TURBOD_BODY_BUDGET ((uint64_t)512 << 20) /* bodies of all exchanges together */
 #define TURBOD_MAX_PER_CONNECTION 1000           /* requests on one connection */
@@ -205,6 +205,16 @@ void turbod_api_abort(turbod_exchange *x);
 enum { LEFT_BODY, LEFT_QUEUE, LEFT_PREFILL, LEFT_DECODE, LEFT_SEND, LEFT_KINDS, LEFT_NONE };
 
 enum { DAEMON_SMALL, DAEMON_LARGE };
+
+/* Complete bodies wait for a worker of their lane. Bodies that speak of pictures have one of their own: a
+ * picture may take seconds to decode, and texts do not wait for that. */
+enum { LANE_TEXT, LANE_PICTURES, LANES };
+typedef struct turbod_lane {
+    struct turbod_http *http;
+    pthread_cond_t wake;
+    turbod_exchange *head, *tail;
+} turbod_lane;
+
 #define TURBOD_SMALL_HEAD 4096 /* bytes, and ... */
 #define TURBOD_SMALL_FIELDS 24 /* ... fields of a head that still goes to SMALL */
 
@@ -217,7 +227,7 @@ struct turbod_http {
     turbod_loop *loops[2];
     int port, listen_fd, epoll_fd, wake_fd, spare_fd;
     int max_connections, max_per_ip;
-    pthread_t door, workers[TURBOD_N_WORKERS];
+    pthread_t door, workers[LANES * TURBOD_N_WORKERS];
     int n_workers;
     bool door_started, writer_started;
     pthread_t writer;
@@ -234,9 +244,8 @@ struct turbod_http {
     turbod_exchange *exchanges; /* alive, also behind their connection's end */
     int n_exchanges, n_answering; /* the latter: the connection still waits */
 
-    pthread_mutex_t job_mu;
-    pthread_cond_t job_wake;
-    turbod_exchange *job_head, *job_tail;
+    pthread_mutex_t job_mu; /* guards the queues of the lanes */
+    turbod_lane lanes[LANES];
 
     pthread_mutex_t writer_mu; /* guards what follows; taken last */
     pthread_cond_t writer_wake;
@@ -259,7 +268,7 @@ bool turbod_job_push(turbod_http *h, turbod_exchange *x); /* false: the workers 
 /* Aborts the generations of a request id (NULL: all) that came with a key's label (NULL: any).
  * -1: no memory. */
 int turbod_http_abort(turbod_http *h, const char *id, const char *label);
-void *turbod_worker_main(void *http);
+void *turbod_worker_main(void *lane);
 
 #define TURBOD_BACKLOG 4096 /* connects that wait for accept(); the kernel may allow fewer */
 /* listen.c: h->listen_fd and h->port; the door closes it. */

@@ -113,6 +113,14 @@ static turbo_status allow(const turbod_plan_in *in, turbod_plan *p, turbo_err *e
     return TURBO_OK;
 }
 
+/* For an error: one digit behind the point is enough. */
+static const char *rough(double bytes, char text[32])
+{
+    bool large = bytes >= 0x1p30 / 10;
+    snprintf(text, 32, large ? "%.1f GiB" : "%.1f MiB", bytes / (large ? 0x1p30 : 0x1p20));
+    return text;
+}
+
 static turbo_status make_kv(const turbod_plan_in *in, turbod_plan *p, turbo_err *err)
 {
     int64_t bt = in->kv.block_tokens,
@@ -142,13 +150,14 @@ static turbo_status make_kv(const turbod_plan_in *in, turbod_plan *p, turbo_err 
             "the KV cache needs at least %.1f MiB for one block, %.1f MiB are allowed; "
             "raise cache_max_entry_count",
             (double)p->block_bytes / 0x1p20, (double)p->allowed / 0x1p20);
+    char needed[32], allowed[32];
     if (in->session_len > blocks * bt)
         return turbod_err(err, TURBO_ENOMEM,
-                          "session_len %lld needs %.1f GiB of KV cache, %.1f GiB are allowed: "
+                          "session_len %lld needs %s of KV cache, %s are allowed: "
                           "lower session_len to %lld%s or raise cache_max_entry_count",
                           (long long)in->session_len,
-                          (double)seq_blocks * (double)p->block_bytes / 0x1p30, gib(p->allowed),
-                          (long long)(blocks * bt),
+                          rough((double)seq_blocks * (double)p->block_bytes, needed),
+                          rough((double)p->allowed, allowed), (long long)(blocks * bt),
                           p->dims.dtype == TURBOK_KV_INT4   ? ""
                           : p->dims.dtype == TURBOK_KV_INT8 ? ", set quant_policy = 4"
                                                             : ", set quant_policy = 8");

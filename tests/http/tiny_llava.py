@@ -89,8 +89,13 @@ def write(folder, config=CONFIG):
     for name, value in (("config.json", config), ("preprocessor_config.json", PREPROCESSOR)):
         with open(os.path.join(folder, name), "w") as f:
             json.dump(value, f)
-    for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
+    for name in ("tokenizer.model", "special_tokens_map.json"):
         shutil.copy(os.path.join(kit.MODEL, name), folder)
+    with open(os.path.join(kit.MODEL, "tokenizer_config.json")) as f:
+        tokenizer = json.load(f)
+    del tokenizer["chat_template"]  # without one of its own it is the plugin's, which places pictures
+    with open(os.path.join(folder, "tokenizer_config.json"), "w") as f:
+        json.dump(tokenizer, f)
 
 
 def make():

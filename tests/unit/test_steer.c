@@ -9,12 +9,6 @@
 #include "sched/steer.h"
 #include "util/log.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SLOW true
-#else
-#define SLOW false
-#endif
-
 static turbod_engine *engine;
 static turbod_policy_env env;
 static int32_t prompt[64];
