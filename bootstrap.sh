@@ -200,7 +200,7 @@ format() {
     elif ! command -v git-clang-format > /dev/null; then
         say "SKIP: clang-format is not installed"
         skipped=$((skipped + 1))
-    elif git-clang-format --diff "$base" -- core kernels plugins tests > "$build/format.diff" 2>&1 ||
+    elif git-clang-format --extensions c,h --diff "$base" -- core kernels plugins tests > "$build/format.diff" 2>&1 ||
         grep -Eq 'no modified files|did not modify any files' "$build/format.diff"; then
         passed=$((passed + 1))
     else

@@ -328,6 +328,7 @@ def test_abort(slow):
             break
     s.close()
     assert b'"code":"request_aborted"' in data and b"data: [DONE]\n\n" in data
+    until(lambda: slow.gauge("num_requests_running") == 0)
     got = []
     t = threading.Thread(target=lambda: got.append(slow.post(
         "/v1/completions", {"prompt": "a", "max_tokens": 900, "ignore_eos": True})))
