@@ -80,7 +80,8 @@ static double flops_of(const study *s, double n)
 static double bytes_of(const study *s, const point *p, int32_t steps)
 {
     const turbod_engine_facts *f = turbod_engine_facts_of(s->service.engine);
-    double weights = s->all > 0 ? (double)f->plan.bytes[TURBOD_MEM_WEIGHTS] * (s->linear + s->head) / s->all : 0;
+    double weights =
+        s->all > 0 ? (double)f->plan.bytes[TURBOD_MEM_WEIGHTS] * (s->linear + s->head) / s->all : 0;
     double token = (double)f->plan.bytes[TURBOD_MEM_KV] / ((double)f->kv_blocks * f->block_tokens);
     return weights + token * p->batch * (p->len + steps / 2.0);
 }
@@ -223,7 +224,8 @@ static void json_points(study *s, FILE *out)
     fputs(",\"device\":", out);
     cli_put_json(out, f->device, strlen(f->device));
     fprintf(out, ",\"weight_bytes\":%llu,\"read_bytes_per_s\":%.6g,\"rounds\":%d,\"points\":[",
-            (unsigned long long)f->plan.bytes[TURBOD_MEM_WEIGHTS], figure_of(s->read, s->rounds).mid, s->rounds);
+            (unsigned long long)f->plan.bytes[TURBOD_MEM_WEIGHTS],
+            figure_of(s->read, s->rounds).mid, s->rounds);
     for (int i = 0; i < s->n; i++) {
         const point *p = &s->points[i];
         figure g = figure_of(p->value, s->rounds);

@@ -377,7 +377,7 @@ const cli_cmd cli_policy = {
         "test prints each token of the answer with the sampling steps that chose it. load needs an "
         "admin\n"
         "key where the server has keys; the policy is there for the next request. For a server\n"
-             "--model is the name of one of its models; default: its first.\n",
+        "--model is the name of one of its models; default: its first.\n",
     .flags = flags,
     .keys = "model chat_template plugin_path policies log_level allow_nonfinite engine",
     .min_words = 1,

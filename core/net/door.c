@@ -22,8 +22,8 @@
 #include "util/log.h"
 
 #define PEEK_BYTES (TURBOD_HEAD_MAX + TURBOD_LINE_MAX)
-#define ACCEPTS 64           /* accepted at a time */
-#define LAST_HEAD_MS 200     /* time for a head when the server stops */
+#define ACCEPTS 64 /* accepted at a time */
+#define LAST_HEAD_MS 200 /* time for a head when the server stops */
 #define LINGER_MS 1500       /* time a refused client gets to read its answer */
 #define LINGER_LOSS_MS 50    /* pause of accept() when descriptors ran out */
 #define GONE_MS 250 /* the daemon closes a connection whose peer left; else the door does */

@@ -8,7 +8,6 @@
 #include "net/net.h"
 #include "util/err.h"
 
-
 static turbo_status bind_one(turbod_http *h, const struct addrinfo *a, const turbod_conf *c,
                              turbo_err *err)
 {

@@ -403,8 +403,7 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
     bool whole = why == MHD_REQUEST_TERMINATED_COMPLETED_OK;
     pthread_mutex_lock(&x->mu);
     /* Clients close when they have read [DONE]; the empty chunk behind it is nobody's loss. */
-    whole = whole ||
-            (x->gen && x->gen->stream_over && x->out_at == x->out.len && !x->rest.len);
+    whole = whole || (x->gen && x->gen->stream_over && x->out_at == x->out.len && !x->rest.len);
     x->over = true;
     x->suspended = x->direct = false;
     if (!whole && why != MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN)

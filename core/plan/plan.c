@@ -226,6 +226,6 @@ void turbod_plan_summary(const turbod_plan *p, char *text, size_t cap)
              "session_len %d",
              size_text(weights, a), size_text(p->fixed - weights, b),
              size_text(p->bytes[TURBOD_MEM_KV] + p->bytes[TURBOD_MEM_KV_INDEX], c),
-             turbok_kv_type_name(p->dims.dtype), p->blocks,
-             p->dims.block_tokens, size_text(p->total, d), size_text(p->vacant, e), p->session_len);
+             turbok_kv_type_name(p->dims.dtype), p->blocks, p->dims.block_tokens,
+             size_text(p->total, d), size_text(p->vacant, e), p->session_len);
 }

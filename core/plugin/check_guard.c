@@ -402,9 +402,8 @@ static turbo_status h_vector_of(turbo_weights *w, const char *name, int64_t n,
     return st ? st : keep(g, *to, n, 0, 0, err);
 }
 
-static turbo_status h_weights_view(turbo_weights *w, const char *const *from,
-                                   const char *const *to, int32_t n, turbo_weights **out,
-                                   turbo_err *err)
+static turbo_status h_weights_view(turbo_weights *w, const char *const *from, const char *const *to,
+                                   int32_t n, turbo_weights **out, turbo_err *err)
 {
     (void)w, (void)from, (void)to, (void)n, (void)out;
     return turbod_err(err, TURBO_EUNSUPPORTED, "a model inside a model is not run by this check");

@@ -43,7 +43,10 @@ static void length(text *t, uint64_t *rng)
 static void sampling(text *t, uint64_t *rng, bool n_allowed, shot *s)
 {
     static const char *const policies[] = {
-        "\"greedy\"", "\"house\"", "\"lively\"", "\"think_budget\",\"policy_args\":{\"budget\":4}",
+        "\"greedy\"",
+        "\"house\"",
+        "\"lively\"",
+        "\"think_budget\",\"policy_args\":{\"budget\":4}",
         "\"choice\",\"policy_args\":{\"options\":[\"yes\",\"no\"]}",
     };
     text_printf(t, ",\"seed\":%u,\"temperature\":%s", upto(rng, 1000),

@@ -47,10 +47,18 @@ static void test_sizes(void **state)
     assert_int_equal(turbok_kv_block_bytes(&odd), 2 * (7 * 8 + 4 * 8));
     static const turbok_kv_dims bad[] = {
         {1, 1, 7, 8, TURBOK_KV_INT4},
-        {0, 2, 20, 16, TURBO_F32},  {3, 0, 20, 16, TURBO_F32},  {3, 2, 0, 16, TURBO_F32},
-        {3, 2, 20, 0, TURBO_F32},   {3, 2, 20, 12, TURBO_F32},  {3, 2, 20, 2048, TURBO_F32},
-        {-1, 2, 20, 16, TURBO_F32}, {3, -2, 20, 16, TURBO_F32}, {3, 2, -20, 16, TURBO_F32},
-        {3, 2, 20, 16, TURBO_I8},   {3, 2, 20, 16, 99},         {INT32_MAX, INT32_MAX, INT32_MAX, 8, 0},
+        {0, 2, 20, 16, TURBO_F32},
+        {3, 0, 20, 16, TURBO_F32},
+        {3, 2, 0, 16, TURBO_F32},
+        {3, 2, 20, 0, TURBO_F32},
+        {3, 2, 20, 12, TURBO_F32},
+        {3, 2, 20, 2048, TURBO_F32},
+        {-1, 2, 20, 16, TURBO_F32},
+        {3, -2, 20, 16, TURBO_F32},
+        {3, 2, -20, 16, TURBO_F32},
+        {3, 2, 20, 16, TURBO_I8},
+        {3, 2, 20, 16, 99},
+        {INT32_MAX, INT32_MAX, INT32_MAX, 8, 0},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         turbok_kv_pool *p = NULL;

@@ -323,10 +323,8 @@ static void test_short_specs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_transformers),
-        cmocka_unit_test(test_published),
-        cmocka_unit_test(test_bytes),
-        cmocka_unit_test(test_misfits),
+        cmocka_unit_test(test_transformers), cmocka_unit_test(test_published),
+        cmocka_unit_test(test_bytes),        cmocka_unit_test(test_misfits),
         cmocka_unit_test(test_short_specs),
     };
     turbo_err err = {{0}};

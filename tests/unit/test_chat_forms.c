@@ -227,7 +227,8 @@ static void test_choose(void **state)
     put("tokenizer_config.json", "{\"chat_template\": \"abc\"}"); /* FIPS 180-4, example B.1 */
     chosen("", "", TURBO_EUNSUPPORTED,
            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad NAME");
-    chosen("", "internlm2", TURBO_EUNSUPPORTED, "ba7816bf8f01cf"); /* the plugin's word is no guess */
+    chosen("", "internlm2", TURBO_EUNSUPPORTED,
+           "ba7816bf8f01cf"); /* the plugin's word is no guess */
     put("tokenizer_config.json", "{\"chat_template\": null}");
     chosen("", "", TURBO_ENOENT, "names no chat template");
     put("tokenizer_config.json", "{\"chat_template\": \"abc\"}");
