@@ -101,6 +101,36 @@ typedef struct turbok_part {
 turbo_status turbok_linear_rows_new(turbok_device *d, int32_t dtype, const turbok_part *parts,
                                     int32_t n, int64_t in, uint32_t flags, turbo_linear **w,
                                     turbo_err *err);
+/* A quantised matrix [out,in] as its published layout says, its codes unpacked and in the order of rows: the
+ * form that every reader of a format makes and that a device repacks from. One of three kinds:
+ *   table:      W[o,i] = scale[o,g] * table[code[o,i]]
+ *   zero:       W[o,i] = scale[o,g] * (code[o,i] - zero[o,g])
+ *   else:       W[o,i] = scale[o,g] * (code[o,i] - offset) - (min ? min[o,g] : 0)
+ * with g = i / group; products and differences in fp32, in this order, each rounded once. */
+typedef struct turbok_grid {
+    int32_t bits; /* 8 or 4 */
+    int32_t group; /* inputs that share a scale: a multiple of 16 that divides in; in: one scale a row */
+    int32_t scale_dtype; /* TURBO_F32, _F16 or _BF16 */
+    int32_t offset; /* 0..255 */
+    const uint8_t *codes; /* 8 bits: [out,in]; 4 bits: [out,in/2], input 2i in the low half of byte i */
+    const void *scale; /* [out,in/group] of scale_dtype */
+    const uint8_t *zero; /* [out,in/group] or NULL */
+    const float *min; /* [out,in/group] or NULL */
+    const float *table; /* [2^bits] or NULL */
+    const int32_t *perm; /* [in]: column k of codes belongs to input perm[k]; NULL: to input k */
+    float outlier; /* above 0: inputs of at least this size are multiplied in fp32 (LLM.int8, arXiv 2208.07339) */
+    int32_t reserved;
+} turbok_grid;
+/* Bytes that turbok_grid_new takes; of the pointers of g only which are NULL matters. 0: not possible. */
+uint64_t turbok_grid_bytes(const turbok_device *d, const turbok_grid *g, int64_t out, int64_t in,
+                           bool has_bias, uint32_t flags);
+/* As turbok_linear_new. What g points to is read during the call only. Refuses scales that are not finite,
+ * and with TURBO_EINVAL a group that does not divide. */
+turbo_status turbok_grid_new(turbok_device *d, const turbok_grid *g, int64_t out, int64_t in,
+                             const void *bias, int32_t bias_dtype, uint32_t flags, turbo_linear **w,
+                             turbo_err *err);
+/* Row o as fp32 [in]: the definition above, for tests, tools and tables. */
+void turbok_grid_row(const turbok_grid *g, int64_t o, int64_t in, float *out);
 void turbok_linear_free(turbok_device *d, turbo_linear *w);
 int64_t turbok_linear_out(const turbo_linear *w);
 int64_t turbok_linear_in(const turbo_linear *w);
