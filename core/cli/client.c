@@ -1,10 +1,8 @@
 /* core/cli/client.c: turbo client: the chat loop over HTTP, to turbod or any server that speaks the
  * same API. Main thread. Must not know the engine. */
-#include <curl/curl.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "cli/cli.h"
+#include "cli/remote.h"
 #include "util/err.h"
 #include "util/json.h"
 
@@ -27,13 +25,11 @@ static const cli_flag flags[] = {
 
 typedef struct remote {
     cli_args *args;
-    CURL *curl;
-    struct curl_slist *headers;
-    char base[1024], model[256];
+    cli_remote to;
+    char model[256];
     turbod_buf line; /* of the event stream that is being received */
-    turbod_buf body; /* of a reply that is no stream */
-    turbod_buf *answer; /* NULL: a plain GET */
-    bool stream, interrupted, failed;
+    turbod_buf *answer;
+    bool interrupted, failed;
     turbo_err err;
     double rate;
     int32_t n_tokens;
@@ -104,10 +100,9 @@ static size_t on_body(char *data, size_t one, size_t n, void *ctx)
     remote *r = ctx;
     (void)one; /* always 1 */
     long status = 0;
-    curl_easy_getinfo(r->curl, CURLINFO_RESPONSE_CODE, &status);
-    if (!r->answer || status != 200)
-        return turbod_buf_add(&r->body, data, n) ? n : 0;
-    r->stream = true;
+    curl_easy_getinfo(r->to.curl, CURLINFO_RESPONSE_CODE, &status);
+    if (status != 200)
+        return turbod_buf_add(&r->to.body, data, n) ? n : 0;
     for (size_t i = 0; i < n; i++) {
         if (data[i] == '\n') {
             turbod_buf_str(&r->line, "");
@@ -130,60 +125,27 @@ static int on_progress(void *ctx, curl_off_t a, curl_off_t b, curl_off_t c, curl
 
 /* ---- what goes ----------------------------------------------------------------------------------- */
 
-/* A reply other than 200 with its error object. */
-static turbo_status refused(remote *r, long status, turbo_err *err)
-{
-    cJSON *j = NULL;
-    const cJSON *m = NULL;
-    if (r->body.len && !turbod_json_parse(r->body.ptr, r->body.len, &turbod_json_request, &j, err))
-        m = turbod_json_get(turbod_json_get(j, "error"), "message");
-    turbo_status st =
-        turbod_err(err, status == 429 || status >= 500 ? TURBO_EBUSY : TURBO_EINVAL,
-                   "the server answered %ld%s%s%s", status, cJSON_IsString(m) ? ": " : "",
-                   cJSON_IsString(m) ? m->valuestring : "",
-                   status == 401 ? "; give --api-key KEY" : "");
-    cJSON_Delete(j);
-    return st;
-}
-
+/* One question and the stream of its answer. */
 static turbo_status perform(remote *r, const char *path, const char *body, turbo_err *err)
 {
-    char url[1200], why[CURL_ERROR_SIZE] = "";
     long status = 0;
-    snprintf(url, sizeof url, "%s%s", r->base, path);
-    curl_easy_reset(r->curl);
-    curl_easy_setopt(r->curl, CURLOPT_URL, url);
-    curl_easy_setopt(r->curl, CURLOPT_PROTOCOLS_STR, "http,https");
-    curl_easy_setopt(r->curl, CURLOPT_HTTPHEADER, r->headers);
-    curl_easy_setopt(r->curl, CURLOPT_ERRORBUFFER, why);
-    curl_easy_setopt(r->curl, CURLOPT_CONNECTTIMEOUT, 10L);
-    curl_easy_setopt(r->curl, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(r->curl, CURLOPT_WRITEFUNCTION, on_body);
-    curl_easy_setopt(r->curl, CURLOPT_WRITEDATA, (void *)r);
-    curl_easy_setopt(r->curl, CURLOPT_NOPROGRESS, 0L);
-    curl_easy_setopt(r->curl, CURLOPT_XFERINFOFUNCTION, on_progress);
-    curl_easy_setopt(r->curl, CURLOPT_XFERINFODATA, (void *)r);
-    if (body) {
-        curl_easy_setopt(r->curl, CURLOPT_POSTFIELDS, body);
-        curl_easy_setopt(r->curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)strlen(body));
-    }
-    r->interrupted = r->failed = r->stream = false;
+    cli_remote_prepare(&r->to, path, body);
+    curl_easy_setopt(r->to.curl, CURLOPT_WRITEFUNCTION, on_body);
+    curl_easy_setopt(r->to.curl, CURLOPT_WRITEDATA, (void *)r);
+    curl_easy_setopt(r->to.curl, CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(r->to.curl, CURLOPT_XFERINFOFUNCTION, on_progress);
+    curl_easy_setopt(r->to.curl, CURLOPT_XFERINFODATA, (void *)r);
+    r->interrupted = r->failed = false;
     r->err.text[0] = '\0';
     turbod_buf_clear(&r->line);
-    turbod_buf_clear(&r->body);
-    CURLcode c = curl_easy_perform(r->curl);
-    curl_easy_getinfo(r->curl, CURLINFO_RESPONSE_CODE, &status);
+    turbo_status st = cli_remote_perform(&r->to, &status, err);
     if (r->interrupted)
         return turbod_err(err, TURBO_ECANCELLED, "stopped");
     if (r->failed) {
         *err = r->err;
         return TURBO_EBUSY;
     }
-    if (c == CURLE_COULDNT_CONNECT)
-        return turbod_err(err, TURBO_EIO, "%s: %s; is turbod running there?", r->base, why);
-    if (c != CURLE_OK)
-        return turbod_err(err, TURBO_EIO, "%s: %s", r->base, *why ? why : curl_easy_strerror(c));
-    return status == 200 ? TURBO_OK : refused(r, status, err);
+    return st || status == 200 ? st : cli_remote_refused(&r->to, status, err);
 }
 
 static void put_field(turbod_buf *b, const cli_args *a, const char *flag, const char *key)
@@ -252,46 +214,22 @@ static turbo_status find_model(remote *r, turbo_err *err)
         snprintf(r->model, sizeof r->model, "%s", given);
         return TURBO_OK;
     }
-    r->answer = NULL;
-    turbo_status st = perform(r, "/v1/models", NULL, err);
+    long status = 0;
+    cli_remote_prepare(&r->to, "/v1/models", NULL);
+    turbo_status st = cli_remote_perform(&r->to, &status, err);
+    if (!st && status != 200)
+        st = cli_remote_refused(&r->to, status, err);
     if (!st)
-        st = turbod_json_parse(r->body.ptr, r->body.len, &turbod_json_request, &j, err);
+        st = turbod_json_parse(r->to.body.ptr, r->to.body.len, &turbod_json_request, &j, err);
     if (!st) {
         const cJSON *id = turbod_json_get(cJSON_GetArrayItem(turbod_json_get(j, "data"), 0), "id");
         if (cJSON_IsString(id))
             snprintf(r->model, sizeof r->model, "%s", id->valuestring);
         else
-            st = turbod_err(err, TURBO_EDATA, "%s lists no model", r->base);
+            st = turbod_err(err, TURBO_EDATA, "%s lists no model", r->to.base);
     }
     cJSON_Delete(j);
     return st;
-}
-
-static turbo_status connect_to(remote *r, const char *url, turbo_err *err)
-{
-    const char *key = cli_text(r->args, "api-key");
-    size_t n = strlen(url);
-    while (n && url[n - 1] == '/')
-        n--;
-    if (n > 3 && !memcmp(url + n - 3, "/v1", 3)) /* as the base_url of other clients has it */
-        n -= 3;
-    bool scheme = !strncmp(url, "http://", 7) || !strncmp(url, "https://", 8);
-    if (n + 8 > sizeof r->base)
-        return turbod_err(err, TURBOD_EUSAGE, "the URL is too long");
-    snprintf(r->base, sizeof r->base, "%s%.*s", scheme ? "" : "http://", (int)n, url);
-    r->curl = curl_easy_init();
-    r->headers = curl_slist_append(NULL, "Content-Type: application/json");
-    if (!key)
-        key = getenv("TURBO_API_KEY");
-    if (key && *key) {
-        char line[600];
-        if (strlen(key) > 512 || strpbrk(key, "\r\n"))
-            return turbod_err(err, TURBOD_EUSAGE, "the API key has at most 512 bytes, one line");
-        snprintf(line, sizeof line, "Authorization: Bearer %s", key);
-        r->headers = curl_slist_append(r->headers, line);
-    }
-    return r->curl && r->headers ? find_model(r, err)
-                                 : turbod_err(err, TURBO_ENOMEM, "no memory for a connection");
 }
 
 static turbo_status ask_once(remote *r, turbo_err *err)
@@ -334,21 +272,21 @@ static int run(cli_args *a)
     if (curl_global_init(CURL_GLOBAL_DEFAULT))
         return cli_fail(turbod_err(&err, TURBO_EINTERNAL, "libcurl does not start"), &err);
     turbod_buf_init(&r.line, REPLY_MAX);
-    turbod_buf_init(&r.body, REPLY_MAX);
     cli_catch_interrupts();
-    turbo_status st = connect_to(&r, a->n_words ? a->words[0] : "http://127.0.0.1:23333", &err);
+    turbo_status st = cli_remote_open(&r.to, a, a->n_words ? a->words[0] : "http://127.0.0.1:23333",
+                                      REPLY_MAX, &err);
+    if (!st)
+        st = find_model(&r, &err);
     if (!st && a->n_multi) {
         st = ask_once(&r, &err);
     } else if (!st) {
         char where[1400];
-        snprintf(where, sizeof where, "%s at %s", r.model, r.base);
+        snprintf(where, sizeof where, "%s at %s", r.model, r.to.base);
         cli_backend b = {.ctx = &r, .where = where, .ask = ask};
         code = cli_dialog(&b, cli_text(a, "system"));
     }
     turbod_buf_free(&r.line);
-    turbod_buf_free(&r.body);
-    curl_slist_free_all(r.headers);
-    curl_easy_cleanup(r.curl);
+    cli_remote_close(&r.to);
     curl_global_cleanup();
     return st ? cli_fail(st, &err) : code;
 }

@@ -1,10 +1,9 @@
 /* core/cli/policy.c: turbo policy list | load | test: sampling policies of a folder, of a server, and one of
  * them step by step. Main thread; the trace is written by the engine thread. */
-#include <curl/curl.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/cli.h"
+#include "cli/remote.h"
 #include "lua/policies.h"
 #include "lua/sandbox.h"
 #include "plugin/host.h"
@@ -23,91 +22,25 @@ static const cli_flag flags[] = {
 
 /* ---- a server -------------------------------------------------------------------------------------- */
 
-typedef struct call {
-    CURL *curl;
-    struct curl_slist *headers;
-    turbod_buf body;
-} call;
-
-static size_t on_body(char *data, size_t one, size_t n, void *ctx)
-{
-    (void)one; /* always 1 */
-    return turbod_buf_add(&((call *)ctx)->body, data, n) ? n : 0;
-}
-
-static turbo_status authorise(call *c, const cli_args *a, turbo_err *err)
-{
-    char line[600];
-    const char *key = cli_text(a, "api-key");
-    if (!key)
-        key = getenv("TURBO_API_KEY");
-    if (!key || !*key)
-        return TURBO_OK;
-    if (strlen(key) > 512 || strpbrk(key, "\r\n"))
-        return turbod_err(err, TURBOD_EUSAGE, "the API key has at most 512 bytes, one line");
-    snprintf(line, sizeof line, "Authorization: Bearer %s", key);
-    c->headers = curl_slist_append(c->headers, line);
-    return TURBO_OK;
-}
-
-/* What the server says when it refuses. */
-static turbo_status refused(const call *c, long status, turbo_err *err)
-{
-    cJSON *j = NULL;
-    turbo_err ignored;
-    const cJSON *m = NULL;
-    if (!turbod_json_parse(c->body.ptr, c->body.len, &turbod_json_request, &j, &ignored))
-        m = turbod_json_get(turbod_json_get(j, "error"), "message");
-    turbod_err(err, TURBO_EINVAL, "server, status %ld: %s", status,
-               cJSON_IsString(m) ? m->valuestring : "no message; is this turbod?");
-    cJSON_Delete(j);
-    return TURBO_EINVAL;
-}
-
 /* body NULL: GET, else PUT. *reply is the caller's, cJSON_Delete. */
 static turbo_status ask(const cli_args *a, const char *server, const char *path, const char *body,
                         cJSON **reply, turbo_err *err)
 {
-    char url[1400], why[CURL_ERROR_SIZE] = "";
+    cli_remote r;
     long status = 0;
-    call c = {.curl = curl_easy_init()};
-    size_t n = strlen(server);
-    while (n && server[n - 1] == '/')
-        n--;
-    bool scheme = !strncmp(server, "http://", 7) || !strncmp(server, "https://", 8);
-    turbod_buf_init(&c.body, (size_t)4 << 20);
-    turbod_buf_str(&c.body, "");
-    c.headers = curl_slist_append(NULL, "Content-Type: application/json");
-    turbo_status st = authorise(&c, a, err);
-    if (!c.curl || n > 1000)
-        st = turbod_err(err, TURBO_EINVAL, "the URL is too long");
+    turbo_status st = cli_remote_open(&r, a, server, (size_t)4 << 20, err);
     if (!st) {
-        snprintf(url, sizeof url, "%s%.*s%s", scheme ? "" : "http://", (int)n, server, path);
-        curl_easy_setopt(c.curl, CURLOPT_URL, url);
-        curl_easy_setopt(c.curl, CURLOPT_PROTOCOLS_STR, "http,https");
-        curl_easy_setopt(c.curl, CURLOPT_HTTPHEADER, c.headers);
-        curl_easy_setopt(c.curl, CURLOPT_ERRORBUFFER, why);
-        curl_easy_setopt(c.curl, CURLOPT_CONNECTTIMEOUT, 10L);
-        curl_easy_setopt(c.curl, CURLOPT_TIMEOUT, 60L);
-        curl_easy_setopt(c.curl, CURLOPT_NOSIGNAL, 1L);
-        curl_easy_setopt(c.curl, CURLOPT_WRITEFUNCTION, on_body);
-        curl_easy_setopt(c.curl, CURLOPT_WRITEDATA, (void *)&c);
-        if (body) {
-            curl_easy_setopt(c.curl, CURLOPT_CUSTOMREQUEST, "PUT");
-            curl_easy_setopt(c.curl, CURLOPT_POSTFIELDS, body);
-        }
-        CURLcode code = curl_easy_perform(c.curl);
-        curl_easy_getinfo(c.curl, CURLINFO_RESPONSE_CODE, &status);
-        if (code)
-            st = turbod_err(err, TURBO_EIO, "%s: %s", url, *why ? why : curl_easy_strerror(code));
-        else if (status / 100 != 2)
-            st = refused(&c, status, err);
-        else
-            st = turbod_json_parse(c.body.ptr, c.body.len, &turbod_json_request, reply, err);
+        cli_remote_prepare(&r, path, body);
+        curl_easy_setopt(r.curl, CURLOPT_TIMEOUT, 60L);
+        if (body)
+            curl_easy_setopt(r.curl, CURLOPT_CUSTOMREQUEST, "PUT");
+        st = cli_remote_perform(&r, &status, err);
     }
-    turbod_buf_free(&c.body);
-    curl_slist_free_all(c.headers);
-    curl_easy_cleanup(c.curl);
+    if (!st && status / 100 != 2)
+        st = cli_remote_refused(&r, status, err);
+    if (!st)
+        st = turbod_json_parse(r.body.ptr, r.body.len, &turbod_json_request, reply, err);
+    cli_remote_close(&r);
     return st;
 }
 

@@ -1,5 +1,7 @@
 """Policies while the server runs: put, replaced, deleted; hooks of running requests; who may do it."""
+import os
 import signal
+import subprocess
 import threading
 
 import pytest
@@ -48,6 +50,31 @@ def test_put_use_delete(server):
     assert server.request("DELETE", "/v1/policies/fixed").status == 200
     assert server.request("DELETE", "/v1/policies/fixed").code == "policy_not_found"
     assert chat(server, policy="fixed").code == "policy_not_found"
+
+
+def test_command_line(server, tmp_path):
+    turbo = os.path.join(os.path.dirname(kit.TURBOD), "turbo")
+    script = tmp_path / "one.lua"
+    script.write_text(only(402))
+
+    def policy(*words):
+        r = subprocess.run([turbo, "policy", *words], stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE, timeout=60)
+        return r.returncode, r.stdout.decode(), r.stderr.decode()
+
+    url = "127.0.0.1:%d" % server.port
+    for i, form in enumerate((url, "http://" + url, "http://" + url + "/v1", "http://" + url + "/v1/")):
+        name = "cli%d" % i
+        assert policy("load", form, name, str(script)) == (0, name + ": logits\n", "")
+        code, out, err = policy("list", form)
+        assert code == 0 and name in out and "put" in out, (form, err)
+        assert ids_of(chat(server, policy=name)) == [402] * 12
+        assert server.request("DELETE", "/v1/policies/" + name).status == 200
+    script.write_text("turbo.policy{")
+    code, _, err = policy("load", "http://" + url + "/v1", "bad", str(script))
+    assert code != 0 and "400" in err and "expected" in err, err
+    code, _, err = policy("list", "http://127.0.0.1:1/v1")
+    assert code == 74 and "is turbod running there?" in err, err
 
 
 def test_refused(server):
