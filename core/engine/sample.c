@@ -72,12 +72,6 @@ static void note_time(turbod_engine *e, turbod_request *r)
     atomic_fetch_add_explicit(&e->metrics.generation_tokens, 1, memory_order_relaxed);
 }
 
-/* Ends a request whose policy failed, with the policy's words. */
-static void fail_steered(turbod_engine *e, turbod_request *r, turbo_status st, const turbo_err *err)
-{
-    turbod_fail(e, r, st, err->text);
-}
-
 /* Nothing to draw from. False: the request has ended. */
 static bool drawn(turbod_engine *e, turbod_request *r, const turbo_sample_row *row)
 {
@@ -131,7 +125,7 @@ static void advance(turbod_engine *e, turbod_request *r, const turbo_sample_row 
                           : TURBO_OK;
     r->on_event(r->ctx, &ev);
     if (st) {
-        fail_steered(e, r, st, &err);
+        turbod_fail(e, r, st, err.text);
     } else if (hit >= 0) {
         turbod_event done = finish_event(r, TURBOD_FINISH_STOP);
         done.stop_index = hit;
@@ -144,11 +138,12 @@ static void advance(turbod_engine *e, turbod_request *r, const turbo_sample_row 
     }
 }
 
-/* Rows of the requests that one sampler draws for, from e->rows[at] on; returns their end. A request whose
- * policy fails now has ended and has no row. */
-static int32_t gather_rows(turbod_engine *e, bool programs, int32_t at)
+/* Rows of the requests that one sampler draws for, into e->rows; returns how many. A request whose policy
+ * fails now has ended and has no row. */
+static int32_t gather_rows(turbod_engine *e, bool programs)
 {
     size_t V = (size_t)e->facts.model.vocab;
+    int32_t n = 0;
     for (int32_t i = 0; i < e->batch.b.n_rows; i++) {
         turbod_request *r = e->batch.rows[i];
         if (!r || r->programs != programs)
@@ -160,26 +155,26 @@ static int32_t gather_rows(turbod_engine *e, bool programs, int32_t at)
                               ? r->steer->draw(r->steer, logits, &r->params, &err)
                               : TURBO_OK;
         if (st) {
-            fail_steered(e, r, st, &err);
+            turbod_fail(e, r, st, err.text);
             continue;
         }
-        e->row_req[at] = r;
-        e->rows[at] = (turbo_sample_row){
+        e->row_req[n] = r;
+        e->rows[n] = (turbo_sample_row){
             .logits = logits,
             .state = r->sampler_state,
             .params = &r->params,
-            .top = e->tops + (size_t)at * 20,
+            .top = e->tops + (size_t)n * 20,
             .token = -1,
         };
-        at++;
+        n++;
     }
-    return at;
+    return n;
 }
 
 static void sample_some(turbod_engine *e, bool programs)
 {
     struct turbod_sampler *s = &e->samplers[programs];
-    int32_t n = gather_rows(e, programs, 0);
+    int32_t n = gather_rows(e, programs);
     if (!n)
         return;
     turbo_err err = {{0}};
