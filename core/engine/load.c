@@ -248,12 +248,12 @@ turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, t
     clocked(e, TURBOD_LOAD_WEIGHTS, &t);
     if (!st)
         st = open_workspace(e, err);
-    if (!st && e->facts.media.n_rows) {
+    if (!st && e->facts.media.n_rows)
         st = turbod_media_open(o->registry, e->model_vtbl, e->model, &e->facts.media,
                                e->facts.model.embed_dim, o->image_bytes, &e->metrics, &e->media,
                                err);
-        e->facts.alloc[TURBOD_MEM_IMAGES] = e->facts.plan.bytes[TURBOD_MEM_IMAGES];
-    }
+    if (!st && e->media)
+        e->facts.alloc[TURBOD_MEM_IMAGES] = turbod_media_reserved(e->media);
     clocked(e, TURBOD_LOAD_WORKSPACE, &t);
     if (!st)
         st =

@@ -27,7 +27,7 @@ struct turbod_media {
     turbod_media_facts facts;
     int32_t E;
     size_t row_bytes, entry_bytes; /* of the rows of one picture; of all it takes */
-    uint64_t most;
+    uint64_t most, reserved; /* bytes of the store; with the workspace */
     void *workspace;
     pthread_mutex_t mu;
     /* under mu */
@@ -77,10 +77,24 @@ turbo_status turbod_media_describe(const turbod_registry *r, const turbo_model_v
     return TURBO_OK;
 }
 
+/* What is taken for the workspace of the tower; false: more than there can be. */
+static bool workspace_bytes(const turbod_media_facts *facts, size_t *bytes)
+{
+    return turbod_round_up(facts->workspace ? (size_t)facts->workspace : 64, 64, bytes);
+}
+
 uint64_t turbod_media_bytes(const turbod_media_facts *facts, uint64_t most)
 {
     size_t bytes;
-    return facts->n_rows && turbod_add((size_t)facts->workspace, (size_t)most, &bytes) ? bytes : 0;
+    return facts->n_rows && workspace_bytes(facts, &bytes) &&
+                   turbod_add(bytes, (size_t)most, &bytes)
+               ? bytes
+               : 0;
+}
+
+uint64_t turbod_media_reserved(const turbod_media *m)
+{
+    return m->reserved;
 }
 
 turbo_status turbod_media_open(const turbod_registry *r, const turbo_model_vtbl *vtbl, void *model,
@@ -91,7 +105,7 @@ turbo_status turbod_media_open(const turbod_registry *r, const turbo_model_vtbl 
     if (!m)
         return turbod_err(err, TURBO_ENOMEM, "no memory for pictures");
     turbo_status st = find_vtbl(r, vtbl, &m->vtbl, err);
-    size_t pixels, bytes;
+    size_t pixels, bytes = 0;
     pthread_mutex_init(&m->mu, NULL);
     m->model = model;
     m->metrics = metrics;
@@ -107,10 +121,11 @@ turbo_status turbod_media_open(const turbod_registry *r, const turbo_model_vtbl 
             turbod_err(err, TURBO_EINVAL,
                        "image_cache is %llu MiB, one picture of this model takes %zu MiB; raise it",
                        (unsigned long long)(most >> 20), (m->entry_bytes >> 20) + 1);
-    bytes = facts->workspace ? (size_t)facts->workspace : 64;
-    if (!st && (!turbod_round_up(bytes, 64, &bytes) || !(m->workspace = aligned_alloc(64, bytes))))
-        st = turbod_err(err, TURBO_ENOMEM, "no memory for the workspace of pictures (%zu MiB)",
-                        bytes >> 20);
+    if (!st && (!workspace_bytes(facts, &bytes) || !(m->workspace = aligned_alloc(64, bytes))))
+        st = turbod_err(err, TURBO_ENOMEM, "no memory for the workspace of pictures (%llu MiB)",
+                        (unsigned long long)(facts->workspace >> 20));
+    if (!st)
+        m->reserved = most + bytes;
     if (st)
         turbod_media_free(m);
     else

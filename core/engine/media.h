@@ -28,8 +28,11 @@ turbo_status turbod_media_open(const turbod_registry *r, const turbo_model_vtbl 
                                const turbod_media_facts *facts, int32_t E, uint64_t most,
                                turbod_metrics *metrics, turbod_media **out, turbo_err *err);
 void turbod_media_free(turbod_media *m); /* NULL allowed; nobody holds anything */
-/* Workspace, and what a store of `most` bytes may take; 0 for a model without pictures. */
+/* Before it is opened: workspace, and what a store of `most` bytes may take; 0 for a model without
+ * pictures. */
 uint64_t turbod_media_bytes(const turbod_media_facts *facts, uint64_t most);
+/* The same of an open one: the workspace it took, and the limit of its store. */
+uint64_t turbod_media_reserved(const turbod_media *m);
 
 /* Room for the rows of slots [n] into seen [n]; given back by turbod_media_give. EBUSY: the pictures of other
  * requests fill the store; ELIMIT: these alone are too many. [any] */

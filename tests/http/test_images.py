@@ -273,6 +273,13 @@ def test_many_pictures_through_a_small_store(llava):
     assert hits and hits[0] > 0
 
 
+def test_memory_for_pictures_is_what_was_planned(llava):
+    page = llava.get("/metrics").body.decode()
+    bytes_of = {n: float(l.split()[-1]) for l in page.splitlines() for n in ("plan", "alloc")
+                if l.startswith("turbo:%s_bytes{" % n) and 'kind="images"' in l}
+    assert bytes_of["plan"] == bytes_of["alloc"] > 1 << 20  # image_cache, and a workspace
+
+
 def test_session(llava):
     def turn(prompt, **fields):
         r = llava.post("/v1/chat/interactive", {"session_id": "s1", "interactive_mode": True,
