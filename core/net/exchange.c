@@ -8,6 +8,7 @@
 
 #include "net/gen.h"
 #include "net/net.h"
+#include "util/json.h"
 
 int64_t turbod_ms(void)
 {
@@ -103,6 +104,7 @@ void turbod_exchange_gone(turbod_exchange *x)
 
 bool turbod_job_push(turbod_http *h, turbod_exchange *x)
 {
+    bool pictures = turbod_json_spells(x->body.ptr, x->body.len, "image_url");
     pthread_mutex_lock(&h->job_mu);
     if (atomic_load(&h->stopping)) {
         pthread_mutex_unlock(&h->job_mu);
@@ -110,8 +112,6 @@ bool turbod_job_push(turbod_http *h, turbod_exchange *x)
     }
     turbod_exchange_ref(x);
     x->next_job = NULL;
-    static const char word[] = "image_url";
-    bool pictures = x->body.len && memmem(x->body.ptr, x->body.len, word, sizeof word - 1);
     turbod_lane *l = &h->lanes[pictures ? LANE_PICTURES : LANE_TEXT];
     if (l->tail)
         l->tail->next_job = x;

@@ -280,6 +280,34 @@ turbo_status turbod_json_parse(const char *text, size_t n, const turbod_json_lim
     return st;
 }
 
+/* Bytes that spell c at p; 0: none do. */
+static size_t spelt(const char *p, const char *end, char c)
+{
+    static const char hex[] = "0123456789abcdef";
+    if (p < end && *p == c)
+        return 1;
+    if (end - p < 6 || memcmp(p, "\\u00", 4) || p[4] != hex[c >> 4])
+        return 0;
+    return p[5] == hex[c & 15] || (p[5] >= 'A' && (p[5] | 32) == hex[c & 15]) ? 6 : 0;
+}
+
+bool turbod_json_spells(const char *text, size_t n, const char *word)
+{
+    const char *end = text + n;
+    if (!n || memmem(text, n, word, strlen(word)))
+        return n > 0;
+    if (!memmem(text, n, "\\u00", 4))
+        return false;
+    for (; text < end; text++) {
+        const char *p = text, *w = word;
+        for (size_t k; *w && (k = spelt(p, end, *w)) > 0; w++)
+            p += k;
+        if (!*w)
+            return true;
+    }
+    return false;
+}
+
 const cJSON *turbod_json_get(const cJSON *obj, const char *key)
 {
     const cJSON *v = cJSON_IsObject(obj) ? cJSON_GetObjectItemCaseSensitive(obj, key) : NULL;

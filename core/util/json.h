@@ -29,6 +29,9 @@ turbo_status turbod_json_scan(const char *text, size_t n, const turbod_json_limi
 turbo_status turbod_json_parse(const char *text, size_t n, const turbod_json_limits *lim,
                                cJSON **out, turbo_err *err);
 
+/* Does the text hold the word (ASCII letters, digits, '_'), each byte of it written as itself or as \u00XX?
+ * Where it stands, in a key or inside other text, is not looked at. */
+bool turbod_json_spells(const char *text, size_t n, const char *word);
 /* Member of an object; NULL when absent, when JSON null, or when obj is no object. */
 const cJSON *turbod_json_get(const cJSON *obj, const char *key);
 /* An exact integer inside lo..hi; false for any other type or value. */

@@ -273,6 +273,13 @@ def test_many_pictures_through_a_small_store(llava):
     assert hits and hits[0] > 0
 
 
+def test_keys_may_be_escaped(llava):
+    raw = json.dumps(body(image(PNG), text())).replace("image_url", "\\u0069mage\\u005Furl")
+    r = llava.request("POST", "/v1/chat/completions", raw.encode())
+    assert r.status == 200, r.body
+    assert r.json()["choices"][0]["token_ids"] == WANT["greedy"]["rgb.png"]
+
+
 def test_memory_for_pictures_is_what_was_planned(llava):
     page = llava.get("/metrics").body.decode()
     bytes_of = {n: float(l.split()[-1]) for l in page.splitlines() for n in ("plan", "alloc")
