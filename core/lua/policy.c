@@ -244,6 +244,28 @@ static policy_run *new_run(turbod_policy *p, turbo_err *err)
     return r;
 }
 
+/* Of a policy without hooks each request gets the same: its chain is kept, and no script runs for it. */
+static int keep_chain(lua_State *L)
+{
+    turbod_policy *p = turbod_run_of(L)->loading;
+    lua_settop(L, 0);
+    turbod_run_push_policy(L);
+    if (lua_getfield(L, 1, "chain") == LUA_TNIL)
+        return 0;
+    const chain *c = turbod_chain_check(L, 2);
+    p->fixed = c->values;
+    p->fixed_which = c->params;
+    if (c->plain)
+        return 0;
+    p->fixed_steps = turbod_program_copy(c->steps, c->n, NULL, 0);
+    p->n_fixed = c->n;
+    if (!p->fixed_steps) {
+        turbod_lua_of(L)->no_memory = true;
+        luaL_error(L, "no memory for a sampling program");
+    }
+    return 0;
+}
+
 /* ---- policies ------------------------------------------------------------------------------- */
 
 static turbo_status make(const char *source, size_t len, const char *file, const char *name,
@@ -268,7 +290,10 @@ static turbo_status make(const char *source, size_t len, const char *file, const
         st = TURBO_ENOMEM;
         if (r) {
             r->loading = p;
-            st = failed(r, turbod_run_open(r, err), err);
+            st = turbod_run_open(r, err);
+            if (!st && !p->hooks)
+                st = turbod_lua_protect(&r->lua, keep_chain, NULL, &p->script, err);
+            st = failed(r, st, err);
             turbod_run_close(r);
         }
     }
@@ -314,6 +339,7 @@ void turbod_policy_free(turbod_policy *p)
         return;
     turbod_script_free(&p->script);
     free(p->source);
+    free(p->fixed_steps);
     pthread_mutex_destroy(&p->mu);
     free(p);
 }
@@ -407,17 +433,26 @@ void turbod_policy_result_free(turbod_policy_result *o)
     *o = (turbod_policy_result){0};
 }
 
+static turbo_status give_program(turbod_policy_result *out, const turbo_sample_step *steps,
+                                 int32_t n, turbo_err *err)
+{
+    if (!n)
+        return TURBO_OK;
+    out->program = turbod_program_copy(steps, n, NULL, 0);
+    if (!out->program)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for a sampling program");
+    out->params.program = out->program;
+    out->params.n_program = n;
+    return TURBO_OK;
+}
+
 /* Changed parameters and program to the caller; the run itself when it has more to do. */
 static turbo_status hand_over(policy_run *r, turbod_policy_result *out, turbo_err *err)
 {
     out->params = r->now;
-    if (r->n_base) {
-        out->program = turbod_program_copy(r->base, r->n_base, NULL, 0);
-        if (!out->program)
-            return turbod_err(err, TURBO_ENOMEM, "no memory for a sampling program");
-        out->params.program = out->program;
-        out->params.n_program = r->n_base;
-    }
+    turbo_status st = give_program(out, r->base, r->n_base, err);
+    if (st)
+        return st;
     if (r->policy->hooks & HOOKS_WHILE_RUNNING) {
         r->args = NULL;
         r->in_hook = 0;
@@ -451,12 +486,18 @@ turbo_status turbod_policy_request(turbod_policy *policy, const turbo_sample_par
     *out = (turbod_policy_result){.params = *p};
     if (args && !cJSON_IsObject(args))
         return turbod_err(err, TURBO_EINVAL, "policy_args must be an object");
+    int64_t t0 = turbod_run_clock();
+    if (!policy->hooks && !(args && args->child)) {
+        turbod_param_copy(&out->params, &policy->fixed, policy->fixed_which);
+        turbo_status st = give_program(out, policy->fixed_steps, policy->n_fixed, err);
+        turbod_run_count(policy, t0, st != TURBO_OK);
+        return st;
+    }
     policy_run *r = new_run(policy, err);
     if (!r)
         return TURBO_ENOMEM;
     r->asked = r->now = *p;
     r->args = args;
-    int64_t t0 = turbod_run_clock();
     turbo_status st = run_once(policy, r, out, &why);
     bool rejected = r->is_rejected, wrong = r->args_wrong;
     turbod_run_count(policy, t0, st && !rejected && !wrong);

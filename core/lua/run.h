@@ -26,6 +26,11 @@ struct turbod_policy {
     uint64_t generation;
     unsigned hooks;
     bool skip; /* on_error = "skip" */
+    /* without hooks: what its chain makes of every request, see turbod_request_use */
+    turbo_sample_params fixed;
+    uint32_t fixed_which;
+    turbo_sample_step *fixed_steps; /* [n_fixed], owned; NULL: no program */
+    int32_t n_fixed;
     pthread_mutex_t mu; /* guards what follows */
     int64_t timeouts[MAX_TIMEOUTS]; /* seconds; a ring */
     unsigned n_timeouts;

@@ -128,6 +128,57 @@ static void test_policy_sets(void **state)
     assert_true(p.top_k == q.top_k && p.top_k >= 1);
 }
 
+/* A policy without hooks runs no script for a request; one with an idle hook does, and makes the same. */
+static void test_policy_fixed(void **state)
+{
+    static const char *const chains[] = {
+        "turbo.chain():temperature(0.7):top_k(40):top_p(0.9)",
+        "turbo.chain():penalize{rep=1.1}:temperature(0)",
+        "turbo.chain():top_p(0.9):temperature(0.5):top_k(3)",
+        "turbo.chain():ban{5, 9}:add({7}, 1.5):penalize{freq=0.5, "
+        "last_n=8}:min_p(0.1):scale(2):ban{2}",
+        "turbo.chain()",
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof chains / sizeof chains[0]; i++) {
+        char text[400];
+        turbod_policy *policy[2];
+        turbod_policy_result r[2];
+        turbo_sample_params p;
+        turbo_err err = {{0}};
+        neutral(&p);
+        p.seed = 77;
+        p.frequency_penalty = 0.25f;
+        for (int k = 0; k < 2; k++) {
+            snprintf(text, sizeof text, "turbo.policy{ chain = %s%s }", chains[i],
+                     k ? ", request = function() end" : "");
+            if (load_text(text, &policy[k], &err))
+                fail_msg("%s: %s", text, err.text);
+            for (int again = 0; again < 2; again++) { /* the first one's program is its own */
+                if (again)
+                    turbod_policy_result_free(&r[k]);
+                assert_int_equal(turbod_policy_request(policy[k], &p, NULL, &r[k], &err), 0);
+            }
+            assert_int_equal(turbod_policy_stat_of(policy[k]).runs, 2);
+            turbod_policy_free(policy[k]); /* what a request got outlives the policy */
+        }
+        assert_int_equal(r[0].params.n_program, r[1].params.n_program);
+        assert_true((i == 2 || i == 3) == (r[0].params.n_program > 0));
+        for (int32_t s = 0; s < r[0].params.n_program; s++) {
+            turbo_sample_step a = r[0].program[s], b = r[1].program[s];
+            assert_int_equal(a.n_ids, b.n_ids);
+            assert_memory_equal(a.ids, b.ids, (size_t)a.n_ids * sizeof *a.ids);
+            a.ids = b.ids = NULL;
+            assert_memory_equal(&a, &b, sizeof a);
+        }
+        assert_ptr_equal(r[0].params.program, r[0].program);
+        r[0].params.program = r[1].params.program = NULL;
+        assert_memory_equal(&r[0].params, &r[1].params, sizeof p);
+        turbod_policy_result_free(&r[0]);
+        turbod_policy_result_free(&r[1]);
+    }
+}
+
 static void test_policy_refused_at_load(void **state)
 {
     static const char *const bad[][2] = {
@@ -419,10 +470,15 @@ static int drop_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_policy_sets),    cmocka_unit_test(test_policy_refused_at_load),
-        cmocka_unit_test(test_policy_fails),   cmocka_unit_test(test_policy_args),
-        cmocka_unit_test(test_policy_skip),    cmocka_unit_test(test_policy_switched_off),
-        cmocka_unit_test(test_policy_threads), cmocka_unit_test(test_policy_shipped),
+        cmocka_unit_test(test_policy_sets),
+        cmocka_unit_test(test_policy_fixed),
+        cmocka_unit_test(test_policy_refused_at_load),
+        cmocka_unit_test(test_policy_fails),
+        cmocka_unit_test(test_policy_args),
+        cmocka_unit_test(test_policy_skip),
+        cmocka_unit_test(test_policy_switched_off),
+        cmocka_unit_test(test_policy_threads),
+        cmocka_unit_test(test_policy_shipped),
         cmocka_unit_test(test_definitions),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
