@@ -130,7 +130,7 @@ BEGIN {
     allowed["net"] = "util weights plugin turbok media plan sched engine conf chat lua net own"
     allowed["daemon"] = "util weights plugin turbok media plan sched engine conf chat lua net daemon own"
     allowed["cli"] = "util weights plugin turbok media plan sched engine conf chat lua net daemon cli own"
-    allowed["kernels"] = "own turbok cpu nn kv simd"
+    allowed["kernels"] = "own turbok cpu nn kv simd cuda"
     allowed["plugins"] = "own"
     while ((getline row < ceil) > 0) {
         if (row ~ /^#/ || row ~ /^[ \t]*$/) continue

@@ -1,0 +1,52 @@
+/* kernels/cuda/ops.h: the functions that launch kernels: each chooses grid, block and split for a shape and
+ * puts its kernels on cu's stream. None allocates, copies or waits; errors are kept in cu (launch.h).
+ * act: TURBO_F32, _F16 or _BF16, the type of activations. Row-major, shapes as in turbo/plugin.h. */
+#ifndef TURBOK_CUDA_OPS_H
+#define TURBOK_CUDA_OPS_H
+
+#include "cuda/kernels.h"
+#include "cuda/launch.h"
+
+/* table [V,E] of dtype. */
+void turbok_cu_embed(turbok_cu *cu, int32_t act, const void *table, int32_t dtype, int32_t E,
+                     const turbok_cu_batch *b, void *out);
+void turbok_cu_rmsnorm(turbok_cu *cu, int32_t act, void *h, const void *delta, const float *w,
+                       float eps, int32_t T, int32_t E, void *out);
+void turbok_cu_layernorm(turbok_cu *cu, int32_t act, void *h, const void *delta, const float *w,
+                         const float *bias, float eps, int32_t T, int32_t E, void *out);
+void turbok_cu_rope_store(turbok_cu *cu, int32_t act, const turbok_cu_attn *a,
+                          const turbok_cu_batch *b, const void *qkv, void *q);
+/* Scratch of attention over steps of at most max_T tokens in max_B sequences: partial results of a split.
+ * Pure. */
+uint64_t turbok_cu_attention_bytes(int32_t max_T, int32_t max_B, int32_t n_heads, int32_t head_dim,
+                                   int32_t max_kv);
+void turbok_cu_attention(turbok_cu *cu, int32_t act, const turbok_cu_attn *a,
+                         const turbok_cu_batch *b, const void *q, void *out, void *scratch,
+                         uint64_t scratch_bytes);
+void turbok_cu_attention_full(turbok_cu *cu, int32_t act, const void *qkv, int32_t N, int32_t T,
+                              int32_t H, int32_t D, float scale, void *out);
+/* out = fn(gate) * up; up NULL: fn(gate). n elements; out may be gate. */
+void turbok_cu_activate(turbok_cu *cu, int32_t act, int32_t fn, const void *gate, const void *up,
+                        int64_t n, void *out);
+void turbok_cu_gather(turbok_cu *cu, int32_t act, const void *in, const int32_t *index, int32_t R,
+                      int32_t E, void *out);
+void turbok_cu_add(turbok_cu *cu, int32_t act, void *h, const void *delta, int64_t n);
+/* y[t,o] += bias[o]; y [T,out] of out_dtype. */
+void turbok_cu_add_bias(turbok_cu *cu, int32_t out_dtype, void *y, const float *bias, int32_t T,
+                        int32_t out);
+/* pixels [N,height,width,3] and value [3,256] in device memory. */
+void turbok_cu_patches(turbok_cu *cu, int32_t act, const uint8_t *pixels, int32_t N, int32_t height,
+                       int32_t width, int32_t size, const float *value, void *out);
+void turbok_cu_position_rows(turbok_cu *cu, int32_t act, const void *in, const float *first,
+                             const float *position, int32_t N, int32_t P, int32_t E, void *out);
+
+/* y = x W^T + bias. x [T,in] act; w [out,in] row-major of w_dtype; bias [out] f32 or NULL; y [T,out] of
+ * out_dtype (act, or TURBO_F32 for logits). Sums in fp32. The first for few rows, T <=
+ * TURBOK_CU_GEMV_ROWS, which stream the weights; the second for any number. */
+enum { TURBOK_CU_GEMV_ROWS = 8 };
+void turbok_cu_gemv(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, const float *bias,
+                    int32_t out, int32_t in, const void *x, int32_t T, int32_t out_dtype, void *y);
+void turbok_cu_gemm(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, const float *bias,
+                    int32_t out, int32_t in, const void *x, int32_t T, int32_t out_dtype, void *y);
+
+#endif
