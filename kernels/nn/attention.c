@@ -47,7 +47,7 @@ static int32_t first_key(const turbo_attn *a, int32_t pos)
 }
 
 /* Where 64 keys or values from position `from` on can be read: the cache itself when a chunk lies in
- * one block and its rows fill whole tiles, a copy in fp32 otherwise. Keys [D][64], values [64][Dp].
+ * one block, a copy in fp32 otherwise. Keys [D][64], values [64][Dp].
  * Only tokens before `to` have been written. */
 typedef struct chunk {
     const char *data;
@@ -81,16 +81,21 @@ static void fetch_params(const attn_job *j, const attn_item *it, bool value, int
     }
 }
 
-/* Where the chunk that begins at token `from` can be read in the cache itself, or NULL. */
+/* Where the chunk that begins at token `from` can be read in the cache itself, or NULL. Values whose rows do
+ * not fill whole tiles are read in place too: the last lanes of a tile then hold what lies behind the row,
+ * and nobody looks at them. Only the end of the whole cache must not be passed. */
 static const char *in_place(const attn_job *j, const attn_item *it, bool value, int32_t from)
 {
     const turbok_kv_pool *p = j->b->kv->pool;
     int32_t bt = p->dims.block_tokens, D = j->a->head_dim, type = tile_type(p->dims.dtype, value);
-    if (bt % TURBOK_CHUNK || (value && D % TURBOK_TILE))
+    if (bt % TURBOK_CHUNK || (type == TURBOK_U4_SPLIT && D % TURBOK_TILE))
         return NULL;
     size_t slot = (size_t)(from % bt), per = (size_t)(value ? D : 1);
-    return turbok_kv_plane(p, j->b->kv->tables[it->seq], j->a->layer, value, it->kv_head, from) +
-           (type == TURBOK_U4_PAIR ? slot : turbok_bytes(type, slot * per));
+    const char *at =
+        turbok_kv_plane(p, j->b->kv->tables[it->seq], j->a->layer, value, it->kv_head, from) +
+        (type == TURBOK_U4_PAIR ? slot : turbok_bytes(type, slot * per));
+    size_t reach = turbok_bytes(type, (size_t)((TURBOK_CHUNK - 1) * D + tiles_of(D) * TURBOK_TILE));
+    return value && reach > (size_t)(p->map + p->map_bytes - at) ? NULL : at;
 }
 
 static chunk fetch_keys(const attn_job *j, const attn_item *it, int32_t from, int32_t to,

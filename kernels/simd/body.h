@@ -109,29 +109,45 @@ ALWAYS void tile_rows(int32_t dtype, const char *w, int64_t ldw, const float *x,
         tile_block(dtype, w, ldw, x, ldx, rows, nv, lane, n, acc, ahead);
 }
 
-ALWAYS void tile_typed(int32_t dtype, const char *w, int64_t ldw, const float *x, int64_t ldx,
-                       int rows, int64_t n, float *acc, const void *ahead)
-{
-    switch (rows) {
-    case 1: tile_rows(dtype, w, ldw, x, ldx, 1, n, acc, ahead); break;
-    case 2: tile_rows(dtype, w, ldw, x, ldx, 2, n, acc, ahead); break;
-    case 3: tile_rows(dtype, w, ldw, x, ldx, 3, n, acc, ahead); break;
-    case 4: tile_rows(dtype, w, ldw, x, ldx, 4, n, acc, ahead); break;
-    case 5: tile_rows(dtype, w, ldw, x, ldx, 5, n, acc, ahead); break;
-    default: tile_rows(dtype, w, ldw, x, ldx, 6, n, acc, ahead); break;
+typedef void (*tile_fn)(const char *w, int64_t ldw, const float *x, int64_t ldx, int64_t n,
+                        float *acc, const void *ahead);
+
+/* A function for each type and number of rows: inlined into one, the compiler runs out of registers and
+ * keeps accumulators in memory, which halves the speed. */
+#define TILE_FN(type, rows)                                                                        \
+    static __attribute__((noinline)) void tile_##type##_##rows(                                    \
+        const char *w, int64_t ldw, const float *x, int64_t ldx, int64_t n, float *acc,            \
+        const void *ahead)                                                                         \
+    {                                                                                              \
+        tile_rows(type, w, ldw, x, ldx, rows, n, acc, ahead);                                      \
     }
-}
+#define TILE_FNS(type)                                                                             \
+    TILE_FN(type, 1)                                                                               \
+    TILE_FN(type, 2)                                                                               \
+    TILE_FN(type, 3)                                                                               \
+    TILE_FN(type, 4)                                                                               \
+    TILE_FN(type, 5)                                                                               \
+    TILE_FN(type, 6)                                                                               \
+    static const tile_fn tile_##type[] = {tile_##type##_1, tile_##type##_2, tile_##type##_3,       \
+                                          tile_##type##_4, tile_##type##_5, tile_##type##_6};
+
+TILE_FNS(TURBO_F32)
+TILE_FNS(TURBO_F16)
+TILE_FNS(TURBO_BF16)
+TILE_FNS(TURBO_U8)
+TILE_FNS(TURBOK_U4_PAIR)
+TILE_FNS(TURBOK_U4_SPLIT)
 
 static void gemm_tile(int32_t dtype, const void *w, int64_t ldw, const float *x, int64_t ldx,
                       int rows, int64_t n, float *acc, const void *ahead)
 {
     switch (dtype) {
-    case TURBO_BF16: tile_typed(TURBO_BF16, w, ldw, x, ldx, rows, n, acc, ahead); break;
-    case TURBO_F16: tile_typed(TURBO_F16, w, ldw, x, ldx, rows, n, acc, ahead); break;
-    case TURBO_U8: tile_typed(TURBO_U8, w, ldw, x, ldx, rows, n, acc, ahead); break;
-    case TURBOK_U4_PAIR: tile_typed(TURBOK_U4_PAIR, w, ldw, x, ldx, rows, n, acc, ahead); break;
-    case TURBOK_U4_SPLIT: tile_typed(TURBOK_U4_SPLIT, w, ldw, x, ldx, rows, n, acc, ahead); break;
-    default: tile_typed(TURBO_F32, w, ldw, x, ldx, rows, n, acc, ahead); break;
+    case TURBO_BF16: tile_TURBO_BF16[rows - 1](w, ldw, x, ldx, n, acc, ahead); break;
+    case TURBO_F16: tile_TURBO_F16[rows - 1](w, ldw, x, ldx, n, acc, ahead); break;
+    case TURBO_U8: tile_TURBO_U8[rows - 1](w, ldw, x, ldx, n, acc, ahead); break;
+    case TURBOK_U4_PAIR: tile_TURBOK_U4_PAIR[rows - 1](w, ldw, x, ldx, n, acc, ahead); break;
+    case TURBOK_U4_SPLIT: tile_TURBOK_U4_SPLIT[rows - 1](w, ldw, x, ldx, n, acc, ahead); break;
+    default: tile_TURBO_F32[rows - 1](w, ldw, x, ldx, n, acc, ahead); break;
     }
 }
 
