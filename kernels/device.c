@@ -99,6 +99,7 @@ turbo_status turbok_device_open(const turbok_device_opts *o, turbok_device **out
     if (!d)
         return turbok_fail(err, TURBO_ENOMEM, "no memory for a device");
     d->isa = isa;
+    d->exact = o->exact;
     d->exec.prim = prim_of(isa);
     turbo_status st = turbok_pool_new(o->threads, o->pin, o->spin_us, &d->exec.pool, err);
     if (!st) {
@@ -106,6 +107,8 @@ turbo_status turbok_device_open(const turbok_device_opts *o, turbok_device **out
         st = d->exec.scratch ? turbok_scratch_fit(d, SCRATCH_LEAST, err)
                              : turbok_fail(err, TURBO_ENOMEM, "no memory for a device");
     }
+    if (!st && !(d->exec.acts = turbok_alloc(d, TURBOK_MEM_SCRATCH, TURBOK_ACT_BYTES)))
+        st = turbok_fail(err, TURBO_ENOMEM, "no memory for the activations of a device");
     if (st) {
         turbok_device_close(d);
         return st;
@@ -128,7 +131,8 @@ uint64_t turbok_scratch_bytes(int threads, int32_t head_dim)
     if (threads < 1 || head_dim < 1 || head_dim > 4096)
         return 0;
     int32_t dim = head_dim < SCRATCH_LEAST ? SCRATCH_LEAST : head_dim;
-    return (uint64_t)threads * turbok_alloc_size(scratch_floats(dim) * sizeof(float));
+    return TURBOK_ACT_BYTES +
+           (uint64_t)threads * turbok_alloc_size(scratch_floats(dim) * sizeof(float));
 }
 
 static void scratch_free(turbok_device *d)
@@ -176,6 +180,7 @@ void turbok_device_close(turbok_device *d)
     if (!d)
         return;
     scratch_free(d);
+    turbok_release(d, TURBOK_MEM_SCRATCH, d->exec.acts, TURBOK_ACT_BYTES);
     turbok_pool_free(d->exec.pool);
     free(d->exec.scratch);
     free(d);

@@ -2,6 +2,7 @@
 #ifndef TURBOK_INTERNAL_H
 #define TURBOK_INTERNAL_H
 
+#include "grid.h"
 #include "pool.h"
 #include "prim.h"
 
@@ -27,12 +28,15 @@ struct turbo_exec {
     const turbok_prim *prim;
     turbok_pool *pool;
     turbok_scratch *scratch; /* [threads] */
+    char *
+        acts; /* [TURBOK_ACT_BYTES] activations on their way into a grid; of all threads together */
 };
 
 struct turbok_device {
     struct turbo_exec exec;
     turbok_isa isa;
     char name[64];
+    bool exact; /* grids are kept as fp32 matrices */
     int32_t scratch_dim; /* head size the scratch was made for */
     uint64_t mem[TURBOK_MEM_KINDS];
 };
@@ -41,9 +45,12 @@ struct turbo_linear {
     int32_t dtype;
     int32_t reserved;
     int64_t out, in, tiles;
-    void *data; /* [tiles, in, 64] */
+    void *data; /* [tiles, in, 64]; of a grid, stripes (grid.h); NULL with parts */
     float *bias; /* [tiles*64] or NULL */
     size_t data_bytes;
+    turbok_tiles *grid; /* a quantised matrix, or NULL */
+    turbo_linear **parts; /* [n_parts] matrices of several kinds, one below the other, or NULL */
+    int32_t n_parts;
 };
 
 struct turbo_vector {
@@ -136,6 +143,31 @@ bool turbok_prefix_keep(turbok_kv_pool *p, int32_t block);
 int32_t turbok_prefix_evict(turbok_kv_pool *p);
 bool turbok_prefix_shared(const turbok_kv_pool *p, int32_t block, int32_t slot);
 void turbok_prefix_free(turbok_kv_pool *p);
+/* grid.c: is one of the parts a grid? Then this makes the handle, and says what it takes. */
+bool turbok_rows_gridded(const turbok_part *parts, int32_t n);
+turbo_status turbok_rows_grid_new(turbok_device *d, int32_t dtype, const turbok_part *parts,
+                                  int32_t n, int64_t in, uint32_t flags, turbo_linear **w,
+                                  turbo_err *err);
+/* weights.c: the bias of parts, into w. */
+turbo_status turbok_fill_bias(turbok_device *d, turbo_linear *w, const turbok_part *parts,
+                              int32_t n);
+/* nn/grid.c: linear, and out = act(gate in) * (up in) through scratch [T,2*I], when one of the matrices is
+ * quantised or in parts. ld: floats between rows of out. */
+static inline bool turbok_coded(const turbo_linear *w)
+{
+    return w->grid || w->parts;
+}
+void turbok_grid_linear(turbo_exec *x, const turbo_linear *w, const float *in, int64_t T,
+                        int64_t ld, float *out);
+void turbok_grid_gated(turbo_exec *x, const turbo_linear *gate, const turbo_linear *up, int32_t act,
+                       const float *in, int64_t T, float *scratch);
+/* Row of a quantised or divided table, [in]. */
+void turbok_grid_embed(const turbo_linear *w, int64_t row, float *out);
+/* nn/rows.c: the same of a float table. */
+void turbok_float_row(const turbo_linear *w, int64_t row, float *out);
+/* nn/linear.c: y = x W^T + bias of a float matrix, rows of out ld floats apart. */
+void turbok_float_linear(turbo_exec *x, const turbo_linear *w, const float *in, int64_t T,
+                         int64_t ld, float *out);
 /* nn/rope.c: frequencies of a sequence whose RoPE length is rope_len, into inv [dim/2]. */
 void turbok_rope_inv(const turbo_rope *r, int32_t rope_len, float *inv);
 

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "grid.h"
 #include "turbok.h"
 
 /* A weight matrix [out,in] is stored in tiles of 64 output rows: tile t holds in*64 elements, element
@@ -59,6 +60,7 @@ typedef struct turbok_prim {
     /* Weights for codes: p[j] *= scale[j], j < n <= 64; returns sum p[j] * zero[j] with p as it was.
      * Arrays have room for 64; p from n on may be overwritten, scale and zero there may be anything. */
     float (*weights)(float *p, int64_t n, const float *scale, const float *zero);
+    const turbok_grid_prim *grid; /* products with quantised matrices: grid.h */
 } turbok_prim;
 
 extern const turbok_prim turbok_prim_scalar;

@@ -31,6 +31,8 @@ typedef struct turbok_device_opts {
     int threads; /* 0: all CPUs this process may run on, at most 256 */
     bool pin; /* pin worker i to the i-th allowed CPU; the caller, thread 0, is left alone */
     int spin_us; /* how long an idle worker spins before it sleeps; -1: default (50) */
+    bool
+        exact; /* grids are stored as fp32 and multiplied as such: 4 to 8 times the memory; for tests */
 } turbok_device_opts;
 
 turbo_status turbok_device_open(const turbok_device_opts *opts, turbok_device **out,
@@ -89,15 +91,23 @@ uint64_t turbok_linear_bytes(const turbok_device *d, int32_t dtype, int64_t out,
 turbo_status turbok_linear_new(turbok_device *d, int32_t dtype, const void *data, int64_t out,
                                int64_t in, const void *bias, int32_t bias_dtype, uint32_t flags,
                                turbo_linear **w, turbo_err *err);
-/* The same for a matrix whose rows lie in n places: part after part, each [rows,in] of dtype. A part
- * without bias has zeros there when another part has one. No copy is made besides the handle. */
+/* The same for a matrix whose rows lie in n places: part after part, each [rows,in] of dtype, or a grid of
+ * [rows,in]. Neighbours of one kind become one matrix (grids: equal but for what the pointers point to,
+ * without perm); parts of several kinds are several matrices behind one handle, which costs a pass over the
+ * activations for each. A part without bias has zeros there when another part has one. No copy is made
+ * besides the handle. */
+typedef struct turbok_grid turbok_grid;
 typedef struct turbok_part {
-    const void *data;
+    const void *data; /* NULL with a grid */
     int64_t rows;
     const void *bias; /* [rows] of bias_dtype or NULL */
     int32_t bias_dtype;
     int32_t reserved;
+    const turbok_grid *grid; /* or NULL */
 } turbok_part;
+/* What turbok_linear_rows_new takes; of all pointers only which are NULL matters (data may be NULL). */
+uint64_t turbok_linear_rows_bytes(const turbok_device *d, int32_t dtype, const turbok_part *parts,
+                                  int32_t n, int64_t in, uint32_t flags);
 turbo_status turbok_linear_rows_new(turbok_device *d, int32_t dtype, const turbok_part *parts,
                                     int32_t n, int64_t in, uint32_t flags, turbo_linear **w,
                                     turbo_err *err);
@@ -107,7 +117,7 @@ turbo_status turbok_linear_rows_new(turbok_device *d, int32_t dtype, const turbo
  *   zero:       W[o,i] = scale[o,g] * (code[o,i] - zero[o,g])
  *   else:       W[o,i] = scale[o,g] * (code[o,i] - offset) - (min ? min[o,g] : 0)
  * with g = i / group; products and differences in fp32, in this order, each rounded once. */
-typedef struct turbok_grid {
+struct turbok_grid {
     int32_t bits; /* 8 or 4 */
     int32_t group; /* inputs that share a scale: a multiple of 16 that divides in; in: one scale a row */
     int32_t scale_dtype; /* TURBO_F32, _F16 or _BF16 */
@@ -120,12 +130,15 @@ typedef struct turbok_grid {
     const int32_t *perm; /* [in]: column k of codes belongs to input perm[k]; NULL: to input k */
     float outlier; /* above 0: inputs of at least this size are multiplied in fp32 (LLM.int8, arXiv 2208.07339) */
     int32_t reserved;
-} turbok_grid;
+};
 /* Bytes that turbok_grid_new takes; of the pointers of g only which are NULL matters. 0: not possible. */
 uint64_t turbok_grid_bytes(const turbok_device *d, const turbok_grid *g, int64_t out, int64_t in,
                            bool has_bias, uint32_t flags);
-/* As turbok_linear_new. What g points to is read during the call only. Refuses scales that are not finite,
- * and with TURBO_EINVAL a group that does not divide. */
+/* As turbok_linear_new. What g points to is read during the call only. Refuses scales and minima that are
+ * not finite and a perm that is none with TURBO_EDATA, a group that does not divide with TURBO_EINVAL. The
+ * handle works wherever one of turbok_linear_new does: linear, logits, gated_mlp, mlp, embed. On the CPU
+ * activations become int8 by blocks of 32 (16) inputs, and products of codes are exact; tables that are no
+ * multiples of small integers are multiplied in fp32. */
 turbo_status turbok_grid_new(turbok_device *d, const turbok_grid *g, int64_t out, int64_t in,
                              const void *bias, int32_t bias_dtype, uint32_t flags, turbo_linear **w,
                              turbo_err *err);

@@ -78,7 +78,7 @@ static void repack_tiles(void *ctx, int64_t from, int64_t to, int thread)
     }
 }
 
-static turbo_status fill_bias(turbok_device *d, turbo_linear *w, const turbok_part *parts,
+turbo_status turbok_fill_bias(turbok_device *d, turbo_linear *w, const turbok_part *parts,
                               int32_t n)
 {
     size_t bytes = (size_t)w->tiles * TURBOK_TILE * sizeof(float);
@@ -100,6 +100,8 @@ turbo_status turbok_linear_rows_new(turbok_device *d, int32_t dtype, const turbo
 {
     (void)flags; /* a table is read from the tiles: no second copy */
     bool has_bias = false, known = true;
+    if (turbok_rows_gridded(parts, n))
+        return turbok_rows_grid_new(d, dtype, parts, n, in, flags, res, err);
     turbo_linear *w = calloc(1, sizeof *w);
     if (!w)
         return turbok_fail(err, TURBO_ENOMEM, "no memory for a weight handle");
@@ -118,7 +120,7 @@ turbo_status turbok_linear_rows_new(turbok_device *d, int32_t dtype, const turbo
                            (long long)out, (long long)in, dtype);
     }
     w->data = turbok_alloc(d, TURBOK_MEM_LINEAR, w->data_bytes);
-    if (!w->data || (has_bias && fill_bias(d, w, parts, n))) {
+    if (!w->data || (has_bias && turbok_fill_bias(d, w, parts, n))) {
         size_t mib = w->data_bytes >> 20;
         turbok_linear_free(d, w);
         return turbok_fail(err, TURBO_ENOMEM, "no memory for a matrix of %lld x %lld (%zu MiB)",
@@ -142,6 +144,12 @@ void turbok_linear_free(turbok_device *d, turbo_linear *w)
 {
     if (!w)
         return;
+    for (int32_t i = 0; i < w->n_parts; i++)
+        turbok_linear_free(d, w->parts[i]);
+    free(w->parts);
+    if (w->grid)
+        turbok_release(d, TURBOK_MEM_LINEAR, w->grid->perm, (size_t)w->in * sizeof *w->grid->perm);
+    free(w->grid);
     turbok_release(d, TURBOK_MEM_LINEAR, w->data, w->data_bytes);
     turbok_release(d, TURBOK_MEM_LINEAR, w->bias, (size_t)w->tiles * TURBOK_TILE * sizeof(float));
     free(w);

@@ -186,4 +186,5 @@ const turbok_prim turbok_prim_scalar = {
     .quantize = quantize,
     .scores = scores,
     .weights = weights,
+    .grid = &turbok_grid_scalar,
 };

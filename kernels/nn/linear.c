@@ -82,10 +82,19 @@ static void run(turbo_exec *x, linear_job *j)
     turbok_pool_for(x->pool, w->tiles, grain < 1 ? 1 : grain, linear_tiles, j);
 }
 
+void turbok_float_linear(turbo_exec *x, const turbo_linear *w, const float *in, int64_t T,
+                         int64_t ld, float *out)
+{
+    linear_job j = {.prim = x->prim, .w = {w}, .in = in, .out = out, .T = T, .ld = ld};
+    run(x, &j);
+}
+
 void turbok_op_linear(turbo_exec *x, const turbo_linear *w, const void *in, int32_t T, void *out)
 {
-    linear_job j = {.prim = x->prim, .w = {w}, .in = in, .out = out, .T = T, .ld = w->out};
-    run(x, &j);
+    if (turbok_coded(w))
+        turbok_grid_linear(x, w, in, T, w->out, out);
+    else
+        turbok_float_linear(x, w, in, T, w->out, out);
 }
 
 void turbok_op_gated_mlp(turbo_exec *x, const turbo_linear *gate, const turbo_linear *up,
@@ -101,7 +110,10 @@ void turbok_op_gated_mlp(turbo_exec *x, const turbo_linear *gate, const turbo_li
         .ld = gate->out,
         .act = act,
     };
-    run(x, &j);
+    if (turbok_coded(gate) || turbok_coded(up))
+        turbok_grid_gated(x, gate, up, act, in, T, scratch);
+    else
+        run(x, &j);
     turbok_op_linear(x, down, scratch, T, out);
 }
 
@@ -118,7 +130,12 @@ void turbok_op_mlp(turbo_exec *x, const turbo_linear *up, const turbo_linear *do
         .act = act,
         .activate = true,
     };
-    run(x, &j);
+    if (turbok_coded(up)) {
+        turbok_grid_linear(x, up, in, T, up->out, scratch);
+        x->prim->activate(act, scratch, T * up->out, scratch);
+    } else {
+        run(x, &j);
+    }
     turbok_op_linear(x, down, scratch, T, out);
 }
 

@@ -25,11 +25,20 @@ static void read_lane(int32_t dtype, const char *lane, size_t n, float *out)
     }
 }
 
+void turbok_float_row(const turbo_linear *w, int64_t row, float *out)
+{
+    size_t id = (size_t)row, n = (size_t)w->in;
+    const char *lane =
+        (const char *)w->data +
+        (id / TURBOK_TILE * n * TURBOK_TILE + id % TURBOK_TILE) * turbok_dtype_size(w->dtype);
+    read_lane(w->dtype, lane, n, out);
+}
+
 static void embed_range(void *ctx, int64_t from, int64_t to, int thread)
 {
     const embed_job *j = ctx;
     const turbo_linear *w = j->table;
-    size_t es = turbok_dtype_size(w->dtype), E = (size_t)w->in;
+    size_t E = (size_t)w->in;
     (void)thread;
     for (int64_t t = from; t < to; t++) {
         float *out = j->out + (size_t)t * E;
@@ -38,10 +47,10 @@ static void embed_range(void *ctx, int64_t from, int64_t to, int thread)
                    E * sizeof *out);
             continue;
         }
-        size_t id = (size_t)j->b->tokens[t];
-        const char *lane = (const char *)w->data +
-                           (id / TURBOK_TILE * E * TURBOK_TILE + id % TURBOK_TILE) * es;
-        read_lane(w->dtype, lane, E, out);
+        if (turbok_coded(w))
+            turbok_grid_embed(w, j->b->tokens[t], out);
+        else
+            turbok_float_row(w, j->b->tokens[t], out);
     }
 }
 

@@ -80,5 +80,6 @@ const turbok_prim turbok_prim_avx2 = {
     .quantize = quantize,
     .scores = scores,
     .weights = weights,
+    .grid = &turbok_grid_scalar,
 };
 #endif

@@ -78,5 +78,6 @@ const turbok_prim turbok_prim_avx512 = {
     .quantize = quantize,
     .scores = scores,
     .weights = weights,
+    .grid = &turbok_grid_scalar,
 };
 #endif
