@@ -122,7 +122,7 @@ BEGIN {
     allowed["media"] = "util conf media"
     allowed["weights"] = "util weights turbok"
     allowed["lua"] = "util lua sched"
-    allowed["chat"] = "util lua media chat"
+    allowed["chat"] = "util weights lua media chat"
     allowed["plugin"] = "util weights plugin turbok"
     allowed["plan"] = "util weights plugin turbok plan"
     allowed["sched"] = "util weights plugin turbok media sched engine conf"

@@ -10,6 +10,7 @@
 #include "util/file.h"
 #include "util/json.h"
 #include "util/sha256.h"
+#include "weights/gguf.h"
 
 #define MAX_TEMPLATE ((uint64_t)1 << 20)
 #define MAX_CONFIG ((uint64_t)16 << 20)
@@ -60,8 +61,21 @@ static turbo_status from_json(const char *folder, const char *name, char hex[65]
     return st;
 }
 
+static turbo_status from_gguf(const char *path, char hex[65], turbo_err *err)
+{
+    char *text = NULL;
+    uint64_t len = 0;
+    turbo_status st = turbod_gguf_text(path, "tokenizer.chat_template", &text, &len, err);
+    if (!st)
+        digest(text, len, hex);
+    free(text);
+    return st;
+}
+
 turbo_status turbod_chat_fingerprint(const char *folder, char hex[65], turbo_err *err)
 {
+    if (turbod_gguf_is(folder))
+        return from_gguf(folder, hex, err);
     static const char *const files[] = {"chat_template.json", "tokenizer_config.json"};
     uint8_t *bytes = NULL;
     uint64_t len;

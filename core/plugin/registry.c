@@ -203,9 +203,34 @@ static turbo_status find_model(const void *registry, const turbo_config *config,
         arch, type, *known ? known : "none");
 }
 
+/* The table of a plugin, as much of it as this host knows, for the architecture. */
+static const turbo_gguf *table_for(const turbod_registry *r, const char *arch)
+{
+    for (size_t i = 0; i < r->n; i++) {
+        const turbod_plugin *p = r->entries[i].plugin;
+        if (r->entries[i].refused || !p->desc.extension)
+            continue;
+        const turbo_gguf *const *list = p->desc.extension(TURBO_GGUF_ID);
+        for (; list && *list; list++)
+            if ((*list)->size >= sizeof **list && !strcmp((*list)->arch, arch))
+                return *list;
+    }
+    return NULL;
+}
+
 turbo_status turbod_registry_model_for(const turbod_registry *r, turbo_config *config,
                                        const turbo_model_vtbl **out, turbo_err *err)
 {
+    const char *arch = turbod_config_arch(config);
+    const turbo_gguf *table = arch ? table_for(r, arch) : NULL;
+    if (arch && !table)
+        return turbod_err(err, TURBO_EUNSUPPORTED,
+                          "no plugin runs GGUF files of the architecture \"%.48s\"; install one that "
+                          "does into the plugin folder",
+                          arch);
+    turbo_status st = table ? turbod_config_translate(config, table, err) : TURBO_OK;
+    if (st)
+        return st;
     turbod_config_bind(config, find_model, r);
     return find_model(r, config, out, err);
 }

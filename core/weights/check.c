@@ -7,6 +7,7 @@
 
 #include "util/err.h"
 #include "util/log.h"
+#include "weights/config.h"
 #include "weights/weights.h"
 
 #define MAX_LISTED 20
@@ -50,7 +51,7 @@ static void check_group(checker *c, const turbo_tensor_spec *spec, const turbod_
         return;
     if (spec->group != c->group) {
         c->group = spec->group;
-        c->group_dtype = t->dtype;
+        c->group_dtype = t->dtype; /* -1 of quantised ones, which need not be alike */
         snprintf(c->group_name, sizeof c->group_name, "%s", spec->name);
     } else if (t->dtype != c->group_dtype) {
         snprintf(text, sizeof text,
@@ -96,6 +97,8 @@ static turbo_status expect_one(void *ctx, const turbo_tensor_spec *theirs)
         snprintf(text, sizeof text, "tensor %.80s has the shape [%s], config.json says [%s]",
                  spec->name, found, want);
         report(c, text);
+    } else if (t->block && spec->ndim == 2) {
+        check_group(c, spec, t);
     } else if (t->dtype != TURBO_F32 && t->dtype != TURBO_F16 && t->dtype != TURBO_BF16) {
         snprintf(text, sizeof text, "tensor %.80s is %s; F32, F16 and BF16 are computed here",
                  spec->name, t->dtype_name);
@@ -112,7 +115,12 @@ turbo_status turbod_weights_check(turbo_weights *w, const turbo_host *host,
 {
     turbod_index *index = turbod_weights_index(w);
     checker c = {.index = index, .err = err, .absent = turbod_index_absent(index)};
-    turbo_status st = vtbl->expect(host, config, expect_one, &c, err);
+    turbo_model_info info = {.size = sizeof info};
+    turbo_status st = vtbl->describe(host, config, &info, err);
+    if (!st)
+        st = turbod_index_map(index, turbod_config_gguf(config), &info, err);
+    if (!st)
+        st = vtbl->expect(host, config, expect_one, &c, err);
     if (st)
         return st;
     if (c.faults > 1)

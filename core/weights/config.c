@@ -9,6 +9,7 @@
 #include "util/err.h"
 #include "util/file.h"
 #include "util/json.h"
+#include "weights/gguf_map.h"
 
 #define MAX_CONFIG (64u << 20)
 
@@ -21,6 +22,9 @@ struct turbo_config {
     turbod_config_finder find;
     const void *find_ctx;
     char name[64]; /* of the file, for messages */
+    turbod_gguf *gguf; /* the file, until it has been translated */
+    const turbo_gguf *table;
+    char gguf_arch[64];
 };
 
 turbo_status turbod_config_parse(const char *text, size_t n, const char *name, turbo_config **out,
@@ -60,8 +64,59 @@ turbo_status turbod_host_json_open(const char *folder, const char *name, turbo_c
     return turbod_err(err, TURBO_ENOMEM, "no memory for %s", name);
 }
 
+static turbo_status open_gguf(const char *path, turbo_config **out, turbo_err *err)
+{
+    turbo_config *c = NULL;
+    turbo_status st = turbod_config_parse("{}", 2, "config.json", &c, err);
+    if (!st)
+        st = turbod_gguf_open(path, &c->gguf, err);
+    const turbod_gguf_value *v = st ? NULL : turbod_gguf_find(c->gguf, "general.architecture");
+    if (!st && (!v || v->type != TURBOD_GGUF_STRING || !v->n || v->n >= sizeof c->gguf_arch))
+        st = turbod_err(err, TURBO_EDATA,
+                        "%.100s: general.architecture is missing or no text of 1 to %zu bytes",
+                        turbod_gguf_name(c->gguf), sizeof c->gguf_arch - 1);
+    if (!st) {
+        memcpy(c->gguf_arch, v->at, v->n);
+        c->folder = strdup(path);
+        st = c->folder ? TURBO_OK : turbod_err(err, TURBO_ENOMEM, "no memory for a path");
+    }
+    if (st)
+        turbod_config_close(c);
+    else
+        *out = c;
+    return st;
+}
+
+const char *turbod_config_arch(const turbo_config *c)
+{
+    return *c->gguf_arch ? c->gguf_arch : NULL;
+}
+
+const turbo_gguf *turbod_config_gguf(const turbo_config *c)
+{
+    return c->table;
+}
+
+turbo_status turbod_config_translate(turbo_config *c, const turbo_gguf *table, turbo_err *err)
+{
+    cJSON *root = NULL;
+    if (!c->gguf)
+        return TURBO_OK;
+    turbo_status st = turbod_gguf_config(c->gguf, table, &root, err);
+    if (st)
+        return st;
+    cJSON_Delete(c->root);
+    c->root = root;
+    c->table = table;
+    turbod_gguf_close(c->gguf);
+    c->gguf = NULL;
+    return TURBO_OK;
+}
+
 turbo_status turbod_config_open(const char *folder, turbo_config **out, turbo_err *err)
 {
+    if (turbod_gguf_is(folder))
+        return open_gguf(folder, out, err);
     turbo_config *c = NULL, *gen = NULL;
     turbo_err why;
     turbo_status st = turbod_host_json_open(folder, "config.json", &c, err);
@@ -102,6 +157,7 @@ void turbod_config_close(turbo_config *c)
     if (!c->part)
         cJSON_Delete(c->root);
     cJSON_Delete(c->arch);
+    turbod_gguf_close(c->gguf);
     free(c->folder);
     free(c);
 }
@@ -234,6 +290,8 @@ const char *turbod_host_cfg_key(const turbo_config *c, const char *path, int64_t
 turbo_status turbod_host_file_read(const char *folder, const char *name, uint64_t max_bytes,
                                    uint8_t **bytes, uint64_t *len, turbo_err *err)
 {
+    if (!strcmp(name, TURBO_GGUF_HEADER) && turbod_gguf_is(folder))
+        return turbod_gguf_header(folder, max_bytes, bytes, len, err);
     return turbod_file_read(folder, name, max_bytes, bytes, len, err);
 }
 

@@ -5,8 +5,9 @@
 
 #include <stddef.h>
 
-#include "turbo/plugin.h"
+#include "turbo/ext/gguf.h"
 
+/* folder: a model folder, or a GGUF file, which becomes a config when its table is known. */
 turbo_status turbod_config_open(const char *folder, turbo_config **out, turbo_err *err);
 void turbod_config_close(turbo_config *c); /* NULL allowed */
 
@@ -39,6 +40,12 @@ turbo_status turbod_host_model_for(const turbo_config *c, const turbo_model_vtbl
 typedef turbo_status (*turbod_config_finder)(const void *ctx, const turbo_config *c,
                                              const turbo_model_vtbl **out, turbo_err *err);
 void turbod_config_bind(turbo_config *c, turbod_config_finder find, const void *ctx);
+
+/* Of a GGUF file: "general.architecture", and NULL otherwise. translate makes the config of the file by a
+ * table for that architecture, once; gguf is that table, NULL before and for folders. */
+const char *turbod_config_arch(const turbo_config *c);
+turbo_status turbod_config_translate(turbo_config *c, const turbo_gguf *table, turbo_err *err);
+const turbo_gguf *turbod_config_gguf(const turbo_config *c);
 
 /* Parses text as if it were a config.json; for tests and `turbo plugin check`. */
 turbo_status turbod_config_parse(const char *text, size_t n, const char *name, turbo_config **out,

@@ -71,8 +71,25 @@ static turbo_status add_file(chain *c, const char *folder, const char *name, tur
               : turbod_err(err, TURBO_EIO, "%s cannot be read: %s", name, strerror(errno));
 }
 
+/* A GGUF file is all there is. */
+static turbo_status of_file(const char *path, uint8_t out[32], turbo_err *err)
+{
+    const char *slash = strrchr(path, '/');
+    chain c = {{0}};
+    char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
+    if (!folder)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for a path");
+    turbo_status st = add_file(&c, folder, slash ? slash + 1 : path, err);
+    free(folder);
+    memcpy(out, c.bytes, 32);
+    return st;
+}
+
 turbo_status turbod_fingerprint(const char *folder, uint8_t out[32], turbo_err *err)
 {
+    struct stat at;
+    if (!stat(folder, &at) && S_ISREG(at.st_mode))
+        return of_file(folder, out, err);
     struct dirent **names = NULL;
     chain c = {{0}};
     int n = scandir(folder, &names, wanted, alphasort);

@@ -11,6 +11,7 @@
 #include "util/file.h"
 #include "util/json.h"
 #include "util/log.h"
+#include "weights/gguf_map.h"
 
 #define MAX_SHARDS 1024
 #define MAX_INDEX (64u << 20)
@@ -21,7 +22,9 @@ struct turbod_index {
     const turbod_st_tensor **tensors; /* sorted by name */
     size_t n;
     uint64_t bytes;
-    turbod_st_tensor *expected; /* [n] tensors without a file, or NULL; they own their names */
+    turbod_st_tensor *expected; /* [n] tensors without a file, or mapped ones; they own their names */
+    turbod_gguf *gguf; /* instead of shards */
+    turbod_gguf_rows *rows; /* of mapped tensors; not NULL: they are mapped */
 };
 
 static int by_name(const void *a, const void *b)
@@ -126,13 +129,52 @@ static bool exists(const char *folder, const char *name)
     return lstat(path, &st) == 0;
 }
 
+static turbo_status open_gguf(turbod_index *ix, const char *path, turbo_err *err)
+{
+    turbo_status st = turbod_gguf_open(path, &ix->gguf, err);
+    if (st)
+        return st;
+    ix->n = turbod_gguf_count(ix->gguf);
+    ix->tensors = calloc(ix->n + 1, sizeof *ix->tensors);
+    if (!ix->tensors)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for %zu tensors", ix->n);
+    for (size_t i = 0; i < ix->n; i++) {
+        ix->tensors[i] = turbod_gguf_at(ix->gguf, i);
+        ix->bytes += ix->tensors[i]->bytes;
+    }
+    return TURBO_OK;
+}
+
+turbo_status turbod_index_map(turbod_index *ix, const turbo_gguf *table,
+                              const turbo_model_info *info, turbo_err *err)
+{
+    if (!ix->gguf || ix->rows)
+        return TURBO_OK;
+    if (!table)
+        return turbod_err(err, TURBO_EINTERNAL, "%.100s was opened without its model",
+                          turbod_gguf_name(ix->gguf));
+    turbo_status st = turbod_gguf_map(ix->gguf, table, info, &ix->expected, &ix->n, &ix->rows, err);
+    if (st) {
+        ix->n = 0;
+        return st;
+    }
+    ix->bytes = 0;
+    for (size_t i = 0; i < ix->n; i++) { /* no more than there were, and sorted by name */
+        ix->tensors[i] = &ix->expected[i];
+        ix->bytes += ix->expected[i].bytes;
+    }
+    return TURBO_OK;
+}
+
 turbo_status turbod_index_open(const char *folder, turbod_index **out, turbo_err *err)
 {
     turbod_index *ix = calloc(1, sizeof *ix);
     if (!ix)
         return turbod_err(err, TURBO_ENOMEM, "no memory for a tensor index");
     turbo_status st;
-    if (exists(folder, "model.safetensors.index.json")) {
+    if (turbod_gguf_is(folder)) {
+        st = open_gguf(ix, folder, err);
+    } else if (exists(folder, "model.safetensors.index.json")) {
         uint8_t *text;
         uint64_t len;
         st = turbod_file_read(folder, "model.safetensors.index.json", MAX_INDEX, &text, &len, err);
@@ -238,6 +280,8 @@ void turbod_index_close(turbod_index *ix)
     free(ix->expected);
     for (size_t s = 0; s < ix->n_shards; s++)
         turbod_st_close(ix->shards[s]);
+    turbod_gguf_close(ix->gguf);
+    free(ix->rows);
     free(ix->tensors);
     free(ix);
 }
@@ -265,7 +309,7 @@ size_t turbod_index_count(const turbod_index *ix)
 
 bool turbod_index_absent(const turbod_index *ix)
 {
-    return !ix->n_shards;
+    return !ix->n_shards && !ix->gguf;
 }
 
 const turbod_st_tensor *turbod_index_at(const turbod_index *ix, size_t i)
@@ -280,7 +324,7 @@ uint64_t turbod_index_bytes(const turbod_index *ix)
 
 turbo_status turbod_index_unchanged(const turbod_index *ix, turbo_err *err)
 {
-    turbo_status st = TURBO_OK;
+    turbo_status st = ix->gguf ? turbod_gguf_unchanged(ix->gguf, err) : TURBO_OK;
     for (size_t s = 0; s < ix->n_shards && !st; s++)
         st = turbod_st_unchanged(ix->shards[s], err);
     return st;

@@ -1,8 +1,10 @@
-/* core/weights/index.h: the tensors of a model folder by name, over one file or many shards.
+/* core/weights/index.h: the tensors of a model folder by name, over one file or many shards, or those of a
+ * GGUF file.
  * Main thread opens; look-ups from any thread. */
 #ifndef TURBOD_INDEX_H
 #define TURBOD_INDEX_H
 
+#include "turbo/ext/gguf.h"
 #include "weights/safetensors.h"
 
 typedef struct turbod_index turbod_index;
@@ -15,6 +17,10 @@ turbo_status turbod_index_open(const char *folder, turbod_index **out, turbo_err
 turbo_status turbod_index_expected(const turbo_host *host, const turbo_model_vtbl *vtbl,
                                    const turbo_config *config, int32_t dtype, turbod_index **out,
                                    turbo_err *err);
+/* The tensors of a GGUF file under the names of a model, as table and info say; once. Of a folder: nothing
+ * happens. */
+turbo_status turbod_index_map(turbod_index *ix, const turbo_gguf *table,
+                              const turbo_model_info *info, turbo_err *err);
 void turbod_index_close(turbod_index *ix); /* NULL allowed */
 const turbod_st_tensor *turbod_index_find(const turbod_index *ix, const char *name);
 size_t turbod_index_count(const turbod_index *ix);

@@ -10,6 +10,7 @@
 #include "util/file.h"
 #include "util/log.h"
 #include "weights/check.h"
+#include "weights/gguf_map.h"
 #include "weights/index.h"
 
 #define MAX_PARTS 8 /* of linear_rows */
@@ -42,6 +43,7 @@ struct turbo_weights {
     turbod_weights_sums *sums; /* while it counts: no handles are made */
     int32_t vocab;
     uint64_t done, total; /* file bytes turned into handles, for progress */
+    turbod_gguf_ordered *ordered; /* of the handle that is being made */
 };
 
 turbo_status turbod_weights_open(const char *folder, const turbod_weights_opts *opts,
@@ -129,6 +131,7 @@ void turbod_weights_close(turbo_weights *w)
             turbok_rope_free(w->opts.device, h->ptr);
         free(h);
     }
+    turbod_gguf_drop(&w->ordered);
     turbod_index_close(w->index);
     for (int32_t i = 0; i < w->n_rules; i++) {
         free(w->rules[i].from);
@@ -243,6 +246,9 @@ static turbo_status take(turbo_weights *view, const char *name, const char *suff
     if (t->dtype != TURBO_F32 && t->dtype != TURBO_F16 && t->dtype != TURBO_BF16)
         return turbod_err(err, TURBO_EUNSUPPORTED,
                           "tensor %.100s is %s; F32, F16 or BF16 is needed", full, t->dtype_name);
+    turbo_status st = w->sums ? TURBO_OK : turbod_gguf_order(&w->ordered, &t, err);
+    if (st)
+        return st;
     finite_scan scan = {.t = t};
     if (!w->sums && !w->opts.allow_nonfinite)
         turbok_parallel(w->opts.device, scan_part, &scan);
@@ -257,7 +263,7 @@ static turbo_status take(turbo_weights *view, const char *name, const char *suff
 
 static void used(turbo_weights *w, const turbod_st_tensor *t)
 {
-    turbod_st_release(t);
+    turbod_gguf_release(w->ordered, t);
     w->done += t->bytes;
     if (w->opts.progress)
         w->opts.progress(w->opts.progress_ctx, w->done, w->total);
@@ -392,6 +398,7 @@ turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
         if (bias[i])
             used(w, bias[i]);
     }
+    turbod_gguf_drop(&w->ordered);
     *out = l;
     return TURBO_OK;
 }
@@ -421,6 +428,7 @@ static turbo_status make_vector(turbo_weights *w, const char *name, const char *
     if (st)
         return st;
     used(w, t);
+    turbod_gguf_drop(&w->ordered);
     *out = v;
     return TURBO_OK;
 }

@@ -9,6 +9,9 @@
 #ifndef DECODER_H
 #define DECODER_H
 
+#include <string.h>
+
+#include "turbo/ext/gguf.h"
 #include "turbo/plugin.h"
 
 #define DECODER_MAX_LAYERS 512
@@ -69,6 +72,11 @@ turbo_status decoder_forward(void *model, turbo_exec *x, const turbo_batch *b, f
 /* Names that most published checkpoints have. */
 extern const decoder_names decoder_common_names;
 
+/* GGUF files: keys that mean the same for each family, and tensors by the common names: rows of Q and K in
+ * their own order, or with alternating lanes. */
+extern const turbo_gguf_row decoder_gguf_keys[], decoder_gguf_tensors[],
+    decoder_gguf_alternating[];
+
 /* For own(): 1 when config.json has the key, be it null. */
 int32_t decoder_has_key(const turbo_host *h, const turbo_config *c, const char *key);
 /* Gives layer l the window. */
@@ -78,8 +86,8 @@ turbo_status decoder_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* The plugin of a family: turbo_plugin_entry and what it returns. family_of(h, c): the family whose
- * config.json this is, or most likely is. */
-#define DECODER_PLUGIN(its_id, family_of)                                                          \
+ * config.json this is, or most likely is. its_gguf: how it reads GGUF files, a turbo_gguf. */
+#define DECODER_PLUGIN(its_id, family_of, its_gguf)                                                          \
     static int32_t probe(const turbo_host *h, const turbo_config *c)                               \
     {                                                                                              \
         return decoder_probe(family_of(h, c), h, c);                                               \
@@ -111,6 +119,11 @@ turbo_status decoder_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
         .forward = decoder_forward,                                                                \
     };                                                                                             \
     static const turbo_model_vtbl *const models[] = {&model_vtbl, 0};                              \
+    static const void *extension(const char *id)                                                   \
+    {                                                                                              \
+        static const turbo_gguf *const tables[] = {&(its_gguf), 0};                                \
+        return strcmp(id, TURBO_GGUF_ID) ? 0 : (const void *)tables;                               \
+    }                                                                                              \
     static const turbo_plugin plugin = {                                                           \
         .magic = TURBO_PLUGIN_MAGIC,                                                               \
         .abi_major = TURBO_ABI_MAJOR,                                                              \
@@ -122,6 +135,7 @@ turbo_status decoder_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
         .license = "Apache-2.0",                                                                   \
         .build = "gcc " __VERSION__,                                                               \
         .models = models,                                                                          \
+        .extension = extension,                                                                    \
     };                                                                                             \
     const turbo_plugin *turbo_plugin_entry(uint32_t host_abi)                                      \
     {                                                                                              \

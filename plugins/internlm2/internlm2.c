@@ -52,4 +52,28 @@ static const decoder_family *family_of(const turbo_host *h, const turbo_config *
     return &family;
 }
 
-DECODER_PLUGIN("internlm2", family_of)
+static const turbo_gguf_row gguf_tensors[] = {
+    {"token_embd", "model.tok_embeddings", 0, TURBO_GGUF_PLAIN, 0},
+    {"output_norm", "model.norm", 0, TURBO_GGUF_PLAIN, 0},
+    {"output", "output", 0, TURBO_GGUF_PLAIN, 0},
+    {"blk.#.attn_norm", "model.layers.#.attention_norm", 0, TURBO_GGUF_PLAIN, 0},
+    {"blk.#.attn_q", "model.layers.#.attention.wqkv", 0, TURBO_GGUF_GROUP_Q, 0},
+    {"blk.#.attn_k", "model.layers.#.attention.wqkv", 0, TURBO_GGUF_GROUP_K, 0},
+    {"blk.#.attn_v", "model.layers.#.attention.wqkv", 0, TURBO_GGUF_GROUP_V, 0},
+    {"blk.#.attn_output", "model.layers.#.attention.wo", 0, TURBO_GGUF_PLAIN, 0},
+    {"blk.#.ffn_norm", "model.layers.#.ffn_norm", 0, TURBO_GGUF_PLAIN, 0},
+    {"blk.#.ffn_gate", "model.layers.#.feed_forward.w1", 0, TURBO_GGUF_PLAIN, 0},
+    {"blk.#.ffn_up", "model.layers.#.feed_forward.w3", 0, TURBO_GGUF_PLAIN, 0},
+    {"blk.#.ffn_down", "model.layers.#.feed_forward.w2", 0, TURBO_GGUF_PLAIN, 0},
+    {0},
+};
+
+static const turbo_gguf gguf = {
+    .size = sizeof gguf,
+    .arch = "internlm2",
+    .config = "{\"architectures\":[\"InternLM2ForCausalLM\"],\"model_type\":\"internlm2\"}",
+    .keys = decoder_gguf_keys,
+    .tensors = gguf_tensors,
+};
+
+DECODER_PLUGIN("internlm2", family_of, gguf)

@@ -70,4 +70,13 @@ static const decoder_family *family_of(const turbo_host *h, const turbo_config *
     return decoder_probe(&mistral, h, c) ? &mistral : &llama;
 }
 
-DECODER_PLUGIN("llama", family_of)
+/* Files of this architecture come from each of the classes above; none of them has a window. */
+static const turbo_gguf gguf = {
+    .size = sizeof gguf,
+    .arch = "llama",
+    .config = "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\"}",
+    .keys = decoder_gguf_keys,
+    .tensors = decoder_gguf_alternating,
+};
+
+DECODER_PLUGIN("llama", family_of, gguf)

@@ -79,4 +79,13 @@ static const decoder_family *family_of(const turbo_host *h, const turbo_config *
     return &family;
 }
 
-DECODER_PLUGIN("qwen", family_of)
+static const turbo_gguf gguf = {
+    .size = sizeof gguf,
+    .arch = "qwen2",
+    .config = "{\"architectures\":[\"Qwen2ForCausalLM\"],\"model_type\":\"qwen2\","
+              "\"num_key_value_heads\":null}",
+    .keys = decoder_gguf_keys,
+    .tensors = decoder_gguf_tensors,
+};
+
+DECODER_PLUGIN("qwen", family_of, gguf)
