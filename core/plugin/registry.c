@@ -224,10 +224,11 @@ turbo_status turbod_registry_model_for(const turbod_registry *r, turbo_config *c
     const char *arch = turbod_config_arch(config);
     const turbo_gguf *table = arch ? table_for(r, arch) : NULL;
     if (arch && !table)
-        return turbod_err(err, TURBO_EUNSUPPORTED,
-                          "no plugin runs GGUF files of the architecture \"%.48s\"; install one that "
-                          "does into the plugin folder",
-                          arch);
+        return turbod_err(
+            err, TURBO_EUNSUPPORTED,
+            "no plugin runs GGUF files of the architecture \"%.48s\"; install one that "
+            "does into the plugin folder",
+            arch);
     turbo_status st = table ? turbod_config_translate(config, table, err) : TURBO_OK;
     if (st)
         return st;

@@ -68,10 +68,10 @@ static uint64_t number(cursor *c, uint32_t n)
 static uint32_t width(uint32_t type)
 {
     static const uint8_t of[] = {
-        [TURBOD_GGUF_U8] = 1,   [TURBOD_GGUF_I8] = 1,     [TURBOD_GGUF_U16] = 2,
-        [TURBOD_GGUF_I16] = 2,  [TURBOD_GGUF_U32] = 4,    [TURBOD_GGUF_I32] = 4,
-        [TURBOD_GGUF_F32] = 4,  [TURBOD_GGUF_BOOL] = 1,   [TURBOD_GGUF_STRING] = 0,
-        [TURBOD_GGUF_ARRAY] = 0, [TURBOD_GGUF_U64] = 8,   [TURBOD_GGUF_I64] = 8,
+        [TURBOD_GGUF_U8] = 1,    [TURBOD_GGUF_I8] = 1,   [TURBOD_GGUF_U16] = 2,
+        [TURBOD_GGUF_I16] = 2,   [TURBOD_GGUF_U32] = 4,  [TURBOD_GGUF_I32] = 4,
+        [TURBOD_GGUF_F32] = 4,   [TURBOD_GGUF_BOOL] = 1, [TURBOD_GGUF_STRING] = 0,
+        [TURBOD_GGUF_ARRAY] = 0, [TURBOD_GGUF_U64] = 8,  [TURBOD_GGUF_I64] = 8,
         [TURBOD_GGUF_F64] = 8,
     };
     return type < sizeof of ? of[type] : 0;
@@ -139,9 +139,10 @@ static turbo_status read_value(const turbod_gguf *g, cursor *c, size_t i, turbod
     if (v->type == TURBOD_GGUF_STRING) {
         v->n = number(c, 8);
         v->at = bytes(c, v->n);
-        return v->at ? TURBO_OK
-                     : FAULT("%s: key %s: its string of %llu bytes reaches past the end of the file",
-                             g->name, key, (unsigned long long)v->n);
+        return v->at
+                   ? TURBO_OK
+                   : FAULT("%s: key %s: its string of %llu bytes reaches past the end of the file",
+                           g->name, key, (unsigned long long)v->n);
     }
     if (!width(v->type))
         return FAULT("%s: key %s has the unknown type %u", g->name, key, v->type);
@@ -271,7 +272,8 @@ static turbo_status place(turbod_gguf *g, const uint64_t *offsets, uint64_t alig
             return FAULT("%s: tensor %.80s has %llu bytes at %llu, the file holds %llu bytes of "
                          "data; it is truncated",
                          g->name, t->name, (unsigned long long)t->bytes,
-                         (unsigned long long)offsets[i], (unsigned long long)(g->size - g->data_at));
+                         (unsigned long long)offsets[i],
+                         (unsigned long long)(g->size - g->data_at));
         t->data = g->map + g->data_at + offsets[i];
     }
     qsort(g->tensors, g->n_tensors, sizeof *g->tensors, by_data);
@@ -306,10 +308,10 @@ static turbo_status read_tensors(turbod_gguf *g, cursor *c, uint64_t n, turbo_er
     uint64_t *offsets = calloc(n + 1, sizeof *offsets);
     g->tensors = calloc(n + 1, sizeof *g->tensors);
     g->names = calloc(1, (most < left ? most : left) + 1);
-    turbo_status st = offsets && g->tensors && g->names
-                          ? read_alignment(g, &alignment, err)
-                          : turbod_err(err, TURBO_ENOMEM, "no memory for %llu tensors",
-                                       (unsigned long long)n);
+    turbo_status st =
+        offsets && g->tensors && g->names
+            ? read_alignment(g, &alignment, err)
+            : turbod_err(err, TURBO_ENOMEM, "no memory for %llu tensors", (unsigned long long)n);
     char *to = g->names;
     for (size_t i = 0; i < n && !st; i++) {
         st = read_tensor(g, c, i, &to, &g->tensors[i], &offsets[i], err);
@@ -441,8 +443,7 @@ const turbod_gguf_value *turbod_gguf_find(const turbod_gguf *g, const char *key)
 
 bool turbod_gguf_is_string(const turbod_gguf_value *v, const char *text)
 {
-    return v && v->type == TURBOD_GGUF_STRING && v->n == strlen(text) &&
-           !memcmp(v->at, text, v->n);
+    return v && v->type == TURBOD_GGUF_STRING && v->n == strlen(text) && !memcmp(v->at, text, v->n);
 }
 
 bool turbod_gguf_number(const turbod_gguf_value *v, uint64_t i, double *out)

@@ -39,7 +39,8 @@ typedef struct turbod_gguf_value {
 /* A path that is a regular file: where a model folder is expected, it is taken for a GGUF file. */
 bool turbod_gguf_is(const char *path);
 turbo_status turbod_gguf_open(const char *path, turbod_gguf **out, turbo_err *err);
-turbo_status turbod_gguf_unchanged(const turbod_gguf *g, turbo_err *err); /* as turbod_st_unchanged */
+turbo_status turbod_gguf_unchanged(const turbod_gguf *g,
+                                   turbo_err *err); /* as turbod_st_unchanged */
 void turbod_gguf_close(turbod_gguf *g); /* NULL allowed */
 const char *turbod_gguf_name(const turbod_gguf *g); /* of the file, without its folder */
 
@@ -55,8 +56,8 @@ const turbod_st_tensor *turbod_gguf_at(const turbod_gguf *g, size_t i);
 const turbod_st_tensor *turbod_gguf_tensor(const turbod_gguf *g, const char *name); /* NULL: none */
 
 /* The file up to its tensor data; free(). TURBO_ELIMIT above max_bytes. */
-turbo_status turbod_gguf_header(const char *path, uint64_t max_bytes, uint8_t **bytes, uint64_t *len,
-                                turbo_err *err);
+turbo_status turbod_gguf_header(const char *path, uint64_t max_bytes, uint8_t **bytes,
+                                uint64_t *len, turbo_err *err);
 /* The string of a key, as a copy; free(). TURBO_ENOENT when there is no such string. */
 turbo_status turbod_gguf_text(const char *path, const char *key, char **text, uint64_t *len,
                               turbo_err *err);

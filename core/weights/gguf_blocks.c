@@ -29,7 +29,7 @@ static const turbod_gguf_type types[] = {
     {.name = "I32", .id = 26, .block = 1, .bytes = 4, .dtype = TURBO_I32},
     {.name = "I64", .id = 27, .block = 1, .bytes = 8, .dtype = TURBO_I64},
     {.name = "F64", .id = 28, .block = 1, .bytes = 8, .dtype = -1},
-#define QUANT(n, b, size, bit, grp) \
+#define QUANT(n, b, size, bit, grp)                                                                \
     .name = #n, .id = n, .block = b, .bytes = size, .dtype = -1, .bits = bit, .group = grp
     {QUANT(Q4_0, 32, 18, 4, 32), .offset = 8},
     {QUANT(Q4_1, 32, 20, 4, 32), .min = true},
@@ -76,12 +76,12 @@ static int32_t top(const turbod_gguf_type *t, int32_t o)
 {
     if (t->table)
         return 114 + o;
-    int32_t n = t->id == Q8_0                     ? 256
-                : t->bits == 4 && t->id == Q2_K   ? 4
-                : t->id == Q3_K                   ? 8
-                : t->bits == 4                    ? 16
-                : t->id == Q6_K                   ? 64
-                                                  : 32;
+    int32_t n = t->id == Q8_0                   ? 256
+                : t->bits == 4 && t->id == Q2_K ? 4
+                : t->id == Q3_K                 ? 8
+                : t->bits == 4                  ? 16
+                : t->id == Q6_K                 ? 64
+                                                : 32;
     return n + o - t->offset;
 }
 
@@ -256,8 +256,8 @@ static void recode(const turbod_gguf_type *t, const turbod_gguf_form *f, unpacke
     if (f->g.table || (!t->table && !shift))
         return;
     for (uint32_t i = 0; i < t->block; i++)
-        o->code[i] = (uint8_t)(t->table ? (int32_t)iq4_nl[o->code[i]] + f->g.offset
-                                        : o->code[i] + shift);
+        o->code[i] =
+            (uint8_t)(t->table ? (int32_t)iq4_nl[o->code[i]] + f->g.offset : o->code[i] + shift);
 }
 
 bool turbod_gguf_unpack(const turbod_gguf_type *t, const uint8_t *row, int64_t in,

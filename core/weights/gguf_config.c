@@ -192,7 +192,8 @@ static bool solve(const double *d, uint64_t n, double base, double *factor, doub
     }
     if (found < 2)
         return false;
-    double slope = (t[0] - t[1]) / (f[0] - f[1]), at0 = slope * f[0] - t[0]; /* low / (high - low) */
+    double slope = (t[0] - t[1]) / (f[0] - f[1]),
+           at0 = slope * f[0] - t[0]; /* low / (high - low) */
     if (!(slope > 0 && at0 > 1e-3))
         return false;
     *high = rint((1 + 1 / at0) * 256) / 256;
@@ -248,8 +249,8 @@ turbo_status turbod_gguf_config(const turbod_gguf *g, const turbo_gguf *table, c
 {
     maker m = {g, table, NULL, err};
     turbo_err why;
-    turbo_status st = turbod_json_parse(table->config, strlen(table->config), &turbod_json_file,
-                                        &m.root, &why);
+    turbo_status st =
+        turbod_json_parse(table->config, strlen(table->config), &turbod_json_file, &m.root, &why);
     if (st || !cJSON_IsObject(m.root)) {
         cJSON_Delete(m.root);
         return turbod_err(err, st == TURBO_ENOMEM ? st : TURBO_EINTERNAL,

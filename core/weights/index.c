@@ -22,7 +22,8 @@ struct turbod_index {
     const turbod_st_tensor **tensors; /* sorted by name */
     size_t n;
     uint64_t bytes;
-    turbod_st_tensor *expected; /* [n] tensors without a file, or mapped ones; they own their names */
+    turbod_st_tensor
+        *expected; /* [n] tensors without a file, or mapped ones; they own their names */
     turbod_gguf *gguf; /* instead of shards */
     turbod_gguf_rows *rows; /* of mapped tensors; not NULL: they are mapped */
 };

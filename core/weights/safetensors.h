@@ -22,7 +22,8 @@ typedef struct turbod_st_tensor {
     char dtype_name[12];
     /* Of a GGUF file. NULL, NULL: data is all there is to it. */
     const struct turbod_gguf_type *block; /* quantised: what its blocks are; dtype is -1 */
-    const struct turbod_gguf_rows *rows; /* where its rows lie, when not one behind the other in data */
+    const struct turbod_gguf_rows
+        *rows; /* where its rows lie, when not one behind the other in data */
 } turbod_st_tensor;
 
 typedef struct turbod_st turbod_st;

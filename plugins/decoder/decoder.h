@@ -74,8 +74,7 @@ extern const decoder_names decoder_common_names;
 
 /* GGUF files: keys that mean the same for each family, and tensors by the common names: rows of Q and K in
  * their own order, or with alternating lanes. */
-extern const turbo_gguf_row decoder_gguf_keys[], decoder_gguf_tensors[],
-    decoder_gguf_alternating[];
+extern const turbo_gguf_row decoder_gguf_keys[], decoder_gguf_tensors[], decoder_gguf_alternating[];
 
 /* For own(): 1 when config.json has the key, be it null. */
 int32_t decoder_has_key(const turbo_host *h, const turbo_config *c, const char *key);
@@ -87,7 +86,7 @@ turbo_status decoder_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
 
 /* The plugin of a family: turbo_plugin_entry and what it returns. family_of(h, c): the family whose
  * config.json this is, or most likely is. its_gguf: how it reads GGUF files, a turbo_gguf. */
-#define DECODER_PLUGIN(its_id, family_of, its_gguf)                                                          \
+#define DECODER_PLUGIN(its_id, family_of, its_gguf)                                                \
     static int32_t probe(const turbo_host *h, const turbo_config *c)                               \
     {                                                                                              \
         return decoder_probe(family_of(h, c), h, c);                                               \

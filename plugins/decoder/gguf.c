@@ -2,8 +2,14 @@
  * rules mean says turbo/ext/gguf.h. Must not know a family. */
 #include "decoder.h"
 
-#define KEY(from, to) {from, to, 0, TURBO_GGUF_KEY, 0}
-#define MUST(from, arg) {from, "", arg, TURBO_GGUF_MUST, 0}
+#define KEY(from, to)                                                                              \
+    {                                                                                              \
+        from, to, 0, TURBO_GGUF_KEY, 0                                                             \
+    }
+#define MUST(from, arg)                                                                            \
+    {                                                                                              \
+        from, "", arg, TURBO_GGUF_MUST, 0                                                          \
+    }
 
 const turbo_gguf_row decoder_gguf_keys[] = {
     /* Others of the same architecture, which compute something else. */

@@ -26,13 +26,19 @@ extern "C" {
  * that has a value already keeps it (null is no value), and so does one whose object does not exist. */
 enum {
     TURBO_GGUF_KEY = 0, /* the value of the key                                                   */
-    TURBO_GGUF_OPEN = 1, /* the same, and makes the object; a value equal to arg counts as absent  */
-    TURBO_GGUF_SAME = 2, /* the same as KEY; a value that is there already must be equal           */
-    TURBO_GGUF_MUST = 3, /* the key is absent or has the number arg: others are not computed       */
-    TURBO_GGUF_ROWS = 4, /* rows of the tensor `from`                                              */
+    TURBO_GGUF_OPEN =
+        1, /* the same, and makes the object; a value equal to arg counts as absent  */
+    TURBO_GGUF_SAME =
+        2, /* the same as KEY; a value that is there already must be equal           */
+    TURBO_GGUF_MUST =
+        3, /* the key is absent or has the number arg: others are not computed       */
+    TURBO_GGUF_ROWS =
+        4, /* rows of the tensor `from`                                              */
     TURBO_GGUF_HAS = 5, /* true or false: the tensor `from` is in the file                        */
-    TURBO_GGUF_LACKS = 6, /* true or false: it is not                                               */
-    TURBO_GGUF_BANDS = 7, /* the tensor `from` holds the divisors of TURBO_ROPE_BANDS: an object with
+    TURBO_GGUF_LACKS =
+        6, /* true or false: it is not                                               */
+    TURBO_GGUF_BANDS =
+        7, /* the tensor `from` holds the divisors of TURBO_ROPE_BANDS: an object with
                            rope_type arg and the four numbers they were made from                 */
 };
 

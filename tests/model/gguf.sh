@@ -1,0 +1,46 @@
+#!/bin/sh
+# Real tiny models converted to GGUF: F32 gives the bits of the folder, other types those of the dequantised
+# numbers; text, plan and chat from a file.
+set -eu
+models="${TURBO_SHARED:-}/data/models"
+if [ ! -r "$models/stories260K/REFERENCE.json" ]; then
+    echo "SKIP: no shared test data; set TURBO_SHARED to its folder"
+    exit 77
+fi
+python3 -c 'import numpy' 2> /dev/null || { echo "SKIP: python3 with numpy is not installed"; exit 77; }
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+make="python3 $srcdir/tests/golden/gguf/make.py"
+pair=$top_builddir/tests/model/gguf
+python3 "$srcdir/tests/model/repack.py" "$models" "$tmp"
+cp -r "$models/tinystories-656k-hf" "$tmp/tinystories-656k-llama"
+chmod -R u+w "$tmp"
+
+greedy() {
+    "$TURBO" run "$1" --prompt-ids 1,400,300 --temperature 0 --max-tokens 48 --ignore-eos --ids \
+        2> "$tmp/log" || { cat "$tmp/log"; exit 1; }
+}
+
+same_text() { # FOLDER FILE
+    a=$(greedy "$1")
+    b=$(greedy "$2")
+    [ "$a" = "$b" ] || { echo "$2: $b"; echo "$1: $a"; exit 1; }
+}
+
+for layout in llama internlm2 qwen; do
+    for model in stories260K tinystories-656k; do
+        name=$model-$layout
+        $make convert "$tmp/$name" "$tmp/$name.gguf"
+        echo "$name F32: $("$pair" 0 "$tmp/$name" "$tmp/$name.gguf")"
+        same_text "$tmp/$name" "$tmp/$name.gguf"
+    done
+done
+for type in F16 BF16; do
+    for layout in llama internlm2 qwen; do
+        name=tinystories-656k-$layout
+        $make convert "$tmp/$name" "$tmp/x.gguf" --type $type --plain "$tmp/plain"
+        # Sums run over the same numbers in another order, in fp32.
+        echo "$name $type: $("$pair" 1e-4 "$tmp/plain" "$tmp/x.gguf")"
+        same_text "$tmp/plain" "$tmp/x.gguf"
+    done
+done
