@@ -7,7 +7,6 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,25 +39,6 @@ static const turbod_st_tensor *tensor(const turbod_gguf *g, const char *type, co
     return t;
 }
 
-/* Row 0 of g by the definition in turbok.h. */
-static void grid_row(const turbok_grid *g, int64_t in, float *out)
-{
-    for (int64_t i = 0; i < in; i++) {
-        uint8_t c = g->bits == 8 ? g->codes[i] : (uint8_t)(g->codes[i / 2] >> (i % 2 * 4) & 15);
-        int64_t k = i / g->group;
-        float scale = ((const float *)g->scale)[k];
-        if (g->scale_dtype == TURBO_F16) {
-            uint16_t h = ((const uint16_t *)g->scale)[k];
-            scale = (h >> 10 & 31 ? ldexpf((float)(1024 + (h & 1023)), (h >> 10 & 31) - 25)
-                                  : ldexpf((float)(h & 1023), -24)) *
-                    (h >> 15 ? -1.0f : 1.0f);
-        }
-        out[i] = scale * (g->table ? g->table[c] : (float)((int32_t)c - g->offset));
-        if (g->min)
-            out[i] -= g->min[k];
-    }
-}
-
 /* Row r of t through a grid of form f. */
 static bool through(const turbod_st_tensor *t, uint64_t r, const turbod_gguf_form *f, float *out)
 {
@@ -71,7 +51,7 @@ static bool through(const turbod_st_tensor *t, uint64_t r, const turbod_gguf_for
     g.min = f->min ? min : NULL;
     bool ok = turbod_gguf_unpack(t->block, t->data + r * (t->bytes / t->dims[0]), in, f, codes,
                                  scale, min);
-    grid_row(&g, in, out);
+    turbok_grid_row(&g, 0, in, out);
     return ok;
 }
 
