@@ -1,0 +1,460 @@
+/* kernels/cuda/hostrun/hostrun.cpp: the scheduler of hostrun.h. Each thread of a block is a fiber with a
+ * stack of its own; it runs until it needs others (barrier, warp operation) and goes on when all of them
+ * have come. Whoever comes last carries the warp operation out for all lanes. When nobody can run and
+ * not all are done, somebody is missing, and the launch ends with a text that says who.
+ * Must not know any kernel. */
+#include "hostrun.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <mutex>
+#include <vector>
+
+#include "device.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#define ASAN 1
+#endif
+#if __has_include(<valgrind/memcheck.h>)
+#include <valgrind/memcheck.h>
+#else
+#define VALGRIND_MAKE_MEM_UNDEFINED(p, n) ((void)(p))
+#define VALGRIND_STACK_REGISTER(a, b) ((void)(a))
+#endif
+
+#if defined(__x86_64__)
+/* Saves the registers that a call preserves, stores the stack pointer in *from and takes up `to`. */
+extern "C" void hostrun_switch(void **from, void *to);
+asm(".text\n.globl hostrun_switch\n.hidden hostrun_switch\n.type hostrun_switch,@function\n"
+    "hostrun_switch:\n"
+    "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"
+    "movq %rsp,(%rdi)\nmovq %rsi,%rsp\n"
+    "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n"
+    ".size hostrun_switch,.-hostrun_switch\n");
+#else
+#include <ucontext.h>
+#endif
+
+namespace
+{
+enum { MAX_THREADS = 1024, STACK = 256 << 10, BARRIERS = 16, MAX_SHARED = 227 << 10 };
+enum state { READY, AT_WARP, AT_BARRIER, DONE };
+
+struct copy {
+    void *to;
+    const void *from;
+    size_t n, bytes; /* n are read, the rest of bytes becomes zero */
+};
+
+struct fiber : hostrun::thread {
+    char *stack = nullptr;
+    state st = DONE;
+#if defined(__x86_64__)
+    void *sp = nullptr;
+#else
+    ucontext_t ctx;
+#endif
+    void *fake = nullptr; /* of the address sanitizer */
+    unsigned mask = 0;    /* of the warp operation it waits in */
+    hostrun::warp_fn fn = nullptr;
+    const char *what = "";
+    void *arg = nullptr;
+    int barrier = 0, line = 0;
+    std::vector<std::vector<copy>> groups; /* of asynchronous copies, the last one open */
+};
+
+struct barrier {
+    int arrived = 0, expected = 0, line = 0;
+};
+
+struct shared_block {
+    const void *key;
+    char *p;
+    size_t bytes;
+};
+
+struct machine {
+    const hostrun_kernel *kernel = nullptr;
+    const void *args = nullptr;
+    int n = 0, done = 0;
+    fiber *f[MAX_THREADS] = {};
+    fiber *now = nullptr;
+    barrier bar[BARRIERS];
+    std::vector<shared_block> shared; /* of this block; [0] is the dynamic one */
+    size_t shared_bytes = 0, launches = 0;
+    int order = 0;
+    bool failed = false;
+    char text[256] = "";
+    void *sp = nullptr; /* of the scheduler */
+#if !defined(__x86_64__)
+    ucontext_t ctx;
+#endif
+    void *fake = nullptr;
+    const void *bottom = nullptr;
+    size_t size = 0;
+} m;
+std::mutex lock;
+const hostrun_kernel *kernels;
+
+void leave(bool for_good) /* from a fiber to the scheduler */
+{
+    fiber *me = m.now;
+#ifdef ASAN
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &me->fake, m.bottom, m.size);
+#endif
+    (void)for_good;
+#if defined(__x86_64__)
+    hostrun_switch(&me->sp, m.sp);
+#else
+    swapcontext(&me->ctx, &m.ctx);
+#endif
+#ifdef ASAN
+    __sanitizer_finish_switch_fiber(me->fake, nullptr, nullptr);
+#endif
+    m.now = me;
+    hostrun::self = me;
+}
+
+void enter(fiber *to) /* from the scheduler to a fiber, until it leaves */
+{
+    m.now = to;
+    hostrun::self = to;
+#ifdef ASAN
+    __sanitizer_start_switch_fiber(&m.fake, to->stack, STACK);
+#endif
+#if defined(__x86_64__)
+    hostrun_switch(&m.sp, to->sp);
+#else
+    swapcontext(&m.ctx, &to->ctx);
+#endif
+#ifdef ASAN
+    __sanitizer_finish_switch_fiber(m.fake, nullptr, nullptr);
+#endif
+}
+
+void body()
+{
+#ifdef ASAN
+    __sanitizer_finish_switch_fiber(nullptr, &m.bottom, &m.size);
+#endif
+    m.kernel->run(m.args);
+    fiber *me = m.now;
+    me->st = DONE;
+    m.done++;
+    leave(true);
+}
+
+void prepare(fiber *f)
+{
+    if (!f->stack) {
+        void *p = mmap(nullptr, STACK, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (p == MAP_FAILED) {
+            fprintf(stderr, "hostrun: no memory for the stack of a thread\n");
+            _exit(70);
+        }
+        f->stack = static_cast<char *>(p);
+        mprotect(p, 4096, PROT_NONE); /* an overflow ends here */
+        VALGRIND_STACK_REGISTER(f->stack, f->stack + STACK);
+    }
+#ifdef ASAN
+    __asan_unpoison_memory_region(f->stack + 4096, STACK - 4096);
+#endif
+#if defined(__x86_64__)
+    void **top = reinterpret_cast<void **>(f->stack + STACK) - 1;
+    *top = nullptr; /* body() has no caller; its stack is 8 modulo 16, as after a call */
+    *--top = reinterpret_cast<void *>(body);
+    for (int i = 0; i < 6; i++)
+        *--top = nullptr;
+    f->sp = top;
+#else
+    getcontext(&f->ctx);
+    f->ctx.uc_stack.ss_sp = f->stack + 4096;
+    f->ctx.uc_stack.ss_size = STACK - 4096;
+    f->ctx.uc_link = nullptr;
+    makecontext(&f->ctx, body, 0);
+#endif
+    f->st = READY;
+    f->groups.assign(1, {});
+}
+
+void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void say(const char *fmt, ...)
+{
+    if (m.failed)
+        return;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(m.text, sizeof m.text, fmt, ap);
+    va_end(ap);
+    m.failed = true;
+}
+
+char *poisoned(const void *key, size_t bytes)
+{
+    void *p = nullptr;
+    if (posix_memalign(&p, 128, bytes ? bytes : 1)) {
+        fprintf(stderr, "hostrun: no memory for %zu bytes of shared memory\n", bytes);
+        _exit(70);
+    }
+    memset(p, 0xff, bytes);
+    VALGRIND_MAKE_MEM_UNDEFINED(p, bytes);
+    m.shared.push_back({key, static_cast<char *>(p), bytes});
+    return static_cast<char *>(p);
+}
+
+void fail_missing() /* nobody can run */
+{
+    fiber *w = nullptr, *b = nullptr, *gone = nullptr;
+    for (int i = 0; i < m.n; i++) {
+        fiber *f = m.f[i];
+        if (f->st == AT_WARP && !w)
+            w = f;
+        if (f->st == AT_BARRIER && !b)
+            b = f;
+        if (f->st == DONE && !gone)
+            gone = f;
+    }
+    if (w) {
+        for (int l = 0; l < 32; l++) {
+            int i = w->index / 32 * 32 + l;
+            fiber *f = i < m.n ? m.f[i] : nullptr;
+            if (w->mask >> l & 1 && (!f || f->st != AT_WARP))
+                return say("thread %d waits in %s for lane %d, which %s", w->index, w->what, l,
+                           !f ? "does not exist" : f->st == DONE ? "has left" : "is at a barrier");
+        }
+        return say("thread %d waits in %s for lanes that wait in another operation", w->index,
+                   w->what);
+    }
+    say("thread %d waits at barrier %d (line %d) for %d threads, %d came%s", b ? b->index : -1,
+        b ? b->barrier : -1, b ? b->line : 0, b ? m.bar[b->barrier].expected : 0,
+        b ? m.bar[b->barrier].arrived : 0, gone ? "; others have left" : "");
+}
+
+void order_of(size_t block, int *seq)
+{
+    int how = m.order ? m.order : static_cast<int>((block + m.launches) % 3) + 1;
+    for (int i = 0; i < m.n; i++)
+        seq[i] = how == 2 ? m.n - 1 - i : i;
+    if (how != 3)
+        return;
+    uint64_t s = 0x9e3779b97f4a7c15u * (block + m.launches + 1);
+    for (int i = m.n - 1; i > 0; i--) {
+        s ^= s >> 12;
+        s ^= s << 25;
+        s ^= s >> 27;
+        int j = static_cast<int>((s * 0x2545f4914f6cdd1du >> 33) % static_cast<unsigned>(i + 1));
+        int t = seq[i];
+        seq[i] = seq[j];
+        seq[j] = t;
+    }
+}
+
+void run_block(size_t number)
+{
+    static int seq[MAX_THREADS];
+    order_of(number, seq);
+    for (auto &b : m.bar)
+        b = barrier();
+    m.done = 0;
+    poisoned(nullptr, m.shared_bytes);
+    for (int i = 0; i < m.n; i++)
+        prepare(m.f[i]);
+    while (m.done < m.n && !m.failed) {
+        bool ran = false;
+        for (int i = 0; i < m.n && !m.failed; i++)
+            if (m.f[seq[i]]->st == READY) {
+                enter(m.f[seq[i]]);
+                ran = true;
+            }
+        if (!ran && !m.failed)
+            fail_missing();
+    }
+    for (auto &s : m.shared)
+        free(s.p);
+    m.shared.clear();
+}
+} // namespace
+
+namespace hostrun
+{
+thread *self;
+dims block_dim, grid_dim, block_idx;
+
+void fail(const char *fmt, ...)
+{
+    va_list ap;
+    char text[200];
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    say("thread %d: %s", m.now->index, text);
+    leave(true); /* never taken up again */
+}
+
+void *shared(const void *key, size_t bytes)
+{
+    for (auto &s : m.shared)
+        if (s.key == key)
+            return s.p;
+    return poisoned(key, bytes);
+}
+
+void warp_op(unsigned mask, const char *what, warp_fn fn, void *arg)
+{
+    fiber *me = m.now;
+    void *args[32] = {};
+    int first = me->index / 32 * 32;
+    bool all = true;
+    if (!(mask >> (me->index % 32) & 1))
+        fail("%s with mask %08x, which does not name the caller", what, mask);
+    me->mask = mask;
+    me->fn = fn;
+    me->what = what;
+    me->arg = arg;
+    me->st = AT_WARP;
+    for (int l = 0; l < 32; l++) {
+        fiber *f = first + l < m.n ? m.f[first + l] : nullptr;
+        if (!(mask >> l & 1))
+            continue;
+        if (!f || f->st == DONE)
+            fail("%s waits for lane %d, which %s", what, l, f ? "has left" : "does not exist");
+        if (f->st != AT_WARP) {
+            all = false;
+            continue;
+        }
+        if (f->fn != fn || f->mask != mask)
+            fail("%s (mask %08x) while lane %d is in %s (mask %08x)", what, mask, l, f->what,
+                 f->mask);
+        args[l] = f->arg;
+    }
+    if (!all)
+        return leave(false);
+    for (int l = 0; l < 32; l++)
+        if (mask >> l & 1)
+            m.f[first + l]->st = READY;
+    fn(args, mask);
+}
+
+void barrier_op(int id, int count, bool wait, int line)
+{
+    fiber *me = m.now;
+    if (id < 0 || id >= BARRIERS)
+        fail("barrier %d; there are %d", id, BARRIERS);
+    ::barrier &b = m.bar[id];
+    if (!count)
+        count = m.n;
+    if (count < 1 || count > m.n || count % 32 != 0)
+        fail("barrier %d for %d threads of %d", id, count, m.n);
+    if (b.arrived && b.expected != count)
+        fail("barrier %d for %d threads at line %d, for %d at line %d", id, count, line,
+             b.expected, b.line);
+    if (b.arrived && !id && b.line != line)
+        fail("barrier of line %d while others are at that of line %d", line, b.line);
+    b.expected = count;
+    b.line = line;
+    me->barrier = id;
+    me->line = line;
+    if (++b.arrived == count) {
+        b.arrived = 0;
+        for (int i = 0; i < m.n; i++)
+            if (m.f[i]->st == AT_BARRIER && m.f[i]->barrier == id)
+                m.f[i]->st = READY;
+        return;
+    }
+    if (wait) {
+        me->st = AT_BARRIER;
+        leave(false);
+    }
+}
+
+void copy_async(void *to, const void *from, size_t n, size_t bytes)
+{
+    m.now->groups.back().push_back({to, from, n, bytes});
+}
+
+void copy_commit()
+{
+    m.now->groups.emplace_back();
+}
+
+void copy_wait(int pending)
+{
+    auto &g = m.now->groups;
+    while (static_cast<int>(g.size()) - 1 > pending) {
+        for (auto &c : g.front()) {
+            memcpy(c.to, c.from, c.n);
+            memset(static_cast<char *>(c.to) + c.n, 0, c.bytes - c.n);
+        }
+        g.erase(g.begin());
+    }
+}
+
+kernel_entry::kernel_entry(const char *name, void (*run)(const void *), size_t bytes, int threads)
+    : k{name, run, bytes, threads, kernels}
+{
+    kernels = &k;
+}
+} // namespace hostrun
+
+const hostrun_kernel *hostrun_find(const char *name)
+{
+    for (const hostrun_kernel *k = kernels; k; k = k->next)
+        if (!strcmp(k->name, name))
+            return k;
+    return nullptr;
+}
+
+void hostrun_order(int order)
+{
+    m.order = order;
+}
+
+int hostrun_launch(const hostrun_kernel *k, const unsigned grid[3], const unsigned block[3],
+                   size_t shared_bytes, const void *args, char *err, size_t n)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    size_t threads = static_cast<size_t>(block[0]) * block[1] * block[2];
+    size_t blocks = static_cast<size_t>(grid[0]) * grid[1] * grid[2];
+    m.failed = false;
+    if (!threads || threads > static_cast<size_t>(k->max_threads) || threads > MAX_THREADS)
+        say("blocks of %zu threads; its launch bound is %d", threads, k->max_threads);
+    else if (!blocks || grid[0] > 0x7fffffffu || grid[1] > 65535 || grid[2] > 65535)
+        say("a grid of %u x %u x %u blocks is not possible", grid[0], grid[1], grid[2]);
+    else if (shared_bytes > MAX_SHARED)
+        say("%zu bytes of shared memory; a block has %d", shared_bytes, MAX_SHARED);
+    m.kernel = k;
+    m.args = args;
+    m.n = static_cast<int>(threads);
+    m.shared_bytes = shared_bytes;
+    m.launches++;
+    hostrun::block_dim = {block[0], block[1], block[2]};
+    hostrun::grid_dim = {grid[0], grid[1], grid[2]};
+    for (int i = 0; i < m.n && !m.failed; i++) {
+        unsigned u = static_cast<unsigned>(i);
+        if (!m.f[i])
+            m.f[i] = new fiber;
+        m.f[i]->index = i;
+        m.f[i]->idx = {u % block[0], u / block[0] % block[1], u / block[0] / block[1]};
+    }
+    unsigned x = 0, y = 0, z = 0;
+    for (size_t b = 0; b < blocks && !m.failed; b++) {
+        x = static_cast<unsigned>(b % grid[0]);
+        y = static_cast<unsigned>(b / grid[0] % grid[1]);
+        z = static_cast<unsigned>(b / grid[0] / grid[1]);
+        hostrun::block_idx = {x, y, z};
+        run_block(b);
+    }
+    if (!m.failed)
+        return 0;
+    if (err && n)
+        snprintf(err, n, "%s, block (%u,%u,%u): %s", k->name, x, y, z, m.text);
+    return -1;
+}

@@ -1,0 +1,40 @@
+/* kernels/cuda/hostrun/hostrun.h: runs the device code of kernels/cuda on the host, for tests.
+ *
+ * Each .cu file is compiled as C++17 (-x c++, no CUDA headers) and its kernels register themselves by
+ * name. A launch runs the blocks one after another, each thread as a fiber. What a GPU leaves undefined
+ * ends the launch with a text here: a thread that leaves or takes another path at a barrier or a warp
+ * operation, a shuffle that names a missing lane, a misaligned vector access. Shared memory is made for
+ * each block and filled with 0xff bytes, asynchronous copies land when they are waited for and not
+ * before, and the order in which threads run changes from block to block.
+ * Threads: one launch at a time in a process; launches from several threads wait for each other. */
+#ifndef HOSTRUN_H
+#define HOSTRUN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct hostrun_kernel {
+    const char *name;
+    void (*run)(const void *args); /* one thread of the kernel */
+    size_t args_bytes;             /* size of its one parameter */
+    int max_threads;               /* of a block: its launch bound */
+    const struct hostrun_kernel *next;
+} hostrun_kernel;
+
+/* NULL: no .cu file that was linked has it. */
+const hostrun_kernel *hostrun_find(const char *name);
+/* Runs it to the end. 0, or -1 with one line in err [n] that names kernel, block and thread. */
+int hostrun_launch(const hostrun_kernel *k, const unsigned grid[3], const unsigned block[3],
+                   size_t shared_bytes, const void *args, char *err, size_t n);
+/* Threads of a block run in ascending (1), descending (2) or shuffled (3) order; 0, as at the start:
+ * the three in turns. */
+void hostrun_order(int order);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

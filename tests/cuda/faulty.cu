@@ -1,0 +1,106 @@
+/* tests/cuda/faulty.cu: small kernels for test_hostrun, one right and each of the others wrong in one way
+ * that hostrun must notice. Compiled for the host only. */
+#include "cuda/prims.cuh"
+#include "faulty.h"
+
+TURBOK_KERNEL(fine, faulty, 128, 1)
+{
+    TURBOK_SHARED(int, s, 128);
+    int t = static_cast<int>(threadIdx.x), n = static_cast<int>(blockDim.x);
+    s[t] = t;
+    __syncthreads();
+    int other = s[n - 1 - t], sum = t;
+    for (int i = 16; i; i /= 2)
+        sum += __shfl_xor_sync(FULL, sum, i);
+    barrier_sync(1, n);
+    a.out[blockIdx.x * blockDim.x + threadIdx.x] = other + 1000 * sum + (__ballot_sync(FULL, t & 1) & 2);
+}
+TURBOK_KERNEL(leaves_barrier, faulty, 128, 1)
+{
+    if (threadIdx.x == 5)
+        return;
+    __syncthreads();
+    a.out[threadIdx.x] = 1;
+}
+TURBOK_KERNEL(two_barriers, faulty, 128, 1)
+{
+    if (threadIdx.x < 32)
+        __syncthreads();
+    else
+        __syncthreads();
+    a.out[threadIdx.x] = 1;
+}
+TURBOK_KERNEL(short_barrier, faulty, 128, 1)
+{
+    if (threadIdx.x < 64)
+        barrier_sync(2, 96);
+    a.out[threadIdx.x] = 1;
+}
+TURBOK_KERNEL(missing_lane, faulty, 128, 1)
+{
+    int v = 7;
+    if (threadIdx.x % 32 != 3)
+        v = __shfl_xor_sync(FULL, v, 1);
+    a.out[threadIdx.x] = v;
+}
+TURBOK_KERNEL(mixed_operations, faulty, 128, 1)
+{
+    int v = 7;
+    if (threadIdx.x % 2)
+        v = __shfl_xor_sync(FULL, v, 1);
+    else
+        v = static_cast<int>(__ballot_sync(FULL, 1));
+    a.out[threadIdx.x] = v;
+}
+TURBOK_KERNEL(foreign_lane, faulty, 128, 1)
+{
+    int v = 7;
+    if (threadIdx.x % 32 < 8)
+        v = __shfl_sync(0xffu, v, 9);
+    a.out[threadIdx.x] = v;
+}
+TURBOK_KERNEL(misaligned, faulty, 128, 1)
+{
+    a.out[threadIdx.x] = static_cast<int>(load16(reinterpret_cast<const char *>(a.in) + 4).x);
+}
+/* Not caught by a text: what is read is poison. */
+TURBOK_KERNEL(unwritten_shared, faulty, 128, 1)
+{
+    TURBOK_SHARED(float, s, 128);
+    if (threadIdx.x != 9)
+        s[threadIdx.x] = 1.0f;
+    __syncthreads();
+    float sum = 0;
+    for (int i = 0; i < 128; i++)
+        sum += s[i];
+    a.out[threadIdx.x] = __float_as_int(sum);
+}
+TURBOK_KERNEL(no_barrier, faulty, 128, 1)
+{
+    float *s = reinterpret_cast<float *>(shared_dynamic());
+    s[threadIdx.x] = 1.0f;
+    a.out[threadIdx.x] = __float_as_int(s[127 - threadIdx.x]);
+}
+TURBOK_KERNEL(copy_not_awaited, faulty, 128, 1)
+{
+    char *s = shared_dynamic();
+    copy16_async(s + 16 * threadIdx.x, reinterpret_cast<const char *>(a.in) + 16 * threadIdx.x);
+    copy_commit();
+    copy16_async(s + 16 * (128 + threadIdx.x), a.in);
+    copy_commit();
+    copy_wait<1>(); /* the second group is still on its way */
+    a.out[threadIdx.x] = static_cast<int>(load4(s + 16 * (128 * static_cast<unsigned>(a.n) + threadIdx.x)));
+    copy_wait<0>();
+}
+/* Caught by the address sanitizer and by guard bands. */
+TURBOK_KERNEL(beyond_shared, faulty, 128, 1)
+{
+    int *s = reinterpret_cast<int *>(shared_dynamic());
+    s[threadIdx.x] = 3;
+    __syncthreads();
+    a.out[threadIdx.x] = s[threadIdx.x + static_cast<unsigned>(a.n)];
+}
+TURBOK_KERNEL(beyond_global, faulty, 128, 1)
+{
+    a.out[threadIdx.x + static_cast<unsigned>(a.n)] = 3;
+}
