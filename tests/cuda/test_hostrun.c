@@ -70,7 +70,8 @@ static void wrong_kernels(void **state)
         for (int order = 1; order < 4; order++) {
             hostrun_order(order);
             int r = run(rows[i].name, (struct turbok_cu_faulty_args){out, in, 0}, 0, err);
-            int missing = strcmp(rows[i].name, "missing_lane") == 0 && r == -1 && strstr(err, "lane 3");
+            int missing =
+                strcmp(rows[i].name, "missing_lane") == 0 && r == -1 && strstr(err, "lane 3");
             if (r != -1 || (!strstr(err, rows[i].words) && !missing))
                 fail_msg("%s: %d, \"%s\"", rows[i].name, r, err);
         }
@@ -85,7 +86,8 @@ static void poison(void **state)
     int out[N], bad = 0;
     char err[256];
     float f;
-    assert_int_equal(run("unwritten_shared", (struct turbok_cu_faulty_args){out, in, 0}, 0, err), 0);
+    assert_int_equal(run("unwritten_shared", (struct turbok_cu_faulty_args){out, in, 0}, 0, err),
+                     0);
     for (int i = 0; i < N; i++) {
         memcpy(&f, &out[i], sizeof f);
         assert_true(isnan(f));
@@ -103,12 +105,14 @@ static void poison(void **state)
     assert_true(bad >= N / 2);
     for (int i = 0; i < 4 * N; i++)
         in[i] = i;
-    assert_int_equal(
-        run("copy_not_awaited", (struct turbok_cu_faulty_args){out, in, 0}, 32 * N, err), 0);
+    assert_int_equal(run("copy_not_awaited", (struct turbok_cu_faulty_args){out, in, 0}, 32 * N,
+                         err),
+                     0);
     for (int i = 0; i < N; i++)
         assert_int_equal(out[i], 4 * i);
-    assert_int_equal(
-        run("copy_not_awaited", (struct turbok_cu_faulty_args){out, in, 1}, 32 * N, err), 0);
+    assert_int_equal(run("copy_not_awaited", (struct turbok_cu_faulty_args){out, in, 1}, 32 * N,
+                         err),
+                     0);
     for (int i = 0; i < N; i++)
         assert_int_equal(out[i], -1);
 }
@@ -139,7 +143,9 @@ static void out_of_bounds(void **state)
         const char *name;
         long n;
         int dies;
-    } rows[] = {{"beyond_shared", 0, 0}, {"beyond_shared", 1, 1}, {"beyond_global", 0, 0},
+    } rows[] = {{"beyond_shared", 0, 0},
+                {"beyond_shared", 1, 1},
+                {"beyond_global", 0, 0},
                 {"beyond_global", 1, 1}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         pid_t pid = fork();
@@ -148,7 +154,8 @@ static void out_of_bounds(void **state)
             char err[256];
             int *out = malloc(N * sizeof *out);
             fclose(stderr);
-            _exit(run(rows[i].name, (struct turbok_cu_faulty_args){out, in, rows[i].n}, N * 4, err));
+            _exit(
+                run(rows[i].name, (struct turbok_cu_faulty_args){out, in, rows[i].n}, N * 4, err));
         }
         int st = 0;
         waitpid(pid, &st, 0);

@@ -20,8 +20,8 @@ extern "C" {
 typedef struct hostrun_kernel {
     const char *name;
     void (*run)(const void *args); /* one thread of the kernel */
-    size_t args_bytes;             /* size of its one parameter */
-    int max_threads;               /* of a block: its launch bound */
+    size_t args_bytes; /* size of its one parameter */
+    int max_threads; /* of a block: its launch bound */
     const struct hostrun_kernel *next;
 } hostrun_kernel;
 
