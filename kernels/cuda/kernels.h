@@ -55,4 +55,87 @@ typedef struct turbok_cu_attn {
     int32_t reserved;
 } turbok_cu_attn;
 
+/* What launchers in ops.h pass on; see there for shapes and meaning. */
+struct turbok_cu_embed_args {
+    const void *table; /* [V,E] of dtype */
+    turbok_cu_batch b;
+    void *out; /* [T,E] act */
+    int64_t E;
+    int32_t dtype, reserved;
+};
+struct turbok_cu_rmsnorm_args { /* one block a row; bias: LayerNorm */
+    void *h; /* [T,E] act */
+    const void *delta; /* [T,E] act or NULL */
+    const float *w, *bias; /* [E]; bias NULL: RMSNorm */
+    void *out; /* [T,E] act */
+    int64_t E;
+    float eps;
+    int32_t reserved;
+};
+struct turbok_cu_gather_args { /* one block a row */
+    const void *in; /* [*,E] act */
+    const int32_t *index; /* [R] */
+    void *out; /* [R,E] act */
+    int64_t E;
+};
+struct turbok_cu_activate_args {
+    const void *gate, *up; /* [n] act; up NULL: no product */
+    void *out;
+    int64_t n;
+    int32_t fn, reserved; /* TURBO_ACT_* */
+};
+struct turbok_cu_add_args {
+    void *h; /* [n] act */
+    const void *delta;
+    int64_t n;
+};
+struct turbok_cu_add_bias_args {
+    void *y; /* [n / out, out] act */
+    const float *bias; /* [out] */
+    int64_t n, out;
+};
+struct turbok_cu_patches_args {
+    const uint8_t *pixels; /* [N,height,width,3] */
+    const float *value; /* [3,256] */
+    void *out; /* [N,rows * cols,3*size*size] act */
+    int64_t n; /* elements of out */
+    int32_t height, width, size, rows, cols, reserved;
+};
+struct turbok_cu_position_rows_args {
+    const void *in; /* [N,P,E] act */
+    const float *first, *position; /* [E], [1+P,E] */
+    void *out; /* [N,1+P,E] act */
+    int64_t n, P, E; /* n elements of out */
+};
+struct turbok_cu_rope_store_args {
+    turbok_cu_attn at;
+    turbok_cu_batch b;
+    const void *qkv; /* [T,(H+2K)*D] act */
+    void *q; /* [T,H,D] act */
+    int32_t per_block; /* heads of one block */
+    int32_t reserved;
+};
+struct turbok_cu_attend_args { /* any type and head size: one block a token and head */
+    turbok_cu_attn at;
+    turbok_cu_batch b;
+    const void *q; /* [T,H,D] act */
+    void *out; /* [T,H,D] act */
+};
+struct turbok_cu_attend_full_args {
+    const void *qkv; /* [N,T,3,H,D] act */
+    void *out; /* [N,T,H,D] act */
+    int32_t T, H, D;
+    float scale;
+};
+struct turbok_cu_multiply_any_args { /* y = x W^T + bias for any sizes and types */
+    const void *w; /* [out,in] of w_dtype */
+    const float *bias; /* [out] or NULL */
+    const void *x; /* [T,in] act */
+    void *y; /* [T,out] of out_dtype */
+    int64_t out, in;
+    int32_t T, w_dtype, out_dtype, reserved;
+};
+#define turbok_cu_gemv_any_args turbok_cu_multiply_any_args
+#define turbok_cu_gemm_any_args turbok_cu_multiply_any_args
+
 #endif

@@ -26,8 +26,12 @@ typedef enum {
 typedef struct turbok_cu_dim {
     unsigned x, y, z;
 } turbok_cu_dim;
-#define TURBOK_CU_DIM(...)                                                                         \
-    ((turbok_cu_dim){__VA_ARGS__}) /* missing ones are 0, which counts as 1 */
+/* TURBOK_CU_DIM(x), (x, y) or (x, y, z): missing ones are 0, which counts as 1. */
+static inline turbok_cu_dim turbok_cu_dims(const unsigned n[3])
+{
+    return (turbok_cu_dim){n[0], n[1], n[2]};
+}
+#define TURBOK_CU_DIM(...) turbok_cu_dims((const unsigned[3]){__VA_ARGS__})
 
 /* The kernel calls prims.cuh's dependency wait before it reads what earlier kernels wrote: it may be put
  * on the device while they still run. */

@@ -48,6 +48,21 @@ DEVICE char *shared_dynamic()
 }
 #endif
 
+/* name_f32, name_f16 and name_bf16: the instances of a template name_body<T>(a) for one type of activations. */
+#define TURBOK_KERNEL_ACT(name, threads, blocks) \
+    TURBOK_KERNEL(name##_f32, name, threads, blocks) \
+    { \
+        name##_body<float>(a); \
+    } \
+    TURBOK_KERNEL(name##_f16, name, threads, blocks) \
+    { \
+        name##_body<f16>(a); \
+    } \
+    TURBOK_KERNEL(name##_bf16, name, threads, blocks) \
+    { \
+        name##_body<bf16>(a); \
+    }
+
 #define FULL 0xffffffffu
 
 /* ---- numbers ------------------------------------------------------------------------------------ */
@@ -206,6 +221,54 @@ DEVICE void store4(void *p, uint32_t v)
     hostrun::aligned(p, 4, "a store");
 #endif
     *static_cast<uint32_t *>(p) = v;
+}
+
+/* Eight numbers in a row, at an address that is a multiple of their size. */
+template <class T> DEVICE void load8f(const T *p, float v[8])
+{
+    uint4 u = load16(p);
+    float2 f;
+    f = unpack2<T>(u.x), v[0] = f.x, v[1] = f.y;
+    f = unpack2<T>(u.y), v[2] = f.x, v[3] = f.y;
+    f = unpack2<T>(u.z), v[4] = f.x, v[5] = f.y;
+    f = unpack2<T>(u.w), v[6] = f.x, v[7] = f.y;
+}
+template <> DEVICE_OF void load8f<float>(const float *p, float v[8])
+{
+    UNROLL
+    for (int i = 0; i < 2; i++) {
+        uint4 u = load16(p + 4 * i);
+        v[4 * i] = __uint_as_float(u.x), v[4 * i + 1] = __uint_as_float(u.y);
+        v[4 * i + 2] = __uint_as_float(u.z), v[4 * i + 3] = __uint_as_float(u.w);
+    }
+}
+template <class T> DEVICE void store8f(T *p, const float v[8])
+{
+    store16(p, make_uint4(pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]),
+                          pack2<T>(v[6], v[7])));
+}
+template <> DEVICE_OF void store8f<float>(float *p, const float v[8])
+{
+    UNROLL
+    for (int i = 0; i < 2; i++)
+        store16(p + 4 * i, make_uint4(__float_as_uint(v[4 * i]), __float_as_uint(v[4 * i + 1]),
+                                      __float_as_uint(v[4 * i + 2]), __float_as_uint(v[4 * i + 3])));
+}
+/* Element i of an array of TURBO_F32 (0), _F16 (1) or _BF16 (2). */
+DEVICE float element_of(int dtype, const void *p, int64_t i)
+{
+    return dtype == 0   ? static_cast<const float *>(p)[i]
+           : dtype == 1 ? to_f(static_cast<const f16 *>(p)[i])
+                        : to_f(static_cast<const bf16 *>(p)[i]);
+}
+DEVICE void put_element(int dtype, void *p, int64_t i, float v)
+{
+    if (dtype == 0)
+        static_cast<float *>(p)[i] = v;
+    else if (dtype == 1)
+        static_cast<f16 *>(p)[i] = from_f<f16>(v);
+    else
+        static_cast<bf16 *>(p)[i] = from_f<bf16>(v);
 }
 
 /* Asynchronous copies to shared memory: 16 bytes, of which those from n (0..16) on become zero; a group is

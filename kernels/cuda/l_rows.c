@@ -1,0 +1,119 @@
+/* kernels/cuda/l_rows.c: launches of rows.cu and rope.cu, see ops.h. */
+#include "cuda/ops.h"
+
+#include "prim.h"
+
+static unsigned blocks_of(const turbok_cu *cu, int64_t items, int64_t per_block)
+{
+    int64_t n = (items + per_block - 1) / per_block, most = (int64_t)cu->sm_count * 16;
+    return (unsigned)(n < most ? n : most);
+}
+
+void turbok_cu_embed(turbok_cu *cu, int32_t act, const void *table, int32_t dtype, int32_t E,
+                     const turbok_cu_batch *b, void *out)
+{
+    struct turbok_cu_embed_args a = {.table = table, .b = *b, .out = out, .E = E, .dtype = dtype};
+    turbok_cu_launch(cu, TURBOK_CU_embed_f32 + act, TURBOK_CU_DIM((unsigned)b->T),
+                     TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, &a);
+}
+
+static void norm(turbok_cu *cu, int32_t act, const struct turbok_cu_rmsnorm_args *a, int32_t T)
+{
+    /* A thread keeps 8 numbers in registers; rows that do not fit are read twice. */
+    int64_t threads = a->E % 8 == 0 && a->E <= 8192 ? (a->E / 8 + 31) / 32 * 32 : 512;
+    turbok_cu_launch(cu, TURBOK_CU_rmsnorm_f32 + act, TURBOK_CU_DIM((unsigned)T),
+                     TURBOK_CU_DIM((unsigned)threads), 0, TURBOK_CU_PDL, a);
+}
+
+void turbok_cu_rmsnorm(turbok_cu *cu, int32_t act, void *h, const void *delta, const float *w,
+                       float eps, int32_t T, int32_t E, void *out)
+{
+    struct turbok_cu_rmsnorm_args a = {
+        .h = h, .delta = delta, .w = w, .out = out, .E = E, .eps = eps};
+    norm(cu, act, &a, T);
+}
+
+void turbok_cu_layernorm(turbok_cu *cu, int32_t act, void *h, const void *delta, const float *w,
+                         const float *bias, float eps, int32_t T, int32_t E, void *out)
+{
+    struct turbok_cu_rmsnorm_args a = {
+        .h = h, .delta = delta, .w = w, .bias = bias, .out = out, .E = E, .eps = eps};
+    norm(cu, act, &a, T);
+}
+
+void turbok_cu_gather(turbok_cu *cu, int32_t act, const void *in, const int32_t *index, int32_t R,
+                      int32_t E, void *out)
+{
+    struct turbok_cu_gather_args a = {.in = in, .index = index, .out = out, .E = E};
+    turbok_cu_launch(cu, TURBOK_CU_gather_f32 + act, TURBOK_CU_DIM((unsigned)R), TURBOK_CU_DIM(256),
+                     0, TURBOK_CU_PDL, &a);
+}
+
+void turbok_cu_activate(turbok_cu *cu, int32_t act, int32_t fn, const void *gate, const void *up,
+                        int64_t n, void *out)
+{
+    struct turbok_cu_activate_args a = {.gate = gate, .up = up, .out = out, .n = n, .fn = fn};
+    turbok_cu_launch(cu, TURBOK_CU_activate_f32 + act, TURBOK_CU_DIM(blocks_of(cu, n, 256 * 8)),
+                     TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, &a);
+}
+
+void turbok_cu_add(turbok_cu *cu, int32_t act, void *h, const void *delta, int64_t n)
+{
+    struct turbok_cu_add_args a = {.h = h, .delta = delta, .n = n};
+    turbok_cu_launch(cu, TURBOK_CU_add_f32 + act, TURBOK_CU_DIM(blocks_of(cu, n, 256)),
+                     TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, &a);
+}
+
+void turbok_cu_add_bias(turbok_cu *cu, int32_t out_dtype, void *y, const float *bias, int32_t T,
+                        int32_t out)
+{
+    struct turbok_cu_add_bias_args a = {.y = y, .bias = bias, .n = (int64_t)T * out, .out = out};
+    turbok_cu_launch(cu, TURBOK_CU_add_bias_f32 + out_dtype, TURBOK_CU_DIM(blocks_of(cu, a.n, 256)),
+                     TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, &a);
+}
+
+void turbok_cu_patches(turbok_cu *cu, int32_t act, const uint8_t *pixels, int32_t N, int32_t height,
+                       int32_t width, int32_t size, const float *value, void *out)
+{
+    struct turbok_cu_patches_args a = {.pixels = pixels,
+                                       .value = value,
+                                       .out = out,
+                                       .height = height,
+                                       .width = width,
+                                       .size = size,
+                                       .rows = height / size,
+                                       .cols = width / size};
+    a.n = (int64_t)N * a.rows * a.cols * 3 * size * size;
+    turbok_cu_launch(cu, TURBOK_CU_patches_f32 + act, TURBOK_CU_DIM(blocks_of(cu, a.n, 256)),
+                     TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, &a);
+}
+
+void turbok_cu_position_rows(turbok_cu *cu, int32_t act, const void *in, const float *first,
+                             const float *position, int32_t N, int32_t P, int32_t E, void *out)
+{
+    struct turbok_cu_position_rows_args a = {.in = in,
+                                             .first = first,
+                                             .position = position,
+                                             .out = out,
+                                             .n = (int64_t)N * (1 + P) * E,
+                                             .P = P,
+                                             .E = E};
+    turbok_cu_launch(cu, TURBOK_CU_position_rows_f32 + act, TURBOK_CU_DIM(blocks_of(cu, a.n, 256)),
+                     TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, &a);
+}
+
+void turbok_cu_rope_store(turbok_cu *cu, int32_t act, const turbok_cu_attn *at,
+                          const turbok_cu_batch *b, const void *qkv, void *q)
+{
+    enum { WARPS = 8 };
+    int32_t heads = at->n_heads + 2 * at->kv.n_kv;
+    struct turbok_cu_rope_store_args a = {.at = *at, .b = *b, .qkv = qkv, .q = q};
+    /* With few tokens a warp has one head, so that the heads of a token fill the device; with many a
+     * block does all heads, so that angles are computed once. */
+    a.per_block = b->T < cu->sm_count ? WARPS : heads;
+    size_t shared = ((size_t)at->rope_dim + WARPS * (size_t)at->kv.head_dim) * sizeof(float);
+    turbok_cu_launch(cu, TURBOK_CU_rope_store_f32 + act,
+                     TURBOK_CU_DIM((unsigned)b->T,
+                                   (unsigned)((heads + a.per_block - 1) / a.per_block)),
+                     TURBOK_CU_DIM(32 * WARPS), shared, TURBOK_CU_PDL, &a);
+}

@@ -1,0 +1,144 @@
+/* kernels/cuda/rope.cu: splits a row of the QKV product, rotates Q and K, writes K and V into the cache.
+ * One warp a head. Angles as kernels/nn/rope.c has them; quantisation as kernels/cpu/quant.h: the same
+ * operations in the same order, so that a row gives the same codes. */
+#include "cuda/kv.cuh"
+
+/* bf16 not above and not below f, which is finite. */
+DEVICE uint32_t bf16_below(float f)
+{
+    uint32_t u = __float_as_uint(f);
+    return (u >> 31 ? u + 0xffffu : u) >> 16;
+}
+DEVICE uint32_t bf16_above(float f)
+{
+    uint32_t u = __float_as_uint(f);
+    return (u >> 31 ? u : u + 0xffffu) >> 16;
+}
+
+/* cos and sin of position pos into c, s [dim/2], by the whole block. */
+DEVICE void angles(const turbok_cu_attn &at, int pos, int rope_len, float *c, float *s)
+{
+    int half = at.rope_dim / 2;
+    bool grown = at.rope_factor > 0 && rope_len > at.rope_max && at.rope_dim > 2;
+    double base = 1;
+    if (grown) {
+        double f = static_cast<double>(at.rope_factor);
+        double grow = f * rope_len / at.rope_max - (f - 1.0);
+        base = at.rope_base * pow(grow, static_cast<double>(at.rope_dim) / (at.rope_dim - 2));
+    }
+    for (int i = static_cast<int>(threadIdx.x); i < half; i += static_cast<int>(blockDim.x)) {
+        if (!grown && pos < at.rope_table) {
+            c[i] = at.cosine[static_cast<int64_t>(pos) * half + i];
+            s[i] = at.sine[static_cast<int64_t>(pos) * half + i];
+            continue;
+        }
+        float inv = grown ? static_cast<float>(pow(base, -2.0 * i / at.rope_dim)) : at.inv[i];
+        float angle = static_cast<float>(pos) * inv;
+        /* in half turns, whole turns taken off in double: as exact as cos and sin of the angle */
+        double turns = static_cast<double>(angle) * 0.318309886183790671538;
+        turns -= 2 * rint(turns / 2);
+        float sine, cosine;
+        sincospif(static_cast<float>(turns), &sine, &cosine);
+        c[i] = cosine * at.rope_scale;
+        s[i] = sine * at.rope_scale;
+    }
+}
+
+/* Head h (0..H+2K-1: Q, K, V) of a token: first column in the row of the product. */
+DEVICE int64_t column(const turbok_cu_attn &at, int h)
+{
+    int H = at.n_heads, K = at.kv.n_kv, g = H / K, kind = h < H ? 0 : h < H + K ? 1 : 2;
+    if (at.layout == 0)
+        return static_cast<int64_t>(h) * at.kv.head_dim;
+    int group = kind == 0 ? h / g : kind == 1 ? h - H : h - H - K;
+    int slot = kind == 0 ? h % g : g + kind - 1;
+    return (static_cast<int64_t>(group) * (g + 2) + slot) * at.kv.head_dim;
+}
+
+/* One row [D] f32 in shared memory as codes, by one warp. */
+DEVICE void store_codes(const turbok_cu_kv &kv, char *plane, int slot, const float *row)
+{
+    int D = kv.head_dim, l = lane_id(), per = kv.dtype == KV_INT8 ? 1 : 2;
+    float top = per == 1 ? 255.0f : 15.0f, lo = row[0], hi = row[0];
+    bool good = true;
+    for (int i = l; i < D; i += 32) {
+        lo = fminf(lo, row[i]);
+        hi = fmaxf(hi, row[i]);
+        good = good && row[i] - row[i] == 0.0f;
+    }
+    lo = -warp_max(-lo);
+    hi = warp_max(hi);
+    good = __all_sync(FULL, good);
+    uint32_t scale = 0x7fc0u, zero = 0x7fc0u, z = good ? bf16_below(lo + 0.0f) : 0x7fc0u;
+    float range = hi - __uint_as_float(z << 16);
+    if (range - range == 0.0f) {
+        scale = bf16_above(__fdiv_rn(range, top));
+        if (range > 0.0f && !scale)
+            scale = 1;
+        zero = z;
+    }
+    float fs = __uint_as_float(scale << 16), fz = __uint_as_float(zero << 16);
+    uint8_t *codes = reinterpret_cast<uint8_t *>(plane) + static_cast<int64_t>(slot) * D / per;
+    for (int i = l; i < D / per; i += 32) {
+        uint32_t byte = 0;
+        for (int k = 0; k < per && fs > 0.0f; k++) {
+            float u = __fdiv_rn(row[i * per + k] - fz, fs);
+            u = (u < top ? u : top) + 12582912.0f; /* rounds; the integer is in the low bits */
+            byte |= (__float_as_uint(u) & 255u) << 4 * k;
+        }
+        codes[i] = static_cast<uint8_t>(byte);
+    }
+    bf16 *par = reinterpret_cast<bf16 *>(plane + kv_code_bytes(kv)) + slot;
+    if (l == 0) {
+        par[0].x = static_cast<uint16_t>(scale);
+        par[kv.block_tokens].x = static_cast<uint16_t>(zero);
+    }
+}
+
+template <class T> DEVICE void rope_store_body(const struct turbok_cu_rope_store_args &a)
+{
+    const turbok_cu_attn &at = a.at;
+    int D = at.kv.head_dim, H = at.n_heads, K = at.kv.n_kv, half = at.rope_dim / 2, l = lane_id();
+    float *c = reinterpret_cast<float *>(shared_dynamic()), *s = c + half;
+    float *row = s + half + warp_id() * D;
+    grid_wait();
+    grid_release();
+    int64_t t = blockIdx.x;
+    int seq = a.b.seq_of[t], pos = a.b.positions[t];
+    if (at.rope_dim)
+        angles(at, pos, seq < 0 ? 0 : a.b.rope_lens[seq], c, s);
+    __syncthreads();
+    const T *in = static_cast<const T *>(a.qkv) + t * (H + 2 * K) * D;
+    int end = min(H + 2 * K, static_cast<int>(blockIdx.y + 1) * a.per_block);
+    for (int h = static_cast<int>(blockIdx.y) * a.per_block + warp_id(); h < end;
+         h += static_cast<int>(blockDim.x / 32)) {
+        const T *head = in + column(at, h);
+        int turned = h < H + K ? at.rope_dim : 0;
+        for (int i = l; i < turned / 2; i += 32) {
+            int x = at.rope_style ? 2 * i : i, y = at.rope_style ? 2 * i + 1 : i + half;
+            float vx = to_f(head[x]), vy = to_f(head[y]);
+            row[x] = vx * c[i] - vy * s[i];
+            row[y] = vy * c[i] + vx * s[i];
+        }
+        for (int i = turned + l; i < D; i += 32)
+            row[i] = to_f(head[i]);
+        __syncwarp();
+        if (h < H) {
+            T *q = static_cast<T *>(a.q) + (t * H + h) * D;
+            for (int i = l; i < D; i += 32)
+                q[i] = from_f<T>(row[i]);
+        } else if (seq >= 0) {
+            int value = h >= H + K, head_kv = h - H - value * K;
+            int block = a.b.tables[seq * a.b.table_stride + pos / at.kv.block_tokens];
+            int slot = pos % at.kv.block_tokens;
+            char *plane = kv_plane(at.kv, block, at.layer, value, head_kv);
+            if (at.kv.dtype >= KV_INT4)
+                store_codes(at.kv, plane, slot, row);
+            else
+                for (int i = l; i < D; i += 32)
+                    put_element(at.kv.dtype, plane, static_cast<int64_t>(slot) * D + i, row[i]);
+        }
+        __syncwarp();
+    }
+}
+TURBOK_KERNEL_ACT(rope_store, 256, 2)

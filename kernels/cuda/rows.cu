@@ -1,0 +1,186 @@
+/* kernels/cuda/rows.cu: what goes row by row or number by number: embedding, norms, gather, activations,
+ * sums, and the rows of pictures. Sums are fp32; a row is one block's, so its bits do not depend on others. */
+#include "cuda/kernels.h"
+#include "cuda/prims.cuh"
+
+DEVICE int64_t thread_of_grid()
+{
+    return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+DEVICE int64_t threads_of_grid()
+{
+    return static_cast<int64_t>(gridDim.x) * blockDim.x;
+}
+
+/* n numbers of a row of type T, by the whole block. */
+template <class T> DEVICE void copy_row(const T *in, T *out, int64_t n)
+{
+    const int64_t wide = 16 / static_cast<int64_t>(sizeof(T));
+    if (n % wide == 0) {
+        for (int64_t i = threadIdx.x; i < n / wide; i += blockDim.x)
+            store16(out + i * wide, load16(in + i * wide));
+        return;
+    }
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
+        out[i] = in[i];
+}
+
+template <class T> DEVICE void embed_body(const struct turbok_cu_embed_args &a)
+{
+    grid_wait();
+    int64_t t = blockIdx.x;
+    T *out = static_cast<T *>(a.out) + t * a.E;
+    int32_t row = a.b.embed_index ? a.b.embed_index[t] : -1;
+    if (row >= 0)
+        return copy_row(static_cast<const T *>(a.b.embed_rows) + row * a.E, out, a.E);
+    int64_t at = a.b.tokens[t] * a.E;
+    for (int64_t i = threadIdx.x; i < a.E; i += blockDim.x)
+        out[i] = from_f<T>(element_of(a.dtype, a.table, at + i));
+}
+TURBOK_KERNEL_ACT(embed, 256, 4)
+
+/* Statistics of a row whose numbers each thread sees through each(f): f(value). */
+template <class Each> DEVICE float2 statistics(bool layer, int64_t E, float *room, Each each)
+{
+    float sum = 0, squares = 0, mean = 0;
+    if (layer) {
+        each([&](float v) { sum += v; });
+        mean = block_sum(sum, room) / static_cast<float>(E);
+    }
+    each([&](float v) { squares = fmaf(v - mean, v - mean, squares); });
+    return make_float2(mean, block_sum(squares, room) / static_cast<float>(E));
+}
+
+template <class T> DEVICE void rmsnorm_body(const struct turbok_cu_rmsnorm_args &a)
+{
+    TURBOK_SHARED(float, room, 33);
+    grid_wait();
+    grid_release();
+    int64_t row = static_cast<int64_t>(blockIdx.x) * a.E, at = 8 * threadIdx.x;
+    T *h = static_cast<T *>(a.h) + row, *out = static_cast<T *>(a.out) + row;
+    const T *delta = a.delta ? static_cast<const T *>(a.delta) + row : nullptr;
+    if (a.E % 8 == 0 && a.E <= 8 * static_cast<int64_t>(blockDim.x)) { /* the row stays in registers */
+        float v[8] = {0, 0, 0, 0, 0, 0, 0, 0}, d[8];
+        bool mine = at < a.E;
+        if (mine) {
+            load8f(h + at, v);
+            if (delta) {
+                load8f(delta + at, d);
+                UNROLL
+                for (int i = 0; i < 8; i++)
+                    v[i] = to_f(from_f<T>(v[i] + d[i]));
+                store8f(h + at, v);
+            }
+        }
+        float2 s = statistics(a.bias != nullptr, a.E, room, [&](auto f) {
+            UNROLL
+            for (int i = 0; i < 8; i++)
+                if (mine)
+                    f(v[i]);
+        });
+        if (!mine)
+            return;
+        float r = 1.0f / sqrtf(s.y + a.eps);
+        UNROLL
+        for (int i = 0; i < 8; i++)
+            v[i] = a.w[at + i] * ((v[i] - s.x) * r) + (a.bias ? a.bias[at + i] : 0.0f);
+        store8f(out + at, v);
+        return;
+    }
+    if (delta)
+        for (int64_t i = threadIdx.x; i < a.E; i += blockDim.x)
+            h[i] = from_f<T>(to_f(h[i]) + to_f(delta[i]));
+    float2 s = statistics(a.bias != nullptr, a.E, room, [&](auto f) {
+        for (int64_t i = threadIdx.x; i < a.E; i += blockDim.x)
+            f(to_f(h[i]));
+    });
+    float r = 1.0f / sqrtf(s.y + a.eps);
+    for (int64_t i = threadIdx.x; i < a.E; i += blockDim.x)
+        out[i] = from_f<T>(a.w[i] * ((to_f(h[i]) - s.x) * r) + (a.bias ? a.bias[i] : 0.0f));
+}
+TURBOK_KERNEL_ACT(rmsnorm, 1024, 1)
+
+template <class T> DEVICE void gather_body(const struct turbok_cu_gather_args &a)
+{
+    grid_wait();
+    int64_t r = blockIdx.x;
+    copy_row(static_cast<const T *>(a.in) + a.index[r] * a.E, static_cast<T *>(a.out) + r * a.E, a.E);
+}
+TURBOK_KERNEL_ACT(gather, 256, 4)
+
+DEVICE float activation(int fn, float x)
+{
+    switch (fn) {
+    case 1: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+    case 2: return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+    case 3: return x / (1.0f + expf(-1.702f * x));
+    default: return x / (1.0f + expf(-x));
+    }
+}
+template <class T> DEVICE void activate_body(const struct turbok_cu_activate_args &a)
+{
+    grid_wait();
+    grid_release();
+    const T *gate = static_cast<const T *>(a.gate), *up = static_cast<const T *>(a.up);
+    T *out = static_cast<T *>(a.out);
+    int64_t wide = a.n / 8 * 8;
+    if (reinterpret_cast<uintptr_t>(up) % 16)
+        wide = 0;
+    for (int64_t i = thread_of_grid() * 8; i < wide; i += threads_of_grid() * 8) {
+        float v[8], u[8];
+        load8f(gate + i, v);
+        if (up)
+            load8f(up + i, u);
+        UNROLL
+        for (int k = 0; k < 8; k++)
+            v[k] = activation(a.fn, v[k]) * (up ? u[k] : 1.0f);
+        store8f(out + i, v);
+    }
+    for (int64_t i = wide + thread_of_grid(); i < a.n; i += threads_of_grid())
+        out[i] = from_f<T>(activation(a.fn, to_f(gate[i])) * (up ? to_f(up[i]) : 1.0f));
+}
+TURBOK_KERNEL_ACT(activate, 256, 4)
+
+template <class T> DEVICE void add_body(const struct turbok_cu_add_args &a)
+{
+    grid_wait();
+    T *h = static_cast<T *>(a.h);
+    const T *delta = static_cast<const T *>(a.delta);
+    for (int64_t i = thread_of_grid(); i < a.n; i += threads_of_grid())
+        h[i] = from_f<T>(to_f(h[i]) + to_f(delta[i]));
+}
+TURBOK_KERNEL_ACT(add, 256, 4)
+
+template <class T> DEVICE void add_bias_body(const struct turbok_cu_add_bias_args &a)
+{
+    grid_wait();
+    T *y = static_cast<T *>(a.y);
+    for (int64_t i = thread_of_grid(); i < a.n; i += threads_of_grid())
+        y[i] = from_f<T>(to_f(y[i]) + a.bias[i % a.out]);
+}
+TURBOK_KERNEL_ACT(add_bias, 256, 4)
+
+template <class T> DEVICE void patches_body(const struct turbok_cu_patches_args &a)
+{
+    grid_wait();
+    int64_t s = a.size, row = 3 * s * s, P = static_cast<int64_t>(a.rows) * a.cols;
+    for (int64_t i = thread_of_grid(); i < a.n; i += threads_of_grid()) {
+        int64_t k = i % row, p = i / row % P, n = i / row / P;
+        int64_t c = k / (s * s), y = p / a.cols * s + k / s % s, x = p % a.cols * s + k % s;
+        uint8_t v = a.pixels[((n * a.height + y) * a.width + x) * 3 + c];
+        static_cast<T *>(a.out)[i] = from_f<T>(a.value[c * 256 + v]);
+    }
+}
+TURBOK_KERNEL_ACT(patches, 256, 4)
+
+template <class T> DEVICE void position_rows_body(const struct turbok_cu_position_rows_args &a)
+{
+    grid_wait();
+    const T *in = static_cast<const T *>(a.in);
+    for (int64_t i = thread_of_grid(); i < a.n; i += threads_of_grid()) {
+        int64_t e = i % a.E, p = i / a.E % (a.P + 1), n = i / a.E / (a.P + 1);
+        float v = p ? to_f(in[(n * a.P + p - 1) * a.E + e]) : a.first[e];
+        static_cast<T *>(a.out)[i] = from_f<T>(v + a.position[p * a.E + e]);
+    }
+}
+TURBOK_KERNEL_ACT(position_rows, 256, 4)
