@@ -262,17 +262,41 @@ static bool small_integers(turbok_tiles *w)
     return false;
 }
 
+static float float_of(const turbok_tiles *w, uint32_t code)
+{
+    uint32_t top = code << 24;
+    return w->float_unit *
+           turbok_from_bits((top & 0x80000000u) | (top >> w->float_bits & (uint32_t)w->float_mask));
+}
+
+/* A table of the small floats of 8 bits: then no table is needed. used: codes that occur. What is no
+ * number there may have become one here. */
+static void small_floats(turbok_tiles *w, const bool used[256])
+{
+    for (int exponent = 4; exponent <= 5; exponent++) {
+        w->float_bits = 8 - exponent;
+        w->float_mask = 0x7f << (24 - w->float_bits);
+        w->float_unit = exponent == 4 ? 0x1p120f : 0x1p112f;
+        uint32_t c = 0;
+        while (c < 256 && (w->table[c] == float_of(w, c) || !used[c]))
+            c++;
+        if (c == 256)
+            return;
+    }
+    w->float_bits = 0;
+}
+
 static turbo_status bad(turbo_err *err, const char *what, int64_t row)
 {
     return turbok_fail(err, TURBO_EDATA, "row %lld of a quantised matrix has %s", (long long)row,
                        what);
 }
 
-/* Everything about the contents that can be wrong. *top: the largest code of 8 bits. */
-static turbo_status check(const turbok_part *parts, int32_t n, const turbok_tiles *w, int *top,
-                          turbo_err *err)
+/* Everything about the contents that can be wrong. used: codes of 8 bits that occur. */
+static turbo_status check(const turbok_part *parts, int32_t n, const turbok_tiles *w,
+                          bool used[256], turbo_err *err)
 {
-    *top = 0;
+    memset(used, 0, 256 * sizeof *used);
     for (int32_t i = 0; i < n; i++) {
         const turbok_grid *g = parts[i].grid;
         size_t params = (size_t)parts[i].rows * (size_t)w->groups;
@@ -286,7 +310,7 @@ static turbo_status check(const turbok_part *parts, int32_t n, const turbok_tile
         if (g->table && memcmp(g->table, parts->grid->table, sizeof(float) << g->bits))
             return turbok_fail(err, TURBO_EINVAL, "parts of one matrix have different tables");
         for (size_t k = 0; k < (size_t)parts[i].rows * (size_t)w->in && g->bits == 8; k++)
-            *top = g->codes[k] > *top ? g->codes[k] : *top;
+            used[g->codes[k]] = true;
     }
     return TURBO_OK;
 }
@@ -314,8 +338,11 @@ static turbo_status take_perm(turbok_device *d, turbok_tiles *w, const int32_t *
     return st;
 }
 
-static void choose_kind(turbok_tiles *w, const turbok_grid *g, int top, uint8_t *pad)
+static void choose_kind(turbok_tiles *w, const turbok_grid *g, const bool used[256], uint8_t *pad)
 {
+    int top = 255;
+    while (top && !used[top])
+        top--;
     w->kind = w->bits == 8 ? TURBOK_GRID_S8 : TURBOK_GRID_U4;
     w->bias = w->bits == 4                                             ? 8
               : !g->zero && w->offset <= 128 && top - w->offset <= 127 ? w->offset
@@ -328,6 +355,8 @@ static void choose_kind(turbok_tiles *w, const turbok_grid *g, int top, uint8_t 
     *pad = 0;
     while (*pad < (1 << w->bits) - 1 && !isfinite(w->table[*pad]))
         (*pad)++;
+    if (w->bits == 8)
+        small_floats(w, used);
 }
 
 typedef struct expand {
@@ -373,9 +402,8 @@ static turbo_status run_new(turbok_device *d, const turbok_part *parts, int32_t 
     turbo_linear *w = calloc(1, sizeof *w);
     turbok_tiles *t = calloc(1, sizeof *t);
     turbo_status st = TURBO_OK;
-    bool bias = false;
+    bool bias = false, used[256];
     uint8_t pad = 0;
-    int top = 0;
     if (!w || !t)
         st = turbok_fail(err, TURBO_ENOMEM, "no memory for a weight handle");
     else if (!run_bytes(d, TURBO_F32, parts, n, rows, in, flags) || !layout(g, rows, in, t))
@@ -384,14 +412,14 @@ static turbo_status run_new(turbok_device *d, const turbok_part *parts, int32_t 
                          "possible: 8 or 4 bits, groups a multiple of 16 that divides the inputs",
                          (long long)rows, (long long)in, g->bits, g->group);
     if (!st)
-        st = check(parts, n, t, &top, err);
+        st = check(parts, n, t, used, err);
     if (!st && g->perm)
         st = take_perm(d, t, g->perm, err);
     if (!st && d->exact)
         st = exact_new(d, parts, n, rows, in, flags, res, err);
     if (st || d->exact)
         goto out;
-    choose_kind(t, g, top, &pad);
+    choose_kind(t, g, used, &pad);
     for (int32_t i = 0; i < n; i++)
         bias = bias || parts[i].bias;
     w->dtype = TURBO_U8;

@@ -42,6 +42,10 @@ typedef struct turbok_tiles {
     float unit;
     int8_t itable[16];
     float table[256];
+    /* F of 8 bits whose codes are floats, sign first: table[c] = float_unit times the fp32 number with the
+     * sign of c and its other bits float_bits below the top, under float_mask. 0: gathered. */
+    int32_t float_bits, float_mask;
+    float float_unit;
 } turbok_tiles;
 
 /* Activations of R rows as a grid takes them. Row r of a member lies at r times what one row takes. */
@@ -71,6 +75,9 @@ typedef struct turbok_grid_prim {
 } turbok_grid_prim;
 
 extern const turbok_grid_prim turbok_grid_scalar;
+#if defined(__x86_64__)
+extern const turbok_grid_prim turbok_grid_avx2;
+#endif
 
 /* Does the grid need the sums of activations? */
 static inline bool turbok_tiles_shifted(const turbok_tiles *w)

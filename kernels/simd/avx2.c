@@ -80,6 +80,6 @@ const turbok_prim turbok_prim_avx2 = {
     .quantize = quantize,
     .scores = scores,
     .weights = weights,
-    .grid = &turbok_grid_scalar,
+    .grid = &turbok_grid_avx2,
 };
 #endif

@@ -13,7 +13,8 @@
 typedef struct spec {
     const char *name;
     int32_t bits, group, scale_dtype, offset; /* group 0: the row */
-    char kind; /* 'o' offset, 'z' zero, 'm' min, 'i' integer table, 'f' table */
+    char
+        kind; /* 'o' offset, 'z' zero, 'm' min, 'i' integer table, 'f' table, 'e' floats of 8 bits */
     bool perm;
     float outlier;
 } spec;
@@ -39,6 +40,8 @@ static const spec specs[] = {
     {"table 64", 4, 64, TURBO_F32, 0, 'f', false, 0},
     {"table 8 row", 8, 0, TURBO_F32, 0, 'f', false, 0},
     {"table 8 128", 8, 128, TURBO_BF16, 0, 'f', true, 0},
+    {"e4m3 128", 8, 128, TURBO_F32, 4, 'e', false, 0},
+    {"e5m2 row", 8, 0, TURBO_F32, 5, 'e', false, 0},
 };
 #define SPECS (sizeof specs / sizeof *specs)
 
@@ -52,9 +55,26 @@ typedef struct grid {
     int32_t *perm;
 } grid;
 
+/* Sign, `exponent` bits, the rest fraction; what the widest exponent means is up to the format: NaN. */
+static float small_float(int exponent, int c)
+{
+    int fraction = 7 - exponent, e = c >> fraction & ((1 << exponent) - 1),
+        bias = (1 << (exponent - 1)) - 1;
+    double m = c & ((1 << fraction) - 1), one = 1 << fraction;
+    double v = e ? ldexp(1 + m / one, e - bias) : ldexp(m / one, 1 - bias);
+    if (e == (1 << exponent) - 1 && (exponent == 5 || (c & 7) == 7))
+        return NAN;
+    return (float)(c & 128 ? -v : v);
+}
+
 static float table_entry(kit_rng *r, char kind, int i)
 {
     return kind == 'i' ? 0.5f * (float)kit_range(r, i ? -127 : 127, 127) : 8 * kit_float(r);
+}
+
+static bool tabled(const spec *s)
+{
+    return s->kind == 'i' || s->kind == 'f' || s->kind == 'e';
 }
 
 static void fill(kit_rng *r, const spec *s, grid *m)
@@ -67,19 +87,21 @@ static void fill(kit_rng *r, const spec *s, grid *m)
     int top = s->bits == 4 ? 15 : s->offset == 32 ? 63 : 255;
     for (size_t i = 0; i < cells; i++)
         m->codes[i] = (uint8_t)(s->bits == 4 ? kit_range(r, 0, 255) : kit_range(r, 0, top));
+    for (int i = 0; i < 256; i++)
+        m->table[i] = s->kind == 'e' ? small_float(s->offset, i) : table_entry(r, s->kind, i);
+    for (size_t i = 0; i < cells && s->kind == 'e'; i++)
+        m->codes[i] &= isnan(m->table[m->codes[i]]) ? 0x8f : 0xff;
     for (size_t i = 0; i < groups; i++) {
         f[i] = kit_range(r, 0, 9) ? 0.01f + 0.02f * fabsf(kit_float(r)) : 0.0f;
         m->zero[i] = (uint8_t)kit_range(r, 0, top);
         m->min[i] = kit_float(r);
     }
-    for (int i = 0; i < 256; i++)
-        m->table[i] = table_entry(r, s->kind, i);
     m->scale = kit_store(s->scale_dtype, f, groups);
     m->g.codes = m->codes;
     m->g.scale = m->scale;
     m->g.zero = s->kind == 'z' ? m->zero : NULL;
     m->g.min = s->kind == 'm' ? m->min : NULL;
-    m->g.table = s->kind == 'i' || s->kind == 'f' ? m->table : NULL;
+    m->g.table = tabled(s) ? m->table : NULL;
     for (int32_t o = 0; o < m->out; o++)
         for (int32_t k = 0; k < m->in; k++) {
             size_t at = (size_t)o * (size_t)m->in + (size_t)k;
@@ -87,13 +109,13 @@ static void fill(kit_rng *r, const spec *s, grid *m)
             int c = s->bits == 8 ? m->codes[at]
                     : k % 2      ? m->codes[((size_t)o * (size_t)m->in + (size_t)k) / 2] >> 4
                                  : m->codes[((size_t)o * (size_t)m->in + (size_t)k) / 2] & 15;
-            volatile float product = f[p] * (s->kind == 'i' || s->kind == 'f' ? m->table[c]
+            volatile float product = f[p] * (tabled(s)        ? m->table[c]
                                              : s->kind == 'z' ? (float)(c - m->zero[p])
                                                               : (float)(c - s->offset));
             float w = s->kind == 'm' ? product - m->min[p] : product;
             size_t to = (size_t)o * (size_t)m->in + (size_t)(m->perm ? m->perm[k] : k);
             m->w[to] = w;
-            m->size[to] = (double)f[p] * (m->g.table     ? 64
+            m->size[to] = (double)f[p] * (tabled(s)      ? fmax(64, fabs((double)m->table[c]))
                                           : s->bits == 8 ? 511
                                                          : 31) +
                           (s->kind == 'm' ? fabs((double)m->min[p]) : 0);
@@ -260,7 +282,7 @@ static void one_linear(kit_rng *r, const spec *s, int32_t out, int32_t in, int32
     assert_non_null(model);
     kit_floats(r, x, (size_t)T * (size_t)in);
     kit_freeze(&mem, x);
-    expected(&m, x, T, s->kind == 'f', model);
+    expected(&m, x, T, s->kind == 'f' || s->kind == 'e', model);
     for (int i = 0; i < devices.n; i++) {
         turbok_device *d = devices.d[i];
         turbo_linear *w = handle(d, &m);
@@ -394,8 +416,8 @@ static void test_mlp(void **state)
 {
     kit_rng r = {15};
     (void)state;
-    for (int round = 0; round < 40; round++) {
-        const spec *s = &specs[round % 20], *u = round < 20 ? s : &kit_pick(&r, specs);
+    for (int round = 0; round < 44; round++) {
+        const spec *s = &specs[(size_t)round % SPECS], *u = round < 22 ? s : &kit_pick(&r, specs);
         turbok_device *d = devices.d[kit_range(&r, 0, devices.n - 1)];
         const turbo_ops *ops = turbok_device_ops(d);
         turbo_exec *ex = turbok_device_exec(d);
