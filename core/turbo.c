@@ -8,9 +8,10 @@
 #include "version.h"
 
 const cli_cmd *const cli_cmds[] = {
-    &cli_run,           &cli_chat,     &cli_client,      &cli_tokenize,      &cli_detokenize,
-    &cli_eval,          &cli_plan_cmd, &cli_bench_serve, &cli_bench_offline, &cli_bench_decode,
-    &cli_bench_prefill, &cli_plugin,   &cli_policy,      &cli_doctor,        NULL,
+    &cli_run,           &cli_chat,         &cli_client,        &cli_tokenize,
+    &cli_detokenize,    &cli_eval,         &cli_plan_cmd,      &cli_bench_serve,
+    &cli_bench_offline, &cli_bench_decode, &cli_bench_prefill, &cli_bench_turns,
+    &cli_plugin,        &cli_policy,       &cli_doctor,        NULL,
 };
 
 static void print_help(FILE *out)

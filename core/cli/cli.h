@@ -49,8 +49,8 @@ struct cli_cmd {
 };
 
 extern const cli_cmd cli_run, cli_chat, cli_client, cli_tokenize, cli_detokenize, cli_eval,
-    cli_bench_serve, cli_bench_offline, cli_bench_decode, cli_bench_prefill, cli_plan_cmd,
-    cli_plugin, cli_policy, cli_doctor;
+    cli_bench_serve, cli_bench_offline, cli_bench_decode, cli_bench_prefill, cli_bench_turns,
+    cli_plan_cmd, cli_plugin, cli_policy, cli_doctor;
 extern const cli_cmd *const cli_cmds[]; /* NULL-terminated */
 
 /* ---- args.c ---- */

@@ -102,7 +102,7 @@ run 64 'stride less than a window' "$turbo" eval ppl "$model" --text "$tmp/text"
 run 64 'usage: turbo eval logits' "$turbo" eval logits "$model"
 
 # bench: counts and what is refused; bench serve is tested in tests/http/test_bench.py
-for c in serve offline decode prefill; do
+for c in serve offline decode prefill turns; do
     run 0 "usage: turbo bench $c" "$turbo" bench $c --help
     run 0 "usage: turbo bench $c" "$turbo" help bench $c
 done
@@ -122,6 +122,31 @@ run 64 'with commas are needed' "$turbo" bench decode "$model" --batch 1,,2
 run 64 'needs enable_prefix_caching' "$turbo" bench decode "$model" --no-enable-prefix-caching
 run 64 'has texts, not lengths' "$turbo" bench offline "$model" --trace "$src/tests/golden/bench/sharegpt.json"
 run 66 'cannot open the folder' "$turbo" bench decode /nonexistent
+# bench turns: greedy tokens are those of `turbo run`, whatever was measured in between
+cat >"$tmp/turns" <<'END'
+greedy 6 1,5,9
+decode 3 40 8 7
+prefill 70 11
+
+prefill 70 11
+greedy 6 1,5,9
+decode 1 40 8
+greedy 2 9999
+machine x
+walk
+END
+"$turbo" bench turns "$model" <"$tmp/turns" >"$tmp/turned"
+want_ids=$("$turbo" run "$model" --prompt-ids 1,5,9 --max-tokens 6 --temperature 0 --ignore-eos --ids 2>/dev/null)
+[ "$(grep -c "^{\"ids\":\[$want_ids\]}\$" "$tmp/turned")" = 2 ] &&
+    [ "$(grep -c '^{"seconds_a_step":[0-9.]*,"steps":[0-9]*}$' "$tmp/turned")" = 1 ] &&
+    [ "$(grep -c '^{"seconds":[0-9.]*,"cached":0}$' "$tmp/turned")" = 1 ] &&
+    grep -q '^{"seconds":[0-9.]*,"cached":69}$' "$tmp/turned" &&
+    grep -q '^{"error":"\\"\\" should be a number' "$tmp/turned" &&
+    grep -q '^{"error":"prompt: token id 9999 is not in' "$tmp/turned" &&
+    grep -q '^{"read_bytes_per_s":[0-9.e+]*,"fma_flops":' "$tmp/turned" &&
+    grep -q '^{"error":".*walk.* is not decode' "$tmp/turned" &&
+    grep -q '^{"machine":".*"weight_bytes":[1-9]' "$tmp/turned" ||
+    { echo "FAILED: bench turns"; cat "$tmp/turned"; failures=$((failures + 1)); }
 
 # plugins, doctor, man pages
 run 0 'loaded +samp-std' "$turbo" plugin list
