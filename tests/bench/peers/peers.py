@@ -106,7 +106,7 @@ class Bench:
         for fmt in self.a.formats:
             kind = FORMATS[fmt][2][0]
             try:
-                a = self.turbod(folder, fmt, 512)
+                a = self.turbod(folder, fmt, 512, ["--kv-dtype", "f16"])  # as llama.cpp's
                 b = self.llama(folder, kind, 1, 512)
             except (engines.Failed, subprocess.CalledProcessError) as e:
                 self.note("real model, %s: %s" % (fmt, e))
@@ -128,7 +128,11 @@ class Bench:
             yield
             return
         with open(self.a.lock, "a") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
+            for _ in range(200):  # 20 s, then without
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(0.1)
             yield
 
     def rounds(self, what, children, ask):
@@ -267,7 +271,7 @@ def arguments():
     p.add_argument("--steps", type=int)
     p.add_argument("--threads", type=int, default=0)
     p.add_argument("--foreign", type=float, default=0.05)
-    p.add_argument("--lock", help="held exclusively while a round is measured")
+    p.add_argument("--lock", help="taken while a round is measured, after at most 20 s")
     p.add_argument("--no-long", action="store_true")
     p.add_argument("--no-transformers", action="store_true")
     p.add_argument("--json")
