@@ -1,6 +1,6 @@
 /* plugins/tok-bpe/bpe.h: a BPE tokenizer in memory. Built once, then read-only; any thread.
  *
- * load.c reads tokenizer.json, files.c vocab.json with merges.txt, roles.c tokenizer_config.json and
+ * load.c reads tokenizer.json, files.c vocab.json with merges.txt, gguf.c a GGUF file, roles.c tokenizer_config.json and
  * its kin; rules.c reads normalisers and pre-tokenisers, decode.c the decoder; index.c builds the
  * tables. Text goes through special.c (added tokens), normal.c (normalisers), pre.c
  * (pre-tokenisers) and merge.c (the model); regex.c and unicode.c serve them; plugin.c is the
@@ -267,6 +267,9 @@ turbo_status bpe_add_merge(bpe *b, const char *file, uint32_t rank, const char *
 /* Reads FOLDER; all but the tables of index.c. */
 turbo_status bpe_load_json(bpe *b, const turbo_host *h, const char *folder, turbo_err *err);
 turbo_status bpe_load_files(bpe *b, const turbo_host *h, const char *folder, turbo_err *err);
+turbo_status bpe_load_gguf(bpe *b, const turbo_host *h, const char *folder, turbo_err *err);
+/* 40 when folder is a GGUF file with such a tokenizer, else 0. */
+int32_t bpe_gguf_probe(const turbo_host *h, const char *folder);
 turbo_status bpe_read_vocab(bpe *b, const bpe_json *j, const bpe_node *vocab, turbo_err *err);
 /* An entry of added_tokens: a new token or flags for a known one. */
 turbo_status bpe_add_added(bpe *b, const char *file, uint32_t id, const char *name, size_t len,

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "bpe.h"
+#include "turbo/ext/gguf.h"
 
 static bool there(const turbo_host *h, const char *folder, const char *name)
 {
@@ -23,6 +24,8 @@ static int32_t probe(const turbo_host *h, const char *folder)
 {
     if (there(h, folder, "tokenizer.json"))
         return 40;
+    if (there(h, folder, TURBO_GGUF_HEADER))
+        return bpe_gguf_probe(h, folder);
     return there(h, folder, "vocab.json") && there(h, folder, "merges.txt") ? 30 : 0;
 }
 
@@ -55,8 +58,9 @@ static turbo_status open_bpe(const turbo_host *h, const char *folder, void **out
     if (!b)
         return bpe_no_memory(err);
     b->bos = b->eos = b->unk = -1;
-    turbo_status st = there(h, folder, "tokenizer.json") ? bpe_load_json(b, h, folder, err)
-                                                         : bpe_load_files(b, h, folder, err);
+    turbo_status st = there(h, folder, "tokenizer.json")    ? bpe_load_json(b, h, folder, err)
+                      : there(h, folder, TURBO_GGUF_HEADER) ? bpe_load_gguf(b, h, folder, err)
+                                                            : bpe_load_files(b, h, folder, err);
     if (!st)
         st = bpe_index(b, err);
     if (st) {

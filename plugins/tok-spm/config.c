@@ -118,7 +118,7 @@ static turbo_status read_added(source *f, turbo_err *err)
 }
 
 /* Forms that decoding needs: U+2581 as a blank. */
-static turbo_status make_forms(spm *s, turbo_err *err)
+turbo_status spm_forms(spm *s, turbo_err *err)
 {
     size_t total = 1, used = 0;
     for (int32_t i = 0; i < s->n; i++)
@@ -260,7 +260,7 @@ static turbo_status read_roles(spm *s, const turbo_host *h, const turbo_config *
 turbo_status spm_configure(spm *s, const turbo_host *h, const char *folder, turbo_err *err)
 {
     source f = {.h = h};
-    turbo_status st = make_forms(s, err);
+    turbo_status st = spm_forms(s, err);
     if (!st)
         st = open_optional(h, folder, CONFIG, &f.config, err);
     if (!st)

@@ -22,7 +22,7 @@ static int32_t probe(const turbo_host *h, const char *folder)
      * of the folder comes first then. */
     bool model = !st && len && bytes[0] == 0x0A;
     h->file_free(bytes);
-    return st == TURBO_ENOENT ? 0 : model ? 50 : 10;
+    return st == TURBO_ENOENT ? spm_gguf_probe(h, folder) : model ? 50 : 10;
 }
 
 static void close_spm(void *p)
@@ -42,26 +42,36 @@ static void close_spm(void *p)
     free(s);
 }
 
-static turbo_status open_spm(const turbo_host *h, const char *folder, void **out, turbo_err *err)
+static turbo_status open_model(spm *s, const turbo_host *h, const char *folder, turbo_err *err)
 {
     uint64_t len = 0;
     uint8_t *bytes = NULL;
+    turbo_status st = h->file_read(folder, "tokenizer.model", MAX_MODEL_BYTES, &bytes, &len, err);
+    if (st)
+        return st;
+    /* an own copy: the host's memory is released by the host's function only */
+    s->file = malloc(len + 1);
+    if (s->file)
+        memcpy(s->file, bytes, len);
+    else
+        st = spm_fail(err, TURBO_ENOMEM, "no memory for tokenizer.model");
+    h->file_free(bytes);
+    if (!st)
+        st = spm_parse(s, s->file, len, err);
+    return st ? st : spm_configure(s, h, folder, err);
+}
+
+static turbo_status open_spm(const turbo_host *h, const char *folder, void **out, turbo_err *err)
+{
+    turbo_err none;
     spm *s = calloc(1, sizeof *s);
     if (!s)
         return spm_fail(err, TURBO_ENOMEM, "no memory for a tokenizer");
-    turbo_status st = h->file_read(folder, "tokenizer.model", MAX_MODEL_BYTES, &bytes, &len, err);
-    if (!st) { /* an own copy: the host's memory is released by the host's function only */
-        s->file = malloc(len + 1);
-        if (s->file)
-            memcpy(s->file, bytes, len);
-        else
-            st = spm_fail(err, TURBO_ENOMEM, "no memory for tokenizer.model");
-        h->file_free(bytes);
-    }
-    if (!st)
-        st = spm_parse(s, s->file, len, err);
-    if (!st)
-        st = spm_configure(s, h, folder, err);
+    turbo_status st = spm_gguf(s, h, folder, &none);
+    if (st == TURBO_ENOENT)
+        st = open_model(s, h, folder, err);
+    else if (st)
+        *err = none;
     if (!st)
         st = spm_index(s, err);
     if (st) {

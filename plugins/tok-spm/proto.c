@@ -191,6 +191,29 @@ static turbo_status check_charsmap(spm *s, turbo_err *err)
     return TURBO_OK;
 }
 
+turbo_status spm_bytes(spm *s, const char *file, int32_t *found, turbo_err *err)
+{
+    *found = 0;
+    for (int i = 0; i < 256; i++)
+        s->bytes[i] = -1;
+    for (int32_t id = 0; id < s->n; id++) {
+        spm_piece *p = &s->pieces[id];
+        unsigned v;
+        char end, text[8] = {0};
+        if (p->type != SPM_BYTE)
+            continue;
+        if (p->len == 6)
+            memcpy(text, p->text, 6);
+        if (sscanf(text, "<0x%2X%c", &v, &end) != 2 || end != '>' || s->bytes[v & 255] >= 0)
+            return spm_fail(err, TURBO_EDATA, "%s: piece %d is no byte <0xHH> or a second one",
+                            file, id);
+        s->bytes[v & 255] = id;
+        p->byte = (uint8_t)v;
+        ++*found;
+    }
+    return TURBO_OK;
+}
+
 static turbo_status check_ids(spm *s, turbo_err *err)
 {
     if (s->model_type != SPM_UNIGRAM && s->model_type != SPM_BPE)
@@ -207,24 +230,10 @@ static turbo_status check_ids(spm *s, turbo_err *err)
         s->bos = -1;
     if (s->eos >= s->n || s->eos < 0 || s->pieces[s->eos].type != SPM_CONTROL)
         s->eos = -1;
-    int32_t found = 0;
-    for (int i = 0; i < 256; i++)
-        s->bytes[i] = -1;
-    for (int32_t id = 0; id < s->n; id++) {
-        spm_piece *p = &s->pieces[id];
-        unsigned v;
-        char end, text[8] = {0};
-        if (p->type != SPM_BYTE)
-            continue;
-        if (p->len == 6)
-            memcpy(text, p->text, 6);
-        if (sscanf(text, "<0x%2X%c", &v, &end) != 2 || end != '>' || s->bytes[v & 255] >= 0)
-            return spm_fail(err, TURBO_EDATA,
-                            "tokenizer.model: piece %d is no byte <0xHH> or a second one", id);
-        s->bytes[v & 255] = id;
-        p->byte = (uint8_t)v;
-        found++;
-    }
+    int32_t found;
+    turbo_status st = spm_bytes(s, "tokenizer.model", &found, err);
+    if (st)
+        return st;
     if (s->byte_fallback && found != 256)
         return spm_fail(err, TURBO_EDATA,
                         "tokenizer.model: byte fallback with %d of 256 byte pieces", found);

@@ -1,6 +1,6 @@
 /* plugins/tok-spm/spm.h: a SentencePiece model in memory. Built once, then read-only; any thread.
  *
- * proto.c reads the file, config.c applies the JSON files beside it, index.c builds the tables,
+ * proto.c reads the file, gguf.c reads a GGUF file instead, config.c applies the JSON files beside it, index.c builds the tables,
  * map.c and trie.c find pieces, special.c cuts trusted text at special tokens, normalize.c prepares
  * text, bpe.c and unigram.c segment it, plugin.c is the border. Nothing here knows a model by name.
  */
@@ -121,6 +121,14 @@ uint32_t spm_trie_longest(const spm_trie *t, const char *text, size_t len, int32
 
 turbo_status spm_parse(spm *s, const uint8_t *file, uint64_t len, turbo_err *err);
 turbo_status spm_configure(spm *s, const turbo_host *h, const char *folder, turbo_err *err);
+/* All but the tables of spm_index from a GGUF file; TURBO_ENOENT: folder is none. */
+turbo_status spm_gguf(spm *s, const turbo_host *h, const char *folder, turbo_err *err);
+/* 50 when folder is a GGUF file with such a tokenizer, else 0. */
+int32_t spm_gguf_probe(const turbo_host *h, const char *folder);
+/* The byte pieces, of which *found are there; file for messages. */
+turbo_status spm_bytes(spm *s, const char *file, int32_t *found, turbo_err *err);
+/* Forms that decoding needs; fills name. */
+turbo_status spm_forms(spm *s, turbo_err *err);
 turbo_status spm_index(spm *s, turbo_err *err);
 
 /* Text in which special tokens may be named. */

@@ -35,6 +35,25 @@ for layout in llama internlm2 qwen; do
         same_text "$tmp/$name" "$tmp/$name.gguf"
     done
 done
+# With its own tokenizer: text, plan, what -t says.
+for layout in llama internlm2; do
+    name=stories260K-$layout
+    for model in "$tmp/$name" "$tmp/$name.gguf"; do
+        "$TURBO" run "$model" --raw --prompt "Once upon a time" --temperature 0 --max-tokens 100 \
+            > "$tmp/text" 2> "$tmp/log" || { cat "$tmp/log"; exit 1; }
+        grep -q Lily "$tmp/text" || { cat "$tmp/text"; exit 1; }
+        "$TURBO" plan "$model" --session-len 256 --json > "$tmp/plan" 2> "$tmp/log" ||
+            { cat "$tmp/log"; exit 1; }
+        "$TURBOD" -t --model "$model" --session-len 256 > "$tmp/log" 2>&1 ||
+            { cat "$tmp/log"; exit 1; }
+        grep -q "every tensor is there" "$tmp/log" || { cat "$tmp/log"; exit 1; }
+        grep -q "tok-spm, 512 tokens" "$tmp/log" || { cat "$tmp/log"; exit 1; }
+        { cat "$tmp/text"; echo; grep -o '"params":[0-9]*' "$tmp/plan"
+          grep -o '"bytes":{[^}]*' "$tmp/plan"; } > "$tmp/said-$(basename "$model")"
+    done
+    cmp "$tmp/said-$name" "$tmp/said-$name.gguf" || { cat "$tmp"/said-*; exit 1; }
+    echo "$name: the same text and plan"
+done
 for type in F16 BF16; do
     for layout in llama internlm2 qwen; do
         name=tinystories-656k-$layout

@@ -6,11 +6,13 @@
     make.py convert FOLDER OUT.gguf [--type F32|F16|BF16|Q8_0|Q4_0] [--plain FOLDER]
                                             a model folder, its tokenizer.model included; --plain writes
                                             the dequantised numbers as a model folder
+    make.py tiktoken FILE FOLDER            a tiktoken file with the rules of Llama 3 as tokenizer.json
     make.py tokenizer FOLDER OUT.gguf PRE   the tokenizer of a folder alone; PRE as tokenizer.ggml.pre
 
 The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; what converters do to names
 and rows is that of convert_hf_to_gguf.py.
 """
+import base64
 import json
 import os
 import shutil
@@ -309,6 +311,8 @@ def byte_pairs(folder, pre):
     for k in ("bos", "eos"):
         name = config.get(f"{k}_token")
         name = name["content"] if isinstance(name, dict) else name
+        if not name and not whole:
+            name = "<|endoftext|>"  # of the classes that read such files
         if name in ids:
             keys[f"{k}_token_id"] = ids[name]
             if types[ids[name]] == 1:
@@ -325,6 +329,49 @@ def tokenizer(folder, out, pre):
     keys = {"general.architecture": "llama"}
     keys |= sentencepiece(folder) if pre == "spm" else byte_pairs(folder, pre)
     write(out, keys, {})
+
+
+def tiktoken(path, folder):
+    """What transformers makes of such a file: merges are all pairs of tokens that form a token."""
+    ranks = {}
+    for line in open(path, "rb"):
+        text_of, rank = line.split()
+        ranks[base64.b64decode(text_of)] = int(rank)
+    alias, n = {}, 0
+    for b in range(256):
+        printable = 0x21 <= b <= 0x7e or 0xa1 <= b <= 0xac or b >= 0xae
+        alias[b] = chr(b if printable else 256 + n)
+        n += not printable
+    spell = {t: "".join(map(alias.get, t)) for t in ranks}
+    merges = []
+    for t in sorted(ranks, key=ranks.get):
+        pairs = [(t[:i], t[i:]) for i in range(1, len(t)) if t[:i] in ranks and t[i:] in ranks]
+        pairs.sort(key=lambda p: (ranks[p[0]], ranks[p[1]]))
+        merges += [f"{spell[p]} {spell[q]}" for p, q in pairs]
+    begin, end = len(ranks), len(ranks) + 1
+    names = {begin: "<|begin_of_text|>", end: "<|end_of_text|>"}
+    pattern = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+               r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    whole = {
+        "added_tokens": [{"id": i, "content": s, "special": True, "normalized": False,
+                          "single_word": False, "lstrip": False, "rstrip": False}
+                         for i, s in names.items()],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated",
+             "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]},
+        "post_processor": {"type": "TemplateProcessing", "single": [
+            {"SpecialToken": {"id": names[begin], "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}}], "special_tokens": {
+                names[begin]: {"id": names[begin], "ids": [begin], "tokens": [names[begin]]}}},
+        "decoder": {"type": "ByteLevel"},
+        "model": {"type": "BPE", "ignore_merges": True, "merges": merges,
+                  "vocab": {spell[t]: i for t, i in ranks.items()}}}
+    os.makedirs(folder, exist_ok=True)
+    for name, x in (("tokenizer.json", whole),
+                    ("tokenizer_config.json", {"bos_token": names[begin], "eos_token": names[end]})):
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
+            json.dump(x, f)
 
 
 # ---- blocks ---------------------------------------------------------------------------------------
@@ -363,6 +410,8 @@ def main():
         blocks(*args)
     elif what == "convert":
         convert(*args, flags.get("--type", "F32"), flags.get("--plain"))
+    elif what == "tiktoken":
+        tiktoken(*args)
     else:
         tokenizer(*args)
 
