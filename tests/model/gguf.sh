@@ -36,7 +36,7 @@ for layout in llama internlm2 qwen; do
     done
 done
 # With its own tokenizer: text, plan, what -t says.
-for layout in llama internlm2; do
+for layout in llama qwen; do
     name=stories260K-$layout
     for model in "$tmp/$name" "$tmp/$name.gguf"; do
         "$TURBO" run "$model" --raw --prompt "Once upon a time" --temperature 0 --max-tokens 100 \

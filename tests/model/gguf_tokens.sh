@@ -16,7 +16,9 @@ done > "$tmp/text"
 awk 'NR % 7 == 1' "$data/tokenizers/test-vectors/sentencepiece/wagahaiwa_nekodearu.txt" >> "$tmp/text"
 # Marks of chats, digits, blanks, code, contractions in both cases.
 printf '%s\n' '<|im_start|>user 1234567 <|im_end|></s><s> it'"'"'S  WE'"'"'LL ... x' \
-    '	if (a  ==  b) { return "<0x0A>"; }   ' '<|endoftext|><|begin_of_text|><unk>▁a ▁ b' >> "$tmp/text"
+    '  if (a  ==  b) { return "<0x0A>"; }   ' '<|endoftext|><|begin_of_text|><unk>▁a ▁ b' >> "$tmp/text"
+
+printf '\tx\t\ty = 1;\r\n\n\n' >> "$tmp/text"
 
 compare() { # FOLDER PRE
     $make tokenizer "$1" "$tmp/t.gguf" "$2"
