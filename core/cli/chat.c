@@ -112,7 +112,7 @@ const cli_cmd cli_chat = {
              "commands; /help lists them. Ctrl-C ends an answer, Ctrl-D the program.\n",
     .flags = flags,
     .keys =
-        "model chat_template plugin_path policies default_policy log_level allow_nonfinite engine",
+        "model chat_template plugin_path policies default_policy log_level model_format allow_nonfinite engine",
     .min_words = 0,
     .max_words = 1,
     .run = run,

@@ -193,9 +193,10 @@ static turbo_status gather(cli_args *a, turbod_registry **registry, turbod_plan_
         return TURBO_OK;
     }
     p->folder = a->n_words ? a->words[0] : a->conf->model;
+    turbod_weights_opts w = {.model_format = a->conf->model_format};
     st = turbod_registry_open(turbod_plugin_path(a->conf->plugin_path), registry, err);
     if (!st)
-        st = turbod_plan_model_read(p->folder, *registry, m, err);
+        st = turbod_plan_model_read(p->folder, *registry, &w, m, err);
     return st ? st : plan_model(&o, *registry, m, p, err);
 }
 
@@ -236,7 +237,7 @@ const cli_cmd cli_plan_cmd = {
         "the\n"
         "last line says what would help.\n",
     .flags = flags,
-    .keys = "model plugin_path log_level engine",
+    .keys = "model plugin_path log_level model_format engine",
     .min_words = 0,
     .max_words = 1,
     .run = run,

@@ -86,7 +86,8 @@ static turbo_status test_model(preflight *p, turbo_err *err)
         p->info.n_layers, p->info.vocab, p->info.max_position);
 
     turbo_weights *w = NULL;
-    turbod_weights_opts opts = {.allow_nonfinite = p->conf->allow_nonfinite};
+    turbod_weights_opts opts = {.allow_nonfinite = p->conf->allow_nonfinite,
+                                .model_format = p->conf->model_format};
     st = turbod_weights_open(dir, &opts, &w, err);
     if (!st)
         st = turbod_weights_check(w, host, p->model, p->config, err);

@@ -41,9 +41,10 @@ static turbo_status look_at(const turbod_service *s, turbod_engine_opts *o, turb
                             turbod_plan_share *share, turbo_err *err)
 {
     turbod_media_facts media;
+    turbod_weights_opts w = {.model_format = s->conf->model_format};
     turbo_status st = turbod_service_engine_opts(s->conf, o, err);
     if (!st)
-        st = turbod_plan_model_read(s->conf->model, s->registry, m, err);
+        st = turbod_plan_model_read(s->conf->model, s->registry, &w, m, err);
     if (!st)
         st = turbod_media_describe(s->registry, m->vtbl, m->config, m->info.vocab, &media, err);
     if (st)

@@ -4,12 +4,12 @@
 #include "plugin/host.h"
 #include "weights/config.h"
 
-static turbo_status count(const char *folder, turbod_plan_model *m, turbo_err *err)
+static turbo_status count(const char *folder, const turbod_weights_opts *opts, turbod_plan_model *m,
+                          turbo_err *err)
 {
     const turbo_host *host = turbod_host_table();
-    turbod_weights_opts none = {0};
     turbo_weights *w = NULL;
-    turbo_status st = turbod_weights_open(folder, &none, &w, err);
+    turbo_status st = turbod_weights_open(folder, opts, &w, err);
     m->from_config = st == TURBO_EUNSUPPORTED || (!st && turbod_weights_absent(w));
     if (m->from_config) {
         turbod_weights_close(w);
@@ -25,7 +25,7 @@ static turbo_status count(const char *folder, turbod_plan_model *m, turbo_err *e
 }
 
 turbo_status turbod_plan_model_read(const char *folder, const turbod_registry *registry,
-                                    turbod_plan_model *out, turbo_err *err)
+                                    const turbod_weights_opts *opts, turbod_plan_model *out, turbo_err *err)
 {
     *out = (turbod_plan_model){.info = {.size = sizeof out->info}};
     turbo_status st = turbod_config_open(folder, &out->config, err);
@@ -34,7 +34,7 @@ turbo_status turbod_plan_model_read(const char *folder, const turbod_registry *r
     if (!st)
         st = out->vtbl->describe(turbod_host_table(), out->config, &out->info, err);
     if (!st)
-        st = count(folder, out, err);
+        st = count(folder, opts, out, err);
     if (st)
         turbod_plan_model_free(out);
     return st;

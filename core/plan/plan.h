@@ -95,9 +95,9 @@ typedef struct turbod_plan_model {
     bool from_config; /* there are no weight files: shapes and type come from config.json */
 } turbod_plan_model;
 
-/* Reads config.json and, where there are weight files, their headers. */
+/* Reads config.json and, where there are weight files, their headers. opts: how matrices are stored. */
 turbo_status turbod_plan_model_read(const char *folder, const turbod_registry *registry,
-                                    turbod_plan_model *out, turbo_err *err);
+                                    const turbod_weights_opts *opts, turbod_plan_model *out, turbo_err *err);
 void turbod_plan_model_free(turbod_plan_model *m); /* zeroed allowed */
 
 #endif

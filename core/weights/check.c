@@ -1,5 +1,5 @@
-/* core/weights/check.c: what an architecture expects, compared with the headers of a folder. Main thread. Reads no
- * weight and takes no memory. */
+/* core/weights/check.c: what an architecture expects, compared with the headers of a folder, and the scales of
+ * quantised matrices. Main thread. Reads no weight and takes no memory. */
 #include "weights/check.h"
 
 #include <stdio.h>
@@ -14,6 +14,8 @@
 
 typedef struct checker {
     turbod_index *index;
+    const turbod_quant *quant;
+    bool reads; /* scales may be looked at */
     turbo_err first;
     turbo_err *err; /* for defects of the plugin, which end the check */
     bool absent; /* there is no weight file: the first tensor asked for ends the check */
@@ -43,7 +45,7 @@ static void report(checker *c, const char *text)
         turbod_log(TURBO_LOG_ERROR, "%s", text);
 }
 
-/* Matrices of one group are stored as one: they need one type. */
+/* Matrices of one group are stored as one: those that are not quantised need one type. */
 static void check_group(checker *c, const turbo_tensor_spec *spec, const turbod_st_tensor *t)
 {
     char text[512];
@@ -51,7 +53,7 @@ static void check_group(checker *c, const turbo_tensor_spec *spec, const turbod_
         return;
     if (spec->group != c->group) {
         c->group = spec->group;
-        c->group_dtype = t->dtype; /* -1 of quantised ones, which need not be alike */
+        c->group_dtype = t->dtype;
         snprintf(c->group_name, sizeof c->group_name, "%s", spec->name);
     } else if (t->dtype != c->group_dtype) {
         snprintf(text, sizeof text,
@@ -59,6 +61,34 @@ static void check_group(checker *c, const turbo_tensor_spec *spec, const turbod_
                  spec->name, t->dtype_name, c->group_name);
         report(c, text);
     }
+}
+
+/* A matrix under one of its names in a quantised form: all of its tensors are checked. False when it is
+ * stored otherwise. */
+static bool check_quant(checker *c, const turbo_tensor_spec *spec)
+{
+    const char *const names[] = {spec->name, spec->alias, spec->alias2};
+    turbod_quant_part part = {0};
+    turbo_err err;
+    char base[512];
+    for (size_t i = 0; i < 3 && spec->ndim == 2 && !part.format; i++) {
+        size_t n = names[i] ? strlen(names[i]) : 0;
+        if (n < 8 || n > sizeof base || strcmp(names[i] + n - 7, ".weight"))
+            continue;
+        memcpy(base, names[i], n - 7);
+        base[n - 7] = '\0';
+        turbo_status st = turbod_quant_find(c->quant, c->index, base, spec->dims[0], spec->dims[1],
+                                            &part, &err);
+        if (!st && part.format && c->reads)
+            st = turbod_quant_scan(&part, &err);
+        if (st) {
+            report(c, err.text);
+            return true;
+        }
+    }
+    for (int k = 0; k < TURBOD_QUANT_TENSORS; k++)
+        c->found += part.t[k] != NULL;
+    return part.format != NULL;
 }
 
 static turbo_status expect_one(void *ctx, const turbo_tensor_spec *theirs)
@@ -72,6 +102,8 @@ static turbo_status expect_one(void *ctx, const turbo_tensor_spec *theirs)
     if (!spec->name || spec->ndim < 1 || spec->ndim > 4)
         return turbod_err(c->err, TURBO_EINTERNAL,
                           "the model plugin expects a tensor of %d dimensions", spec->ndim);
+    if (check_quant(c, spec))
+        return TURBO_OK;
     const turbod_st_tensor *t = turbod_index_find(c->index, spec->name);
     if (!t && spec->alias)
         t = turbod_index_find(c->index, spec->alias);
@@ -97,8 +129,6 @@ static turbo_status expect_one(void *ctx, const turbo_tensor_spec *theirs)
         snprintf(text, sizeof text, "tensor %.80s has the shape [%s], config.json says [%s]",
                  spec->name, found, want);
         report(c, text);
-    } else if (t->block && spec->ndim == 2) {
-        check_group(c, spec, t);
     } else if (t->dtype != TURBO_F32 && t->dtype != TURBO_F16 && t->dtype != TURBO_BF16) {
         snprintf(text, sizeof text, "tensor %.80s is %s; F32, F16 and BF16 are computed here",
                  spec->name, t->dtype_name);
@@ -114,7 +144,11 @@ turbo_status turbod_weights_check(turbo_weights *w, const turbo_host *host,
                                   turbo_err *err)
 {
     turbod_index *index = turbod_weights_index(w);
-    checker c = {.index = index, .err = err, .absent = turbod_index_absent(index)};
+    checker c = {.index = index,
+                 .quant = turbod_weights_quant(w),
+                 .reads = turbod_weights_reads(w),
+                 .err = err,
+                 .absent = turbod_index_absent(index)};
     turbo_model_info info = {.size = sizeof info};
     turbo_status st = vtbl->describe(host, config, &info, err);
     if (!st)

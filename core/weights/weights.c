@@ -11,40 +11,7 @@
 #include "util/log.h"
 #include "weights/check.h"
 #include "weights/gguf_map.h"
-#include "weights/index.h"
-
-#define MAX_PARTS 8 /* of linear_rows */
-#define MAX_RENAMES 16
-
-typedef enum { LINEAR, VECTOR, ROPE } handle_kind;
-
-typedef struct handle {
-    handle_kind kind;
-    void *ptr;
-    struct handle *next;
-} handle;
-
-/* Names of a view that begin with from begin with to in the folder. */
-typedef struct rename_rule {
-    char *from, *to;
-} rename_rule;
-
-/* A folder, or a view of one under other names: then base is the folder, and everything but the rules
- * belongs to it. */
-struct turbo_weights {
-    struct turbo_weights *base, *next; /* next: views and further folders of a folder */
-    struct turbo_weights *owned;
-    rename_rule rules[MAX_RENAMES];
-    int32_t n_rules;
-    char *folder;
-    turbod_weights_opts opts;
-    turbod_index *index; /* NULL after unmap */
-    handle *handles;
-    turbod_weights_sums *sums; /* while it counts: no handles are made */
-    int32_t vocab;
-    uint64_t done, total; /* file bytes turned into handles, for progress */
-    turbod_gguf_ordered *ordered; /* of the handle that is being made */
-};
+#include "weights/state.h"
 
 turbo_status turbod_weights_open(const char *folder, const turbod_weights_opts *opts,
                                  turbo_weights **out, turbo_err *err)
@@ -56,6 +23,8 @@ turbo_status turbod_weights_open(const char *folder, const turbod_weights_opts *
     w->folder = strdup(folder);
     turbo_status st = w->folder ? turbod_index_open(folder, &w->index, err)
                                 : turbod_err(err, TURBO_ENOMEM, "no memory for weights");
+    if (!st)
+        st = turbod_quant_open(folder, opts->model_format, opts->quantize, &w->quant, err);
     if (st) {
         turbod_weights_close(w);
         return st;
@@ -89,6 +58,8 @@ turbo_status turbod_weights_expected(const turbo_host *host, const turbo_model_v
     if (!w)
         return turbod_err(err, TURBO_ENOMEM, "no memory for weights");
     turbo_status st = turbod_index_expected(host, vtbl, config, dtype, &w->index, err);
+    if (!st)
+        st = turbod_quant_open(NULL, NULL, 0, &w->quant, err);
     if (st)
         turbod_weights_close(w);
     else
@@ -99,6 +70,16 @@ turbo_status turbod_weights_expected(const turbo_host *host, const turbo_model_v
 turbod_index *turbod_weights_index(turbo_weights *w)
 {
     return w->index;
+}
+
+const turbod_quant *turbod_weights_quant(const turbo_weights *w)
+{
+    return w->quant;
+}
+
+bool turbod_weights_reads(const turbo_weights *w)
+{
+    return w->opts.device != NULL;
 }
 
 bool turbod_weights_absent(const turbo_weights *w)
@@ -123,9 +104,9 @@ void turbod_weights_close(turbo_weights *w)
     while (w->handles) {
         handle *h = w->handles;
         w->handles = h->next;
-        if (h->kind == LINEAR)
+        if (h->kind == HANDLE_LINEAR)
             turbok_linear_free(w->opts.device, h->ptr);
-        else if (h->kind == VECTOR)
+        else if (h->kind == HANDLE_VECTOR)
             turbok_vector_free(w->opts.device, h->ptr);
         else
             turbok_rope_free(w->opts.device, h->ptr);
@@ -133,6 +114,7 @@ void turbod_weights_close(turbo_weights *w)
     }
     turbod_gguf_drop(&w->ordered);
     turbod_index_close(w->index);
+    turbod_quant_close(w->quant);
     for (int32_t i = 0; i < w->n_rules; i++) {
         free(w->rules[i].from);
         free(w->rules[i].to);
@@ -141,16 +123,14 @@ void turbod_weights_close(turbo_weights *w)
     free(w);
 }
 
-/* The folder a view shows. */
-static turbo_weights *base_of(turbo_weights *w)
+turbo_weights *weights_base(turbo_weights *w)
 {
     while (w->base)
         w = w->base;
     return w;
 }
 
-/* name as the folder has it; false when it is too long. */
-static bool real_name(const turbo_weights *w, const char *name, char *out, size_t cap)
+bool weights_real_name(const turbo_weights *w, const char *name, char *out, size_t cap)
 {
     char tmp[640];
     int k = snprintf(out, cap, "%s", name);
@@ -227,13 +207,13 @@ static bool fits(const turbod_st_tensor *t, uint32_t ndim, int64_t d0, int64_t d
            all / (uint64_t)d0 == (uint64_t)d1;
 }
 
-static turbo_status take(turbo_weights *view, const char *name, const char *suffix, uint32_t ndim,
+turbo_status weights_take(turbo_weights *view, const char *name, const char *suffix, uint32_t ndim,
                          int64_t d0, int64_t d1, const turbod_st_tensor **out, turbo_err *err)
 {
     char asked[640], full[640];
-    turbo_weights *w = base_of(view);
+    turbo_weights *w = weights_base(view);
     int k = snprintf(asked, sizeof asked, "%s%s", name, suffix);
-    if (k < 0 || (size_t)k >= sizeof asked || !real_name(view, asked, full, sizeof full))
+    if (k < 0 || (size_t)k >= sizeof asked || !weights_real_name(view, asked, full, sizeof full))
         return turbod_err(err, TURBO_EINVAL, "a tensor name is too long");
     if (!w->index || (!w->opts.device && !w->sums))
         return turbod_err(err, TURBO_EINTERNAL, "weights are read only while a model opens");
@@ -261,7 +241,7 @@ static turbo_status take(turbo_weights *view, const char *name, const char *suff
     return TURBO_OK;
 }
 
-static void used(turbo_weights *w, const turbod_st_tensor *t)
+void weights_used(turbo_weights *w, const turbod_st_tensor *t)
 {
     turbod_gguf_release(w->ordered, t);
     w->done += t->bytes;
@@ -269,7 +249,7 @@ static void used(turbo_weights *w, const turbod_st_tensor *t)
         w->opts.progress(w->opts.progress_ctx, w->done, w->total);
 }
 
-static turbo_status keep(turbo_weights *w, handle_kind kind, void *ptr, turbo_err *err)
+turbo_status weights_keep(turbo_weights *w, handle_kind kind, void *ptr, turbo_err *err)
 {
     handle *h = calloc(1, sizeof *h);
     if (!h)
@@ -281,45 +261,19 @@ static turbo_status keep(turbo_weights *w, handle_kind kind, void *ptr, turbo_er
 
 /* ---- counting --------------------------------------------------------------------------------- */
 
-/* What a handle points to while models are counted: nothing may look at it. */
-static const uint64_t stand_in[8];
+const uint64_t weights_stand_in[8];
 
-static turbo_status add_to(uint64_t *sum, uint64_t n, turbo_err *err)
+turbo_status weights_add(uint64_t *sum, uint64_t n, turbo_err *err)
 {
     return __builtin_add_overflow(*sum, n, sum)
                ? turbod_err(err, TURBO_ELIMIT, "the model takes more bytes than a number holds")
                : TURBO_OK;
 }
 
-static turbo_status count_stored(turbod_weights_sums *s, const turbod_st_tensor *t, turbo_err *err)
+turbo_status weights_count_stored(turbod_weights_sums *s, const turbod_st_tensor *t, turbo_err *err)
 {
-    turbo_status st = add_to(&s->stored, t->bytes, err);
-    return st ? st : add_to(&s->params, t->bytes / (t->dtype == TURBO_F32 ? 4 : 2), err);
-}
-
-/* A matrix of n parts, total rows. */
-static turbo_status count_linear(turbo_weights *w, const turbod_st_tensor *const *t,
-                                 const turbod_st_tensor *const *bias, int32_t n, int64_t total,
-                                 int64_t in, bool has_bias, uint32_t flags, turbo_err *err)
-{
-    turbod_weights_sums *s = w->sums;
-    uint64_t bytes = turbok_linear_bytes(w->opts.device, t[0]->dtype, total, in, has_bias, flags);
-    bool table = flags & TURBO_LINEAR_TABLE;
-    turbo_status st =
-        bytes ? add_to(&s->linear, bytes, err)
-              : turbod_err(err, TURBO_EINVAL, "a matrix of %lld x %lld cannot be stored",
-                           (long long)total, (long long)in);
-    for (int32_t i = 0; i < n && !st; i++) {
-        st = count_stored(s, t[i], err);
-        if (!st && bias[i])
-            st = count_stored(s, bias[i], err);
-        if (st)
-            break; /* the sums below are parts of those above */
-        *(table ? &s->table : &s->matmul) += t[i]->bytes / (t[i]->dtype == TURBO_F32 ? 4 : 2);
-        *(table ? &s->table_stored : &s->matmul_stored) += t[i]->bytes;
-    }
-    s->n_heads += !table && total == w->vocab;
-    return st;
+    turbo_status st = weights_add(&s->stored, t->bytes, err);
+    return st ? st : weights_add(&s->params, t->bytes / (t->dtype == TURBO_F32 ? 4 : 2), err);
 }
 
 turbo_status turbod_weights_count(turbo_weights *w, const turbo_host *host,
@@ -340,94 +294,25 @@ turbo_status turbod_weights_count(turbo_weights *w, const turbo_host *host,
 
 /* ---- the host's functions --------------------------------------------------------------------- */
 
-/* A bias is NULL when it may be absent and is. */
-static turbo_status take_part(turbo_weights *w, const char *name, int64_t rows, int64_t in_dim,
-                              uint32_t flags, const turbod_st_tensor **t,
-                              const turbod_st_tensor **bias, turbo_err *err)
-{
-    *bias = NULL;
-    turbo_status st = take(w, name, ".weight", 2, rows, in_dim, t, err);
-    if (st || !(flags & (TURBO_LINEAR_BIAS | TURBO_LINEAR_OPTIONAL_BIAS)))
-        return st;
-    st = take(w, name, ".bias", 1, rows, 0, bias, err);
-    return st == TURBO_ENOENT && !(flags & TURBO_LINEAR_BIAS) ? TURBO_OK : st;
-}
-
-turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
-                                     const int64_t *rows, int32_t n, int64_t in_dim, uint32_t flags,
-                                     const turbo_linear **out, turbo_err *err)
-{
-    const turbod_st_tensor *t[MAX_PARTS], *bias[MAX_PARTS];
-    turbok_part parts[MAX_PARTS] = {0};
-    bool has_bias = false;
-    int64_t total = 0;
-    if (n < 1 || n > MAX_PARTS)
-        return turbod_err(err, TURBO_EINVAL, "a matrix of %d parts; 1 to %d are possible", n,
-                          MAX_PARTS);
-    for (int32_t i = 0; i < n; i++) {
-        turbo_status st = take_part(w, names[i], rows[i], in_dim, flags, &t[i], &bias[i], err);
-        if (st)
-            return st;
-        if (t[i]->dtype != t[0]->dtype)
-            return turbod_err(err, TURBO_EUNSUPPORTED,
-                              "%.90s.weight is %s and %.90s.weight is %s; they form one matrix and "
-                              "need one type",
-                              names[0], t[0]->dtype_name, names[i], t[i]->dtype_name);
-        parts[i] = (turbok_part){.data = t[i]->data, .rows = rows[i]};
-        if (bias[i]) {
-            has_bias = true;
-            parts[i].bias = bias[i]->data;
-            parts[i].bias_dtype = bias[i]->dtype;
-        }
-        total += rows[i]; /* each is a dimension of a tensor that exists */
-    }
-    w = base_of(w);
-    if (w->sums) {
-        *out = (const turbo_linear *)(const void *)stand_in;
-        return count_linear(w, t, bias, n, total, in_dim, has_bias, flags, err);
-    }
-    turbo_linear *l = NULL;
-    turbo_status st =
-        turbok_linear_rows_new(w->opts.device, t[0]->dtype, parts, n, in_dim, flags, &l, err);
-    if (!st && (st = keep(w, LINEAR, l, err)))
-        turbok_linear_free(w->opts.device, l);
-    if (st)
-        return st;
-    for (int32_t i = 0; i < n; i++) {
-        used(w, t[i]);
-        if (bias[i])
-            used(w, bias[i]);
-    }
-    turbod_gguf_drop(&w->ordered);
-    *out = l;
-    return TURBO_OK;
-}
-
-turbo_status turbod_host_linear(turbo_weights *w, const char *name, int64_t out_dim, int64_t in_dim,
-                                uint32_t flags, const turbo_linear **out, turbo_err *err)
-{
-    return turbod_host_linear_rows(w, &name, &out_dim, 1, in_dim, flags, out, err);
-}
-
 static turbo_status make_vector(turbo_weights *w, const char *name, const char *suffix,
                                 uint32_t ndim, int64_t n, const turbo_vector **out, turbo_err *err)
 {
     const turbod_st_tensor *t;
     turbo_vector *v = NULL;
-    turbo_status st = take(w, name, suffix, ndim, n, 0, &t, err);
-    w = base_of(w);
+    turbo_status st = weights_take(w, name, suffix, ndim, n, 0, &t, err);
+    w = weights_base(w);
     if (!st && w->sums) {
-        *out = (const turbo_vector *)(const void *)stand_in;
-        st = add_to(&w->sums->vector, turbok_vector_bytes(n), err);
-        return st ? st : count_stored(w->sums, t, err);
+        *out = (const turbo_vector *)(const void *)weights_stand_in;
+        st = weights_add(&w->sums->vector, turbok_vector_bytes(n), err);
+        return st ? st : weights_count_stored(w->sums, t, err);
     }
     if (!st)
         st = turbok_vector_new(w->opts.device, t->dtype, t->data, n, &v, err);
-    if (!st && (st = keep(w, VECTOR, v, err)))
+    if (!st && (st = weights_keep(w, HANDLE_VECTOR, v, err)))
         turbok_vector_free(w->opts.device, v);
     if (st)
         return st;
-    used(w, t);
+    weights_used(w, t);
     turbod_gguf_drop(&w->ordered);
     *out = v;
     return TURBO_OK;
@@ -472,7 +357,7 @@ turbo_status turbod_host_weights_view(turbo_weights *w, const char *const *from,
         return turbod_err(err, TURBO_ENOMEM, "no memory for weights");
     }
     v->base = w;
-    adopt(base_of(w), v);
+    adopt(weights_base(w), v);
     *out = v;
     return TURBO_OK;
 }
@@ -481,7 +366,7 @@ turbo_status turbod_host_weights_beside(turbo_weights *w, const char *folder, tu
                                         turbo_err *err)
 {
     char path[4096];
-    turbo_weights *base = base_of(w), *v = NULL;
+    turbo_weights *base = weights_base(w), *v = NULL;
     turbod_weights_opts opts = base->opts;
     opts.progress = NULL; /* counts the bytes of one folder */
     if (!base->folder)
@@ -505,16 +390,16 @@ turbo_status turbod_host_rope(turbo_weights *w, const turbo_rope_spec *spec, con
                               turbo_err *err)
 {
     turbo_rope *r = NULL;
-    w = base_of(w);
+    w = weights_base(w);
     if (w->sums) {
         uint64_t bytes = turbok_rope_bytes(spec);
-        *out = (const turbo_rope *)(const void *)stand_in;
-        return bytes ? add_to(&w->sums->rope, bytes, err)
+        *out = (const turbo_rope *)(const void *)weights_stand_in;
+        return bytes ? weights_add(&w->sums->rope, bytes, err)
                      : turbod_err(err, TURBO_EINVAL, "RoPE of dimension %d is not possible",
                                   spec->dim);
     }
     turbo_status st = turbok_rope_new(w->opts.device, spec, &r, err);
-    if (!st && (st = keep(w, ROPE, r, err)))
+    if (!st && (st = weights_keep(w, HANDLE_ROPE, r, err)))
         turbok_rope_free(w->opts.device, r);
     if (!st)
         *out = r;
@@ -527,6 +412,13 @@ int32_t turbod_host_has_tensor(const turbo_weights *w, const char *name)
     const turbo_weights *base = w;
     while (base->base)
         base = base->base;
-    return base->index && real_name(w, name, full, sizeof full) &&
-           turbod_index_find(base->index, full) != NULL;
+    if (!base->index || !weights_real_name(w, name, full, sizeof full))
+        return 0;
+    size_t n = strlen(full);
+    if (turbod_index_find(base->index, full))
+        return 1;
+    if (n < 7 || strcmp(full + n - 7, ".weight"))
+        return 0;
+    full[n - 7] = '\0'; /* a quantised matrix has other names */
+    return turbod_quant_has(base->quant, base->index, full);
 }

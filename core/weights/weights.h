@@ -15,6 +15,8 @@ typedef struct turbod_weights_opts {
     void (*progress)(void *ctx, uint64_t done, uint64_t total); /* bytes; may be NULL */
     void *progress_ctx;
     bool allow_nonfinite;
+    const char *model_format; /* NULL or "": as config.json says; see quant/quant.h */
+    int32_t quantize; /* 0, or bits to store unquantised matrices with: 8 or 4 */
 } turbod_weights_opts;
 
 /* What a model takes when it opens. Bytes as turbok.h counts them, to be compared with

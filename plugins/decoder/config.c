@@ -343,19 +343,12 @@ static turbo_status read_dtype(const turbo_host *h, const turbo_config *c, turbo
 static turbo_status refuse_others(const decoder_family *f, const turbo_host *h,
                                   const turbo_config *c, turbo_err *err)
 {
-    const char *act = NULL, *method = NULL;
+    const char *act = NULL;
     turbo_status st = h->cfg_str(c, "hidden_act", "silu", &act, err);
     if (!st && strcmp(act, "silu"))
         st = decoder_fail(err, TURBO_EUNSUPPORTED,
                           "config.json: hidden_act is \"%.32s\"; %s uses silu", act, f->arch);
-    if (st || !h->cfg_has(c, "quantization_config"))
-        return st;
-    if (h->cfg_str(c, "quantization_config.quant_method", NULL, &method, err) || !method)
-        method = "unnamed";
-    return decoder_fail(err, TURBO_EUNSUPPORTED,
-                        "config.json: quantization_config (%.32s): quantised weights are not "
-                        "computed; take the model in bfloat16 or float16",
-                        method);
+    return st;
 }
 
 turbo_status decoder_read(const decoder_family *f, const turbo_host *h, const turbo_config *c,

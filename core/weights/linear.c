@@ -1,0 +1,179 @@
+/* core/weights/linear.c: matrices: which tensors one is made of, what it takes, and its handle. Main thread. Must
+ * not know how a format packs its codes. */
+#include <stdio.h>
+#include <string.h>
+
+#include "util/err.h"
+#include "weights/gguf_map.h"
+#include "weights/state.h"
+
+#define MAX_PARTS 8 /* of linear_rows */
+
+/* One of the tensors, or sets of tensors, that form a matrix. */
+typedef struct piece {
+    const turbod_st_tensor *t; /* its numbers; NULL: quant has them */
+    const turbod_st_tensor *bias; /* or NULL */
+    turbod_quant_part quant;
+} piece;
+
+static turbo_status count_piece(turbod_weights_sums *s, const piece *p, bool table, turbo_err *err)
+{
+    uint64_t bytes = 0, n = (uint64_t)p->quant.rows * (uint64_t)p->quant.in;
+    for (int i = 0; !p->t && i < TURBOD_QUANT_TENSORS; i++)
+        bytes += p->quant.t[i] ? p->quant.t[i]->bytes : 0;
+    if (p->t) {
+        bytes = p->t->bytes;
+        n = bytes / (p->t->dtype == TURBO_F32 ? 4 : 2);
+    }
+    turbo_status st = weights_add(&s->stored, bytes, err);
+    if (!st)
+        st = weights_add(&s->params, n, err);
+    if (!st && p->bias)
+        st = weights_count_stored(s, p->bias, err);
+    if (st)
+        return st; /* the sums below are parts of those above */
+    *(table ? &s->table : &s->matmul) += n;
+    *(table ? &s->table_stored : &s->matmul_stored) += bytes;
+    return TURBO_OK;
+}
+
+/* Pieces as parts of a matrix; grids [n] are those of the quantised ones. The type of the others. */
+static int32_t as_parts(const piece *p, const turbok_grid *grids, int32_t n, turbok_part *parts)
+{
+    int32_t dtype = TURBO_F32;
+    for (int32_t i = 0; i < n; i++) {
+        parts[i] = (turbok_part){.data = p[i].t ? p[i].t->data : NULL,
+                                 .grid = p[i].t ? NULL : &grids[i],
+                                 .rows = p[i].quant.rows,
+                                 .bias = p[i].bias ? p[i].bias->data : NULL,
+                                 .bias_dtype = p[i].bias ? p[i].bias->dtype : 0};
+        dtype = p[i].t ? p[i].t->dtype : dtype;
+    }
+    return dtype;
+}
+
+/* A matrix of n pieces, total rows. */
+static turbo_status count_linear(turbo_weights *w, const piece *p, int32_t n, int64_t total,
+                                 int64_t in, uint32_t flags, turbo_err *err)
+{
+    turbod_weights_sums *s = w->sums;
+    bool table = flags & TURBO_LINEAR_TABLE;
+    turbok_part parts[MAX_PARTS];
+    turbok_grid grids[MAX_PARTS];
+    for (int32_t i = 0; i < n; i++)
+        grids[i] = p[i].quant.grid;
+    int32_t dtype = as_parts(p, grids, n, parts);
+    for (int32_t i = 0; i < n; i++) /* a tensor without a file has no data */
+        parts[i].bias = p[i].bias ? weights_stand_in : NULL;
+    uint64_t bytes = turbok_linear_rows_bytes(w->opts.device, dtype, parts, n, in, flags);
+    turbo_status st =
+        bytes ? weights_add(&s->linear, bytes, err)
+              : turbod_err(err, TURBO_EINVAL, "a matrix of %lld x %lld cannot be stored",
+                           (long long)total, (long long)in);
+    for (int32_t i = 0; i < n && !st; i++)
+        st = count_piece(s, &p[i], table, err);
+    s->n_heads += !table && total == w->vocab;
+    return st;
+}
+
+/* ---- the host's functions --------------------------------------------------------------------- */
+
+/* The quantised matrix that view calls name; format NULL when there is none. */
+static turbo_status take_quant(turbo_weights *view, const char *name, int64_t rows, int64_t in,
+                               turbod_quant_part *p, turbo_err *err)
+{
+    char asked[640], full[640];
+    const turbo_weights *w = weights_base(view);
+    int k = snprintf(asked, sizeof asked, "%s.weight", name);
+    *p = (turbod_quant_part){.rows = rows, .in = in};
+    if (!w->index || k < 0 || (size_t)k >= sizeof asked ||
+        !weights_real_name(view, asked, full, sizeof full))
+        return TURBO_OK; /* weights_take() says why not */
+    full[strlen(full) - strlen(".weight")] = '\0'; /* views change beginnings only */
+    turbo_status st = turbod_quant_find(w->quant, w->index, full, rows, in, p, err);
+    return st || !p->format || w->sums ? st : turbod_quant_scan(p, err);
+}
+
+static turbo_status take_piece(turbo_weights *w, const char *name, int64_t rows, int64_t in_dim,
+                               uint32_t flags, piece *p, turbo_err *err)
+{
+    *p = (piece){0};
+    turbo_status st = take_quant(w, name, rows, in_dim, &p->quant, err);
+    if (!st && !p->quant.format)
+        st = weights_take(w, name, ".weight", 2, rows, in_dim, &p->t, err);
+    if (st || !(flags & (TURBO_LINEAR_BIAS | TURBO_LINEAR_OPTIONAL_BIAS)))
+        return st;
+    st = weights_take(w, name, ".bias", 1, rows, 0, &p->bias, err);
+    return st == TURBO_ENOENT && !(flags & TURBO_LINEAR_BIAS) ? TURBO_OK : st;
+}
+
+static turbo_status make_linear(turbo_weights *w, const piece *p, int32_t n, int64_t in_dim,
+                                uint32_t flags, turbo_linear **l, turbo_err *err)
+{
+    turbok_part parts[MAX_PARTS];
+    turbok_grid grids[MAX_PARTS] = {0};
+    turbo_status st = TURBO_OK;
+    for (int32_t i = 0; i < n && !st; i++)
+        if (!p[i].t)
+            st = turbod_quant_grid(&p[i].quant, w->opts.device, w->opts.allow_nonfinite, &grids[i],
+                                   err);
+    int32_t dtype = as_parts(p, grids, n, parts);
+    if (!st)
+        st = turbok_linear_rows_new(w->opts.device, dtype, parts, n, in_dim, flags, l, err);
+    for (int32_t i = 0; i < n; i++)
+        turbod_quant_grid_free(&grids[i]);
+    if (!st && (st = weights_keep(w, HANDLE_LINEAR, *l, err)))
+        turbok_linear_free(w->opts.device, *l);
+    return st;
+}
+
+turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
+                                     const int64_t *rows, int32_t n, int64_t in_dim, uint32_t flags,
+                                     const turbo_linear **out, turbo_err *err)
+{
+    piece p[MAX_PARTS];
+    const turbod_st_tensor *plain = NULL; /* the first part that is not quantised */
+    int64_t total = 0;
+    if (n < 1 || n > MAX_PARTS)
+        return turbod_err(err, TURBO_EINVAL, "a matrix of %d parts; 1 to %d are possible", n,
+                          MAX_PARTS);
+    for (int32_t i = 0; i < n; i++) {
+        turbo_status st = take_piece(w, names[i], rows[i], in_dim, flags, &p[i], err);
+        if (st)
+            return st;
+        plain = plain ? plain : p[i].t;
+        if (p[i].t && p[i].t->dtype != plain->dtype)
+            return turbod_err(err, TURBO_EUNSUPPORTED,
+                              "%.110s is %s and %.110s is %s; they form one matrix and need one type",
+                              plain->name, plain->dtype_name, p[i].t->name, p[i].t->dtype_name);
+        total += rows[i]; /* each is a dimension of a tensor that exists */
+    }
+    w = weights_base(w);
+    if (w->sums) {
+        *out = (const turbo_linear *)(const void *)weights_stand_in;
+        return count_linear(w, p, n, total, in_dim, flags, err);
+    }
+    turbo_linear *l = NULL;
+    turbo_status st = make_linear(w, p, n, in_dim, flags, &l, err);
+    if (st)
+        return st;
+    for (int32_t i = 0; i < n; i++) {
+        if (p[i].t)
+            weights_used(w, p[i].t);
+        for (int k = 0; !p[i].t && k < TURBOD_QUANT_TENSORS; k++)
+            if (p[i].quant.t[k])
+                weights_used(w, p[i].quant.t[k]);
+        if (p[i].bias)
+            weights_used(w, p[i].bias);
+    }
+    turbod_gguf_drop(&w->ordered);
+    *out = l;
+    return TURBO_OK;
+}
+
+turbo_status turbod_host_linear(turbo_weights *w, const char *name, int64_t out_dim, int64_t in_dim,
+                                uint32_t flags, const turbo_linear **out, turbo_err *err)
+{
+    return turbod_host_linear_rows(w, &name, &out_dim, 1, in_dim, flags, out, err);
+}
+
