@@ -8,8 +8,8 @@
 
 bool turbod_opt_of_model(const turbod_opt *o)
 {
-    static const char *const keys[] = {"model",    "model_name",     "chat_template",
-                                       "policies", "default_policy", "model_format",
+    static const char *const keys[] = {"model",          "model_name",     "chat_template",
+                                       "policies",       "default_policy", "model_format",
                                        "allow_nonfinite"};
     if (!strcmp(o->section, "engine"))
         return true;

@@ -25,7 +25,8 @@ static turbo_status count(const char *folder, const turbod_weights_opts *opts, t
 }
 
 turbo_status turbod_plan_model_read(const char *folder, const turbod_registry *registry,
-                                    const turbod_weights_opts *opts, turbod_plan_model *out, turbo_err *err)
+                                    const turbod_weights_opts *opts, turbod_plan_model *out,
+                                    turbo_err *err)
 {
     *out = (turbod_plan_model){.info = {.size = sizeof out->info}};
     turbo_status st = turbod_config_open(folder, &out->config, err);

@@ -97,7 +97,8 @@ typedef struct turbod_plan_model {
 
 /* Reads config.json and, where there are weight files, their headers. opts: how matrices are stored. */
 turbo_status turbod_plan_model_read(const char *folder, const turbod_registry *registry,
-                                    const turbod_weights_opts *opts, turbod_plan_model *out, turbo_err *err);
+                                    const turbod_weights_opts *opts, turbod_plan_model *out,
+                                    turbo_err *err);
 void turbod_plan_model_free(turbod_plan_model *m); /* zeroed allowed */
 
 #endif

@@ -77,8 +77,8 @@ static bool check_quant(checker *c, const turbo_tensor_spec *spec)
             continue;
         memcpy(base, names[i], n - 7);
         base[n - 7] = '\0';
-        turbo_status st = turbod_quant_find(c->quant, c->index, base, spec->dims[0], spec->dims[1],
-                                            &part, &err);
+        turbo_status st =
+            turbod_quant_find(c->quant, c->index, base, spec->dims[0], spec->dims[1], &part, &err);
         if (!st && part.format && c->reads)
             st = turbod_quant_scan(&part, &err);
         if (st) {

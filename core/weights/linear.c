@@ -143,9 +143,10 @@ turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
             return st;
         plain = plain ? plain : p[i].t;
         if (p[i].t && p[i].t->dtype != plain->dtype)
-            return turbod_err(err, TURBO_EUNSUPPORTED,
-                              "%.110s is %s and %.110s is %s; they form one matrix and need one type",
-                              plain->name, plain->dtype_name, p[i].t->name, p[i].t->dtype_name);
+            return turbod_err(
+                err, TURBO_EUNSUPPORTED,
+                "%.110s is %s and %.110s is %s; they form one matrix and need one type",
+                plain->name, plain->dtype_name, p[i].t->name, p[i].t->dtype_name);
         total += rows[i]; /* each is a dimension of a tensor that exists */
     }
     w = weights_base(w);
@@ -176,4 +177,3 @@ turbo_status turbod_host_linear(turbo_weights *w, const char *name, int64_t out_
 {
     return turbod_host_linear_rows(w, &name, &out_dim, 1, in_dim, flags, out, err);
 }
-

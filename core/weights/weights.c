@@ -208,7 +208,7 @@ static bool fits(const turbod_st_tensor *t, uint32_t ndim, int64_t d0, int64_t d
 }
 
 turbo_status weights_take(turbo_weights *view, const char *name, const char *suffix, uint32_t ndim,
-                         int64_t d0, int64_t d1, const turbod_st_tensor **out, turbo_err *err)
+                          int64_t d0, int64_t d1, const turbod_st_tensor **out, turbo_err *err)
 {
     char asked[640], full[640];
     turbo_weights *w = weights_base(view);

@@ -25,8 +25,8 @@ static uint32_t noise(void)
 }
 
 /* base + suffix: n elements of size bytes each, of random bits. */
-static void add_bits(st_file *f, const char *base, const char *suffix, const char *dtype, int64_t d0,
-                     int64_t d1, int64_t d2, size_t size, uint32_t mask)
+static void add_bits(st_file *f, const char *base, const char *suffix, const char *dtype,
+                     int64_t d0, int64_t d1, int64_t d2, size_t size, uint32_t mask)
 {
     char name[256];
     size_t n = (size_t)(d0 * (d1 < 0 ? 1 : d1) * (d2 > 0 ? d2 : 1)) * size;
@@ -45,7 +45,8 @@ static void add_scales(st_file *f, const char *base, const char *suffix, const c
                        int64_t d0, int64_t d1, float size)
 {
     char name[256];
-    size_t n = d0 < 0 ? 1 : (size_t)(d0 * (d1 < 0 ? 1 : d1)), width = dtype[0] == 'F' && dtype[1] == '3' ? 4 : 2;
+    size_t n = d0 < 0 ? 1 : (size_t)(d0 * (d1 < 0 ? 1 : d1)),
+           width = dtype[0] == 'F' && dtype[1] == '3' ? 4 : 2;
     uint8_t *p = malloc(n * 4);
     for (size_t i = 0; i < n; i++) {
         float v = size * (0.5f + (float)(noise() >> 8) * 0x1p-24f);
@@ -153,10 +154,11 @@ static void add_nf4(void *f, const char *base, int64_t N, int64_t K)
         map[i] = (float)(i - 7) / 8;
     snprintf(name, sizeof name, "%s.weight.quant_map", base);
     st_add(f, name, "F32", 16, -1, 0, map, sizeof map);
-    int n = snprintf(text, sizeof text,
-                     "{\"quant_type\":\"nf4\",\"blocksize\":64,\"dtype\":\"float32\",\"shape\":[%lld,%lld],"
-                     "\"nested_blocksize\":256,\"nested_dtype\":\"float32\",\"nested_offset\":0.02}",
-                     (long long)N, (long long)K);
+    int n = snprintf(
+        text, sizeof text,
+        "{\"quant_type\":\"nf4\",\"blocksize\":64,\"dtype\":\"float32\",\"shape\":[%lld,%lld],"
+        "\"nested_blocksize\":256,\"nested_dtype\":\"float32\",\"nested_offset\":0.02}",
+        (long long)N, (long long)K);
     snprintf(name, sizeof name, "%s.weight.quant_state.bitsandbytes__nf4", base);
     st_add(f, name, "U8", n, -1, 0, text, (size_t)n);
 }
@@ -180,12 +182,15 @@ static void add_mxfp4(void *f, const char *base, int64_t N, int64_t K)
 }
 
 const quant_case quant_cases[] = {
-    {"awq", "{\"quant_method\":\"awq\",\"bits\":4,\"group_size\":32,\"version\":\"gemm\"}", add_awq},
+    {"awq", "{\"quant_method\":\"awq\",\"bits\":4,\"group_size\":32,\"version\":\"gemm\"}",
+     add_awq},
     {"gptq", "{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":32}", add_gptq_4},
     {"gptq 8", "{\"quant_method\":\"gptq\",\"bits\":8,\"group_size\":32}", add_gptq_8},
     {"gptq, one order", "{\"quant_method\":\"gptq\",\"bits\":4,\"desc_act\":true}", add_gptq_order},
-    {"gptq, own orders", "{\"quant_method\":\"gptq\",\"bits\":4,\"desc_act\":true}", add_gptq_orders},
-    {"packed", "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\"}", add_packed},
+    {"gptq, own orders", "{\"quant_method\":\"gptq\",\"bits\":4,\"desc_act\":true}",
+     add_gptq_orders},
+    {"packed", "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\"}",
+     add_packed},
     {"packed, zeros", "{\"quant_method\":\"compressed-tensors\"}", add_packed_zero},
     {"int8", "{\"quant_method\":\"compressed-tensors\",\"format\":\"int-quantized\"}", add_int8},
     {"LLM.int8", "{\"quant_method\":\"bitsandbytes\",\"load_in_8bit\":true}", add_llm_int8},
@@ -212,7 +217,8 @@ static void add_plain(writer *w, const turbo_tensor_spec *s)
     float *v = malloc((size_t)(rows * cols) * sizeof *v);
     for (int64_t i = 0; i < rows * cols; i++)
         v[i] = (norm ? 1.0f : 0.0f) + ((float)(noise() >> 8) * 0x1p-24f - 0.5f) * 0.3f;
-    st_add(&w->file, s->name, "F32", rows, s->ndim > 1 ? cols : -1, 0, v, (size_t)(rows * cols) * 4);
+    st_add(&w->file, s->name, "F32", rows, s->ndim > 1 ? cols : -1, 0, v,
+           (size_t)(rows * cols) * 4);
     free(v);
 }
 
@@ -223,12 +229,14 @@ static void add_meaning(writer *w, const turbo_tensor_spec *s, const char *base)
     turbok_grid g;
     turbo_err err;
     const turbod_st_tensor *t = turbod_index_find(w->index, s->name);
-    if (s->ndim == 2 && turbod_quant_find(w->quant, w->index, base, s->dims[0], s->dims[1], &p, &err))
+    if (s->ndim == 2 &&
+        turbod_quant_find(w->quant, w->index, base, s->dims[0], s->dims[1], &p, &err))
         abort();
     if (!p.format) {
         if (!t)
             abort();
-        st_add(&w->file, s->name, "F32", s->dims[0], s->ndim > 1 ? s->dims[1] : -1, 0, t->data, t->bytes);
+        st_add(&w->file, s->name, "F32", s->dims[0], s->ndim > 1 ? s->dims[1] : -1, 0, t->data,
+               t->bytes);
         return;
     }
     if (turbod_quant_grid(&p, NULL, false, &g, &err))

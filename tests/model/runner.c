@@ -14,8 +14,7 @@ turbo_status runner_open(runner *r, const turbo_model_vtbl *vtbl, const char *fo
 {
     const turbo_host *host = turbod_host_table();
     *r = (runner){.vtbl = vtbl, .max_tokens = o->max_tokens, .info = {.size = sizeof r->info}};
-    turbok_device_opts d = {
-        .isa = o->isa, .threads = o->threads, .spin_us = -1, .exact = o->exact};
+    turbok_device_opts d = {.isa = o->isa, .threads = o->threads, .spin_us = -1, .exact = o->exact};
     turbo_status st = turbok_device_open(&d, &r->device, err);
     if (!st)
         st = turbod_config_open(folder, &r->config, err);

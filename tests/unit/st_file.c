@@ -25,10 +25,11 @@ void st_add(st_file *f, const char *name, const char *dtype, int64_t d0, int64_t
         snprintf(shape + strlen(shape), sizeof shape - strlen(shape), "%s%lld", i ? "," : "",
                  (long long)dims[i]);
     grow((void **)&f->header, &f->header_cap, f->header_len + strlen(name) + 256);
-    f->header_len += (size_t)snprintf(
-        f->header + f->header_len, f->header_cap - f->header_len,
-        "%c\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%zu,%zu]}",
-        f->header_len ? ',' : '{', name, dtype, shape, f->data_len, f->data_len + bytes);
+    f->header_len +=
+        (size_t)snprintf(f->header + f->header_len, f->header_cap - f->header_len,
+                         "%c\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%zu,%zu]}",
+                         f->header_len ? ',' : '{', name, dtype, shape, f->data_len,
+                         f->data_len + bytes);
     grow((void **)&f->data, &f->data_cap, f->data_len + bytes);
     if (bytes)
         memcpy(f->data + f->data_len, data, bytes);
@@ -42,8 +43,9 @@ void st_write(st_file *f, const char *folder)
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     unlink(path);
     FILE *out = fopen(path, "wb");
-    if (!out || fwrite(&n, 8, 1, out) != 1 || fwrite(f->header, 1, f->header_len, out) != f->header_len ||
-        putc('}', out) == EOF || fwrite(f->data, 1, f->data_len, out) != f->data_len || fclose(out))
+    if (!out || fwrite(&n, 8, 1, out) != 1 ||
+        fwrite(f->header, 1, f->header_len, out) != f->header_len || putc('}', out) == EOF ||
+        fwrite(f->data, 1, f->data_len, out) != f->data_len || fclose(out))
         abort();
     free(f->header);
     free(f->data);

@@ -181,9 +181,6 @@ static void test_refused(void **state)
     } rows[] = {
         {LLAMA ",\"hidden_act\":\"gelu\"", "hidden_act is \"gelu\"; Llama uses silu"},
         {QWEN ",\"hidden_act\":\"relu\"", "Qwen2 uses silu"},
-        {LLAMA ",\"quantization_config\":{\"quant_method\":\"gptq\",\"bits\":4}",
-         "quantization_config (gptq)"},
-        {LLAMA ",\"quantization_config\":{}", "quantization_config (unnamed)"},
         {LLAMA ",\"attention_bias\":1", "attention_bias"},
         {LLAMA ",\"mlp_bias\":\"yes\"", "mlp_bias"},
         {LLAMA ",\"num_key_value_heads\":7", "num_key_value_heads 7"},

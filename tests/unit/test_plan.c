@@ -318,7 +318,9 @@ static void test_engine_takes_it(void **state)
         /* the same plan from the folder, and from its config.json alone where the type agrees */
         turbod_plan_model m;
         turbo_err err = {{0}};
-        assert_int_equal(turbod_plan_model_read(folder, registry, &(turbod_weights_opts){0}, &m, &err), 0);
+        assert_int_equal(turbod_plan_model_read(folder, registry, &(turbod_weights_opts){0}, &m,
+                                                &err),
+                         0);
         assert_false(m.from_config);
         turbod_plan_in in = {.info = &m.info, .vtbl = m.vtbl, .weights = &m.weights};
         turbod_plan p;
@@ -330,7 +332,9 @@ static void test_engine_takes_it(void **state)
         char weights[128];
         snprintf(weights, sizeof weights, "%s/model.safetensors", folder);
         assert_int_equal(remove(weights), 0);
-        assert_int_equal(turbod_plan_model_read(folder, registry, &(turbod_weights_opts){0}, &m, &err), 0);
+        assert_int_equal(turbod_plan_model_read(folder, registry, &(turbod_weights_opts){0}, &m,
+                                                &err),
+                         0);
         assert_true(m.from_config);
         assert_memory_equal(&m.weights, &with_files, sizeof with_files);
         turbod_plan_model_free(&m);

@@ -82,7 +82,9 @@ static cJSON *golden(void)
         if (!i)
             put("model.safetensors", bytes, n);
         else
-            assert_int_equal(turbod_json_parse((const char *)bytes, n, &turbod_json_file, &root, &err), 0);
+            assert_int_equal(turbod_json_parse((const char *)bytes, n, &turbod_json_file, &root,
+                                               &err),
+                             0);
         free(bytes);
     }
     return root;
@@ -118,9 +120,11 @@ static void test_published(void **state)
             const cJSON *first = turbod_json_get(c, "first")->child;
             for (int i = 0; i < 4; i++, first = first->next)
                 if ((float)first->valuedouble < w[i] || (float)first->valuedouble > w[i])
-                    fail_msg("%s%s: number %d is %.9g, not %.9g", base, blind ? " (blind)" : "", i, (double)w[i], first->valuedouble);
+                    fail_msg("%s%s: number %d is %.9g, not %.9g", base, blind ? " (blind)" : "", i,
+                             (double)w[i], first->valuedouble);
             if (strcmp(hex, turbod_json_get(c, "sha256")->valuestring))
-                fail_msg("%s%s: the first numbers are right, a later one is not", base, blind ? " (blind)" : "");
+                fail_msg("%s%s: the first numbers are right, a later one is not", base,
+                         blind ? " (blind)" : "");
         }
         free(w);
         free(config);

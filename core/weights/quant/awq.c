@@ -12,8 +12,7 @@ static turbo_status find(const turbod_quant *q, const turbod_index *ix, const ch
         return turbod_err(err, TURBO_EDATA,
                           "%.150s has %lld outputs; AWQ packs eight of them in a word", base,
                           (long long)N);
-    turbo_status st =
-        quant_need(ix, base, ".qweight", TURBO_I32, K, N / 8, &p->t[CODES], err);
+    turbo_status st = quant_need(ix, base, ".qweight", TURBO_I32, K, N / 8, &p->t[CODES], err);
     const turbod_st_tensor *s = quant_tensor(ix, base, ".scales");
     if (!st)
         st = s ? quant_groups(q, p, s, s->ndim == 2 ? s->dims[0] : 0, err)
@@ -69,8 +68,7 @@ static void rows(const turbod_quant_part *p, int64_t r0, int64_t r1, const turbo
         while (output_of[slot] != n % 8)
             slot++;
         for (int64_t g = 0; g < G; g++)
-            to->zero[n * G + g] =
-                quant_u32(p->t[ZEROS]->data, g * words + n / 8) >> 4 * slot & 15;
+            to->zero[n * G + g] = quant_u32(p->t[ZEROS]->data, g * words + n / 8) >> 4 * slot & 15;
     }
     quant_scale_columns(p, r0, r1, to);
 }

@@ -28,9 +28,9 @@ static turbo_status read_state(turbod_quant_part *p, int64_t *outer, turbo_err *
     if (st)
         return turbod_err(err, st, "tensor %.100s: %.100s", t->name, why.text);
     if (rows != p->rows || in != p->in)
-        return turbod_err(err, TURBO_EDATA, "tensor %.100s says [%lld,%lld], config.json [%lld,%lld]",
-                          t->name, (long long)rows, (long long)in, (long long)p->rows,
-                          (long long)p->in);
+        return turbod_err(err, TURBO_EDATA,
+                          "tensor %.100s says [%lld,%lld], config.json [%lld,%lld]", t->name,
+                          (long long)rows, (long long)in, (long long)p->rows, (long long)p->in);
     p->span = block;
     return TURBO_OK;
 }
@@ -90,9 +90,10 @@ static turbo_status find(const turbod_quant *q, const turbod_index *ix, const ch
         rest = r;
     }
     if (group % 16)
-        return turbod_err(err, TURBO_EUNSUPPORTED,
-                          "tensor %.120s: blocks of %lld end inside sixteen inputs of a row of %lld",
-                          w->name, (long long)p->span, (long long)p->in);
+        return turbod_err(
+            err, TURBO_EUNSUPPORTED,
+            "tensor %.120s: blocks of %lld end inside sixteen inputs of a row of %lld", w->name,
+            (long long)p->span, (long long)p->in);
     p->bits = 4;
     p->shift = (int32_t)outer;
     p->zero_scales = true;

@@ -69,16 +69,18 @@ turbo_status quant_group(turbod_quant_part *p, const turbod_st_tensor *t, int64_
                          turbo_err *err)
 {
     if (span < 1 || p->in % span)
-        return turbod_err(err, TURBO_EDATA,
-                          "tensor %.120s: groups of %lld do not divide the %lld inputs of the matrix",
-                          t->name, (long long)span, (long long)p->in);
+        return turbod_err(
+            err, TURBO_EDATA,
+            "tensor %.120s: groups of %lld do not divide the %lld inputs of the matrix", t->name,
+            (long long)span, (long long)p->in);
     if (span != p->in && span % 16)
         return turbod_err(err, TURBO_EUNSUPPORTED,
                           "tensor %.120s has groups of %lld inputs; a multiple of 16 is needed",
                           t->name, (long long)span);
     if (p->in > INT32_MAX || p->in % 2)
-        return turbod_err(err, TURBO_EUNSUPPORTED, "tensor %.120s: a row of %lld inputs is not computed",
-                          t->name, (long long)p->in);
+        return turbod_err(err, TURBO_EUNSUPPORTED,
+                          "tensor %.120s: a row of %lld inputs is not computed", t->name,
+                          (long long)p->in);
     p->span = span;
     p->grid.group = (int32_t)span;
     return TURBO_OK;
@@ -88,10 +90,11 @@ turbo_status quant_groups(const turbod_quant *q, turbod_quant_part *p, const tur
                           uint64_t n, turbo_err *err)
 {
     if (!n || (uint64_t)p->in % n)
-        return turbod_err(err, TURBO_EDATA,
-                          "tensor %.120s has %llu groups, which do not divide the %lld inputs of the "
-                          "matrix",
-                          t->name, (unsigned long long)n, (long long)p->in);
+        return turbod_err(
+            err, TURBO_EDATA,
+            "tensor %.120s has %llu groups, which do not divide the %lld inputs of the "
+            "matrix",
+            t->name, (unsigned long long)n, (long long)p->in);
     int64_t span = p->in / (int64_t)n, said = q->group < 0 ? p->in : q->group;
     if (said && said != span && !q->varies)
         return turbod_err(err, TURBO_EDATA,
@@ -153,7 +156,7 @@ static const turbod_quant_format *looks(const turbod_quant *q, const turbod_inde
         return q->method == METHOD_AWQ ? &turbod_quant_awq : &turbod_quant_gptq;
     if (t)
         return t->ndim == 2 && t->dims[0] == (uint64_t)p->in ? &turbod_quant_awq
-                                                              : &turbod_quant_gptq;
+                                                             : &turbod_quant_gptq;
     if ((t = quant_tensor(ix, base, ".weight_packed")))
         return t->dtype == TURBO_U8 ? &turbod_quant_mxfp4 : &turbod_quant_packed;
     if (quant_tensor(ix, base, ".weight_blocks") || (!w && quant_tensor(ix, base, "_blocks")))
@@ -183,25 +186,17 @@ static bool belongs(const turbod_quant *q, const turbod_quant_format *f)
     if (f == &turbod_quant_gguf)
         return true; /* the file says what it is */
     switch (q->method) {
-    case METHOD_ANY:
-        return true;
-    case METHOD_HF:
-        return false;
-    case METHOD_AWQ:
-        return f == &turbod_quant_awq;
-    case METHOD_GPTQ:
-        return f == &turbod_quant_gptq;
+    case METHOD_ANY: return true;
+    case METHOD_HF: return false;
+    case METHOD_AWQ: return f == &turbod_quant_awq;
+    case METHOD_GPTQ: return f == &turbod_quant_gptq;
     case METHOD_COMPRESSED:
         return f == &turbod_quant_packed || f == &turbod_quant_int8 || f == &turbod_quant_fp8 ||
                f == &turbod_quant_mxfp4;
-    case METHOD_BNB:
-        return f == &turbod_quant_bnb4 || f == &turbod_quant_llm_int8;
-    case METHOD_FP8:
-        return f == &turbod_quant_fp8;
-    case METHOD_MXFP4:
-        return f == &turbod_quant_mxfp4;
-    case METHOD_INT8:
-        return f == &turbod_quant_int8 || f == &turbod_quant_fp8;
+    case METHOD_BNB: return f == &turbod_quant_bnb4 || f == &turbod_quant_llm_int8;
+    case METHOD_FP8: return f == &turbod_quant_fp8;
+    case METHOD_MXFP4: return f == &turbod_quant_mxfp4;
+    case METHOD_INT8: return f == &turbod_quant_int8 || f == &turbod_quant_fp8;
     }
     return false;
 }
@@ -244,8 +239,9 @@ turbo_status turbod_quant_find(const turbod_quant *q, const turbod_index *ix, co
                           base, f->name, q->config ? "quantization_config" : "model_format",
                           q->method_name, f->name);
     if (rows < 1 || in < 2 || in > INT32_MAX || rows > INT32_MAX)
-        return turbod_err(err, TURBO_EUNSUPPORTED, "%.120s: a matrix of [%lld,%lld] is not computed",
-                          base, (long long)rows, (long long)in);
+        return turbod_err(err, TURBO_EUNSUPPORTED,
+                          "%.120s: a matrix of [%lld,%lld] is not computed", base, (long long)rows,
+                          (long long)in);
     p->format = f;
     return f->find(q, ix, base, p, err);
 }

@@ -13,15 +13,15 @@ extern const turbod_quant_format turbod_quant_awq, turbod_quant_gptq, turbod_qua
     turbod_quant_mxfp4, turbod_quant_gguf;
 
 typedef enum { /* what quantization_config calls the method */
-    METHOD_ANY, /* says nothing */
-    METHOD_HF, /* nothing is quantised */
-    METHOD_AWQ,
-    METHOD_GPTQ,
-    METHOD_COMPRESSED,
-    METHOD_BNB,
-    METHOD_FP8,
-    METHOD_MXFP4,
-    METHOD_INT8
+               METHOD_ANY, /* says nothing */
+               METHOD_HF, /* nothing is quantised */
+               METHOD_AWQ,
+               METHOD_GPTQ,
+               METHOD_COMPRESSED,
+               METHOD_BNB,
+               METHOD_FP8,
+               METHOD_MXFP4,
+               METHOD_INT8
 } quant_method;
 
 struct turbod_quant {

@@ -26,8 +26,8 @@ static turbo_status block_size(const turbod_quant *q, int64_t block[2], turbo_er
                                         "config_groups.group_0.weights.block_structure.1"};
     block[0] = block[1] = 128;
     for (int i = 0; i < 4 && q->config; i++) {
-        turbo_status st = turbod_host_cfg_int(q->config, paths[i], block[i % 2], 1, 1 << 24,
-                                              &block[i % 2], err);
+        turbo_status st =
+            turbod_host_cfg_int(q->config, paths[i], block[i % 2], 1, 1 << 24, &block[i % 2], err);
         if (st)
             return st;
     }
@@ -48,10 +48,11 @@ static turbo_status find_blocks(const turbod_quant *q, turbod_quant_part *p,
     p->span = block[1] < p->in ? block[1] : p->in;
     p->grid.group = (int32_t)common(p->in, p->span);
     if (p->grid.group % 16 && p->grid.group != p->in)
-        return turbod_err(err, TURBO_EUNSUPPORTED,
-                          "tensor %.120s: blocks of %lld inputs end inside sixteen inputs of a row of "
-                          "%lld",
-                          s->name, (long long)p->span, (long long)p->in);
+        return turbod_err(
+            err, TURBO_EUNSUPPORTED,
+            "tensor %.120s: blocks of %lld inputs end inside sixteen inputs of a row of "
+            "%lld",
+            s->name, (long long)p->span, (long long)p->in);
     return TURBO_OK;
 }
 

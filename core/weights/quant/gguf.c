@@ -42,9 +42,10 @@ static void rows(const turbod_quant_part *p, int64_t r0, int64_t r1, const turbo
     for (int64_t r = r0; r < r1; r++) {
         const turbod_st_tensor *from = NULL;
         const uint8_t *row = turbod_gguf_row_at(p->t[0], (uint64_t)r, &from);
-        good &= turbod_gguf_unpack(from->block, row, p->in, &f, to->codes + r * p->in * f.g.bits / 8,
-                                   (uint8_t *)to->scale + r * G * size,
-                                   to->min ? to->min + r * G : NULL);
+        good &=
+            turbod_gguf_unpack(from->block, row, p->in, &f, to->codes + r * p->in * f.g.bits / 8,
+                               (uint8_t *)to->scale + r * G * size,
+                               to->min ? to->min + r * G : NULL);
     }
     if (!good)
         *to->bad = true;

@@ -27,10 +27,11 @@ static turbo_status find_codes(const turbod_quant *q, const turbod_index *ix, co
         return st;
     p->bits = bits_of(p);
     if (!p->bits)
-        return turbod_err(err, TURBO_EDATA,
-                          "tensor %.120s.qweight does not have the shape that GPTQ gives a matrix of "
-                          "[%lld,%lld] in 2, 3, 4 or 8 bits",
-                          base, (long long)p->rows, (long long)p->in);
+        return turbod_err(
+            err, TURBO_EDATA,
+            "tensor %.120s.qweight does not have the shape that GPTQ gives a matrix of "
+            "[%lld,%lld] in 2, 3, 4 or 8 bits",
+            base, (long long)p->rows, (long long)p->in);
     if (q->bits && q->bits != p->bits && !q->varies)
         return turbod_err(err, TURBO_EDATA,
                           "tensor %.120s.qweight has codes of %d bits, quantization_config says %d",

@@ -55,10 +55,11 @@ static turbo_status find_llm_int8(const turbod_quant *q, const turbod_index *ix,
     p->t[LAYOUT] = quant_tensor(ix, base, ".weight_format");
     const turbod_st_tensor *f = p->t[LAYOUT];
     if (!st && f && (f->dtype != TURBO_U8 || f->bytes != 1 || f->data[0]))
-        st = turbod_err(err, TURBO_EUNSUPPORTED,
-                        "tensor %.120s: the matrix is stored in tiles of a GPU; save the model again "
-                        "with a current bitsandbytes, which keeps rows",
-                        f->name);
+        st = turbod_err(
+            err, TURBO_EUNSUPPORTED,
+            "tensor %.120s: the matrix is stored in tiles of a GPU; save the model again "
+            "with a current bitsandbytes, which keeps rows",
+            f->name);
     if (!st)
         st = quant_need(ix, base, ".SCB", TURBO_F32, p->rows, -1, &p->t[SCALES], err);
     if (!st)

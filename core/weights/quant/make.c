@@ -93,12 +93,12 @@ static turbo_status unpack(turbok_device *d, const turbod_quant_part *p, const t
         unpack_slice(&j, 0, 1);
     if (!bad || (allow_nonfinite && !p->finite_codes))
         return TURBO_OK;
-    return turbod_err(err, TURBO_EDATA,
-                      p->finite_codes
-                          ? "tensor %.120s: a zero does not fit into 8 bits; quantise the model again"
-                          : "tensor %.120s holds NaN or infinity; the file is damaged "
-                            "(allow_nonfinite = true loads it all the same)",
-                      p->t[0]->name);
+    return turbod_err(
+        err, TURBO_EDATA,
+        p->finite_codes ? "tensor %.120s: a zero does not fit into 8 bits; quantise the model again"
+                        : "tensor %.120s holds NaN or infinity; the file is damaged "
+                          "(allow_nonfinite = true loads it all the same)",
+        p->t[0]->name);
 }
 
 turbo_status turbod_quant_grid(const turbod_quant_part *p, turbok_device *d, bool allow_nonfinite,

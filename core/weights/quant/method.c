@@ -54,10 +54,11 @@ static turbo_status open_config(turbod_quant *q, const char *folder, turbo_err *
 
 static turbo_status unsupported(const char *key, const char *value, turbo_err *err)
 {
-    return turbod_err(err, TURBO_EUNSUPPORTED,
-                      "config.json: quantization_config.%s is \"%.40s\", which is not read; take the "
-                      "model as awq, gptq, compressed-tensors, bitsandbytes, fp8, mxfp4, or in bfloat16",
-                      key, value);
+    return turbod_err(
+        err, TURBO_EUNSUPPORTED,
+        "config.json: quantization_config.%s is \"%.40s\", which is not read; take the "
+        "model as awq, gptq, compressed-tensors, bitsandbytes, fp8, mxfp4, or in bfloat16",
+        key, value);
 }
 
 /* Layouts of a method that are another thing than its tensors' names say. */
@@ -67,7 +68,7 @@ static turbo_status check_layout(const turbod_quant *q, turbo_err *err)
         quant_method method;
         const char *key, *known[9];
     } rows[] = {
-        {METHOD_AWQ, "version", {"gemm", "GEMM", "exllama", NULL}},
+        {METHOD_AWQ, "version", {"gemm", "GEMM", NULL}},
         {METHOD_GPTQ, "checkpoint_format", {"gptq", "gptq_v2", NULL}},
         {METHOD_COMPRESSED,
          "format",
@@ -132,8 +133,7 @@ turbo_status turbod_quant_open(const char *folder, const char *model_format, int
         return turbod_err(err, TURBO_ENOMEM, "no memory for a quantisation config");
     q->quantize = quantize;
     q->outlier = 6;
-    turbo_status st =
-        folder && !turbod_gguf_is(folder) ? open_config(q, folder, err) : TURBO_OK;
+    turbo_status st = folder && !turbod_gguf_is(folder) ? open_config(q, folder, err) : TURBO_OK;
     if (!st && q->config) {
         st = turbod_host_cfg_str(q->config, "quant_method", "", &said, err);
         q->method = st ? METHOD_ANY : method_of(said);
@@ -194,8 +194,7 @@ const char *quant_left_alone(const turbod_quant *q, const char *base)
         for (int64_t k = 0; k < n; k++) {
             const char *key = NULL;
             snprintf(path, sizeof path, "%s.%lld", lists[i], (long long)k);
-            if (!turbod_host_cfg_str(q->config, path, NULL, &key, &none) && key &&
-                names(key, base))
+            if (!turbod_host_cfg_str(q->config, path, NULL, &key, &none) && key && names(key, base))
                 return lists[i];
         }
     }

@@ -18,8 +18,9 @@ static turbo_status check_shape(const turbod_quant_part *p, turbo_err *err)
         else
             said[i] = (int32_t)quant_u32(t->data, i);
     if (said[0] != p->rows || said[1] != p->in)
-        return turbod_err(err, TURBO_EDATA, "tensor %.120s says [%lld,%lld], config.json [%lld,%lld]",
-                          t->name, (long long)said[0], (long long)said[1], (long long)p->rows,
+        return turbod_err(err, TURBO_EDATA,
+                          "tensor %.120s says [%lld,%lld], config.json [%lld,%lld]", t->name,
+                          (long long)said[0], (long long)said[1], (long long)p->rows,
                           (long long)p->in);
     return TURBO_OK;
 }
@@ -113,10 +114,9 @@ static void rows(const turbod_quant_part *p, int64_t r0, int64_t r1, const turbo
     int64_t G = K / p->span, per_word = 32 / p->bits;
     for (int64_t n = r0; n < r1 && to->zero; n++)
         for (int64_t g = 0; g < G; g++)
-            to->zero[n * G + g] =
-                (uint8_t)(quant_u32(p->t[ZEROS]->data, n / per_word * G + g) >>
-                              p->bits * (int)(n % per_word) &
-                          ((1u << p->bits) - 1));
+            to->zero[n * G + g] = (uint8_t)(quant_u32(p->t[ZEROS]->data, n / per_word * G + g) >>
+                                                p->bits * (int)(n % per_word) &
+                                            ((1u << p->bits) - 1));
     quant_scale_rows(p, r0, r1, to);
 }
 

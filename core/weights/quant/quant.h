@@ -44,7 +44,8 @@ typedef struct turbod_quant_format {
 /* One matrix [rows,in]. */
 struct turbod_quant_part {
     const turbod_quant_format *format; /* NULL: it is stored unquantised, or not at all */
-    const turbod_st_tensor *t[TURBOD_QUANT_TENSORS]; /* codes, scales, then the format's own; or NULL */
+    const turbod_st_tensor
+        *t[TURBOD_QUANT_TENSORS]; /* codes, scales, then the format's own; or NULL */
     int64_t rows, in;
     turbok_grid grid; /* of its pointers only which are NULL means anything */
     int64_t span, tall; /* inputs and rows that share a scale in the file */
