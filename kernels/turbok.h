@@ -142,6 +142,14 @@ uint64_t turbok_grid_bytes(const turbok_device *d, const turbok_grid *g, int64_t
 turbo_status turbok_grid_new(turbok_device *d, const turbok_grid *g, int64_t out, int64_t in,
                              const void *bias, int32_t bias_dtype, uint32_t flags, turbo_linear **w,
                              turbo_err *err);
+/* Floats [rows,in] of dtype F32, F16 or BF16 to a grid, on all threads of the device: 8 bits symmetric, no
+ * element off by more than half a scale; 4 bits symmetric, -8..7, the scale chosen for the least squared
+ * error. Scales are bf16, with group == in fp32. What g points to is the caller's, one block, until
+ * turbok_grid_quantize_free; its size is about that of the codes. TURBO_EDATA: a number is not finite. */
+turbo_status turbok_grid_quantize(turbok_device *d, int32_t dtype, const void *data, int64_t rows,
+                                  int64_t in, int32_t bits, int32_t group, turbok_grid *g,
+                                  turbo_err *err);
+void turbok_grid_quantize_free(turbok_grid *g);
 /* Row o as fp32 [in]: the definition above, for tests, tools and tables. */
 void turbok_grid_row(const turbok_grid *g, int64_t o, int64_t in, float *out);
 void turbok_linear_free(turbok_device *d, turbo_linear *w);

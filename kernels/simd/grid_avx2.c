@@ -66,9 +66,16 @@ LOCAL vi begin(int32_t start)
     return _mm256_set1_epi32(start);
 }
 
+/* Keeps a chain of sums a chain: gcc would compute all products of a block first, and spill them. */
+LOCAL vi in_order(vi sum)
+{
+    __asm__("" : "+x"(sum));
+    return sum;
+}
+
 LOCAL vi dot_u(vi sum, vi w, vi x)
 {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+    return in_order(_mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x)));
 }
 
 LOCAL vi end_u(vi sum)
@@ -79,7 +86,7 @@ LOCAL vi end_u(vi sum)
 LOCAL vi dot_s(vi sum, vi w, vi x)
 {
     vi pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    return in_order(_mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))));
 }
 
 LOCAL vi end_s(vi sum)

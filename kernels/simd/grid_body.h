@@ -10,8 +10,8 @@
  *   end_u(sum), end_s(sum) as int32 lanes */
 
 #define NV (TURBOK_STRIPE / VL)
-#define PANEL 1024 /* inputs whose codes are unpacked together: 32 KiB */
-#define ROWS_PANEL 8 /* from so many rows on that pays */
+#define PANEL 512 /* inputs whose codes are unpacked together: 16 KiB */
+#define ROWS_PANEL 16 /* from so many rows on that pays */
 #define AHEAD 1536 /* bytes fetched before they are used */
 #define ALWAYS static inline __attribute__((always_inline))
 

@@ -531,13 +531,67 @@ static void test_refusals(void **state)
     drop(&m);
 }
 
+/* Numbers to grids: 8 bits within half a scale; 4 bits with an error no larger than steps of max / 7 have. */
+static void test_quantize(void **state)
+{
+    kit_rng r = {18};
+    turbok_device *d = devices.d[devices.n - 1];
+    (void)state;
+    for (int round = 0; round < 30; round++) {
+        int32_t bits = round % 2 ? 8 : 4, group = round % 3 ? 32 : 96,
+                in = round % 3 == 2 ? 32 : 192;
+        int32_t out = kit_range(&r, 1, 40), dtype = kit_range(&r, 0, 2);
+        size_t n = (size_t)out * (size_t)in;
+        float *f = malloc(n * sizeof *f), *row = malloc((size_t)in * sizeof *row);
+        turbok_grid g;
+        turbo_err err = {{0}};
+        assert_true(f && row);
+        for (size_t i = 0; i < n; i++)
+            f[i] = kit_float(&r) * (i % 960 < 32 ? 0.0f : 0.03f) + (round % 5 ? 0 : 1e-30f);
+        void *stored = kit_store(dtype, f, n);
+        if (turbok_grid_quantize(d, dtype, stored, out, in, bits, group, &g, &err))
+            fail_msg("turbok_grid_quantize: %s", err.text);
+        double error = 0, plain = 0;
+        for (int32_t o = 0; o < out; o++) {
+            turbok_grid_row(&g, o, in, row);
+            for (int32_t k0 = 0; k0 < in; k0 += group) {
+                const float *w = f + (size_t)o * (size_t)in + k0;
+                double most = 0;
+                for (int32_t k = 0; k < group; k++)
+                    most = fmax(most, fabs((double)w[k]));
+                for (int32_t k = 0; k < group; k++) {
+                    double e = (double)row[k0 + k] - (double)w[k];
+                    double step = most / 7,
+                           q = step > 0 ? nearbyint((double)w[k] / step) * step : 0;
+                    if (bits == 8)
+                        kit_near("8 bits", (size_t)k, e, 0, most / 254 * (1 + 0x1p-7) + 1e-37);
+                    error += e * e;
+                    plain += (q - (double)w[k]) * (q - (double)w[k]);
+                }
+            }
+        }
+        assert_true(bits == 8 || error <= plain);
+        turbok_grid_quantize_free(&g);
+        memset(stored, 0xff, 2); /* NaN with 16 bits */
+        if (dtype == TURBO_F32)
+            memset(stored, 0xff, 4);
+        assert_int_equal(turbok_grid_quantize(d, dtype, stored, out, in, bits, group, &g, &err),
+                         TURBO_EDATA);
+        assert_int_equal(turbok_grid_quantize(d, dtype, stored, out, in, bits, 31, &g, &err),
+                         TURBO_EINVAL);
+        free(f);
+        free(row);
+        free(stored);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear),   cmocka_unit_test(test_chunks),
         cmocka_unit_test(test_rows),     cmocka_unit_test(test_parts),
         cmocka_unit_test(test_mlp),      cmocka_unit_test(test_specials),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_quantize),
     };
     return cmocka_run_group_tests_name("quantised matrices", tests, open_all, close_all);
 }
