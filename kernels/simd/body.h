@@ -115,9 +115,10 @@ typedef void (*tile_fn)(const char *w, int64_t ldw, const float *x, int64_t ldx,
 /* A function for each type and number of rows: inlined into one, the compiler runs out of registers and
  * keeps accumulators in memory, which halves the speed. */
 #define TILE_FN(type, rows)                                                                        \
-    static __attribute__((noinline)) void tile_##type##_##rows(                                    \
-        const char *w, int64_t ldw, const float *x, int64_t ldx, int64_t n, float *acc,            \
-        const void *ahead)                                                                         \
+    static __attribute__((noinline)) void tile_##type##_##rows(const char *w, int64_t ldw,         \
+                                                               const float *x, int64_t ldx,        \
+                                                               int64_t n, float *acc,              \
+                                                               const void *ahead)                  \
     {                                                                                              \
         tile_rows(type, w, ldw, x, ldx, rows, n, acc, ahead);                                      \
     }
