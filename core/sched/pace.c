@@ -34,17 +34,20 @@ static double decode_cost(const turbod_pace *p, int32_t n)
     return 0;
 }
 
-int32_t turbod_pace_budget(const turbod_pace *p, int32_t n_decodes, int32_t most)
+int32_t turbod_pace_budget(const turbod_pace *p, int32_t n_decodes, int64_t backlog, int32_t most)
 {
     double decode = n_decodes ? decode_cost(p, n_decodes) : 0;
     if (decode <= 0 || p->token_ns <= 0)
         return most;
+    double ease =
+        TURBOD_PACE_EASE * (decode + (double)backlog * p->token_ns / TURBOD_PACE_PATIENCE);
     double allowed = (p->stretch - 1) * decode;
+    allowed = ease < allowed ? ease : allowed;
     if (allowed < TURBOD_PACE_UNSEEN_NS)
         allowed = TURBOD_PACE_UNSEEN_NS;
     double n = allowed / p->token_ns;
-    if (n < TURBOD_PACE_LEAST)
-        n = TURBOD_PACE_LEAST;
+    if (n < 1) /* a prompt must advance */
+        n = 1;
     return n < most ? (int32_t)n : most;
 }
 
@@ -54,9 +57,11 @@ void turbod_pace_note(turbod_pace *p, int32_t n_decodes, int32_t n_prompt, int64
         blend(&p->decode_ns[bucket_of(n_decodes)], (double)ns);
         return;
     }
+    if (p->mixed && !n_decodes)
+        return;
+    p->mixed = n_decodes > 0;
     /* Where decoding waits for memory the first prompt tokens cost nothing: then the estimate sinks until
      * the chunk is large enough to show. */
     double rest = (double)ns - (n_decodes ? decode_cost(p, n_decodes) : 0);
-    if (n_prompt >= TURBOD_PACE_LEAST)
-        blend(&p->token_ns, rest > 0 ? rest / n_prompt : 0);
+    blend(&p->token_ns, rest > 0 ? rest / n_prompt : 0);
 }

@@ -66,6 +66,7 @@ static void enqueue(turbod_sched *s, turbod_request *r)
     }
     turbod_flow_add(f, r);
     s->n_waiting++;
+    s->waiting_tokens += r->n_tokens;
 }
 
 static void dequeue(turbod_sched *s, turbod_request *r)
@@ -73,6 +74,7 @@ static void dequeue(turbod_sched *s, turbod_request *r)
     turbod_flow *f = r->flow;
     turbod_flow_remove(f, r);
     s->n_waiting--;
+    s->waiting_tokens -= r->n_tokens;
     if (f->n_waiting)
         return;
     if (f->left)
@@ -345,13 +347,22 @@ static void admit(turbod_sched *s, int32_t *budget)
     }
 }
 
+/* Tokens that are known and not computed, beyond the one that each stream decodes. */
+static int64_t backlog(const turbod_sched *s)
+{
+    int64_t n = s->waiting_tokens;
+    for (int32_t i = 0; i < s->n_running; i++)
+        n += pending(s->running[i]) - 1;
+    return n;
+}
+
 void turbod_sched_plan(turbod_sched *s)
 {
     s->n_items = s->n_tokens = s->n_decodes = 0;
     s->step++;
     plan_decodes(s);
     int32_t room = s->max_step_tokens - s->n_tokens;
-    int32_t budget = turbod_pace_budget(&s->pace, s->n_decodes, room);
+    int32_t budget = turbod_pace_budget(&s->pace, s->n_decodes, backlog(s), room);
     plan_prompts(s, &budget);
     if (s->n_waiting)
         admit(s, &budget);

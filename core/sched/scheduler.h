@@ -36,6 +36,7 @@ typedef struct turbod_sched {
     int32_t max_batch, max_step_tokens;
     turbod_flow *flows; /* those with waiting requests, linked by right */
     int32_t n_waiting;
+    int64_t waiting_tokens; /* known tokens of those that wait */
     turbod_request **running; /* [max_batch], by order */
     int32_t n_running;
     turbod_plan_item *items; /* [max_batch] the plan of this step */
