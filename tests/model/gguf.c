@@ -1,5 +1,6 @@
-/* tests/model/gguf.c: two models compared: `gguf TOLERANCE A B`, each a folder or a GGUF file. A tolerance of 0
- * asks for the same bits. Prints the largest difference of logits and the largest logit. */
+/* tests/model/gguf.c: two models compared: `gguf TOLERANCE A B [exact]`, each a folder or a GGUF file. A tolerance
+ * of 0 asks for the same bits. exact: quantised matrices are multiplied as fp32. Prints the largest difference of
+ * logits and the largest logit. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,13 +10,14 @@
 
 enum { TOKENS = 24 };
 
-static bool logits_of(const turbod_registry *r, const char *path, float **out, size_t *n,
-                      turbo_err *err)
+static bool logits_of(const turbod_registry *r, const char *path, bool exact, float **out,
+                      size_t *n, turbo_err *err)
 {
     turbo_config *c = NULL;
     const turbo_model_vtbl *v = NULL;
     runner m = {0};
-    const runner_opts o = {.threads = 2, .kv_dtype = TURBO_F32, .max_tokens = 64, .registry = r};
+    const runner_opts o = {
+        .threads = 2, .kv_dtype = TURBO_F32, .max_tokens = 64, .registry = r, .exact = exact};
     int32_t ids[TOKENS];
     turbo_status st = turbod_config_open(path, &c, err);
     if (!st)
@@ -41,11 +43,13 @@ int main(int argc, char **argv)
     float *a = NULL, *b = NULL;
     size_t n = 0, k = 0;
     const char *plugins = getenv("TURBO_PLUGIN_PATH");
-    if (argc != 4)
+    if (argc != 4 && !(argc == 5 && !strcmp(argv[4], "exact")))
         return 64;
+    bool exact = argc == 5;
     double tolerance = strtod(argv[1], NULL), worst = 0, most = 0;
     if (turbod_registry_open(plugins ? plugins : "", &r, &err) ||
-        !logits_of(r, argv[2], &a, &n, &err) || !logits_of(r, argv[3], &b, &k, &err)) {
+        !logits_of(r, argv[2], exact, &a, &n, &err) ||
+        !logits_of(r, argv[3], exact, &b, &k, &err)) {
         printf("%s\n", err.text);
         return 1;
     }

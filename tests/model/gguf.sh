@@ -17,7 +17,7 @@ cp -r "$models/tinystories-656k-hf" "$tmp/tinystories-656k-llama"
 chmod -R u+w "$tmp"
 
 greedy() {
-    "$TURBO" run "$1" --prompt-ids 1,400,300 --temperature 0 --max-tokens 48 --ignore-eos --ids \
+    "$TURBO" run "$1" --prompt-ids 1,40,30 --temperature 0 --max-tokens 48 --ignore-eos --ids \
         2> "$tmp/log" || { cat "$tmp/log"; exit 1; }
 }
 
@@ -53,6 +53,26 @@ for layout in llama qwen; do
     done
     cmp "$tmp/said-$name" "$tmp/said-$name.gguf" || { cat "$tmp"/said-*; exit 1; }
     echo "$name: the same text and plan"
+done
+# Quantised: the bits of the dequantised numbers, where matrices are multiplied in fp32; and as they are served,
+# with activations of 8 bits, within 5 % of the largest logit.
+quantised() { # NAME FOLDER FILE LIMIT
+    echo "$1: $("$pair" 0 "$2" "$3" exact)"
+    echo "$1, as served: $("$pair" "$4" "$2" "$3")"
+    greedy "$3" > "$tmp/text"
+    if grep -q "were planned" "$tmp/log"; then cat "$tmp/log"; exit 1; fi
+}
+for type in Q8_0 Q4_0; do
+    for layout in llama internlm2 qwen; do
+        name=tinystories-656k-$layout
+        $make convert "$tmp/$name" "$tmp/x.gguf" --type $type --plain "$tmp/plain"
+        quantised "$name $type" "$tmp/plain" "$tmp/x.gguf" 0.75
+    done
+done
+# K-quants, and several types in one matrix.
+for arch in llama qwen2 internlm2; do
+    $make random $arch "$tmp/x.gguf" "$tmp/random"
+    quantised "$arch Q4_K Q6_K Q8_0 Q4_0" "$tmp/random" "$tmp/x.gguf" 0.2
 done
 for type in F16 BF16; do
     for layout in llama internlm2 qwen; do

@@ -6,6 +6,8 @@
     make.py convert FOLDER OUT.gguf [--type F32|F16|BF16|Q8_0|Q4_0] [--plain FOLDER]
                                             a model folder, its tokenizer.model included; --plain writes
                                             the dequantised numbers as a model folder
+    make.py random ARCH OUT.gguf FOLDER     a model of random blocks of many types in the layout of ARCH, and
+                                            its dequantised numbers as a model folder
     make.py tiktoken FILE FOLDER            a tiktoken file with the rules of Llama 3 as tokenizer.json
     make.py tokenizer FOLDER OUT.gguf PRE   the tokenizer of a folder alone; PRE as tokenizer.ggml.pre
 
@@ -23,7 +25,7 @@ import numpy as np
 
 U32, I32, F32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
 ALIGN = 32
-TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "BF16": 30}
+TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "Q4_K": 12, "Q6_K": 14, "BF16": 30}
 
 
 # ---- writing --------------------------------------------------------------------------------------
@@ -85,7 +87,36 @@ def encode(x, kind):
     return np.hstack([d.astype("<f2").view(np.uint8), q[:, :16] | q[:, 16:] << 4]).tobytes()
 
 
+def half(b, at):
+    return b[:, at:at + 2].copy().view("<f2").astype(np.float32)
+
+
+def q4_k(b):
+    d, dmin, sc, q = half(b, 0), half(b, 2), b[:, 4:16].astype(int), b[:, 16:]
+    s = np.hstack([sc[:, :4] & 63, sc[:, 8:] & 15 | sc[:, :4] >> 6 << 4])
+    m = np.hstack([sc[:, 4:8] & 63, sc[:, 8:] >> 4 | sc[:, 4:8] >> 6 << 4])
+    q = np.stack([q.reshape(-1, 4, 32) & 15, q.reshape(-1, 4, 32) >> 4], 2).reshape(-1, 8, 32)
+    scale, least = (d * s.astype(np.float32)), (dmin * m.astype(np.float32))
+    return scale[:, :, None] * q.astype(np.float32) - least[:, :, None]
+
+
+def q6_k(b):
+    low, high = b[:, :128].reshape(-1, 2, 2, 32), b[:, 128:192].reshape(-1, 2, 1, 32)
+    sc = b[:, 192:208].copy().view(np.int8).astype(np.float32)
+    low = np.concatenate([low & 15, low >> 4], 2)
+    high = high >> np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1) & 3
+    q = (low | high << 4).astype(np.float32).reshape(-1, 16, 16) - 32
+    return (half(b, 208) * sc)[:, :, None] * q
+
+
+BLOCKS = {"Q4_K": (144, q4_k, (0, 2)), "Q6_K": (210, q6_k, (208,)), "Q8_0": (34, None, (0,)),
+          "Q4_0": (18, None, (0,))}
+
+
 def decode(raw, kind, shape):
+    if kind in ("Q4_K", "Q6_K"):
+        size, rule, _ = BLOCKS[kind]
+        return rule(np.frombuffer(raw, np.uint8).reshape(-1, size)).reshape(shape)
     if kind == "F32":
         return np.frombuffer(raw, "<f4").reshape(shape)
     if kind == "F16":
@@ -176,7 +207,24 @@ def convert(folder, out, kind, plain):
             if arch != "qwen2" and p in ("attn_q", "attn_k"):
                 y = alternate(y, heads if p == "attn_q" else kv)
             named[f"blk.{layer}.{p}.{suffix}"] = y
-    keys = {"general.architecture": arch, "general.name": "test",
+    keys = metadata(config, arch, heads, kv)
+    if os.path.exists(os.path.join(folder, "tokenizer.model")):
+        keys |= sentencepiece(folder)
+    else:
+        keys |= {f"tokenizer.ggml.{k}_token_id": config[f"{k}_token_id"] for k in ("bos", "eos")}
+    stored, back = {}, {}
+    for name, x in named.items():
+        how = kind if x.ndim == 2 and x.shape[1] % 32 == 0 else "F32"
+        raw = encode(x, how)
+        stored[name] = (TYPES[how], x.shape, raw)
+        back[name] = decode(raw, how, x.shape)
+    write(out, keys, stored)
+    if plain:
+        unnamed(plain, folder, config, arch, heads, kv, back)
+
+
+def metadata(config, arch, heads, kv):
+    return {"general.architecture": arch, "general.name": "test",
             f"{arch}.context_length": config["max_position_embeddings"],
             f"{arch}.embedding_length": config["hidden_size"],
             f"{arch}.block_count": config["num_hidden_layers"],
@@ -185,19 +233,6 @@ def convert(folder, out, kind, plain):
             f"{arch}.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
             f"{arch}.rope.freq_base": float(config.get("rope_theta", 10000.0)),
             f"{arch}.rope.dimension_count": config["hidden_size"] // heads}
-    if os.path.exists(os.path.join(folder, "tokenizer.model")):
-        keys |= sentencepiece(folder)
-    else:
-        keys |= {f"tokenizer.ggml.{k}_token_id": config[f"{k}_token_id"] for k in ("bos", "eos")}
-    stored, back = {}, {}
-    for name, x in named.items():
-        how = kind if x.ndim == 2 else "F32"
-        raw = encode(x, how)
-        stored[name] = (TYPES[how], x.shape, raw)
-        back[name] = decode(raw, how, x.shape)
-    write(out, keys, stored)
-    if plain:
-        unnamed(plain, folder, config, arch, heads, kv, back)
 
 
 def unnamed(plain, folder, config, arch, heads, kv, back):
@@ -220,6 +255,54 @@ def unnamed(plain, folder, config, arch, heads, kv, back):
     for f in ("tokenizer.model", "tokenizer_config.json"):
         if os.path.exists(os.path.join(folder, f)):
             shutil.copy(os.path.join(folder, f), plain)
+
+
+def random(arch, out, plain):
+    """Types as llama.cpp mixes them, and worse."""
+    rng = np.random.default_rng(3)
+    E, I, L, H, K, V, D = 256, 512, 2, 4, 2, 96, 64
+    mixes = [{"attn_q": "Q4_K", "attn_k": "Q4_K", "attn_v": "Q6_K", "attn_output": "Q4_K",
+              "ffn_gate": "Q4_K", "ffn_up": "Q4_K", "ffn_down": "Q6_K"},
+             {"attn_q": "Q8_0", "attn_k": "Q6_K", "attn_v": "Q4_0", "attn_output": "Q8_0",
+              "ffn_gate": "Q8_0", "ffn_up": "Q4_0", "ffn_down": "Q4_K"}]
+    shapes = {"attn_q": (H * D, E), "attn_k": (K * D, E), "attn_v": (K * D, E),
+              "attn_output": (E, H * D), "ffn_gate": (I, E), "ffn_up": (I, E), "ffn_down": (E, I)}
+    stored, back = {}, {}
+
+    def add(name, shape, kind):
+        if kind == "F32":
+            raw = (1 + rng.normal(0, 0.1, shape)).astype("<f4").tobytes()
+        else:
+            size, _, halves_at = BLOCKS[kind]
+            per = 256 if kind.endswith("K") else 32
+            b = rng.integers(0, 256, (shape[0] * shape[1] // per, size), np.uint8)
+            unit = {"Q4_K": 3e-4, "Q6_K": 3e-5, "Q8_0": 6e-4, "Q4_0": 1e-2}[kind]
+            for at in halves_at:
+                d = rng.uniform(0.5, 1.5, (len(b), 1)) * unit * (1 if at == halves_at[0] else 7)
+                b[:, at:at + 2] = d.astype("<f2").view(np.uint8)
+            raw = b.tobytes()
+        stored[name] = (TYPES[kind], shape, raw)
+        back[name] = decode(raw, kind, shape)
+
+    add("token_embd.weight", (V, E), "Q6_K")
+    add("output.weight", (V, E), "Q6_K")
+    add("output_norm.weight", (E,), "F32")
+    for n in range(L):
+        for part, kind in mixes[n].items():
+            add(f"blk.{n}.{part}.weight", shapes[part], kind)
+        for part in ("attn_norm", "ffn_norm"):
+            add(f"blk.{n}.{part}.weight", (E,), "F32")
+        for part, rows in (("attn_q", H * D), ("attn_k", K * D), ("attn_v", K * D)):
+            if arch == "qwen2":
+                add(f"blk.{n}.{part}.bias", (rows,), "F32")
+    config = {"hidden_size": E, "intermediate_size": I, "num_hidden_layers": L,
+              "num_attention_heads": H, "num_key_value_heads": K, "vocab_size": V,
+              "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+              "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "float32",
+              "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+    write(out, metadata(config, arch, H, K) | {
+        "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2}, stored)
+    unnamed(plain, plain, config, arch, H, K, back)
 
 
 # ---- tokenizers -----------------------------------------------------------------------------------
@@ -410,6 +493,8 @@ def main():
         blocks(*args)
     elif what == "convert":
         convert(*args, flags.get("--type", "F32"), flags.get("--plain"))
+    elif what == "random":
+        random(*args)
     elif what == "tiktoken":
         tiktoken(*args)
     else:
