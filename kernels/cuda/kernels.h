@@ -6,6 +6,8 @@
 
 #include <stdint.h>
 
+#include "cuda/args_q.h"
+
 /* Inputs of a step, in fixed device buffers that are filled once a step, so that a captured graph can be
  * replayed. A graph runs for a bucket of T tokens, S sequences and R rows of which the last ones may be
  * padding: then seq_of[t] is -1 (nothing is stored for the token, its rows are zero or anything finite),

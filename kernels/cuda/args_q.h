@@ -1,0 +1,109 @@
+/* kernels/cuda/args_q.h: parameters of the kernels for quantised matrices, experts and sampling; part of
+ * kernels.h and, as that, read by C and by CUDA alike. Pointers are device addresses. */
+#ifndef TURBOK_CUDA_ARGS_Q_H
+#define TURBOK_CUDA_ARGS_Q_H
+
+#include <stdint.h>
+
+/* How a code becomes a number; products with the scale and sums are fp32. */
+enum {
+    TURBOK_CU_Q_INT = 0, /* scale * (code - zero), less a minimum where there is one */
+    TURBOK_CU_Q_TABLE = 1, /* scale * table[code] */
+    TURBOK_CU_Q_E4M3 = 2 /* scale * the code read as e4m3; 8 bits only */
+};
+
+/* A quantised matrix [out,in] in the order in which tensor cores take it. A tile is 16 outputs; a chunk is
+ * 64 inputs of 4 bits or 32 of 8, so that each of 32 lanes has 16 bytes of it. wq.cuh says which input
+ * stands where. Inputs beyond `in` and outputs beyond `out` are there with any code. */
+typedef struct turbok_cu_qmat {
+    const void *codes; /* [tiles][chunks][32] of 16 bytes */
+    const void *scale; /* [tiles][groups][16] of scale_dtype */
+    const uint8_t *zero; /* [tiles][groups][16], or NULL: offset for all */
+    const float *min; /* [tiles][groups][16] or NULL */
+    const float *table; /* [16] or [256]; NULL without a table */
+    const float *bias; /* [out] or NULL */
+} turbok_cu_qmat;
+
+/* out[r,o] = sum over k of x[r,k] W[o,k] + bias[o]. With m[1].codes: out = act(m[0] x) * (m[1] x), the two
+ * of equal shape and format. */
+struct turbok_cu_wq_args {
+    turbok_cu_qmat m[2];
+    const void *x; /* [rows,in] act */
+    void *out; /* [rows,out] act, or fp32 with out_f32 */
+    float *partial; /* split sums, see wq_gemm; NULL with split 1 */
+    uint32_t *arrived; /* [blocks of x and y] 0 before and after */
+    int64_t in, out_dim;
+    int32_t rows, group, kind, scale_dtype, offset;
+    int32_t steps; /* 16-input steps that share a scale: 1, 2 or 4 */
+    int32_t split, out_f32, act, reserved;
+};
+
+/* Rows of the matrix as numbers: out[i,k] = W[row(i),k], row(i) = rows ? rows[i] : first + i; rows that are
+ * negative or beyond out_dim become 0. Columns are in the order of the codes (before perm). */
+struct turbok_cu_wq_rows_args {
+    turbok_cu_qmat m;
+    const int32_t *rows; /* [n] or NULL */
+    void *out; /* [n,in] act */
+    const int32_t *perm; /* [in]: where a column goes, or NULL: where it stands */
+    int64_t in, out_dim, first, n;
+    int32_t group, kind, scale_dtype, offset, steps, reserved;
+};
+
+/* out[r,k] = x[r,perm[k]]. */
+struct turbok_cu_wq_permute_args {
+    const void *x; /* [rows,in] act */
+    const int32_t *perm; /* [in] */
+    void *out; /* [rows,in] act */
+    int64_t in;
+    int32_t rows, wide; /* wide: act is fp32, else 16 bits */
+};
+
+/* ---- sampling ---------------------------------------------------------------------------------------- */
+
+enum { TURBOK_CU_RECENT = 64 /* longest bad word */ };
+
+/* What sampling keeps of a sequence on the device. */
+typedef struct turbok_cu_sample_state {
+    uint32_t position; /* tokens accepted: the counter of the generator */
+    uint32_t n_recent; /* tokens ever; token i stands at i % TURBOK_CU_RECENT */
+    int32_t recent[TURBOK_CU_RECENT];
+} turbok_cu_sample_state;
+
+/* One row: turbo_sample_params with its arrays on the device. */
+typedef struct turbok_cu_sample_row {
+    uint64_t seed;
+    turbok_cu_sample_state *state;
+    uint32_t *counts; /* [V] bit 31: in the prompt; rest: times put out; NULL: no penalties */
+    const uint32_t *allowed; /* bit i % 32 of word i / 32: token i may be drawn; NULL: all */
+    const int32_t *bias_ids; /* [n_bias] */
+    const float *bias; /* [n_bias] */
+    const int32_t *stop_ids; /* [n_stop] */
+    const int32_t *bad_ids; /* the words one after the other */
+    const int32_t *bad_len; /* [n_bad] 1..64 */
+    float temperature, top_p, min_p, repetition, presence, frequency;
+    int32_t top_k, min_tokens, n_bias, n_stop, n_bad;
+    int32_t index; /* row of the logits; below 0: none, token and status become -1 and 0 */
+} turbok_cu_sample_row;
+
+/* Draws a token from each row and accepts it. Rows of logits are changed. */
+struct turbok_cu_sample_args {
+    const turbok_cu_sample_row *rows; /* [n], a block each */
+    float *logits; /* [*,V] */
+    double *sums; /* [n][2 * ceil(V / 64)] scratch */
+    int32_t *tokens; /* [n] */
+    int32_t *status; /* [n] 0, or TURBO_EDATA: no numbers */
+    int32_t V, data_error; /* data_error: TURBO_EDATA */
+};
+
+/* Begins a sequence, or adds tokens that were not drawn. */
+struct turbok_cu_sample_tokens_args {
+    turbok_cu_sample_state *state;
+    uint32_t *counts; /* [V] or NULL */
+    const int32_t *tokens; /* [n] in 0..V-1 */
+    int32_t V, n;
+    int32_t
+        begin; /* 1: state and counts are cleared and the tokens are the prompt; 0: they are output */
+    int32_t reserved;
+};
+
+#endif

@@ -1,0 +1,36 @@
+/* kernels/cuda/l_sample.c: see sample.h. */
+#include "cuda/sample.h"
+
+enum { THREADS = 512 };
+
+void turbok_cu_sample(turbok_cu *cu, const turbok_cu_sample_row *rows, int32_t n, int32_t V,
+                      float *logits, void *scratch, int32_t *tokens, int32_t *status)
+{
+    struct turbok_cu_sample_args a = {
+        .rows = rows,
+        .logits = logits,
+        .sums = scratch,
+        .tokens = tokens,
+        .status = status,
+        .V = V,
+        .data_error = TURBO_EDATA,
+    };
+    if (n > 0)
+        turbok_cu_launch(cu, TURBOK_CU_sample, TURBOK_CU_DIM((unsigned)n, 1, 1),
+                         TURBOK_CU_DIM(THREADS, 1, 1), 0, TURBOK_CU_PDL, &a);
+}
+
+void turbok_cu_sample_tokens(turbok_cu *cu, turbok_cu_sample_state *state, uint32_t *counts,
+                             const int32_t *tokens, int32_t n, int32_t V, bool begin)
+{
+    struct turbok_cu_sample_tokens_args a = {
+        .state = state,
+        .counts = counts,
+        .tokens = tokens,
+        .V = V,
+        .n = n,
+        .begin = begin,
+    };
+    turbok_cu_launch(cu, TURBOK_CU_sample_tokens, TURBOK_CU_DIM(1, 1, 1),
+                     TURBOK_CU_DIM(THREADS, 1, 1), 0, TURBOK_CU_PDL, &a);
+}

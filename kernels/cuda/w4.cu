@@ -1,0 +1,28 @@
+/* kernels/cuda/w4.cu: kernels for matrices of 4 bits; wq.cuh. */
+#include "cuda/wq_gemm.cuh"
+#include "cuda/wq_plain.cuh"
+
+#define FOR(T) \
+    TURBOK_KERNEL(w4_gemv_##T, wq, 256, 3) { wq::gemv<T, 4, 1, false>(a); } \
+    TURBOK_KERNEL(w4_gemv2_##T, wq, 256, 2) { wq::gemv<T, 4, 2, false>(a); } \
+    TURBOK_KERNEL(w4_gated_##T, wq, 256, 2) { wq::gemv<T, 4, 2, true>(a); } \
+    TURBOK_KERNEL(w4_gemm16_##T, wq, 256, 1) { wq::gemm<T, 4, 2, true>(a); } \
+    TURBOK_KERNEL(w4_gemm64_##T, wq, 256, 1) { wq::gemm<T, 4, 8, false>(a); } \
+    TURBOK_KERNEL(w4_rows_##T, wq_rows, 256, 4) { wq::rows<T, 4>(a); }
+
+FOR(bf16)
+FOR(f16)
+TURBOK_KERNEL(w4_plain, wq, 256, 2) { wq::plain<4>(a); }
+TURBOK_KERNEL(w4_rows_f32, wq_rows, 256, 4) { wq::rows<float, 4>(a); }
+
+TURBOK_KERNEL(wq_permute, wq_permute, 256, 4)
+{
+    const int64_t k = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, row = (int64_t)blockIdx.y * a.in;
+    grid_wait();
+    if (k >= a.in)
+        return;
+    if (a.wide)
+        ((float *)a.out)[row + k] = ((const float *)a.x)[row + a.perm[k]];
+    else
+        ((uint16_t *)a.out)[row + k] = ((const uint16_t *)a.x)[row + a.perm[k]];
+}

@@ -1,0 +1,16 @@
+/* kernels/cuda/w8.cu: kernels for matrices of 8 bits; wq.cuh. */
+#include "cuda/wq_gemm.cuh"
+#include "cuda/wq_plain.cuh"
+
+#define FOR(T) \
+    TURBOK_KERNEL(w8_gemv_##T, wq, 256, 3) { wq::gemv<T, 8, 1, false>(a); } \
+    TURBOK_KERNEL(w8_gemv2_##T, wq, 256, 2) { wq::gemv<T, 8, 2, false>(a); } \
+    TURBOK_KERNEL(w8_gated_##T, wq, 256, 2) { wq::gemv<T, 8, 2, true>(a); } \
+    TURBOK_KERNEL(w8_gemm16_##T, wq, 256, 1) { wq::gemm<T, 8, 2, true>(a); } \
+    TURBOK_KERNEL(w8_gemm64_##T, wq, 256, 1) { wq::gemm<T, 8, 8, false>(a); } \
+    TURBOK_KERNEL(w8_rows_##T, wq_rows, 256, 4) { wq::rows<T, 8>(a); }
+
+FOR(bf16)
+FOR(f16)
+TURBOK_KERNEL(w8_plain, wq, 256, 2) { wq::plain<8>(a); }
+TURBOK_KERNEL(w8_rows_f32, wq_rows, 256, 4) { wq::rows<float, 8>(a); }

@@ -1,0 +1,54 @@
+/* kernels/cuda/wq.h: matrices of 4 and 8 bits on the device: from turbok_grid to the order that wq.cuh
+ * describes, and products with them. The memory is the caller's: plan says how much, pack fills an image
+ * on the host, the caller copies it to the device and says with place where it lies.
+ * Activations are never quantised: with an outlier threshold (turbok_grid.outlier) all inputs are multiplied
+ * as those above it are. pack runs on any thread; the rest on the device's. Must not know: formats of files, models. */
+#ifndef TURBOK_CUDA_WQ_H
+#define TURBOK_CUDA_WQ_H
+
+#include "cuda/kernels.h"
+#include "cuda/launch.h"
+#include "turbok.h"
+
+typedef struct turbok_cu_wq {
+    int64_t out, in, tiles, chunks, groups;
+    int32_t bits, group, kind, scale_dtype, offset, steps;
+    bool zero, min, bias, permuted;
+    uint64_t scale_at, zero_at, min_at, table_at, bias_at, perm_at; /* in the image; codes at 0 */
+    uint64_t bytes; /* of the image */
+    turbok_cu_qmat m; /* on the device, after place */
+    const int32_t *perm; /* [in] or NULL */
+} turbok_cu_wq;
+
+/* Sizes of a grid; of its pointers only which are NULL matters. EINVAL: the group does not divide, a number
+ * is out of range; EUNSUPPORTED: no kernel covers it. w->bytes is a multiple of 256. */
+turbo_status turbok_cu_wq_plan(const turbok_grid *g, int64_t out, int64_t in, bool has_bias,
+                               turbok_cu_wq *w, turbo_err *err);
+/* Looks at what g points to: EDATA for scales that are not finite, zeros or a perm out of range. Sets what
+ * follows from the content (w->kind). Before pack. */
+turbo_status turbok_cu_wq_check(const turbok_grid *g, turbok_cu_wq *w, turbo_err *err);
+/* Tiles [from,to) of w->tiles into image [w->bytes]; parts may be packed by several threads. The call with
+ * from 0 also writes table, bias [out] of bias_dtype (NULL without one) and perm. */
+void turbok_cu_wq_pack(const turbok_cu_wq *w, const turbok_grid *g, const void *bias,
+                       int32_t bias_dtype, int64_t from, int64_t to, void *image);
+void turbok_cu_wq_place(turbok_cu_wq *w, turbok_cu_ptr at); /* a multiple of 256 */
+
+/* Scratch for products of at most max_rows rows with w, or with NULL of permuted activations, with any w.
+ * Its first TURBOK_CU_WQ_COUNTERS bytes are zero before the first product, and after each. Pure. */
+enum { TURBOK_CU_WQ_COUNTERS = 4096 };
+uint64_t turbok_cu_wq_scratch(const turbok_cu *cu, int64_t max_in, int32_t max_rows);
+
+/* y = x W^T + bias. x [T,in] act; y [T,out] of out_dtype: act, or TURBO_F32. Up to 8 rows stream the
+ * weights; more go to tensor cores in blocks. With cu->deterministic the bits of a row do not depend on T. */
+void turbok_cu_wq_linear(turbok_cu *cu, int32_t act, const turbok_cu_wq *w, const void *x,
+                         int32_t T, int32_t out_dtype, void *y, void *scratch);
+/* y = fn(x gate^T) * (x up^T). False, and nothing done, when one launch does not cover it: more than 8 rows
+ * (of fp32 any number is covered), the two of different formats, permuted inputs, cu->deterministic. */
+bool turbok_cu_wq_gated(turbok_cu *cu, int32_t act, const turbok_cu_wq *gate,
+                        const turbok_cu_wq *up, int32_t fn, const void *x, int32_t T, void *y);
+/* Rows as numbers of act, [n,in]: rows[i] on the device, or with NULL first + i; out of range: zeros. For
+ * embeddings, and for a dense product with many rows. */
+void turbok_cu_wq_rows(turbok_cu *cu, int32_t act, const turbok_cu_wq *w, const int32_t *rows,
+                       int64_t first, int64_t n, void *y);
+
+#endif

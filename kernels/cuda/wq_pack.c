@@ -1,0 +1,230 @@
+/* kernels/cuda/wq_pack.c: from turbok_grid to the device's order. See wq.h; wq.cuh has the order. */
+#include "cuda/wq.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cpu/half.h"
+#include "internal.h"
+
+enum { ALIGN = 256, MOST_ZERO = 127 /* of 4 bits: 128 + zero must be exact in bf16 */ };
+
+static uint64_t place_of(uint64_t *at, uint64_t bytes)
+{
+    uint64_t here = *at;
+    *at += (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    return here;
+}
+
+turbo_status turbok_cu_wq_plan(const turbok_grid *g, int64_t out, int64_t in, bool has_bias,
+                               turbok_cu_wq *w, turbo_err *err)
+{
+    if ((g->bits != 4 && g->bits != 8) || out < 1 || in < 1 || out > INT32_MAX || in > 1 << 24 ||
+        g->offset < 0 || g->offset > 255 || g->scale_dtype < TURBO_F32 ||
+        g->scale_dtype > TURBO_BF16)
+        return turbok_fail(err, TURBO_EINVAL,
+                           "a quantised matrix [%lld,%lld] of %d bits is out of range",
+                           (long long)out, (long long)in, g->bits);
+    if (g->group < 16 || g->group % 16 || in % g->group)
+        return turbok_fail(err, TURBO_EINVAL,
+                           "groups of %d do not divide %lld inputs into multiples of 16", g->group,
+                           (long long)in);
+    *w = (turbok_cu_wq){
+        .out = out,
+        .in = in,
+        .tiles = (out + 15) / 16,
+        .groups = in / g->group,
+        .chunks = (in + (g->bits == 4 ? 63 : 31)) / (g->bits == 4 ? 64 : 32),
+        .bits = g->bits,
+        .group = g->group,
+        .kind = g->table ? TURBOK_CU_Q_TABLE : TURBOK_CU_Q_INT,
+        .scale_dtype = g->scale_dtype,
+        .offset = g->offset,
+        .steps = g->group % 64 == 0   ? 4
+                 : g->group % 32 == 0 ? 2
+                                      : 1,
+        .zero = g->zero != NULL,
+        .min = !g->zero && (g->min || (!g->table && g->bits == 4 && g->offset > MOST_ZERO)),
+        .bias = has_bias,
+        .permuted = g->perm != NULL,
+    };
+    /* An offset that bf16 cannot hold becomes part of the minimum. */
+    if (w->min && w->bits == 4 && w->offset > MOST_ZERO)
+        w->offset = 0;
+    uint64_t at = 0, each = (uint64_t)w->tiles * (uint64_t)w->groups * 16;
+    place_of(&at, (uint64_t)w->tiles * (uint64_t)w->chunks * 512);
+    w->scale_at = place_of(&at, each * turbok_dtype_size(w->scale_dtype));
+    w->zero_at = place_of(&at, w->zero ? each : 0);
+    w->min_at = place_of(&at, w->min ? each * sizeof(float) : 0);
+    w->table_at = place_of(&at, g->table ? 256 * sizeof(float) : 0);
+    w->bias_at = place_of(&at, has_bias ? (uint64_t)out * sizeof(float) : 0);
+    w->perm_at = place_of(&at, g->perm ? (uint64_t)in * sizeof(int32_t) : 0);
+    w->bytes = at;
+    return TURBO_OK;
+}
+
+static float number_at(int32_t dtype, const void *p, int64_t i)
+{
+    if (dtype == TURBO_F32)
+        return ((const float *)p)[i];
+    uint16_t h = ((const uint16_t *)p)[i];
+    return dtype == TURBO_F16 ? turbok_f16_to_f32(h) : turbok_bf16_to_f32(h);
+}
+
+static float e4m3(unsigned code)
+{
+    int e = (int)(code >> 3 & 15), m = (int)(code & 7);
+    float v = e ? ldexpf((float)(8 + m), e - 10) : ldexpf((float)m, -9);
+    return code & 128 ? -v : v;
+}
+
+/* A table that is e4m3 without its two NaN, which the codes must not use. */
+static bool is_e4m3(const turbok_grid *g, int64_t n)
+{
+    for (unsigned c = 0; c < 256; c++)
+        if ((c & 127) != 127 && (g->table[c] < e4m3(c) || g->table[c] > e4m3(c)))
+            return false;
+    for (int64_t i = 0; i < n; i++)
+        if ((g->codes[i] & 127) == 127)
+            return false;
+    return true;
+}
+
+static turbo_status check_perm(const turbok_grid *g, int64_t in, turbo_err *err)
+{
+    bool *seen = calloc((size_t)in, 1);
+    bool good = seen != NULL;
+    for (int64_t k = 0; k < in && good; k++) {
+        good = g->perm[k] >= 0 && g->perm[k] < in && !seen[g->perm[k]];
+        if (good)
+            seen[g->perm[k]] = true;
+    }
+    turbo_status st = TURBO_OK;
+    if (!seen)
+        st = turbok_fail(err, TURBO_ENOMEM, "no memory to check an order of inputs");
+    else if (!good)
+        st = turbok_fail(err, TURBO_EDATA,
+                         "the order of inputs of a quantised matrix is no permutation");
+    free(seen);
+    return st;
+}
+
+turbo_status turbok_cu_wq_check(const turbok_grid *g, turbok_cu_wq *w, turbo_err *err)
+{
+    int64_t n = w->out * w->groups;
+    for (int64_t i = 0; i < n; i++) {
+        if (!isfinite(number_at(g->scale_dtype, g->scale, i)) || (g->min && !isfinite(g->min[i])))
+            return turbok_fail(err, TURBO_EDATA,
+                               "a quantised matrix has a scale that is not finite in row %lld",
+                               (long long)(i / w->groups));
+        if (g->zero && w->bits == 4 && g->zero[i] > MOST_ZERO)
+            return turbok_fail(err, TURBO_EDATA,
+                               "a zero point of 4-bit codes is %d, at most %d is known", g->zero[i],
+                               MOST_ZERO);
+    }
+    if (g->table && w->bits == 8 && is_e4m3(g, w->out * w->in))
+        w->kind = TURBOK_CU_Q_E4M3;
+    return g->perm ? check_perm(g, w->in, err) : TURBO_OK;
+}
+
+/* wq.cuh: the input of step s that lane quarter q has as number j. */
+static int64_t input_at(int lay, int s, int q, int j)
+{
+    return s / lay * 16 * lay + q * 4 * lay + s % lay * 4 + j;
+}
+
+static unsigned code_of(const turbok_cu_wq *w, const turbok_grid *g, int64_t o, int64_t k)
+{
+    if (o >= w->out || k >= w->in)
+        return 0;
+    if (w->bits == 8)
+        return g->codes[o * w->in + k];
+    unsigned b = g->codes[o * (w->in / 2) + k / 2];
+    return k % 2 ? b >> 4 : b & 15;
+}
+
+static void pack_chunk(const turbok_cu_wq *w, const turbok_grid *g, int64_t tile, int64_t chunk,
+                       uint32_t to[128])
+{
+    const int steps = w->bits == 4 ? 4 : 2, lay = w->steps < steps ? w->steps : steps;
+    memset(to, 0, 128 * sizeof *to);
+    for (int lane = 0; lane < 32; lane++)
+        for (int s = 0; s < steps; s++)
+            for (int h = 0; h < 2; h++)
+                for (int j = 0; j < 4; j++) {
+                    unsigned c = code_of(w, g, tile * 16 + lane / 4 + 8 * h,
+                                         chunk * 16 * steps + input_at(lay, s, lane % 4, j));
+                    int i = h + (j & 2); /* register of the fragment */
+                    int nibble = g->table ? 2 * i + (j & 1) : i + 4 * (j & 1);
+                    if (w->bits == 8)
+                        to[lane * 4 + 2 * s + h] |= (uint32_t)c << (8 * j);
+                    else
+                        to[lane * 4 + s] |= (uint32_t)c << (4 * nibble);
+                }
+}
+
+static void pack_groups(const turbok_cu_wq *w, const turbok_grid *g, int64_t tile, char *image)
+{
+    size_t size = turbok_dtype_size(w->scale_dtype);
+    for (int64_t k = 0; k < w->groups; k++)
+        for (int64_t r = 0; r < 16; r++) {
+            int64_t o = tile * 16 + r, to = (tile * w->groups + k) * 16 + r,
+                    from = o * w->groups + k;
+            bool there = o < w->out;
+            char *scale = image + w->scale_at + (size_t)to * size;
+            if (there)
+                memcpy(scale, (const char *)g->scale + (size_t)from * size, size);
+            else
+                memset(scale, 0, size);
+            if (w->zero)
+                ((uint8_t *)image)[w->zero_at + (uint64_t)to] = there ? g->zero[from] : 0;
+            if (!w->min)
+                continue;
+            float min = there && g->min ? g->min[from] : 0;
+            if (there && w->offset != g->offset)
+                min += number_at(g->scale_dtype, g->scale, from) * (float)g->offset;
+            memcpy(image + w->min_at + (size_t)to * sizeof min, &min, sizeof min);
+        }
+}
+
+void turbok_cu_wq_pack(const turbok_cu_wq *w, const turbok_grid *g, const void *bias,
+                       int32_t bias_dtype, int64_t from, int64_t to, void *image)
+{
+    char *at = image;
+    for (int64_t t = from; t < to; t++) {
+        uint32_t words[128];
+        for (int64_t c = 0; c < w->chunks; c++) {
+            pack_chunk(w, g, t, c, words);
+            memcpy(at + (t * w->chunks + c) * 512, words, sizeof words);
+        }
+        pack_groups(w, g, t, at);
+    }
+    if (from)
+        return;
+    if (g->table) {
+        float table[256] = {0};
+        memcpy(table, g->table, ((size_t)1 << w->bits) * sizeof *table);
+        memcpy(at + w->table_at, table, sizeof table);
+    }
+    for (int64_t o = 0; w->bias && o < w->out; o++) {
+        float v = number_at(bias_dtype, bias, o);
+        memcpy(at + w->bias_at + (size_t)o * sizeof v, &v, sizeof v);
+    }
+    if (w->permuted)
+        memcpy(at + w->perm_at, g->perm, (size_t)w->in * sizeof *g->perm);
+}
+
+void turbok_cu_wq_place(turbok_cu_wq *w, turbok_cu_ptr at)
+{
+    const char *p = (const char *)(uintptr_t)at;
+    w->m = (turbok_cu_qmat){
+        .codes = p,
+        .scale = p + w->scale_at,
+        .zero = w->zero ? (const uint8_t *)p + w->zero_at : NULL,
+        .min = w->min ? (const float *)(uintptr_t)(at + w->min_at) : NULL,
+        .table = w->kind == TURBOK_CU_Q_INT ? NULL : (const float *)(uintptr_t)(at + w->table_at),
+        .bias = w->bias ? (const float *)(uintptr_t)(at + w->bias_at) : NULL,
+    };
+    w->perm = w->permuted ? (const int32_t *)(uintptr_t)(at + w->perm_at) : NULL;
+}

@@ -1,0 +1,430 @@
+/* tests/cuda/test_w4.c: products with matrices of 4 and 8 bits against a model in double precision that
+ * reads the grid by its definition. Random odd shapes, every kind of grid, every type. */
+#include "cuda/wq.h"
+#include "internal.h"
+#include "q_kit.h"
+
+typedef struct grid {
+    turbok_grid g;
+    int64_t out, in;
+    uint8_t *codes, *zero;
+    void *scale;
+    float *min, *table;
+    int32_t *perm;
+    float *bias;
+} grid;
+
+enum { PLAIN, ZERO, MIN, FAR, TABLE, KINDS }; /* FAR: an offset that bf16 cannot hold */
+
+static double e4m3(unsigned c)
+{
+    int e = (int)(c >> 3 & 15), m = (int)(c & 7);
+    double v = e ? ldexp(8 + m, e - 10) : ldexp(m, -9);
+    return c & 128 ? -v : v;
+}
+
+static void *filled(size_t n, size_t size)
+{
+    uint8_t *p = malloc(n * size);
+    assert_non_null(p);
+    for (size_t i = 0; i < n * size; i++)
+        p[i] = (uint8_t)rnd();
+    return p;
+}
+
+static grid make_grid(int bits, int kind, int64_t out, int64_t in, int group, int scale, bool perm)
+{
+    grid t = {.out = out, .in = in};
+    size_t n = (size_t)(out * (in / group));
+    t.codes = filled((size_t)(out * in * bits / 8), 1);
+    t.scale = malloc(n * 4);
+    t.zero = malloc(n);
+    t.min = malloc(n * sizeof *t.min);
+    t.table = malloc(256 * sizeof *t.table);
+    t.perm = malloc((size_t)in * sizeof *t.perm);
+    t.bias = malloc((size_t)out * sizeof *t.bias);
+    for (size_t i = 0; i < n; i++) {
+        act_put(scale, t.scale, (int64_t)i, uniform(0.002f, 0.05f) * (rnd() % 8 ? 1 : -1));
+        t.zero[i] = (uint8_t)(bits == 8 ? rnd() : rnd() % 17);
+        t.min[i] = uniform(-0.3f, 0.3f);
+    }
+    for (int c = 0; c < 256; c++)
+        t.table[c] = uniform(-1, 1);
+    for (int64_t k = 0; k < in; k++) {
+        int64_t to = (int64_t)(rnd() % (uint32_t)(k + 1));
+        t.perm[k] = t.perm[to];
+        t.perm[to] = (int32_t)k;
+    }
+    for (int64_t o = 0; o < out; o++)
+        t.bias[o] = uniform(-1, 1);
+    t.g = (turbok_grid){
+        .bits = bits,
+        .group = group,
+        .scale_dtype = scale,
+        .offset = kind == FAR ? 200
+                  : bits == 8 ? 128
+                              : 8,
+        .codes = t.codes,
+        .scale = t.scale,
+        .zero = kind == ZERO ? t.zero : NULL,
+        .min = kind == MIN || kind == FAR ? t.min : NULL,
+        .table = kind == TABLE ? t.table : NULL,
+        .perm = perm ? t.perm : NULL,
+    };
+    return t;
+}
+
+static void make_e4m3(grid *t)
+{
+    for (unsigned c = 0; c < 256; c++)
+        t->table[c] = (c & 127) == 127 ? NAN : (float)e4m3(c);
+    for (int64_t i = 0; i < t->out * t->in; i++)
+        if ((t->codes[i] & 127) == 127)
+            t->codes[i] ^= 1;
+}
+
+static void drop_grid(grid *t)
+{
+    free(t->codes);
+    free(t->scale);
+    free(t->zero);
+    free(t->min);
+    free(t->table);
+    free(t->perm);
+    free(t->bias);
+}
+
+static turbok_cu_wq put_grid(const grid *t, bool bias)
+{
+    turbok_cu_wq w;
+    turbo_err err = {{0}};
+    must(turbok_cu_wq_plan(&t->g, t->out, t->in, bias, &w, &err), &err);
+    must(turbok_cu_wq_check(&t->g, &w, &err), &err);
+    char *image = malloc(w.bytes);
+    assert_non_null(image);
+    memset(image, 0xff, w.bytes);
+    int64_t half = w.tiles / 2; /* as two threads would */
+    turbok_cu_wq_pack(&w, &t->g, bias ? t->bias : NULL, TURBO_F32, half, w.tiles, image);
+    if (half)
+        turbok_cu_wq_pack(&w, &t->g, bias ? t->bias : NULL, TURBO_F32, 0, half, image);
+    turbok_cu_wq_place(&w, turbok_cu_at(device_put(image, w.bytes)));
+    free(image);
+    return w;
+}
+
+/* Row o as the device multiplies it: tables in the type of the activations. size[k]: the numbers that meet
+ * in the sum, for the error bound. */
+static void row_of(const grid *t, int32_t act, int64_t o, double *w, double *size)
+{
+    const turbok_grid *g = &t->g;
+    for (int64_t k = 0; k < t->in; k++) {
+        int64_t i = o * (t->in / g->group) + k / g->group, to = g->perm ? g->perm[k] : k;
+        unsigned c = g->codes[g->bits == 8 ? o * t->in + k : o * (t->in / 2) + k / 2];
+        if (g->bits == 4)
+            c = k % 2 ? c >> 4 : c & 15;
+        double s = (double)act_get(g->scale_dtype, g->scale, i), v;
+        if (g->table)
+            v = s * (double)act_round(act, g->table[c]);
+        else
+            v = s * ((double)c - (double)(g->zero ? g->zero[i] : g->offset));
+        size[to] = fabs(v);
+        if (g->min) {
+            v -= (double)g->min[i];
+            size[to] += fabs((double)g->min[i]);
+        }
+        if (g->min && g->offset == 200) /* the offset goes into the minimum */
+            size[to] += fabs(s) * 200;
+        w[to] = v;
+    }
+}
+
+/* sum and bound of |error| of one output. */
+static double dot(const double *w, const double *size, int32_t act, const void *x, int64_t at,
+                  int64_t in, double *bound)
+{
+    double sum = 0, all = 0;
+    for (int64_t k = 0; k < in; k++) {
+        double v = (double)act_get(act, x, at + k);
+        sum += w[k] * v;
+        all += size[k] * fabs(v);
+    }
+    *bound = all * 0x1p-23 * (8 + (double)in / 16);
+    return sum;
+}
+
+static double silu(double v)
+{
+    return v / (1 + exp(-v));
+}
+
+typedef struct run {
+    int32_t act, rows, out_dtype;
+    bool bias;
+} run;
+
+static void *random_rows(int32_t act, int64_t n)
+{
+    void *x = malloc((size_t)n * 4);
+    assert_non_null(x);
+    for (int64_t i = 0; i < n; i++)
+        act_put(act, x, i, uniform(-2, 2));
+    return x;
+}
+
+/* Compares y [rows,out] with the model; up NULL: a plain product. every: of the outputs. */
+static void compare(const grid *t, const grid *up, const run *r, const void *x, const void *y,
+                    int64_t every)
+{
+    double *w = malloc((size_t)t->in * sizeof *w), *size = malloc((size_t)t->in * sizeof *size);
+    for (int64_t o = 0; o < t->out; o += every) {
+        for (int32_t row = 0; row < r->rows; row++) {
+            double bound, bound_up = 0, u = 0;
+            row_of(t, r->act, o, w, size);
+            double v = dot(w, size, r->act, x, row * t->in, t->in, &bound);
+            v += r->bias ? (double)t->bias[o] : 0;
+            if (up) {
+                row_of(up, r->act, o, w, size);
+                u = dot(w, size, r->act, x, row * t->in, t->in, &bound_up);
+                u += r->bias ? (double)up->bias[o] : 0;
+                double g = silu(v);
+                bound =
+                    1.2 * bound * (fabs(u) + bound_up) + fabs(g) * bound_up + fabs(g * u) * 1e-6;
+                v = g * u;
+            }
+            double got = (double)act_get(r->out_dtype, y, row * t->out + o);
+            bound += act_half(r->out_dtype, v) + 0x1p-22 * fabs(v);
+            if (!(fabs(got - v) <= bound))
+                print_message("[%lld,%lld] group %d bits %d act %d rows %d: row %d output %lld is "
+                              "%g, not %g\n",
+                              (long long)t->out, (long long)t->in, t->g.group, t->g.bits, r->act,
+                              r->rows, row, (long long)o, got, v);
+            assert_true(fabs(got - v) <= bound);
+        }
+    }
+    free(w);
+    free(size);
+}
+
+static void *scratch_for(int64_t in, int32_t rows)
+{
+    size_t n = turbok_cu_wq_scratch(cu, in, rows);
+    void *p = device_new(n);
+    turbok_cu_fill(cu, turbok_cu_at(p), 0, TURBOK_CU_WQ_COUNTERS);
+    return p;
+}
+
+static void linear_case(const grid *t, const run *r, int64_t every)
+{
+    int64_t n = (int64_t)r->rows * t->out;
+    turbok_cu_wq w = put_grid(t, r->bias);
+    void *x = random_rows(r->act, r->rows * t->in), *y = malloc((size_t)n * 4);
+    void *scratch = scratch_for(t->in, r->rows);
+    void *dx = device_put(x, (size_t)(r->rows * t->in) * act_size(r->act));
+    void *dy = device_new((size_t)n * act_size(r->out_dtype));
+    for (int again = 0; again < 2;
+         again++) { /* the second time with the counters as the first left them */
+        turbok_cu_wq_linear(cu, r->act, &w, dx, r->rows, r->out_dtype, dy, scratch);
+        device_get(y, dy, (size_t)n * act_size(r->out_dtype));
+        compare(t, NULL, r, x, y, every);
+    }
+    device_end();
+    free(x);
+    free(y);
+}
+
+static void test_linear(void **state)
+{
+    (void)state;
+    static const int groups[] = {16, 32, 48, 64, 80, 128, 0};
+    static const int32_t rows[] = {1, 3, 8, 9, 16, 17, 33, 70};
+    int n = 0;
+    for (int bits = 4; bits <= 8; bits += 4)
+        for (int kind = 0; kind < KINDS; kind++)
+            for (int gi = 0; gi < 7; gi++)
+                for (int32_t act = TURBO_F32; act <= TURBO_BF16; act++, n++) {
+                    int group = groups[gi],
+                        in = group ? group * between(1, 4) : 16 * between(1, 16);
+                    if (bits == 8 && kind == FAR)
+                        continue;
+                    grid t = make_grid(bits, kind, between(1, 40), in, group ? group : in,
+                                       between(0, 2), n % 3 == 0);
+                    if (bits == 8 && kind == TABLE && n % 2)
+                        make_e4m3(&t);
+                    run r = {.act = act, .rows = rows[n % 8], .bias = n % 5 < 3};
+                    r.out_dtype = n % 4 ? act : TURBO_F32;
+                    linear_case(&t, &r, 1);
+                    drop_grid(&t);
+                }
+}
+
+/* Inputs that several splits share, and more tiles than a block has. */
+static void test_split(void **state)
+{
+    (void)state;
+    for (int bits = 4; bits <= 8; bits += 4)
+        for (int i = 0; i < 3; i++) {
+            grid t = make_grid(bits, i, 270, 128 * 9, 128, TURBO_F16, i == 1);
+            run r = {.act = TURBO_BF16,
+                     .rows = i == 2 ? 20 : 12,
+                     .out_dtype = TURBO_BF16,
+                     .bias = true};
+            linear_case(&t, &r, 1);
+            drop_grid(&t);
+        }
+}
+
+static void test_gated(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 24; i++) {
+        int bits = i % 2 ? 4 : 8, group = i % 3 ? 128 : 32, kind = i % KINDS;
+        if (bits == 8 && kind == FAR)
+            continue;
+        run r = {.act = i / 2 % 3, .rows = between(1, 8), .bias = i % 4 == 0};
+        r.out_dtype = r.act;
+        int64_t out = between(1, 60), in = group * between(1, 6), n = out * r.rows;
+        grid gate = make_grid(bits, kind, out, in, group, TURBO_BF16, false);
+        grid up = make_grid(bits, kind, out, in, group, TURBO_BF16, false);
+        turbok_cu_wq wg = put_grid(&gate, r.bias), wu = put_grid(&up, r.bias);
+        void *x = random_rows(r.act, r.rows * in), *y = malloc((size_t)n * 4);
+        void *dx = device_put(x, (size_t)(r.rows * in) * act_size(r.act));
+        void *dy = device_new((size_t)n * act_size(r.act));
+        assert_true(turbok_cu_wq_gated(cu, r.act, &wg, &wu, TURBO_ACT_SILU, dx, r.rows, dy));
+        device_get(y, dy, (size_t)n * act_size(r.act));
+        compare(&gate, &up, &r, x, y, 1);
+        device_end();
+        free(x);
+        free(y);
+        drop_grid(&gate);
+        drop_grid(&up);
+    }
+}
+
+/* Rows as numbers: bit for bit what turbok_grid_row says, rounded once. */
+static void test_rows(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 40; i++) {
+        int bits = i % 2 ? 4 : 8, kind = i / 2 % KINDS, group = 16 * between(1, 9);
+        if (kind == FAR)
+            continue;
+        int64_t out = between(1, 50), in = group * between(1, 4);
+        int32_t act = i % 3, n = between(1, 9), rows[9];
+        grid t = make_grid(bits, kind, out, in, group, i % 3, i % 4 == 0);
+        turbok_cu_wq w = put_grid(&t, false);
+        for (int k = 0; k < n; k++)
+            rows[k] = between(-1, (int)out);
+        void *dr = device_put(rows, sizeof rows),
+             *dy = device_new((size_t)(n * in) * act_size(act));
+        void *y = malloc((size_t)(n * in) * 4);
+        float *want = malloc((size_t)in * sizeof *want);
+        turbok_cu_wq_rows(cu, act, &w, i % 5 ? dr : NULL, 1, n, dy);
+        device_get(y, dy, (size_t)(n * in) * act_size(act));
+        for (int k = 0; k < n; k++) {
+            int64_t o = i % 5 ? rows[k] : k + 1;
+            bool there = o >= 0 && o < out;
+            if (there)
+                turbok_grid_row(&t.g, o, in, want);
+            for (int64_t j = 0; j < in; j++) {
+                float v = there ? act_round(act, want[j]) : 0;
+                assert_memory_equal(&v, &(float){act_get(act, y, k * in + j)}, sizeof v);
+            }
+        }
+        device_end();
+        free(y);
+        free(want);
+        drop_grid(&t);
+    }
+}
+
+/* With `deterministic` a row's bits do not depend on its neighbours. */
+static void test_invariance(void **state)
+{
+    (void)state;
+    cu->deterministic = true;
+    for (int bits = 4; bits <= 8; bits += 4) {
+        grid t = make_grid(bits, ZERO, 40, 128 * 8, 128, TURBO_F16, false);
+        turbok_cu_wq w = put_grid(&t, true);
+        enum { ROWS = 70 };
+        uint16_t *x = random_rows(TURBO_BF16, ROWS * t.in), all[ROWS * 40], one[40];
+        void *dx = device_put(x, (size_t)(ROWS * t.in) * 2), *dy = device_new(sizeof all);
+        void *scratch = scratch_for(t.in, ROWS);
+        turbok_cu_wq_linear(cu, TURBO_BF16, &w, dx, ROWS, TURBO_BF16, dy, scratch);
+        device_get(all, dy, sizeof all);
+        static const int picks[] = {0, 7, 63, 69};
+        for (int i = 0; i < 4; i++) {
+            int r = picks[i];
+            turbok_cu_wq_linear(cu, TURBO_BF16, &w, (uint16_t *)dx + r * t.in, 1, TURBO_BF16, dy,
+                                scratch);
+            device_get(one, dy, sizeof one);
+            assert_memory_equal(one, all + r * 40, sizeof one);
+        }
+        device_end();
+        free(x);
+        drop_grid(&t);
+    }
+    cu->deterministic = false;
+}
+
+static void refused(grid *t, turbo_status want, const char *text)
+{
+    turbok_cu_wq w;
+    turbo_err err = {{0}};
+    turbo_status st = turbok_cu_wq_plan(&t->g, t->out, t->in, false, &w, &err);
+    if (!st)
+        st = turbok_cu_wq_check(&t->g, &w, &err);
+    assert_int_equal(st, want);
+    assert_non_null(strstr(err.text, text));
+    drop_grid(t);
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    grid t = make_grid(4, PLAIN, 4, 96, 32, TURBO_F32, false);
+    t.g.group = 64;
+    refused(&t, TURBO_EINVAL, "do not divide");
+    t = make_grid(4, PLAIN, 4, 96, 32, TURBO_F32, false);
+    ((float *)t.scale)[5] = INFINITY;
+    refused(&t, TURBO_EDATA, "not finite in row 1");
+    t = make_grid(4, ZERO, 4, 96, 32, TURBO_F32, false);
+    t.zero[3] = 128;
+    refused(&t, TURBO_EDATA, "zero point");
+    t = make_grid(8, MIN, 4, 96, 32, TURBO_F32, false);
+    t.min[3] = NAN;
+    refused(&t, TURBO_EDATA, "not finite");
+    t = make_grid(8, PLAIN, 4, 96, 32, TURBO_F32, true);
+    t.perm[3] = t.perm[4];
+    refused(&t, TURBO_EDATA, "no permutation");
+}
+
+/* On a card: whole shapes of a model, a sample of their outputs. */
+static void test_large(void **state)
+{
+    (void)state;
+    if (!on_a_card())
+        return;
+    static const int64_t shapes[][2] = {{6144, 4096}, {4096, 14336}, {14336, 4096}, {2048, 8192}};
+    static const int32_t rows[] = {1, 4, 8, 16, 40, 300};
+    for (int i = 0; i < 24; i++) {
+        grid t = make_grid(i / 4 % 2 ? 8 : 4, i % 2, shapes[i % 4][0], shapes[i % 4][1], 128,
+                           TURBO_F16, false);
+        run r = {.act = TURBO_BF16, .rows = rows[i / 4], .out_dtype = TURBO_BF16};
+        linear_case(&t, &r, 97);
+        drop_grid(&t);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_linear),     cmocka_unit_test(test_split),
+        cmocka_unit_test(test_gated),      cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_invariance), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_large),
+    };
+    device_open();
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    turbok_cu_close(cu);
+    return failed;
+}
