@@ -7,14 +7,13 @@
  * A token 60 temperatures below the best has a weight of at most e^-60 of it. 2^24 of them, the
  * largest vocabulary, weigh less than 2^-62: less than half of the last bit of any sum here.
  * Leaving them out changes no result. */
-#include <math.h>
 #include <string.h>
 
 #include "samp.h"
 
 static double weight(const samp_order *o, int32_t id)
 {
-    return exp(((double)o->key[id] - o->top) * o->inv);
+    return samp_weight(o->key[id], o->top, o->inv);
 }
 
 static bool above(const float *l, int32_t a, int32_t b)

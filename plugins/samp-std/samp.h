@@ -65,6 +65,8 @@ double samp_uniform(uint64_t seed, uint32_t position, uint32_t stream);
 /* vec.c: passes over the vocabulary. */
 /* The largest logit's lowest id; EDATA when one is NaN or +inf, or none is finite. */
 turbo_status samp_argmax(const float *logits, int32_t n, int32_t *best);
+/* exp((logit - best) * inv_t), at most 1. */
+double samp_weight(float logit, double best, double inv_t);
 /* sums[b]: weights exp((logit - best) * inv_t) of block b, n / SAMP_BLOCK blocks. Returns their sum. */
 double samp_sums(const float *logits, int32_t n, double best, double inv_t, double *sums);
 /* The first id of block b with which the weights, counted on `from`, exceed `to`. When rounding leaves

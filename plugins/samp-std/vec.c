@@ -47,6 +47,14 @@ INLINE void exp8(const v8d *x, v8d *w)
     *w = (v8d)((v8u)(p * (v8d)two_n) & (v8u)(v8l)(*x >= TOO_SMALL));
 }
 
+/* The same for one. */
+double samp_weight(float logit, double best, double inv_t)
+{
+    v8d x = (v8d){0} + ((double)logit - best) * inv_t, w;
+    exp8(&x, &w);
+    return w[0];
+}
+
 INLINE void max8(v8f *m, const v8f *v)
 {
     v8i larger = *v > *m;
