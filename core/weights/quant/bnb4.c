@@ -21,9 +21,9 @@ static turbo_status read_state(turbod_quant_part *p, int64_t *outer, turbo_err *
     if (!st)
         st = turbod_host_cfg_num(c, "nested_offset", 0, -1e30, 1e30, &p->base, &why);
     if (!st)
-        st = turbod_host_cfg_int(c, "shape.0", p->rows, 0, INT64_MAX / 2, &rows, &why);
+        st = turbod_host_cfg_int(c, "shape.0", 0, 0, INT64_MAX / 2, &rows, &why);
     if (!st)
-        st = turbod_host_cfg_int(c, "shape.1", p->in, 0, INT64_MAX / 2, &in, &why);
+        st = turbod_host_cfg_int(c, "shape.1", 0, 0, INT64_MAX / 2, &in, &why);
     turbod_config_close(c);
     if (st)
         return turbod_err(err, st, "tensor %.100s: %.100s", t->name, why.text);
