@@ -17,7 +17,7 @@
 #define MOST_ROUNDS 100
 #define SLACK 32 /* tokens more than the measured steps: requests do not start in one step */
 
-#define MODEL_KEYS "model plugin_path log_level model_format allow_nonfinite engine"
+#define MODEL_KEYS "model plugin_path log_level model_format quantize allow_nonfinite engine"
 
 typedef struct point {
     int32_t batch, len;

@@ -111,8 +111,9 @@ const cli_cmd cli_chat = {
              "with / are\n"
              "commands; /help lists them. Ctrl-C ends an answer, Ctrl-D the program.\n",
     .flags = flags,
-    .keys = "model chat_template plugin_path policies default_policy log_level model_format "
-            "allow_nonfinite engine",
+    .keys =
+        "model chat_template plugin_path policies default_policy log_level model_format quantize "
+        "allow_nonfinite engine",
     .min_words = 0,
     .max_words = 1,
     .run = run,

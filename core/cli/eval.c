@@ -176,7 +176,7 @@ const cli_cmd cli_eval = {
              "shows what\n"
              "quantised keys and values cost.\n",
     .flags = flags,
-    .keys = "model plugin_path log_level model_format allow_nonfinite engine",
+    .keys = "model plugin_path log_level model_format quantize allow_nonfinite engine",
     .min_words = 1,
     .max_words = 2,
     .run = run,

@@ -132,6 +132,7 @@ static void conf_5(FILE *out)
         "models = (\n    { model = \"models/chat-7b\"; model_name = \"chat\"; },\n"
         "    { model = \"models/code-1b\"; model_name = \"code\"; kv_share = 2.0; }\n);\n.Ed\n.Pp\n"
         "An entry takes model, model_name, chat_template, policies, default_policy, model_format, "
+        "quantize, "
         "allow_nonfinite\nand the options of engine, which win over those of the rest of the "
         "configuration.\n"
         "An unknown setting, a value of another type or out of its range is an error.\n"

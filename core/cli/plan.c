@@ -193,7 +193,7 @@ static turbo_status gather(cli_args *a, turbod_registry **registry, turbod_plan_
         return TURBO_OK;
     }
     p->folder = a->n_words ? a->words[0] : a->conf->model;
-    turbod_weights_opts w = {.model_format = a->conf->model_format};
+    turbod_weights_opts w = {.model_format = a->conf->model_format, .quantize = a->conf->quantize};
     st = turbod_registry_open(turbod_plugin_path(a->conf->plugin_path), registry, err);
     if (!st)
         st = turbod_plan_model_read(p->folder, *registry, &w, m, err);
@@ -237,7 +237,7 @@ const cli_cmd cli_plan_cmd = {
         "the\n"
         "last line says what would help.\n",
     .flags = flags,
-    .keys = "model plugin_path log_level model_format engine",
+    .keys = "model plugin_path log_level model_format quantize engine",
     .min_words = 0,
     .max_words = 1,
     .run = run,

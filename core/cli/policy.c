@@ -312,8 +312,8 @@ const cli_cmd cli_policy = {
         "key where the server has keys; the policy is there for the next request. For a server\n"
         "--model is the name of one of its models; default: its first.\n",
     .flags = flags,
-    .keys =
-        "model chat_template plugin_path policies log_level model_format allow_nonfinite engine",
+    .keys = "model chat_template plugin_path policies log_level model_format quantize "
+            "allow_nonfinite engine",
     .min_words = 1,
     .max_words = 4,
     .run = run,

@@ -164,8 +164,9 @@ const cli_cmd cli_run = {
              "At the\n"
              "end the speed goes to standard error. Ctrl-C ends the answer.\n",
     .flags = flags,
-    .keys = "model chat_template plugin_path policies default_policy log_level model_format "
-            "allow_nonfinite engine",
+    .keys =
+        "model chat_template plugin_path policies default_policy log_level model_format quantize "
+        "allow_nonfinite engine",
     .min_words = 0,
     .max_words = 1,
     .run = run,

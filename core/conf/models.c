@@ -8,9 +8,9 @@
 
 bool turbod_opt_of_model(const turbod_opt *o)
 {
-    static const char *const keys[] = {"model",          "model_name",     "chat_template",
-                                       "policies",       "default_policy", "model_format",
-                                       "allow_nonfinite"};
+    static const char *const keys[] = {"model",    "model_name",     "chat_template",
+                                       "policies", "default_policy", "model_format",
+                                       "quantize", "allow_nonfinite"};
     if (!strcmp(o->section, "engine"))
         return true;
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)

@@ -30,6 +30,7 @@ static const struct {
 } choices[] = {
     {"log_level", {"error", "warn", "info", "debug", NULL}},
     {"isa", {"auto", "scalar", "avx2", "avx512", NULL}},
+    {"quantize", {"", "int8", "int4", NULL}},
     {"kv_dtype", {"auto", "f32", "bf16", "f16", NULL}},
 };
 

@@ -87,7 +87,8 @@ static turbo_status test_model(preflight *p, turbo_err *err)
 
     turbo_weights *w = NULL;
     turbod_weights_opts opts = {.allow_nonfinite = p->conf->allow_nonfinite,
-                                .model_format = p->conf->model_format};
+                                .model_format = p->conf->model_format,
+                                .quantize = p->conf->quantize};
     st = turbod_weights_open(dir, &opts, &w, err);
     if (!st)
         st = turbod_weights_check(w, host, p->model, p->config, err);

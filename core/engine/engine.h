@@ -36,7 +36,7 @@ typedef struct turbod_engine_opts {
     const char *sampler; /* id of the sampler: "std" */
     bool pin;
     bool allow_nonfinite;
-    const char *model_format; /* NULL or "": as config.json says */
+    const char *model_format, *quantize; /* NULL or ""; see turbod_weights_opts */
     void (*progress)(void *ctx, uint64_t done, uint64_t total); /* bytes of weights; may be NULL */
     void *progress_ctx;
 } turbod_engine_opts;

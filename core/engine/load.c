@@ -132,6 +132,7 @@ static turbo_status make_plan(turbod_engine *e, const turbod_engine_opts *o, tur
         .progress_ctx = o->progress_ctx,
         .allow_nonfinite = o->allow_nonfinite,
         .model_format = o->model_format,
+        .quantize = o->quantize,
     };
     turbo_status st = turbod_weights_open(o->model_dir, &w, &e->weights, err);
     if (!st)

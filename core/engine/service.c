@@ -109,6 +109,7 @@ turbo_status turbod_service_engine_opts(const turbod_conf *c, turbod_engine_opts
     o->pin = c->pin_threads;
     o->allow_nonfinite = c->allow_nonfinite;
     o->model_format = c->model_format;
+    o->quantize = c->quantize;
     turbo_status st = parse_cache(c->cache_max_entry_count, o, err);
     return st ? st : turbod_kv_type_of(c, &o->kv_dtype, err);
 }

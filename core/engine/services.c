@@ -41,7 +41,7 @@ static turbo_status look_at(const turbod_service *s, turbod_engine_opts *o, turb
                             turbod_plan_share *share, turbo_err *err)
 {
     turbod_media_facts media;
-    turbod_weights_opts w = {.model_format = s->conf->model_format};
+    turbod_weights_opts w = {.model_format = s->conf->model_format, .quantize = s->conf->quantize};
     turbo_status st = turbod_service_engine_opts(s->conf, o, err);
     if (!st)
         st = turbod_plan_model_read(s->conf->model, s->registry, &w, m, err);

@@ -14,17 +14,35 @@ typedef struct piece {
     const turbod_st_tensor *t; /* its numbers; NULL: quant has them */
     const turbod_st_tensor *bias; /* or NULL */
     turbod_quant_part quant;
+    bool online; /* t's numbers are quantised now, as quant.grid says */
 } piece;
+
+#define ONLINE_GROUP 32 /* inputs that share a scale */
+
+/* Will t, which is not quantised in the folder, be quantised? Embeddings stay: a token reads a row. */
+static void choose_online(const turbo_weights *w, piece *p, uint32_t flags)
+{
+    int64_t in = p->quant.in, group = in % ONLINE_GROUP ? 16 : ONLINE_GROUP;
+    if (!w->bits || flags & TURBO_LINEAR_TABLE || in % group || in > INT32_MAX)
+        return;
+    p->online = true;
+    p->quant.grid = (turbok_grid){.bits = p->quant.rows == w->vocab ? 8 : w->bits,
+                                  .group = (int32_t)group,
+                                  .scale_dtype = group == in ? TURBO_F32 : TURBO_BF16};
+    p->quant.grid.offset = p->quant.grid.bits == 8 ? 128 : 8;
+}
 
 static turbo_status count_piece(turbod_weights_sums *s, const piece *p, bool table, turbo_err *err)
 {
     uint64_t bytes = 0, n = (uint64_t)p->quant.rows * (uint64_t)p->quant.in;
     for (int i = 0; !p->t && i < TURBOD_QUANT_TENSORS; i++)
         bytes += p->quant.t[i] ? p->quant.t[i]->bytes : 0;
-    if (p->t) {
+    if (p->online)
+        bytes =
+            n / 8 * (uint64_t)p->quant.grid.bits +
+            n / (uint64_t)p->quant.grid.group * (p->quant.grid.scale_dtype == TURBO_F32 ? 4 : 2);
+    else if (p->t)
         bytes = p->t->bytes;
-        n = bytes / (p->t->dtype == TURBO_F32 ? 4 : 2);
-    }
     turbo_status st = weights_add(&s->stored, bytes, err);
     if (!st)
         st = weights_add(&s->params, n, err);
@@ -42,12 +60,13 @@ static int32_t as_parts(const piece *p, const turbok_grid *grids, int32_t n, tur
 {
     int32_t dtype = TURBO_F32;
     for (int32_t i = 0; i < n; i++) {
-        parts[i] = (turbok_part){.data = p[i].t ? p[i].t->data : NULL,
-                                 .grid = p[i].t ? NULL : &grids[i],
+        bool coded = !p[i].t || p[i].online;
+        parts[i] = (turbok_part){.data = coded ? NULL : p[i].t->data,
+                                 .grid = coded ? &grids[i] : NULL,
                                  .rows = p[i].quant.rows,
                                  .bias = p[i].bias ? p[i].bias->data : NULL,
                                  .bias_dtype = p[i].bias ? p[i].bias->dtype : 0};
-        dtype = p[i].t ? p[i].t->dtype : dtype;
+        dtype = coded ? dtype : p[i].t->dtype;
     }
     return dtype;
 }
@@ -99,8 +118,11 @@ static turbo_status take_piece(turbo_weights *w, const char *name, int64_t rows,
 {
     *p = (piece){0};
     turbo_status st = take_quant(w, name, rows, in_dim, &p->quant, err);
-    if (!st && !p->quant.format)
+    if (!st && !p->quant.format) {
         st = weights_take(w, name, ".weight", 2, rows, in_dim, &p->t, err);
+        if (!st)
+            choose_online(weights_base(w), p, flags);
+    }
     if (st || !(flags & (TURBO_LINEAR_BIAS | TURBO_LINEAR_OPTIONAL_BIAS)))
         return st;
     st = weights_take(w, name, ".bias", 1, rows, 0, &p->bias, err);
@@ -113,15 +135,19 @@ static turbo_status make_linear(turbo_weights *w, const piece *p, int32_t n, int
     turbok_part parts[MAX_PARTS];
     turbok_grid grids[MAX_PARTS] = {0};
     turbo_status st = TURBO_OK;
-    for (int32_t i = 0; i < n && !st; i++)
-        if (!p[i].t)
-            st = turbod_quant_grid(&p[i].quant, w->opts.device, w->opts.allow_nonfinite, &grids[i],
-                                   err);
+    for (int32_t i = 0; i < n && !st; i++) {
+        const turbod_quant_part *q = &p[i].quant;
+        if (p[i].online)
+            st = turbok_grid_quantize(w->opts.device, p[i].t->dtype, p[i].t->data, q->rows, q->in,
+                                      q->grid.bits, q->grid.group, &grids[i], err);
+        else if (!p[i].t)
+            st = turbod_quant_grid(q, w->opts.device, w->opts.allow_nonfinite, &grids[i], err);
+    }
     int32_t dtype = as_parts(p, grids, n, parts);
     if (!st)
         st = turbok_linear_rows_new(w->opts.device, dtype, parts, n, in_dim, flags, l, err);
     for (int32_t i = 0; i < n; i++)
-        turbod_quant_grid_free(&grids[i]);
+        (p[i].online ? turbok_grid_quantize_free : turbod_quant_grid_free)(&grids[i]);
     if (!st && (st = weights_keep(w, HANDLE_LINEAR, *l, err)))
         turbok_linear_free(w->opts.device, *l);
     return st;
@@ -142,7 +168,7 @@ turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
         if (st)
             return st;
         plain = plain ? plain : p[i].t;
-        if (p[i].t && p[i].t->dtype != plain->dtype)
+        if (p[i].t && p[i].t->dtype != plain->dtype && !p[i].online)
             return turbod_err(
                 err, TURBO_EUNSUPPORTED,
                 "%.110s is %s and %.110s is %s; they form one matrix and need one type",

@@ -35,7 +35,8 @@ struct turbo_weights {
     turbod_quant *quant;
     handle *handles;
     turbod_weights_sums *sums; /* while it counts: no handles are made */
-    int32_t vocab;
+    int32_t vocab; /* known once it has been counted; 0 before */
+    int32_t bits; /* that unquantised matrices get, or 0 */
     uint64_t done, total; /* file bytes turned into handles, for progress */
     struct turbod_gguf_ordered *ordered; /* of the handle that is being made */
 };

@@ -13,6 +13,15 @@
 #include "weights/gguf_map.h"
 #include "weights/state.h"
 
+static turbo_status set_bits(turbo_weights *w, const char *quantize, turbo_err *err)
+{
+    const char *q = quantize ? quantize : "";
+    w->bits = !strcmp(q, "int8") ? 8 : !strcmp(q, "int4") ? 4 : 0;
+    return w->bits || !*q
+               ? TURBO_OK
+               : turbod_err(err, TURBO_EINVAL, "quantize is \"%.32s\"; use int8 or int4", q);
+}
+
 turbo_status turbod_weights_open(const char *folder, const turbod_weights_opts *opts,
                                  turbo_weights **out, turbo_err *err)
 {
@@ -21,10 +30,12 @@ turbo_status turbod_weights_open(const char *folder, const turbod_weights_opts *
         return turbod_err(err, TURBO_ENOMEM, "no memory for weights");
     w->opts = *opts;
     w->folder = strdup(folder);
-    turbo_status st = w->folder ? turbod_index_open(folder, &w->index, err)
+    turbo_status st = w->folder ? set_bits(w, opts->quantize, err)
                                 : turbod_err(err, TURBO_ENOMEM, "no memory for weights");
     if (!st)
-        st = turbod_quant_open(folder, opts->model_format, opts->quantize, &w->quant, err);
+        st = turbod_index_open(folder, &w->index, err);
+    if (!st)
+        st = turbod_quant_open(folder, opts->model_format, &w->quant, err);
     if (st) {
         turbod_weights_close(w);
         return st;
@@ -51,15 +62,18 @@ turbo_status turbod_weights_unmap(turbo_weights *w, turbo_err *err)
 }
 
 turbo_status turbod_weights_expected(const turbo_host *host, const turbo_model_vtbl *vtbl,
-                                     const turbo_config *config, int32_t dtype, turbo_weights **out,
+                                     const turbo_config *config, int32_t dtype,
+                                     const turbod_weights_opts *opts, turbo_weights **out,
                                      turbo_err *err)
 {
     turbo_weights *w = calloc(1, sizeof *w);
     if (!w)
         return turbod_err(err, TURBO_ENOMEM, "no memory for weights");
-    turbo_status st = turbod_index_expected(host, vtbl, config, dtype, &w->index, err);
+    turbo_status st = set_bits(w, opts->quantize, err);
     if (!st)
-        st = turbod_quant_open(NULL, NULL, 0, &w->quant, err);
+        st = turbod_index_expected(host, vtbl, config, dtype, &w->index, err);
+    if (!st)
+        st = turbod_quant_open(NULL, NULL, &w->quant, err);
     if (st)
         turbod_weights_close(w);
     else

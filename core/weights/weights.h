@@ -16,7 +16,9 @@ typedef struct turbod_weights_opts {
     void *progress_ctx;
     bool allow_nonfinite;
     const char *model_format; /* NULL or "": as config.json says; see quant/quant.h */
-    int32_t quantize; /* 0, or bits to store unquantised matrices with: 8 or 4 */
+    const char
+        *quantize; /* NULL or "": matrices are kept as stored; "int8", "int4": those that are not
+                           * quantised become so, but for embeddings; with int4 the head becomes int8 */
 } turbod_weights_opts;
 
 /* What a model takes when it opens. Bytes as turbok.h counts them, to be compared with
@@ -35,7 +37,8 @@ turbo_status turbod_weights_open(const char *folder, const turbod_weights_opts *
 /* Every mismatch goes to the log (20 at most), the first one and their number into err. */
 /* A folder without weight files: every tensor the architecture expects, stored as dtype. Counts only. */
 turbo_status turbod_weights_expected(const turbo_host *host, const turbo_model_vtbl *vtbl,
-                                     const turbo_config *config, int32_t dtype, turbo_weights **out,
+                                     const turbo_config *config, int32_t dtype,
+                                     const turbod_weights_opts *opts, turbo_weights **out,
                                      turbo_err *err);
 bool turbod_weights_absent(const turbo_weights *w); /* the folder has no weight file */
 /* Opens and closes the model on stand-ins for handles, so that what it asks for is counted with the same

@@ -299,7 +299,7 @@ void quant_folders(const turbod_registry *registry, const char *config, const qu
     make(registry, &w, config, quantised);
     w.c = NULL;
     if (turbod_index_open(quantised, &w.index, &err) ||
-        turbod_quant_open(quantised, "", 0, &w.quant, &err))
+        turbod_quant_open(quantised, "", &w.quant, &err))
         abort();
     make(registry, &w, config, plain);
     turbod_quant_close(w.quant);

@@ -46,11 +46,15 @@ static const turbo_model_vtbl *plugin_of(const char *folder)
 }
 
 /* Logits [TOKENS,VOCAB]; the matrices of the plan are those that were made. */
-static void run(const char *folder, bool exact, float *logits)
+static void run(const char *folder, const char *quantize, bool exact, float *logits)
 {
     runner r;
     turbo_err err = {{0}};
-    runner_opts o = {.threads = 2, .kv_dtype = TURBO_F32, .max_tokens = TOKENS, .exact = exact};
+    runner_opts o = {.threads = 2,
+                     .kv_dtype = TURBO_F32,
+                     .max_tokens = TOKENS,
+                     .quantize = quantize,
+                     .exact = exact};
     if (runner_open(&r, plugin_of(folder), folder, &o, &err))
         fail_msg("%s", err.text);
     int32_t ids[TOKENS];
@@ -59,7 +63,7 @@ static void run(const char *folder, bool exact, float *logits)
     if (runner_step(&r, ids, TOKENS, TOKENS, TOKENS, logits, &err))
         fail_msg("%s", err.text);
 
-    turbod_weights_opts opts = {.device = r.device};
+    turbod_weights_opts opts = {.device = r.device, .quantize = quantize};
     turbod_weights_sums sums;
     turbo_weights *w = NULL;
     assert_int_equal(turbod_weights_open(folder, &opts, &w, &err), TURBO_OK);
@@ -91,10 +95,10 @@ static void compare(const char *config, const char *family)
     for (int i = 0; i < n_quant_cases; i++) {
         char quantised[64], plain[64];
         quant_folders(registry, config, &quant_cases[i], quantised, plain);
-        run(plain, true, want);
-        run(quantised, true, got);
+        run(plain, "", true, want);
+        run(quantised, "", true, got);
         double exact = relative(got, want);
-        run(quantised, false, got);
+        run(quantised, "", false, got);
         double fast = relative(got, want);
         printf("%s, %s: %.2e in fp32, %.2e as computed\n", family, quant_cases[i].name, exact,
                fast);
@@ -119,11 +123,40 @@ static void test_internlm2(void **state)
     compare(internlm2, "packed qkv");
 }
 
+/* Quantised while it loads: one more round of codes than the folder has, and the plan knows. */
+static void test_online(void **state)
+{
+    static float got[TOKENS * VOCAB], want[TOKENS * VOCAB];
+    static const struct {
+        const char *quantize;
+        double exact;
+    } rows[] = {{"int8", 2e-2}, {"int4", 0.3}};
+    char quantised[64], plain[64];
+    (void)state;
+    quant_folders(registry, llama, &quant_cases[0], quantised, plain);
+    run(plain, "", true, want);
+    for (size_t i = 0; i < 2; i++) {
+        run(plain, rows[i].quantize, true, got);
+        double off = relative(got, want);
+        printf("%s while loading: %.2e\n", rows[i].quantize, off);
+        assert_true(off > 1e-6 && off < rows[i].exact);
+    }
+    turbo_weights *w = NULL;
+    turbo_err err;
+    assert_int_equal(turbod_weights_open(plain, &(turbod_weights_opts){.quantize = "int3"}, &w,
+                                         &err),
+                     TURBO_EINVAL);
+    assert_non_null(strstr(err.text, "use int8 or int4"));
+    quant_folder_remove(quantised);
+    quant_folder_remove(plain);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_llama),
         cmocka_unit_test(test_internlm2),
+        cmocka_unit_test(test_online),
     };
     turbo_err err = {{0}};
     const char *path = getenv("TURBO_PLUGIN_PATH");

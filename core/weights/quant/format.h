@@ -33,7 +33,6 @@ struct turbod_quant {
     bool zeros_as_stored; /* GPTQ of the second version */
     bool varies; /* bits and group may differ from matrix to matrix */
     float outlier; /* LLM.int8 */
-    int32_t quantize;
 };
 
 /* base + suffix in the folder, or NULL. */

@@ -124,14 +124,13 @@ static turbo_status read_numbers(turbod_quant *q, turbo_err *err)
     return TURBO_OK;
 }
 
-turbo_status turbod_quant_open(const char *folder, const char *model_format, int32_t quantize,
-                               turbod_quant **out, turbo_err *err)
+turbo_status turbod_quant_open(const char *folder, const char *model_format, turbod_quant **out,
+                               turbo_err *err)
 {
     turbod_quant *q = calloc(1, sizeof *q);
     const char *said = NULL;
     if (!q)
         return turbod_err(err, TURBO_ENOMEM, "no memory for a quantisation config");
-    q->quantize = quantize;
     q->outlier = 6;
     turbo_status st = folder && !turbod_gguf_is(folder) ? open_config(q, folder, err) : TURBO_OK;
     if (!st && q->config) {

@@ -12,10 +12,10 @@
 typedef struct turbod_quant turbod_quant;
 typedef struct turbod_quant_part turbod_quant_part;
 
-/* model_format: "" to go by config.json, else the name of a format; quantize: 0, or 8 or 4 to quantise what
- * is stored unquantised. folder NULL: nothing is known, formats are told by their tensors. */
-turbo_status turbod_quant_open(const char *folder, const char *model_format, int32_t quantize,
-                               turbod_quant **out, turbo_err *err);
+/* model_format: "" to go by config.json, else the name of a format. folder NULL: nothing is known, formats are
+ * told by their tensors. */
+turbo_status turbod_quant_open(const char *folder, const char *model_format, turbod_quant **out,
+                               turbo_err *err);
 void turbod_quant_close(turbod_quant *q); /* NULL allowed */
 
 /* Where rows of a matrix go, in the layout of turbok_grid; NULL: the grid has no such part. */
@@ -63,13 +63,6 @@ turbo_status turbod_quant_find(const turbod_quant *q, const turbod_index *ix, co
                                int64_t rows, int64_t in, turbod_quant_part *p, turbo_err *err);
 /* Is there such a matrix, in whatever condition? */
 bool turbod_quant_has(const turbod_quant *q, const turbod_index *ix, const char *base);
-/* How a matrix that has no file yet would be stored by what the config says. table: an embedding; head: of
- * [vocab, *]. */
-void turbod_quant_assume(const turbod_quant *q, const char *base, int64_t rows, int64_t in,
-                         bool table, bool head, turbod_quant_part *p);
-/* The matrix t as quantize says; OK with p->format NULL when it stays as it is. */
-void turbod_quant_online(const turbod_quant *q, const turbod_st_tensor *t, int64_t rows, int64_t in,
-                         turbod_quant_part *p);
 /* Reads the scales: TURBO_EDATA, with the tensor, for NaN, infinity, and zero where zero makes no sense. */
 turbo_status turbod_quant_scan(const turbod_quant_part *p, turbo_err *err);
 /* The grid of p with its data, unpacked by the threads of d (NULL: by this one); turbod_quant_grid_free frees
