@@ -106,4 +106,48 @@ struct turbok_cu_sample_tokens_args {
     int32_t reserved;
 };
 
+/* ---- experts --------------------------------------------------------------------------------------- */
+
+enum { TURBOK_CU_MOE_ROWS = 64 /* of a tile of the grouped product */ };
+
+/* The k best of n experts for each token, equal ones by lower number, by softmax over all of them. */
+struct turbok_cu_moe_route_args {
+    const float *logits; /* [T,n] */
+    int32_t *experts; /* [T,k] best first */
+    float *weights; /* [T,k]; normalise: their sum is 1 */
+    int32_t T, n, k, normalise;
+};
+
+/* Choices a = t * k + j in the order of experts, those of one expert in the order of a: place p has choice
+ * order[p], choice a stands at place[a]. */
+struct turbok_cu_moe_sort_args {
+    const int32_t *experts; /* [choices] */
+    int32_t *order; /* [choices] */
+    int32_t *place; /* [choices] */
+    int32_t *tiles; /* [choices / 64 + n][3]: expert, first place, behind the last one */
+    int32_t *n_tiles; /* [1] */
+    int32_t choices, n;
+};
+
+/* y[p] = W[expert of p] x[row], row = gather ? order[p] / k : p. gated: W[e] is [2 out, in], gate rows
+ * first, and y = fn(gate) * up. */
+struct turbok_cu_moe_gemm_args {
+    const void *x; /* [*,in] act */
+    const void *w; /* [n][out or 2 out][in] act */
+    void *y; /* [choices,out] act */
+    const int32_t *order, *tiles, *n_tiles;
+    int64_t in, out;
+    int32_t k, gather, gated, fn;
+};
+
+/* out[t] = sum over j = 0..k-1, in this order, of weights[t,j] * y[place[t * k + j]]. */
+struct turbok_cu_moe_combine_args {
+    const void *y; /* [T*k,E] act */
+    const float *weights; /* [T,k] */
+    const int32_t *place; /* [T,k] */
+    void *out; /* [T,E] act */
+    int64_t E;
+    int32_t T, k;
+};
+
 #endif

@@ -1,19 +1,15 @@
 /* tests/cuda/q_kit.h: what the tests of quantised matrices, experts and sampling share: device buffers
  * between guard bands, poisoned, and random numbers. With TURBO_CUDA_DRIVER set the device is the fake
- * one, on which kernels run on the host: shapes are small there. */
+ * one, on which kernels run on the host: shapes are small there. No test library: the programs also run on
+ * machines that have nothing but a driver. The first failure ends a program. */
 #ifndef TURBO_TEST_Q_KIT_H
 #define TURBO_TEST_Q_KIT_H
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <cmocka.h>
 
 #include "cpu/half.h"
 #include "cuda/launch.h"
@@ -29,6 +25,18 @@ static turbok_cu *cu;
 static buffer buffers[BUFFERS];
 static int n_buffers;
 static uint64_t seed = 88172645463325252ull;
+
+#define assert_true(x)                                                                             \
+    do {                                                                                           \
+        if (!(x)) {                                                                                \
+            printf("%s:%d: not true: %s\n", __FILE__, __LINE__, #x);                               \
+            exit(1);                                                                               \
+        }                                                                                          \
+    } while (0)
+#define assert_non_null(x) assert_true((x) != NULL)
+#define assert_int_equal(a, b) assert_true((long long)(a) == (long long)(b))
+#define assert_memory_equal(a, b, n) assert_true(!memcmp(a, b, n))
+#define RUN(test) (test(), printf("%s: ok\n", #test), (void)fflush(stdout))
 
 static inline uint32_t rnd(void)
 {
@@ -52,7 +60,7 @@ static inline bool on_a_card(void)
 static inline void must(turbo_status st, const turbo_err *err)
 {
     if (st)
-        print_message("status %d: %s\n", (int)st, err->text);
+        printf("status %d: %s\n", (int)st, err->text);
     assert_int_equal(st, TURBO_OK);
 }
 

@@ -194,10 +194,10 @@ static void compare(const grid *t, const grid *up, const run *r, const void *x, 
             double got = (double)act_get(r->out_dtype, y, row * t->out + o);
             bound += act_half(r->out_dtype, v) + 0x1p-22 * fabs(v);
             if (!(fabs(got - v) <= bound))
-                print_message("[%lld,%lld] group %d bits %d act %d rows %d: row %d output %lld is "
-                              "%g, not %g\n",
-                              (long long)t->out, (long long)t->in, t->g.group, t->g.bits, r->act,
-                              r->rows, row, (long long)o, got, v);
+                printf("[%lld,%lld] group %d bits %d act %d rows %d: row %d output %lld is "
+                       "%g, not %g\n",
+                       (long long)t->out, (long long)t->in, t->g.group, t->g.bits, r->act, r->rows,
+                       row, (long long)o, got, v);
             assert_true(fabs(got - v) <= bound);
         }
     }
@@ -232,9 +232,8 @@ static void linear_case(const grid *t, const run *r, int64_t every)
     free(y);
 }
 
-static void test_linear(void **state)
+static void test_linear(void)
 {
-    (void)state;
     static const int groups[] = {16, 32, 48, 64, 80, 128, 0};
     static const int32_t rows[] = {1, 3, 8, 9, 16, 17, 33, 70};
     int n = 0;
@@ -258,9 +257,8 @@ static void test_linear(void **state)
 }
 
 /* Inputs that several splits share, and more tiles than a block has. */
-static void test_split(void **state)
+static void test_split(void)
 {
-    (void)state;
     for (int bits = 4; bits <= 8; bits += 4)
         for (int i = 0; i < 3; i++) {
             grid t = make_grid(bits, i, 270, 128 * 9, 128, TURBO_F16, i == 1);
@@ -273,9 +271,8 @@ static void test_split(void **state)
         }
 }
 
-static void test_gated(void **state)
+static void test_gated(void)
 {
-    (void)state;
     for (int i = 0; i < 24; i++) {
         int bits = i % 2 ? 4 : 8, group = i % 3 ? 128 : 32, kind = i % KINDS;
         if (bits == 8 && kind == FAR)
@@ -301,9 +298,8 @@ static void test_gated(void **state)
 }
 
 /* Rows as numbers: bit for bit what turbok_grid_row says, rounded once. */
-static void test_rows(void **state)
+static void test_rows(void)
 {
-    (void)state;
     for (int i = 0; i < 40; i++) {
         int bits = i % 2 ? 4 : 8, kind = i / 2 % KINDS, group = 16 * between(1, 9);
         if (kind == FAR)
@@ -338,9 +334,8 @@ static void test_rows(void **state)
 }
 
 /* With `deterministic` a row's bits do not depend on its neighbours. */
-static void test_invariance(void **state)
+static void test_invariance(void)
 {
-    (void)state;
     cu->deterministic = true;
     for (int bits = 4; bits <= 8; bits += 4) {
         grid t = make_grid(bits, ZERO, 40, 128 * 8, 128, TURBO_F16, false);
@@ -378,9 +373,8 @@ static void refused(grid *t, turbo_status want, const char *text)
     drop_grid(t);
 }
 
-static void test_refusals(void **state)
+static void test_refusals(void)
 {
-    (void)state;
     grid t = make_grid(4, PLAIN, 4, 96, 32, TURBO_F32, false);
     t.g.group = 64;
     refused(&t, TURBO_EINVAL, "do not divide");
@@ -399,9 +393,8 @@ static void test_refusals(void **state)
 }
 
 /* On a card: whole shapes of a model, a sample of their outputs. */
-static void test_large(void **state)
+static void test_large(void)
 {
-    (void)state;
     if (!on_a_card())
         return;
     static const int64_t shapes[][2] = {{6144, 4096}, {4096, 14336}, {14336, 4096}, {2048, 8192}};
@@ -417,14 +410,14 @@ static void test_large(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear),     cmocka_unit_test(test_split),
-        cmocka_unit_test(test_gated),      cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_invariance), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_large),
-    };
     device_open();
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    RUN(test_linear);
+    RUN(test_split);
+    RUN(test_gated);
+    RUN(test_rows);
+    RUN(test_invariance);
+    RUN(test_refusals);
+    RUN(test_large);
     turbok_cu_close(cu);
-    return failed;
+    return 0;
 }
