@@ -46,8 +46,8 @@ static turbok_cu_dim dim(uint64_t x, uint64_t y)
     return TURBOK_CU_DIM((unsigned)x, (unsigned)y, 1);
 }
 
-static void sort_choices(turbok_cu *cu, const turbok_cu_moe *m, const float *logits, int32_t T, char *at,
-                         const parts *p)
+static void sort_choices(turbok_cu *cu, const turbok_cu_moe *m, const float *logits, int32_t T,
+                         char *at, const parts *p)
 {
     struct turbok_cu_moe_route_args r = {
         .logits = logits,
@@ -72,8 +72,9 @@ static void sort_choices(turbok_cu *cu, const turbok_cu_moe *m, const float *log
     turbok_cu_launch(cu, TURBOK_CU_moe_sort, dim(1, 1), dim(1024, 1), 0, TURBOK_CU_PDL, &s);
 }
 
-turbo_status turbok_cu_moe_layer(turbok_cu *cu, int32_t act, const turbok_cu_moe *m, const float *logits,
-                                 const void *x, int32_t T, void *out, void *scratch, turbo_err *err)
+turbo_status turbok_cu_moe_layer(turbok_cu *cu, int32_t act, const turbok_cu_moe *m,
+                                 const float *logits, const void *x, int32_t T, void *out,
+                                 void *scratch, turbo_err *err)
 {
     if (act == TURBO_F32 || m->E % 8 || m->I % 8 || m->n < 1 || m->n > TURBOK_CU_MOE_EXPERTS ||
         m->k < 1 || m->k > m->n || m->k > TURBOK_CU_MOE_CHOICES || T > INT32_MAX / m->k)
@@ -103,14 +104,16 @@ turbo_status turbok_cu_moe_layer(turbok_cu *cu, int32_t act, const turbok_cu_moe
     };
     uint64_t tiles = most_tiles(m, (uint64_t)T * (uint64_t)m->k);
     int gemm = half ? TURBOK_CU_moe_gemm_f16 : TURBOK_CU_moe_gemm_bf16;
-    turbok_cu_launch(cu, gemm, dim(tiles, ((uint64_t)m->I + 63) / 64), dim(128, 1), 0, TURBOK_CU_PDL, &g);
+    turbok_cu_launch(cu, gemm, dim(tiles, ((uint64_t)m->I + 63) / 64), dim(128, 1), 0,
+                     TURBOK_CU_PDL, &g);
     g.x = g.y;
     g.w = m->down;
     g.y = at + p.out;
     g.in = m->I;
     g.out = m->E;
     g.gather = g.gated = 0;
-    turbok_cu_launch(cu, gemm, dim(tiles, ((uint64_t)m->E + 63) / 64), dim(128, 1), 0, TURBOK_CU_PDL, &g);
+    turbok_cu_launch(cu, gemm, dim(tiles, ((uint64_t)m->E + 63) / 64), dim(128, 1), 0,
+                     TURBOK_CU_PDL, &g);
     struct turbok_cu_moe_combine_args c = {
         .y = at + p.out,
         .weights = (const float *)(const void *)(at + p.weights),

@@ -72,10 +72,12 @@ static void compare_token(const layer *a, int32_t t, const void *out)
     for (int32_t j = 0; j < a->m.k; j++) {
         const int64_t e = experts[j];
         for (int32_t i = 0; i < I; i++) {
-            double gate = dot(act, a->up, (e * 2 * I + i) * E, x, E, &size), off = size * E * 0x1p-22;
+            double gate = dot(act, a->up, (e * 2 * I + i) * E, x, E, &size),
+                   off = size * E * 0x1p-22;
             double up = dot(act, a->up, (e * 2 * I + I + i) * E, x, E, &size);
             h[i] = gate / (1 + exp(-gate)) * up;
-            slack[i] = 1.2 * off * fabs(up) + fabs(gate) * size * E * 0x1p-22 + 2 * act_half(act, h[i]) + 1e-6;
+            slack[i] = 1.2 * off * fabs(up) + fabs(gate) * size * E * 0x1p-22 +
+                       2 * act_half(act, h[i]) + 1e-6;
         }
         for (int32_t o = 0; o < E; o++) {
             double v = dot(act, a->down, (e * E + o) * I, h, I, &size), off = size * I * 0x1p-22;
@@ -129,7 +131,8 @@ static void run_layer(layer *a)
 static void test_layers(void)
 {
     for (int i = 0; i < (on_a_card() ? 60 : 12); i++) {
-        layer a = {.act = i % 2 ? TURBO_BF16 : TURBO_F16, .T = i % 4 ? between(1, 9) : between(60, 140)};
+        layer a = {.act = i % 2 ? TURBO_BF16 : TURBO_F16,
+                   .T = i % 4 ? between(1, 9) : between(60, 140)};
         a.m = (turbok_cu_moe){
             .n = i % 3 ? between(1, 9) : between(33, 70),
             .E = 8 * between(1, 10),
@@ -146,12 +149,15 @@ static void test_refusals(void)
 {
     turbo_err err = {{0}};
     turbok_cu_moe m = {.n = 4, .k = 5, .E = 8, .I = 8};
-    assert_int_equal(turbok_cu_moe_layer(cu, TURBO_BF16, &m, NULL, NULL, 1, NULL, NULL, &err), TURBO_EUNSUPPORTED);
+    assert_int_equal(turbok_cu_moe_layer(cu, TURBO_BF16, &m, NULL, NULL, 1, NULL, NULL, &err),
+                     TURBO_EUNSUPPORTED);
     m.k = 2;
     m.E = 12;
-    assert_int_equal(turbok_cu_moe_layer(cu, TURBO_BF16, &m, NULL, NULL, 1, NULL, NULL, &err), TURBO_EUNSUPPORTED);
+    assert_int_equal(turbok_cu_moe_layer(cu, TURBO_BF16, &m, NULL, NULL, 1, NULL, NULL, &err),
+                     TURBO_EUNSUPPORTED);
     m.E = 8;
-    assert_int_equal(turbok_cu_moe_layer(cu, TURBO_F32, &m, NULL, NULL, 1, NULL, NULL, &err), TURBO_EUNSUPPORTED);
+    assert_int_equal(turbok_cu_moe_layer(cu, TURBO_F32, &m, NULL, NULL, 1, NULL, NULL, &err),
+                     TURBO_EUNSUPPORTED);
 }
 
 int main(void)
