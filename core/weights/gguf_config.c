@@ -125,6 +125,9 @@ static cJSON *value(const turbod_gguf_value *v)
 static turbo_status key_rule(const maker *m, const turbo_gguf_row *r)
 {
     const turbod_gguf_value *v = key_of(m, r);
+    if (!v && r->rule == TURBO_GGUF_NEED)
+        return turbod_err(m->err, TURBO_EDATA, "%.80s: key %s%s is missing", turbod_gguf_name(m->g),
+                          *r->from == '.' ? m->table->arch : "", r->from);
     if (!v || (r->rule == TURBO_GGUF_OPEN && r->arg && turbod_gguf_is_string(v, r->arg)))
         return TURBO_OK;
     const cJSON *there = value_at(m, r->to);
@@ -258,7 +261,7 @@ turbo_status turbod_gguf_config(const turbod_gguf *g, const turbo_gguf *table, c
                           table->arch);
     }
     for (const turbo_gguf_row *r = table->keys; r->from && !st; r++) {
-        if (r->rule <= TURBO_GGUF_SAME)
+        if (r->rule <= TURBO_GGUF_SAME || r->rule == TURBO_GGUF_NEED)
             st = key_rule(&m, r);
         else if (r->rule == TURBO_GGUF_MUST)
             st = must_rule(&m, r);

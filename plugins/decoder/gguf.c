@@ -6,6 +6,10 @@
     {                                                                                              \
         from, to, 0, TURBO_GGUF_KEY, 0                                                             \
     }
+#define NEED(from, to)                                                                             \
+    {                                                                                              \
+        from, to, 0, TURBO_GGUF_NEED, 0                                                            \
+    }
 #define MUST(from, arg)                                                                            \
     {                                                                                              \
         from, "", arg, TURBO_GGUF_MUST, 0                                                          \
@@ -16,16 +20,16 @@ const turbo_gguf_row decoder_gguf_keys[] = {
     MUST(".expert_count", "0"),
     MUST(".attention.sliding_window", "0"),
     MUST(".attention.causal", "1"),
-    KEY(".embedding_length", "hidden_size"),
-    KEY(".block_count", "num_hidden_layers"),
-    KEY(".feed_forward_length", "intermediate_size"),
-    KEY(".attention.head_count", "num_attention_heads"),
+    NEED(".embedding_length", "hidden_size"),
+    NEED(".block_count", "num_hidden_layers"),
+    NEED(".feed_forward_length", "intermediate_size"),
+    NEED(".attention.head_count", "num_attention_heads"),
     KEY(".attention.head_count_kv", "num_key_value_heads"),
     KEY(".attention.key_length", "head_dim"),
     {".attention.value_length", "head_dim", 0, TURBO_GGUF_SAME, 0},
     {".rope.dimension_count", "head_dim", 0, TURBO_GGUF_SAME, 0},
-    KEY(".context_length", "max_position_embeddings"),
-    KEY(".attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+    NEED(".context_length", "max_position_embeddings"),
+    NEED(".attention.layer_norm_rms_epsilon", "rms_norm_eps"),
     KEY(".rope.freq_base", "rope_theta"),
     /* The embedding has the last word: a count of names may leave out what fills it up. */
     {"token_embd.weight", "vocab_size", 0, TURBO_GGUF_ROWS, 0},

@@ -40,6 +40,8 @@ enum {
     TURBO_GGUF_BANDS =
         7, /* the tensor `from` holds the divisors of TURBO_ROPE_BANDS: an object with
                            rope_type arg and the four numbers they were made from                 */
+    TURBO_GGUF_NEED =
+        8, /* the same as KEY; a file without the key is refused                     */
 };
 
 /* Rows of tensors: `from` and `to` are names without ".weight" and ".bias"; '#' is the number of a layer.
