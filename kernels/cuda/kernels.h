@@ -57,6 +57,13 @@ typedef struct turbok_cu_attn {
     int32_t reserved;
 } turbok_cu_attn;
 
+/* Reads n * 16 bytes and writes almost nothing: what the memory gives. */
+struct turbok_cu_read_args {
+    const void *in; /* [n] of 16 bytes */
+    uint32_t *out; /* written when the sum of all words is 1 */
+    int64_t n;
+};
+
 /* What launchers in ops.h pass on; see there for shapes and meaning. */
 struct turbok_cu_embed_args {
     const void *table; /* [V,E] of dtype */
@@ -122,7 +129,24 @@ struct turbok_cu_attend_args { /* any type and head size: one block a token and 
     turbok_cu_batch b;
     const void *q; /* [T,H,D] act */
     void *out; /* [T,H,D] act */
+    int32_t only_long, reserved; /* leave sequences of one new token alone */
 };
+struct turbok_cu_decode_args { /* one new token a sequence; sequences with more are left alone */
+    turbok_cu_attn at;
+    turbok_cu_batch b;
+    const void *q; /* [T,H,D] act */
+    void *out; /* [T,H,D] act */
+    float *partial; /* [slots][8][D+2] */
+    uint32_t *arrived; /* [S * K * tiles of 8 heads], 0 before and after */
+    int32_t slots; /* 0: every sequence and KV head in one piece */
+    int32_t block_shift; /* log2 of block_tokens; -1: no power of two */
+};
+#define turbok_cu_decode64_args turbok_cu_decode_args
+#define turbok_cu_decode128_args turbok_cu_decode_args
+#define turbok_cu_decode64q8_args turbok_cu_decode_args
+#define turbok_cu_decode128q8_args turbok_cu_decode_args
+#define turbok_cu_decode64q4_args turbok_cu_decode_args
+#define turbok_cu_decode128q4_args turbok_cu_decode_args
 struct turbok_cu_attend_full_args {
     const void *qkv; /* [N,T,3,H,D] act */
     void *out; /* [N,T,H,D] act */
@@ -137,6 +161,19 @@ struct turbok_cu_multiply_any_args { /* y = x W^T + bias for any sizes and types
     int64_t out, in;
     int32_t T, w_dtype, out_dtype, reserved;
 };
+struct turbok_cu_multiply_args { /* types of weights and x are the kernel's; in % 8 == 0 */
+    const void *w, *up; /* [out,in]; up: y = fn(w x) * (up x) */
+    const float *bias; /* [out] or NULL; not with up */
+    const void *x; /* [T,in] */
+    void *y; /* [T,out] of out_dtype */
+    int64_t out, in;
+    int32_t T, out_dtype, fn, reserved;
+};
+#define turbok_cu_gemv8_args turbok_cu_multiply_args
+#define turbok_cu_gemv16_args turbok_cu_multiply_args
+#define turbok_cu_gemv_gated_args turbok_cu_multiply_args
+#define turbok_cu_gemm32_args turbok_cu_multiply_args
+#define turbok_cu_gemm128_args turbok_cu_multiply_args
 #define turbok_cu_gemv_any_args turbok_cu_multiply_any_args
 #define turbok_cu_gemm_any_args turbok_cu_multiply_any_args
 

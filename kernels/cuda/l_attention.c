@@ -11,15 +11,76 @@ void turbok_cu_attention_full(turbok_cu *cu, int32_t act, const void *qkv, int32
                      (size_t)D * sizeof(float), TURBOK_CU_PDL, &a);
 }
 
+enum {
+    HEADS = 8, /* of an item of decode.cuh */
+    SLOTS = 4096, /* partial results at most: 8 for each block of up to 512 */
+    BLOCKS_PER_SM = 3,
+    PIECE = 64, /* keys of the smallest piece */
+};
+
+static uint64_t slot_bytes(int32_t head_dim)
+{
+    return HEADS * ((uint64_t)head_dim + 2) * sizeof(float);
+}
+
+static uint64_t counter_bytes(uint64_t S, uint64_t per_sequence)
+{
+    return (S * per_sequence * sizeof(uint32_t) + 255) / 256 * 256;
+}
+
+/* Slots that a launch can need: every sequence in pieces of the smallest size, or the most there are. */
+static uint64_t slots_of(uint64_t S, uint64_t per_sequence, int32_t max_kv)
+{
+    uint64_t n = S * per_sequence * (((uint64_t)max_kv + PIECE - 1) / PIECE);
+    return n < SLOTS ? n : SLOTS;
+}
+
 uint64_t turbok_cu_attention_bytes(int32_t max_T, int32_t max_B, int32_t n_heads, int32_t head_dim,
                                    int32_t max_kv)
 {
-    (void)max_T;
-    (void)max_B;
-    (void)n_heads;
-    (void)head_dim;
-    (void)max_kv;
-    return 256;
+    uint64_t B = (uint64_t)(max_T < max_B ? max_T : max_B), H = (uint64_t)n_heads;
+    return counter_bytes(B, H) + slots_of(B, H, max_kv) * slot_bytes(head_dim);
+}
+
+/* The instance of decode.cuh for these types and sizes, or -1. */
+static int decode_kernel(int32_t act, const turbok_cu_attn *at, const turbok_cu_batch *b)
+{
+    static const int table[3][2][2] = {
+        /* type of the cache, head up to 64 or 128, f16 or bf16 */
+        {{TURBOK_CU_decode64_f16, TURBOK_CU_decode64_bf16},
+         {TURBOK_CU_decode128_f16, TURBOK_CU_decode128_bf16}},
+        {{TURBOK_CU_decode64q8_f16, TURBOK_CU_decode64q8_bf16},
+         {TURBOK_CU_decode128q8_f16, TURBOK_CU_decode128q8_bf16}},
+        {{TURBOK_CU_decode64q4_f16, TURBOK_CU_decode64q4_bf16},
+         {TURBOK_CU_decode128q4_f16, TURBOK_CU_decode128q4_bf16}},
+    };
+    int32_t D = at->kv.head_dim, kind = at->kv.dtype == 0x108 ? 1 : at->kv.dtype == 0x104 ? 2 : 0;
+    if (act == TURBO_F32 || D > 128 || D % (kind ? 16 : 8) || b->S > 1024 ||
+        (!kind && at->kv.dtype != act))
+        return -1;
+    return table[kind][D > 64][act == TURBO_BF16];
+}
+
+static void decode(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const turbok_cu_batch *b,
+                   const void *q, void *out, void *scratch, uint64_t scratch_bytes)
+{
+    int32_t D = at->kv.head_dim, G = at->n_heads / at->kv.n_kv, padded = D > 64 ? 128 : 64;
+    uint64_t per = (uint64_t)at->kv.n_kv * (uint64_t)((G + HEADS - 1) / HEADS);
+    uint64_t counters = counter_bytes((uint64_t)b->S, per);
+    uint64_t slots = slots_of((uint64_t)b->S, per, b->max_kv);
+    struct turbok_cu_decode_args a = {
+        .at = *at, .b = *b, .q = q, .out = out, .arrived = scratch, .block_shift = -1};
+    unsigned blocks = (unsigned)cu->sm_count * BLOCKS_PER_SM;
+    blocks = blocks < SLOTS / 8 ? blocks : SLOTS / 8;
+    a.partial = (float *)((char *)scratch + counters);
+    if (!cu->deterministic && scratch_bytes >= counters + slots * slot_bytes(D))
+        a.slots = (int32_t)slots;
+    for (int32_t i = 0; i < 16; i++)
+        if (at->kv.block_tokens == 1 << i)
+            a.block_shift = i;
+    size_t shared = sizeof(float) * 4 * HEADS * (size_t)padded + (2 * (size_t)b->S + 2) * sizeof(int);
+    turbok_cu_launch(cu, kernel, TURBOK_CU_DIM(blocks), TURBOK_CU_DIM(128), shared, TURBOK_CU_PDL,
+                     &a);
 }
 
 void turbok_cu_attention(turbok_cu *cu, int32_t act, const turbok_cu_attn *at,
@@ -27,8 +88,13 @@ void turbok_cu_attention(turbok_cu *cu, int32_t act, const turbok_cu_attn *at,
                          uint64_t scratch_bytes)
 {
     struct turbok_cu_attend_args a = {.at = *at, .b = *b, .q = q, .out = out};
-    (void)scratch;
-    (void)scratch_bytes;
+    int kernel = decode_kernel(act, at, b);
+    if (kernel >= 0) {
+        decode(cu, kernel, at, b, q, out, scratch, scratch_bytes);
+        a.only_long = 1;
+        if (b->max_new == 1)
+            return;
+    }
     turbok_cu_launch(cu, TURBOK_CU_attend_f32 + act,
                      TURBOK_CU_DIM((unsigned)b->T, (unsigned)at->n_heads), TURBOK_CU_DIM(128),
                      (size_t)at->kv.head_dim * sizeof(float), TURBOK_CU_PDL, &a);

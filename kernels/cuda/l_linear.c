@@ -23,14 +23,60 @@ static void multiply_any(turbok_cu *cu, int32_t act, const void *w, int32_t w_dt
                          TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, &a);
 }
 
+static bool aligned(const void *p)
+{
+    return (uintptr_t)p % 16 == 0;
+}
+
+/* The tensor-core kernels take rows of whole 16 bytes of one 16-bit type. */
+static bool tensor(int32_t act, int32_t w_dtype, int32_t in, const void *w, const void *x)
+{
+    return act != TURBO_F32 && w_dtype == act && in % 8 == 0 && aligned(w) && aligned(x);
+}
+
+static void stream(turbok_cu *cu, int kernel, int32_t act, const struct turbok_cu_multiply_args *a,
+                   int rows)
+{
+    turbok_cu_launch(cu, kernel + (act == TURBO_BF16), TURBOK_CU_DIM((unsigned)((a->out + rows - 1) / rows)),
+                     TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, a);
+}
+
 void turbok_cu_gemv(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, const float *bias,
                     int32_t out, int32_t in, const void *x, int32_t T, int32_t out_dtype, void *y)
 {
-    multiply_any(cu, act, w, w_dtype, bias, out, in, x, T, out_dtype, y, true);
+    struct turbok_cu_multiply_args a = {
+        .w = w, .bias = bias, .x = x, .y = y, .out = out, .in = in, .T = T, .out_dtype = out_dtype};
+    if (tensor(act, w_dtype, in, w, x))
+        stream(cu, TURBOK_CU_gemv8_f16, act, &a, 16);
+    else
+        multiply_any(cu, act, w, w_dtype, bias, out, in, x, T, out_dtype, y, true);
+}
+
+bool turbok_cu_gemv_gated(turbok_cu *cu, int32_t act, const void *gate, const void *up, int32_t dtype,
+                          int32_t fn, int32_t out, int32_t in, const void *x, int32_t T, void *y)
+{
+    struct turbok_cu_multiply_args a = {
+        .w = gate, .up = up, .x = x, .y = y, .out = out, .in = in, .T = T, .out_dtype = act, .fn = fn};
+    if (T > TURBOK_CU_GEMV_ROWS || !aligned(up) || !tensor(act, dtype, in, gate, x))
+        return false;
+    stream(cu, TURBOK_CU_gemv_gated_f16, act, &a, 8);
+    return true;
 }
 
 void turbok_cu_gemm(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, const float *bias,
                     int32_t out, int32_t in, const void *x, int32_t T, int32_t out_dtype, void *y)
 {
-    multiply_any(cu, act, w, w_dtype, bias, out, in, x, T, out_dtype, y, false);
+    struct turbok_cu_multiply_args a = {
+        .w = w, .bias = bias, .x = x, .y = y, .out = out, .in = in, .T = T, .out_dtype = out_dtype};
+    if (T <= 16 && !cu->deterministic && tensor(act, w_dtype, in, w, x))
+        stream(cu, TURBOK_CU_gemv16_f16, act, &a, 16);
+    else
+        multiply_any(cu, act, w, w_dtype, bias, out, in, x, T, out_dtype, y, false);
+}
+
+void turbok_cu_read(turbok_cu *cu, const void *in, int64_t n, void *out)
+{
+    struct turbok_cu_read_args a = {.in = in, .out = out, .n = n};
+    turbok_cu_launch(cu, TURBOK_CU_read, TURBOK_CU_DIM((unsigned)cu->sm_count * 4), TURBOK_CU_DIM(512),
+                     0, 0, &a);
 }

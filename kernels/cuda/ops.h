@@ -17,7 +17,7 @@ void turbok_cu_layernorm(turbok_cu *cu, int32_t act, void *h, const void *delta,
 void turbok_cu_rope_store(turbok_cu *cu, int32_t act, const turbok_cu_attn *a,
                           const turbok_cu_batch *b, const void *qkv, void *q);
 /* Scratch of attention over steps of at most max_T tokens in max_B sequences: partial results of a split.
- * Pure. */
+ * The caller fills it with zeros once; launches leave its counters at 0. Pure. */
 uint64_t turbok_cu_attention_bytes(int32_t max_T, int32_t max_B, int32_t n_heads, int32_t head_dim,
                                    int32_t max_kv);
 void turbok_cu_attention(turbok_cu *cu, int32_t act, const turbok_cu_attn *a,
@@ -44,9 +44,15 @@ void turbok_cu_position_rows(turbok_cu *cu, int32_t act, const void *in, const f
  * out_dtype (act, or TURBO_F32 for logits). Sums in fp32. The first for few rows, T <=
  * TURBOK_CU_GEMV_ROWS, which stream the weights; the second for any number. */
 enum { TURBOK_CU_GEMV_ROWS = 8 };
+/* y = fn(x gate^T) * (x up^T) in one kernel; false, and nothing launched, where it does not apply: more than
+ * TURBOK_CU_GEMV_ROWS rows, mixed types, odd sizes. No biases. */
+bool turbok_cu_gemv_gated(turbok_cu *cu, int32_t act, const void *gate, const void *up, int32_t dtype,
+                          int32_t fn, int32_t out, int32_t in, const void *x, int32_t T, void *y);
 void turbok_cu_gemv(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, const float *bias,
                     int32_t out, int32_t in, const void *x, int32_t T, int32_t out_dtype, void *y);
 void turbok_cu_gemm(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, const float *bias,
                     int32_t out, int32_t in, const void *x, int32_t T, int32_t out_dtype, void *y);
+/* Reads n * 16 bytes, for measuring; out: 4 bytes that are all but never written. */
+void turbok_cu_read(turbok_cu *cu, const void *in, int64_t n, void *out);
 
 #endif

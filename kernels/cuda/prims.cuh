@@ -15,6 +15,7 @@
 #ifdef __CUDACC__
 #define DEVICE static __device__ __forceinline__
 #define DEVICE_OF __device__ __forceinline__ /* of a specialisation */
+#define DEVICE_METHOD __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
 #define TURBOK_KERNEL(name, args, threads, blocks) \
     extern "C" __global__ void __launch_bounds__(threads, blocks) \
@@ -29,6 +30,7 @@ DEVICE char *shared_dynamic()
 #include "cuda/hostrun/device.h"
 #define DEVICE static inline
 #define DEVICE_OF inline
+#define DEVICE_METHOD inline
 #define UNROLL
 #define TURBOK_KERNEL(name, args, threads, blocks) \
     static void name##_run(const struct turbok_cu_##args##_args &a); \
@@ -154,6 +156,28 @@ template <> DEVICE_OF float2 unpack2<f16>(uint32_t v)
     return make_float2(to_f(lo), to_f(hi));
 }
 
+/* a * b + c of both halves, rounded once. */
+#ifdef __CUDACC__
+DEVICE uint32_t fma2(uint32_t a, uint32_t b, uint32_t c, bf16)
+{
+    uint32_t r;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    return r;
+}
+DEVICE uint32_t fma2(uint32_t a, uint32_t b, uint32_t c, f16)
+{
+    uint32_t r;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    return r;
+}
+#else
+template <class T> static inline uint32_t fma2(uint32_t a, uint32_t b, uint32_t c, T)
+{
+    float2 x = unpack2<T>(a), y = unpack2<T>(b), z = unpack2<T>(c);
+    return pack2<T>(fmaf(x.x, y.x, z.x), fmaf(x.y, y.y, z.y));
+}
+#endif
+
 DEVICE float exp2_fast(float x)
 {
 #ifdef __CUDACC__
@@ -163,6 +187,17 @@ DEVICE float exp2_fast(float x)
 #else
     return exp2f(x);
 #endif
+}
+
+/* fn: TURBO_ACT_*. */
+DEVICE float activation(int fn, float x)
+{
+    switch (fn) {
+    case 1: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+    case 2: return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+    case 3: return x / (1.0f + expf(-1.702f * x));
+    default: return x / (1.0f + expf(-x));
+    }
 }
 
 /* ---- memory ------------------------------------------------------------------------------------- */

@@ -108,15 +108,6 @@ template <class T> DEVICE void gather_body(const struct turbok_cu_gather_args &a
 }
 TURBOK_KERNEL_ACT(gather, 256, 4)
 
-DEVICE float activation(int fn, float x)
-{
-    switch (fn) {
-    case 1: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
-    case 2: return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
-    case 3: return x / (1.0f + expf(-1.702f * x));
-    default: return x / (1.0f + expf(-x));
-    }
-}
 template <class T> DEVICE void activate_body(const struct turbok_cu_activate_args &a)
 {
     grid_wait();

@@ -1,0 +1,15 @@
+/* kernels/cuda/decode_f16.cu: instances of decode.cuh for activations in f16: heads of up to 64 and 128, a
+ * cache of the same type, of int8 and of int4. */
+#include "cuda/decode.cuh"
+
+#define INSTANCE(name, D, bits) \
+    TURBOK_KERNEL(name##_f16, decode, 32 * WARPS, 3) \
+    { \
+        decode_body<f16, D, bits>(a); \
+    }
+INSTANCE(decode64, 64, 16)
+INSTANCE(decode128, 128, 16)
+INSTANCE(decode64q8, 64, 8)
+INSTANCE(decode128q8, 128, 8)
+INSTANCE(decode64q4, 64, 4)
+INSTANCE(decode128q4, 128, 4)

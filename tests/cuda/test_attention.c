@@ -1,0 +1,356 @@
+/* tests/cuda/test_attention.c: RoPE with the KV write, and attention over the paged cache, for ragged batches:
+ * prompts, chunks behind a cache and single tokens. Rotation against double precision; what is in the cache
+ * is read back by its layout and held to the rules of cpu/quant.h; attention against a softmax in double over
+ * what is in the cache. */
+#include "dev.h"
+
+#include "cpu/half.h"
+
+enum { MAX_S = 8 };
+typedef struct setup {
+    int32_t act, kv_type, D, H, K, bt, window, style, layout, rope_dim, S;
+    int32_t before[MAX_S], fresh[MAX_S]; /* tokens in the cache, and new ones */
+    int32_t table_len; /* positions with precomputed angles */
+    float dynamic; /* factor, or 0 */
+} setup;
+
+typedef struct run {
+    const setup *s;
+    turbok_cu_attn at;
+    turbok_kv_dims dims;
+    int32_t tables[MAX_S * 64], *d_tables;
+    float *inv;
+    char what[160];
+    char *scratch;
+    uint64_t scratch_bytes;
+} run;
+
+enum { LAYERS = 2, LAYER = 1, STRIDE = 64, ROPE_MAX = 40 };
+
+static double base_of(const setup *s, int32_t len)
+{
+    if (s->dynamic == 0 || len <= ROPE_MAX)
+        return 10000;
+    double f = (double)s->dynamic;
+    return 10000 * pow(f * len / ROPE_MAX - (f - 1), (double)s->rope_dim / (s->rope_dim - 2));
+}
+
+static void make_cache(run *r)
+{
+    const setup *s = r->s;
+    int32_t n_blocks = 0, blocks[MAX_S * 64];
+    r->dims = (turbok_kv_dims){LAYERS, s->K, s->D, s->bt, s->kv_type};
+    for (int32_t i = 0; i < s->S; i++)
+        n_blocks += (s->before[i] + s->fresh[i] + s->bt - 1) / s->bt;
+    for (int32_t i = 0; i < n_blocks; i++)
+        blocks[i] = i;
+    for (int32_t i = n_blocks - 1; i > 0; i--) {
+        int32_t k = dev_range(0, i), t = blocks[i];
+        blocks[i] = blocks[k];
+        blocks[k] = t;
+    }
+    memset(r->tables, 0x7f, sizeof r->tables); /* a block that is not there */
+    for (int32_t i = 0; i < s->S; i++)
+        for (int32_t k = 0; k < (s->before[i] + s->fresh[i] + s->bt - 1) / s->bt; k++)
+            r->tables[i * STRIDE + k] = blocks[--n_blocks];
+    n_blocks = 0;
+    for (int32_t i = 0; i < s->S; i++)
+        n_blocks += (s->before[i] + s->fresh[i] + s->bt - 1) / s->bt;
+    r->d_tables = dev_new(sizeof r->tables, r->tables);
+    uint64_t block_bytes = turbok_kv_block_bytes(&r->dims);
+    int32_t half = s->rope_dim / 2;
+    float *c = malloc(sizeof *c * (size_t)(half * s->table_len + 1)), *sn = malloc(sizeof *sn * (size_t)(half * s->table_len + 1));
+    r->inv = malloc(sizeof *r->inv * (size_t)(half + 1));
+    for (int32_t i = 0; i < half; i++)
+        r->inv[i] = (float)pow(10000, -2.0 * i / s->rope_dim);
+    for (int32_t p = 0; p < s->table_len; p++)
+        for (int32_t i = 0; i < half; i++) {
+            double angle = (double)((float)p * r->inv[i]);
+            c[p * half + i] = (float)cos(angle) * 0.9f;
+            sn[p * half + i] = (float)sin(angle) * 0.9f;
+        }
+    size_t bytes = sizeof(float) * (size_t)half;
+    r->at = (turbok_cu_attn){
+        .kv = {.base = dev_new(block_bytes * (uint64_t)n_blocks, NULL),
+               .block_bytes = block_bytes,
+               .plane_bytes = turbok_kv_plane_bytes(&r->dims),
+               .block_tokens = s->bt,
+               .n_kv = s->K,
+               .head_dim = s->D,
+               .dtype = s->kv_type},
+        .layer = LAYER,
+        .n_heads = s->H,
+        .layout = s->layout,
+        .window = s->window,
+        .scale = 1.7f / sqrtf((float)s->D),
+        .rope_dim = s->rope_dim,
+        .rope_style = s->style,
+        .rope_table = s->table_len,
+        .cosine = dev_new(bytes * (size_t)s->table_len, c),
+        .sine = dev_new(bytes * (size_t)s->table_len, sn),
+        .inv = dev_new(bytes, r->inv),
+        .rope_scale = 0.9f,
+        .rope_factor = s->dynamic,
+        .rope_base = 10000,
+        .rope_max = ROPE_MAX,
+    };
+    free(c), free(sn);
+    r->scratch_bytes = turbok_cu_attention_bytes(1 << 20, MAX_S, s->H, s->D, 4096);
+    r->scratch = dev_new(r->scratch_bytes, NULL);
+    turbok_cu_fill(dev, turbok_cu_at(r->scratch), 0, r->scratch_bytes);
+}
+
+static turbok_cu_batch batch_of(run *r, const int32_t *from, const int32_t *n, int32_t pad)
+{
+    const setup *s = r->s;
+    int32_t T = 0, cu[MAX_S + 4] = {0}, kv[MAX_S + 4] = {0}, rope[MAX_S + 4], longest = 0, most = 1;
+    for (int32_t i = 0; i < s->S; i++) {
+        T += n[i];
+        cu[i + 1] = T;
+        kv[i] = from[i] + n[i];
+        rope[i] = s->before[i] + s->fresh[i];
+        longest = n[i] > longest ? n[i] : longest;
+        most = kv[i] > most ? kv[i] : most;
+    }
+    int32_t *pos = malloc(sizeof *pos * (size_t)(T + pad)), *seq = malloc(sizeof *seq * (size_t)(T + pad));
+    for (int32_t i = 0; i < s->S; i++)
+        for (int32_t k = 0; k < n[i]; k++) {
+            pos[cu[i] + k] = from[i] + k;
+            seq[cu[i] + k] = i;
+        }
+    for (int32_t i = 0; i < pad; i++) {
+        pos[T + i] = 0;
+        seq[T + i] = -1;
+        cu[s->S + 1 + i] = T;
+        rope[s->S + i] = 0;
+    }
+    size_t es = sizeof(int32_t);
+    turbok_cu_batch b = {
+        .positions = dev_new(es * (size_t)(T + pad), pos),
+        .seq_of = dev_new(es * (size_t)(T + pad), seq),
+        .cu_seqlens = dev_new(es * (size_t)(s->S + 1 + pad), cu),
+        .kv_lens = dev_new(es * (size_t)(s->S + pad), kv),
+        .rope_lens = dev_new(es * (size_t)(s->S + pad), rope),
+        .tables = r->d_tables,
+        .table_stride = STRIDE,
+        .T = T + pad,
+        .S = s->S + pad,
+        .max_new = longest,
+        .max_kv = most,
+    };
+    free(pos), free(seq);
+    return b;
+}
+
+static size_t column(const setup *s, int kind, int32_t h)
+{
+    int32_t g = s->H / s->K;
+    if (s->layout == TURBO_QKV_PLAIN)
+        return (size_t)((kind == 0 ? h : kind == 1 ? s->H + h : s->H + s->K + h) * s->D);
+    int32_t group = kind ? h : h / g, slot = kind ? g + kind - 1 : h % g;
+    return (size_t)((group * (g + 2) + slot) * s->D);
+}
+
+/* One head turned at pos; in, out [D]. */
+static void rotate(const run *r, int32_t seq, int32_t pos, const float *in, double *out)
+{
+    const setup *s = r->s;
+    double base = base_of(s, s->before[seq] + s->fresh[seq]);
+    int32_t half = s->rope_dim / 2;
+    for (int32_t i = 0; i < s->D; i++)
+        out[i] = (double)in[i];
+    for (int32_t i = 0; i < half; i++) {
+        float inv = (float)pow(base, -2.0 * i / s->rope_dim), angle = (float)pos * inv;
+        double c = cos((double)angle) * (double)0.9f, sn = sin((double)angle) * (double)0.9f;
+        int32_t a = s->style ? 2 * i : i, b = s->style ? 2 * i + 1 : i + half;
+        out[a] = (double)in[a] * c - (double)in[b] * sn;
+        out[b] = (double)in[b] * c + (double)in[a] * sn;
+    }
+}
+
+/* What the cache holds for one token, K or V, of a head. scale: of a quantised row. */
+static void cached(const run *r, const char *cache, int32_t seq, int32_t pos, int value, int32_t head,
+                   float *out, double *scale, double *zero)
+{
+    const setup *s = r->s;
+    size_t D = (size_t)s->D, slot = (size_t)(pos % s->bt), bt = (size_t)s->bt;
+    const char *plane = cache + (size_t)r->tables[seq * STRIDE + pos / s->bt] * r->at.kv.block_bytes +
+                        (size_t)((LAYER * 2 + value) * s->K + head) * r->at.kv.plane_bytes;
+    *scale = *zero = 0;
+    if (s->kv_type < TURBOK_KV_INT4) {
+        turbok_prim_scalar.widen(s->kv_type, plane + slot * D * turbok_dtype_size(s->kv_type), s->D, out);
+        return;
+    }
+    size_t codes = s->kv_type == TURBOK_KV_INT8 ? bt * D : bt * D / 2;
+    uint16_t par[2];
+    memcpy(&par[0], plane + codes + 2 * slot, 2);
+    memcpy(&par[1], plane + codes + 2 * (bt + slot), 2);
+    *scale = (double)turbok_bf16_to_f32(par[0]);
+    *zero = (double)turbok_bf16_to_f32(par[1]);
+    for (size_t i = 0; i < D; i++) {
+        uint8_t byte = (uint8_t)plane[s->kv_type == TURBOK_KV_INT8 ? slot * D + i : (slot * D + i) / 2];
+        int u = s->kv_type == TURBOK_KV_INT8 ? byte : byte >> 4 * (i % 2) & 15;
+        out[i] = (float)(*scale * u + *zero);
+    }
+}
+
+static void check_store(run *r, const float *qkv, const int32_t *from, const int32_t *n, const void *q)
+{
+    const setup *s = r->s;
+    size_t width = (size_t)((s->H + 2 * s->K) * s->D), D = (size_t)s->D, t = 0, T = 0, size = 0;
+    for (int32_t i = 0; i < s->S; i++) {
+        T += (size_t)n[i];
+        size += (size_t)((s->before[i] + s->fresh[i] + s->bt - 1) / s->bt) * r->at.kv.block_bytes;
+    }
+    float *gq = malloc(T * (size_t)s->H * D * 4), row[1024];
+    char *cache = malloc(size);
+    double want[1024], scale, zero;
+    dev_get_numbers(s->act, q, T * (size_t)s->H * D, gq);
+    dev_get(r->at.kv.base, cache, size);
+    for (int32_t i = 0; i < s->S; i++)
+        for (int32_t k = 0; k < n[i]; k++, t++)
+            for (int32_t h = 0; h < s->H + 2 * s->K; h++) {
+                int kind = h < s->H ? 0 : h < s->H + s->K ? 1 : 2;
+                int32_t head = kind ? (h - s->H) % s->K : h, pos = from[i] + k;
+                const float *in = qkv + t * width + column(s, kind, head);
+                double top = 0;
+                for (size_t d = 0; d < D; d++) {
+                    want[d] = (double)in[d];
+                    top = fmax(top, 2 * fabs(want[d]));
+                }
+                if (kind < 2)
+                    rotate(r, i, pos, in, want);
+                scale = 0;
+                if (kind)
+                    cached(r, cache, i, pos, kind == 2, head, row, &scale, &zero);
+                for (size_t d = 0; d < D; d++) {
+                    double tol = 1e-6 * top + (kind == 0 ? 1.01 * dev_ulp(s->act, want[d])
+                                               : scale > 0 ? scale * 0.5001 + 1e-6 * top
+                                                           : 1.01 * dev_ulp(s->kv_type, want[d]));
+                    dev_near(r->what, d, (double)(kind ? row[d] : gq[(t * (size_t)s->H + (size_t)h) * D + d]),
+                             want[d], tol);
+                }
+            }
+    free(gq), free(cache);
+}
+
+static void check_attention(run *r, const int32_t *from, const int32_t *n, const void *q, const void *out)
+{
+    const setup *s = r->s;
+    size_t D = (size_t)s->D, t = 0, T = 0, size = 0;
+    for (int32_t i = 0; i < s->S; i++) {
+        T += (size_t)n[i];
+        size += (size_t)((s->before[i] + s->fresh[i] + s->bt - 1) / s->bt) * r->at.kv.block_bytes;
+    }
+    float *gq = malloc(T * (size_t)s->H * D * 4), *got = malloc(T * (size_t)s->H * D * 4);
+    float *k = malloc(STRIDE * (size_t)s->bt * D * 4), *v = malloc(STRIDE * (size_t)s->bt * D * 4);
+    double *zero = malloc(STRIDE * (size_t)s->bt * 8), scale, *p = malloc(STRIDE * (size_t)s->bt * 8), none;
+    char *cache = malloc(size);
+    dev_get_numbers(s->act, q, T * (size_t)s->H * D, gq);
+    dev_get_numbers(s->act, out, T * (size_t)s->H * D, got);
+    dev_get(r->at.kv.base, cache, size);
+    for (int32_t i = 0; i < s->S; t += (size_t)n[i++])
+        for (int32_t h = 0; h < s->K; h++) {
+            for (int32_t j = 0; j < from[i] + n[i]; j++) {
+                cached(r, cache, i, j, 0, h, k + (size_t)j * D, &scale, &none);
+                cached(r, cache, i, j, 1, h, v + (size_t)j * D, &scale, &zero[j]);
+            }
+            for (int32_t row = 0; row < n[i] * (s->H / s->K); row++) {
+                int32_t at = row / (s->H / s->K), head = h * (s->H / s->K) + row % (s->H / s->K);
+                int32_t pos = from[i] + at, lo = s->window && pos >= s->window ? pos - s->window + 1 : 0;
+                size_t o = ((t + (size_t)at) * (size_t)s->H + (size_t)head) * D;
+                double sum = 0, top = -1e300;
+                for (int32_t j = lo; j <= pos; j++) {
+                    p[j] = 0;
+                    for (size_t d = 0; d < D; d++)
+                        p[j] += (double)gq[o + d] * (double)k[(size_t)j * D + d];
+                    p[j] *= (double)r->at.scale;
+                    top = fmax(top, p[j]);
+                }
+                for (int32_t j = lo; j <= pos; j++)
+                    sum += p[j] = exp(p[j] - top);
+                for (size_t d = 0; d < D; d++) {
+                    double want = 0, mass = 0;
+                    for (int32_t j = lo; j <= pos; j++) {
+                        want += p[j] / sum * (double)v[(size_t)j * D + d];
+                        mass += p[j] / sum * (fabs((double)v[(size_t)j * D + d]) + fabs(zero[j]));
+                    }
+                    /* weights are rounded to 16 bits before they meet values; scores differ by fp32 sums */
+                    double tol = mass * (s->act == TURBO_F32 ? 4e-5 : 0x1.2p-8) + 1.01 * dev_ulp(s->act, want);
+                    dev_near(r->what, o + d, (double)got[o + d], want, tol);
+                }
+            }
+        }
+    free(gq), free(got), free(k), free(v), free(zero), free(p), free(cache);
+}
+
+static void step(run *r, const int32_t *from, const int32_t *n, int32_t pad)
+{
+    const setup *s = r->s;
+    turbok_cu_batch b = batch_of(r, from, n, pad);
+    size_t width = (size_t)((s->H + 2 * s->K) * s->D), T = (size_t)b.T, es = turbok_dtype_size(s->act);
+    float *qkv = malloc(T * width * 4), *rows = malloc(T * width * 4);
+    void *in = dev_numbers(s->act, T * width, 1, qkv);
+    void *q = dev_new(T * (size_t)(s->H * s->D) * es, NULL), *out = dev_new(T * (size_t)(s->H * s->D) * es, NULL);
+    turbok_cu_rope_store(dev, s->act, &r->at, &b, in, q);
+    check_store(r, qkv, from, n, q);
+    for (int twice = 0; twice < 2; twice++) /* the counters must be 0 again */
+        turbok_cu_attention(dev, s->act, &r->at, &b, q, out, r->scratch, r->scratch_bytes);
+    check_attention(r, from, n, q, out);
+    dev_get_numbers(s->act, out, T * (size_t)(s->H * s->D), rows);
+    for (size_t i = (T - (size_t)pad) * (size_t)(s->H * s->D); i < T * (size_t)(s->H * s->D); i++)
+        dev_near("padding", i, (double)rows[i], 0, 0);
+    free(qkv), free(rows);
+}
+
+static void check(const setup *s)
+{
+    run r = {.s = s};
+    int32_t zero[MAX_S] = {0}, behind[MAX_S], one[MAX_S], last[MAX_S];
+    snprintf(r.what, sizeof r.what, "act %s kv %s D %d H %d K %d bt %d window %d", dev_type(s->act),
+             dev_type(s->kv_type), s->D, s->H, s->K, s->bt, s->window);
+    make_cache(&r);
+    for (int32_t i = 0; i < s->S; i++) {
+        behind[i] = s->before[i];
+        last[i] = s->before[i] + s->fresh[i] - 1;
+        one[i] = 1;
+    }
+    for (int32_t i = 0; i < s->S; i++)
+        if (!s->before[i]) /* its first chunk is the second one of the others */
+            behind[i] = 0;
+    step(&r, zero, s->before, 0);
+    step(&r, behind, s->fresh, 0);
+    step(&r, last, one, 2); /* the last token once more, alone */
+    free(r.inv);
+    dev_drop();
+}
+
+int main(void)
+{
+    static const int32_t types[] = {0, TURBOK_KV_INT8, TURBOK_KV_INT4};
+    dev_begin("attention");
+    for (int i = 0; i < 3; i++)
+        for (int k = 0; k < 3; k++) {
+            int32_t act = dev_act(i);
+            setup s = {.act = act, .kv_type = types[k] ? types[k] : act, .D = 64, .H = 4, .K = 2, .bt = 16,
+                       .rope_dim = 64, .S = 3, .before = {5, 33, 70}, .fresh = {3, 1, 7}, .table_len = 50};
+            check(&s);
+            s.D = 128, s.rope_dim = 128, s.bt = 64, s.H = 6, s.K = 1, s.window = 40, s.style = 1;
+            s.before[2] = 300, s.fresh[0] = 1, s.fresh[1] = 20;
+            check(&s);
+            s.D = 80, s.rope_dim = 32, s.bt = 8, s.H = 18, s.K = 2, s.window = 0, s.layout = 1;
+            s.before[0] = 1, s.before[2] = 130, s.table_len = 1, s.dynamic = 2;
+            check(&s);
+            s.D = k == 2 ? 36 : 33, s.rope_dim = 10, s.H = 2, s.style = 0;
+            check(&s);
+            if (k == 0) { /* a cache of another type than the activations */
+                s.kv_type = act == TURBO_BF16 ? TURBO_F16 : TURBO_BF16;
+                s.D = 96;
+                check(&s);
+                s.kv_type = act;
+                s.D = 256, s.rope_dim = 256;
+                check(&s);
+            }
+        }
+    return dev_end();
+}

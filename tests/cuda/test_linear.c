@@ -1,0 +1,92 @@
+/* tests/cuda/test_linear.c: matrix products at random odd shapes against sums in double precision. The bound is
+ * that of a chain of `in` fused multiply-adds and of storing the result. */
+#include "dev.h"
+
+static double act_of(double a)
+{
+    return a / (1 + exp(-a));
+}
+
+static void product(int32_t act, int32_t w_dtype, int32_t out_dtype, int32_t out, int32_t in, int32_t T,
+                    bool has_bias, bool many)
+{
+    size_t O = (size_t)out, I = (size_t)in, N = (size_t)T;
+    float *w = malloc(O * I * 4), *x = malloc(N * I * 4), *b = malloc(O * 4), *got = malloc(N * O * 4);
+    char what[128];
+    snprintf(what, sizeof what, "%s w %s act %s -> %s, %d x %d, T %d", many ? "gemm" : "gemv",
+             dev_type(w_dtype), dev_type(act), dev_type(out_dtype), out, in, T);
+    void *dw = dev_numbers(w_dtype, O * I, 0.5f, w), *dx = dev_numbers(act, N * I, 1, x);
+    const float *db = dev_numbers(TURBO_F32, O, 1, b);
+    void *dy = dev_new(N * O * turbok_dtype_size(out_dtype), NULL);
+    (many ? turbok_cu_gemm : turbok_cu_gemv)(dev, act, dw, w_dtype, has_bias ? db : NULL, out, in, dx, T,
+                                             out_dtype, dy);
+    dev_get_numbers(out_dtype, dy, N * O, got);
+    for (size_t t = 0; t < N; t++)
+        for (size_t o = 0; o < O; o++) {
+            double sum = has_bias ? (double)b[o] : 0, size = fabs(sum);
+            for (size_t k = 0; k < I; k++) {
+                double p = (double)w[o * I + k] * (double)x[t * I + k];
+                sum += p;
+                size += fabs(p);
+            }
+            dev_near(what, t * O + o, (double)got[t * O + o], sum,
+                     (in + 2) * 0x1p-23 * size + 1.01 * dev_ulp(out_dtype, sum));
+        }
+    free(w), free(x), free(b), free(got);
+    dev_drop();
+}
+
+static void gated(int32_t act, int32_t out, int32_t in, int32_t T)
+{
+    size_t O = (size_t)out, I = (size_t)in, N = (size_t)T;
+    float *g = malloc(O * I * 4), *u = malloc(O * I * 4), *x = malloc(N * I * 4), *got = malloc(N * O * 4);
+    char what[96];
+    snprintf(what, sizeof what, "gated %s, %d x %d, T %d", dev_type(act), out, in, T);
+    void *dg = dev_numbers(act, O * I, 0.3f, g), *du = dev_numbers(act, O * I, 0.3f, u);
+    void *dx = dev_numbers(act, N * I, 1, x), *dy = dev_new(N * O * turbok_dtype_size(act), NULL);
+    if (!turbok_cu_gemv_gated(dev, act, dg, du, act, TURBO_ACT_SILU, out, in, dx, T, dy))
+        dev_fail("%s: not taken", what);
+    dev_get_numbers(act, dy, N * O, got);
+    for (size_t t = 0; t < N; t++)
+        for (size_t o = 0; o < O; o++) {
+            double a = 0, b = 0, size = 0;
+            for (size_t k = 0; k < I; k++) {
+                a += (double)g[o * I + k] * (double)x[t * I + k];
+                b += (double)u[o * I + k] * (double)x[t * I + k];
+                size += fabs((double)g[o * I + k] * (double)x[t * I + k]) +
+                        fabs((double)u[o * I + k] * (double)x[t * I + k]);
+            }
+            /* both products are rounded to the activation type before they meet */
+            double ea = dev_ulp(act, a) + (in + 2) * 0x1p-23 * size;
+            double eb = dev_ulp(act, b) + (in + 2) * 0x1p-23 * size, want = act_of(a) * b;
+            dev_near(what, t * O + o, (double)got[t * O + o], want,
+                     1.2 * ea * (fabs(b) + eb) + eb * fabs(act_of(a)) + 1.1 * dev_ulp(act, want) + 1e-6);
+        }
+    free(g), free(u), free(x), free(got);
+    dev_drop();
+}
+
+int main(void)
+{
+    dev_begin("linear");
+    for (int i = 0; i < 3; i++)
+        for (int k = 0; k < 3; k++) { /* all types of weights with all of activations */
+            product(dev_act(i), dev_act(k), dev_act(i), 19, 40, 3, k == 1, false);
+            product(dev_act(i), dev_act(k), TURBO_F32, 21, 13, 5, false, k == 0);
+            product(dev_act(i), dev_act(k), dev_act(i), 70, 24, 67, true, true);
+        }
+    for (int i = 0; i < 2; i++) {
+        static const int32_t rows[] = {1, 2, 7, 8};
+        for (size_t k = 0; k < 4; k++)
+            product(dev_act(i), dev_act(i), k % 2 ? TURBO_F32 : dev_act(i), 33 + (int32_t)k, 2056, rows[k],
+                    k > 1, false);
+        product(dev_act(i), dev_act(i), dev_act(i), 16, 8, 1, false, false);
+        product(dev_act(i), dev_act(i), dev_act(i), 40, 2600, 13, true, true);
+        product(dev_act(i), dev_act(i), dev_act(i), 150, 136, 40, true, true);
+        product(dev_act(i), dev_act(i), TURBO_F32, 136, 72, 150, false, true);
+        product(dev_act(i), dev_act(i), dev_act(i), 130, 264, 129, true, true);
+        gated(dev_act(i), 21, 2056, 3);
+        gated(dev_act(i), 8, 40, 8);
+    }
+    return dev_end();
+}
