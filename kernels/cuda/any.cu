@@ -44,24 +44,25 @@ template <class T> DEVICE void gemm_any_body(const struct turbok_cu_multiply_any
             ws[i % 16 * 65 + row] = o0 + row < a.out && k < a.in
                                         ? element_of(a.w_dtype, a.w, (o0 + row) * a.in + k)
                                         : 0.0f;
-            xs[i % 16 * 65 + row] = t0 + row < a.T && k < a.in ? to_f(x[(t0 + row) * a.in + k]) : 0.0f;
+            xs[i % 16 * 65 + row] =
+                t0 + row < a.T && k < a.in ? to_f(x[(t0 + row) * a.in + k]) : 0.0f;
         }
         __syncthreads();
         for (int k = 0; k < 16; k++)
             UNROLL
-            for (int i = 0; i < 4; i++)
-                UNROLL
-                for (int j = 0; j < 4; j++)
-                    acc[i][j] = fmaf(xs[k * 65 + ti + 16 * i], ws[k * 65 + oi + 16 * j], acc[i][j]);
+        for (int i = 0; i < 4; i++)
+            UNROLL
+        for (int j = 0; j < 4; j++)
+            acc[i][j] = fmaf(xs[k * 65 + ti + 16 * i], ws[k * 65 + oi + 16 * j], acc[i][j]);
         __syncthreads();
     }
     UNROLL
     for (int i = 0; i < 4; i++)
         UNROLL
-        for (int j = 0; j < 4; j++) {
-            int64_t t = t0 + ti + 16 * i, o = o0 + oi + 16 * j;
-            if (t < a.T && o < a.out)
-                put_element(a.out_dtype, a.y, t * a.out + o, acc[i][j] + (a.bias ? a.bias[o] : 0.0f));
-        }
+    for (int j = 0; j < 4; j++) {
+        int64_t t = t0 + ti + 16 * i, o = o0 + oi + 16 * j;
+        if (t < a.T && o < a.out)
+            put_element(a.out_dtype, a.y, t * a.out + o, acc[i][j] + (a.bias ? a.bias[o] : 0.0f));
+    }
 }
 TURBOK_KERNEL_ACT(gemm_any, 256, 2)

@@ -64,7 +64,8 @@ template <class T> DEVICE void attend_body(const struct turbok_cu_attend_args &a
 {
     TURBOK_SHARED(float, p, KEYS);
     TURBOK_SHARED(float, room, 33);
-    float *q = reinterpret_cast<float *>(shared_dynamic()), acc[MAX_DIMS] = {0, 0, 0, 0, 0, 0, 0, 0};
+    float *q = reinterpret_cast<float *>(shared_dynamic()),
+          acc[MAX_DIMS] = {0, 0, 0, 0, 0, 0, 0, 0};
     const turbok_cu_attn &at = a.at;
     const turbok_cu_kv kv = at.kv;
     grid_wait();
@@ -94,7 +95,8 @@ template <class T> DEVICE void attend_full_body(const struct turbok_cu_attend_fu
 {
     TURBOK_SHARED(float, p, KEYS);
     TURBOK_SHARED(float, room, 33);
-    float *q = reinterpret_cast<float *>(shared_dynamic()), acc[MAX_DIMS] = {0, 0, 0, 0, 0, 0, 0, 0};
+    float *q = reinterpret_cast<float *>(shared_dynamic()),
+          acc[MAX_DIMS] = {0, 0, 0, 0, 0, 0, 0, 0};
     grid_wait();
     int64_t t = blockIdx.x, h = blockIdx.y, n = blockIdx.z, D = a.D, E = a.H * D;
     const T *qkv = static_cast<const T *>(a.qkv) + n * a.T * 3 * E + h * D;

@@ -68,7 +68,7 @@ template <class T, int D, int BITS> struct decoder {
         const char *p = plane + kv_code_bytes(*kv) + 2 * slot;
         UNROLL
         for (int i = 0; i < 2; i++, p += 2 * kv->block_tokens)
-            par[i] = pos >= to ? 0
+            par[i] = pos >= to      ? 0
                      : pos + 1 < to ? load4(p)
                                     : *reinterpret_cast<const uint16_t *>(p);
     }
@@ -115,7 +115,8 @@ template <class T, int D, int BITS> struct decoder {
     /* Two bytes as two numbers: byte i of a, byte h of b. */
     static DEVICE_METHOD uint32_t bytes_pair(uint32_t a, int i, uint32_t b, int h, f16 type)
     {
-        uint32_t both = __byte_perm(a, b, static_cast<unsigned>(i) | static_cast<unsigned>(4 + h) << 4);
+        uint32_t both =
+            __byte_perm(a, b, static_cast<unsigned>(i) | static_cast<unsigned>(4 + h) << 4);
         /* 0x6400 + u is 1024 + u */
         return fma2(__byte_perm(both, 0x64646464u, 0x4140u), 0x3c003c00u, 0xe400e400u, type);
     }
@@ -159,7 +160,8 @@ template <class T, int D, int BITS> struct decoder {
         if (BITS == 8)
             return bytes_pair(a[e / 4 % VW], e % 4, b[e / 4 % VW], e % 4, VT());
         unsigned i = static_cast<unsigned>(e) / 2 % 4;
-        uint32_t both = __byte_perm(a[e / 8 % VW], b[e / 8 % VW], i | i << 4 | (4 + i) << 8 | (4 + i) << 12);
+        uint32_t both =
+            __byte_perm(a[e / 8 % VW], b[e / 8 % VW], i | i << 4 | (4 + i) << 8 | (4 + i) << 12);
         return nibbles_pair(both >> (e % 2 ? 4 : 0), VT());
     }
 
@@ -188,11 +190,11 @@ template <class T, int D, int BITS> struct decoder {
             }
             if (BITS == 4)
                 UNROLL
-                for (int i = 0; i < W; i++) { /* pairs (0,4), (1,5), (2,6), (3,7) of 8 */
-                    int at = i / 4 * 4 + i % 4 / 2;
-                    q[c * CH / 16 + i / 2][i % 2] =
-                        __byte_perm(w[at], w[(at + 2) % W], i % 2 ? 0x7632u : 0x5410u);
-                }
+            for (int i = 0; i < W; i++) { /* pairs (0,4), (1,5), (2,6), (3,7) of 8 */
+                int at = i / 4 * 4 + i % 4 / 2;
+                q[c * CH / 16 + i / 2][i % 2] =
+                    __byte_perm(w[at], w[(at + 2) % W], i % 2 ? 0x7632u : 0x5410u);
+            }
         }
         qsum += __shfl_xor_sync(FULL, qsum, 1);
         qsum += __shfl_xor_sync(FULL, qsum, 2);
@@ -210,26 +212,26 @@ template <class T, int D, int BITS> struct decoder {
             UNROLL
             for (int c = 0; c < NCH; c++)
                 UNROLL
-                for (int i = 0; i < CH / 16; i++) {
-                    uint32_t a[4] = {q[c * CH / 16 + i][0], 0, q[c * CH / 16 + i][1], 0}, b[2];
-                    key_operand(k[n][c], i, b);
-                    mma(s[n], a, b, T());
-                }
+            for (int i = 0; i < CH / 16; i++) {
+                uint32_t a[4] = {q[c * CH / 16 + i][0], 0, q[c * CH / 16 + i][1], 0}, b[2];
+                key_operand(k[n][c], i, b);
+                mma(s[n], a, b, T());
+            }
         }
         float top = -INFINITY;
         UNROLL
         for (int n = 0; n < 2 * KT; n++)
             UNROLL
-            for (int i = 0; i < 2; i++) {
-                int pos = t + 8 * n + 2 * j + i;
-                float x = s[n][i];
-                if (BITS < 16) {
-                    float2 ks = unpack2<bf16>(kpar[n][0]), kz = unpack2<bf16>(kpar[n][1]);
-                    x = fmaf(x, i ? ks.y : ks.x, qsum * (i ? kz.y : kz.x));
-                }
-                s[n][i] = pos >= from && pos < to ? x * scale : -INFINITY;
-                top = fmaxf(top, s[n][i]);
+        for (int i = 0; i < 2; i++) {
+            int pos = t + 8 * n + 2 * j + i;
+            float x = s[n][i];
+            if (BITS < 16) {
+                float2 ks = unpack2<bf16>(kpar[n][0]), kz = unpack2<bf16>(kpar[n][1]);
+                x = fmaf(x, i ? ks.y : ks.x, qsum * (i ? kz.y : kz.x));
             }
+            s[n][i] = pos >= from && pos < to ? x * scale : -INFINITY;
+            top = fmaxf(top, s[n][i]);
+        }
         if (next < end)
             load_keys(next);
         top = fmaxf(top, __shfl_xor_sync(FULL, top, 1));
@@ -269,12 +271,12 @@ template <class T, int D, int BITS> struct decoder {
             UNROLL
             for (int c = 0; c < VCH; c++)
                 UNROLL
-                for (int e = 0; e < U; e += 2) {
-                    uint32_t(*x)[VW] = v[kt][c];
-                    uint32_t a[4] = {value_pair(x[0], x[1], e), value_pair(x[0], x[1], e + 1),
-                                     value_pair(x[2], x[3], e), value_pair(x[2], x[3], e + 1)};
-                    mma(acc[(c * U + e) / 2], a, b, VT());
-                }
+            for (int e = 0; e < U; e += 2) {
+                uint32_t(*x)[VW] = v[kt][c];
+                uint32_t a[4] = {value_pair(x[0], x[1], e), value_pair(x[0], x[1], e + 1),
+                                 value_pair(x[2], x[3], e), value_pair(x[2], x[3], e + 1)};
+                mma(acc[(c * U + e) / 2], a, b, VT());
+            }
         }
     }
 };
@@ -299,7 +301,8 @@ DEVICE pieces pieces_of(const struct turbok_cu_decode_args &a, int seq, int span
 
 /* Numbers the items before each sequence into starts [S+1], slots likewise (pieces of sequences with more
  * than one); returns the span. By the whole block. */
-DEVICE int count_items(const struct turbok_cu_decode_args &a, int per_piece, int *starts, int *slots)
+DEVICE int count_items(const struct turbok_cu_decode_args &a, int per_piece, int *starts,
+                       int *slots)
 {
     TURBOK_SHARED(int, chosen, 4);
     int S = a.b.S, l = lane_id();
@@ -313,7 +316,8 @@ DEVICE int count_items(const struct turbok_cu_decode_args &a, int per_piece, int
         float waves = fminf(ceilf(keys / 1024.0f), 4.0f);
         int span = 1 << 30;
         if (a.slots > 0)
-            span = max(64, (static_cast<int>(fminf(keys / fmaxf(waves, 1.0f), 1e9f)) + 64) / 64 * 64);
+            span =
+                max(64, (static_cast<int>(fminf(keys / fmaxf(waves, 1.0f), 1e9f)) + 64) / 64 * 64);
         int before = 0, slot = 0;
         for (int base = 0; base < S; base += 32) {
             int n = base + l < S ? pieces_of(a, base + l, span).n : 0, sum = n;
@@ -361,113 +365,157 @@ DEVICE void add_pieces(const float *partial, int n, int64_t stride, int heads, i
     }
 }
 
-template <class T, int D, int BITS> DEVICE void decode_body(const struct turbok_cu_decode_args &a)
+/* What a block knows of the item it works on. */
+struct work {
+    int seq, rest, piece, n_pieces, begin, end, head,
+        heads; /* rest: number of the item in its sequence */
+    int64_t row; /* of q and out */
+};
+DEVICE work work_of(const struct turbok_cu_decode_args &a, int item, const int *starts, int span)
 {
-    TURBOK_SHARED(float, wm, WARPS * HEADS);
-    TURBOK_SHARED(float, wl, WARPS * HEADS);
-    TURBOK_SHARED(int, last, 4);
+    int G = a.at.n_heads / a.at.kv.n_kv, tiles = (G + HEADS - 1) / HEADS;
+    int per_piece = a.at.kv.n_kv * tiles, lo = 0, hi = a.b.S - 1;
+    while (lo < hi) { /* the last sequence that begins at or before the item */
+        int mid = (lo + hi + 1) / 2;
+        if (starts[mid] <= item)
+            lo = mid;
+        else
+            hi = mid - 1;
+    }
+    work w;
+    pieces p = pieces_of(a, lo, span);
+    w.seq = lo;
+    w.rest = item - starts[lo];
+    w.piece = w.rest / per_piece;
+    w.n_pieces = p.n;
+    w.begin = p.first + w.piece * p.span;
+    w.end = min(w.begin + p.span, a.b.kv_lens[lo]);
+    w.head = w.rest % per_piece / tiles;
+    int first = w.rest % tiles * HEADS;
+    w.heads = min(HEADS, G - first);
+    w.row = (static_cast<int64_t>(a.b.cu_seqlens[lo]) * a.at.n_heads + w.head * G + first) *
+            a.at.kv.head_dim;
+    return w;
+}
+
+/* The keys of an item; sums of each warp to o [WARPS][HEADS][D], wm and wl [WARPS][HEADS]. */
+template <class T, int D, int BITS>
+DEVICE void run_item(const struct turbok_cu_decode_args &a, const work &it, float *o, float *wm,
+                     float *wl)
+{
     typedef decoder<T, D, BITS> dec;
     const turbok_cu_attn &at = a.at;
-    int S = a.b.S, G = at.n_heads / at.kv.n_kv, tiles = (G + HEADS - 1) / HEADS, n = at.kv.head_dim;
-    int per_piece = at.kv.n_kv * tiles, g = lane_id() / 4, j = lane_id() % 4;
+    int g = lane_id() / 4, j = lane_id() % 4, len = a.b.kv_lens[it.seq];
+    dec w;
+    w.kv = &at.kv;
+    w.planes = kv_plane(at.kv, 0, at.layer, 0, it.head);
+    w.value_offset = at.kv.n_kv * static_cast<int64_t>(at.kv.plane_bytes);
+    w.table = a.b.tables + it.seq * a.b.table_stride;
+    w.shift = a.block_shift;
+    w.from = at.window > 0 && len > at.window ? len - at.window : 0;
+    w.to = it.end;
+    w.m = -INFINITY;
+    w.l = w.z = 0;
+    UNROLL
+    for (int e = 0; e < D / 16; e++)
+        w.acc[e][0] = w.acc[e][1] = w.acc[e][2] = w.acc[e][3] = 0;
+    int t = it.begin + warp_id() * dec::KEYS;
+    if (t < it.end)
+        w.load_keys(t);
+    w.load_query(static_cast<const T *>(a.q) + it.row, it.heads);
+    float scale = at.scale * 1.44269504f; /* powers of 2 */
+    for (; t < it.end; t += WARPS * dec::KEYS)
+        w.step(t, t + WARPS * dec::KEYS, it.end, scale);
+    UNROLL
+    for (int i = 1; i < 4; i *= 2) {
+        w.l += __shfl_xor_sync(FULL, w.l, i);
+        w.z += __shfl_xor_sync(FULL, w.z, i);
+    }
+    if (j == 0) {
+        wm[warp_id() * HEADS + g] = w.m;
+        wl[warp_id() * HEADS + g] = w.l;
+    }
+    float zs[2] = {__shfl_sync(FULL, w.z, 8 * j), __shfl_sync(FULL, w.z, 8 * j + 4)};
+    UNROLL
+    for (int e = 0; e < D / 8; e++)
+        UNROLL
+    for (int i = 0; i < 2; i++) {
+        int d = e / dec::U * 8 * dec::U + dec::U * g + e % dec::U;
+        o[(warp_id() * HEADS + 2 * j + i) * D + d] = w.acc[e / 2][e % 2 * 2 + i] + zs[i];
+    }
+}
+
+/* Adds the warps: to out when the item is all of its sequence, else to slot [HEADS][n+2]. */
+template <class T, int D>
+DEVICE void add_warps(const work &it, const float *o, const float *wm, const float *wl, int n,
+                      float *slot, T *out)
+{
+    for (int i = static_cast<int>(threadIdx.x); i < it.heads * n; i += 32 * WARPS) {
+        int h = i / n, d = i % n;
+        float m = -INFINITY, sum = 0, v = 0;
+        UNROLL
+        for (int k = 0; k < WARPS; k++)
+            m = fmaxf(m, wm[k * HEADS + h]);
+        float ref = m > -INFINITY ? m : 0.0f;
+        UNROLL
+        for (int k = 0; k < WARPS; k++) {
+            float f = exp2_fast(wm[k * HEADS + h] - ref);
+            sum = fmaf(f, wl[k * HEADS + h], sum);
+            v = fmaf(f, o[(k * HEADS + h) * D + d], v);
+        }
+        if (it.n_pieces == 1) {
+            out[i] = from_f<T>(v / sum);
+            continue;
+        }
+        slot[h * (n + 2) + d] = v;
+        if (d == 0) {
+            slot[h * (n + 2) + n] = m;
+            slot[h * (n + 2) + n + 1] = sum;
+        }
+    }
+}
+
+template <class T, int D, int BITS> DEVICE void decode_body(const struct turbok_cu_decode_args &a)
+{
+    TURBOK_SHARED(float, wm, WARPS *HEADS);
+    TURBOK_SHARED(float, wl, WARPS *HEADS);
+    TURBOK_SHARED(int, last, 4);
+    TURBOK_SHARED(work, its, 1);
+    const turbok_cu_attn &at = a.at;
+    int S = a.b.S, G = at.n_heads / at.kv.n_kv, n = at.kv.head_dim, width = at.n_heads * n;
+    int per_piece = at.kv.n_kv * ((G + HEADS - 1) / HEADS);
     float *o = reinterpret_cast<float *>(shared_dynamic()); /* [WARPS][HEADS][D] */
     int *starts = reinterpret_cast<int *>(o + WARPS * HEADS * D), *slots = starts + S + 1;
     grid_wait();
     grid_release();
     int span = count_items(a, per_piece, starts, slots), items = starts[S];
     for (int64_t t = blockIdx.x; t < a.b.T; t += gridDim.x) /* padding */
-        for (int i = static_cast<int>(threadIdx.x); i < at.n_heads * n && a.b.seq_of[t] < 0; i += 32 * WARPS)
-            static_cast<T *>(a.out)[t * at.n_heads * n + i] = from_f<T>(0.0f);
-    for (int item = static_cast<int>(blockIdx.x); item < items; item += static_cast<int>(gridDim.x)) {
-        int lo = 0, hi = S - 1; /* the last sequence that begins at or before the item */
-        while (lo < hi) {
-            int mid = (lo + hi + 1) / 2;
-            if (starts[mid] <= item)
-                lo = mid;
-            else
-                hi = mid - 1;
-        }
-        int seq = lo, rest = item - starts[seq], piece = rest / per_piece;
-        int head = rest % per_piece / tiles, tile = rest % tiles;
-        pieces p = pieces_of(a, seq, span);
-        int len = a.b.kv_lens[seq], heads = min(HEADS, G - tile * HEADS);
-        int begin = p.first + piece * p.span, end = min(begin + p.span, len);
-        int64_t row = (static_cast<int64_t>(a.b.cu_seqlens[seq]) * at.n_heads + head * G + tile * HEADS) * n;
-        dec w;
-        w.kv = &at.kv;
-        w.planes = kv_plane(at.kv, 0, at.layer, 0, head);
-        w.value_offset = at.kv.n_kv * static_cast<int64_t>(at.kv.plane_bytes);
-        w.table = a.b.tables + seq * a.b.table_stride;
-        w.shift = a.block_shift;
-        w.from = at.window > 0 && len > at.window ? len - at.window : 0;
-        w.to = end;
-        w.m = -INFINITY;
-        w.l = w.z = 0;
-        UNROLL
-        for (int e = 0; e < D / 16; e++)
-            w.acc[e][0] = w.acc[e][1] = w.acc[e][2] = w.acc[e][3] = 0;
-        int t = begin + warp_id() * dec::KEYS;
-        if (t < end)
-            w.load_keys(t);
-        w.load_query(static_cast<const T *>(a.q) + row, heads);
-        float scale = at.scale * 1.44269504f; /* powers of 2 */
-        for (; t < end; t += WARPS * dec::KEYS)
-            w.step(t, t + WARPS * dec::KEYS, end, scale);
-        UNROLL
-        for (int i = 1; i < 4; i *= 2) {
-            w.l += __shfl_xor_sync(FULL, w.l, i);
-            w.z += __shfl_xor_sync(FULL, w.z, i);
-        }
-        if (j == 0) {
-            wm[warp_id() * HEADS + g] = w.m;
-            wl[warp_id() * HEADS + g] = w.l;
-        }
-        float zs[2] = {__shfl_sync(FULL, w.z, 8 * j), __shfl_sync(FULL, w.z, 8 * j + 4)};
-        UNROLL
-        for (int e = 0; e < D / 8; e++)
-            UNROLL
-            for (int i = 0; i < 2; i++) {
-                int d = e / dec::U * 8 * dec::U + dec::U * g + e % dec::U;
-                o[(warp_id() * HEADS + 2 * j + i) * D + d] = w.acc[e / 2][e % 2 * 2 + i] + zs[i];
-            }
+        for (int i = static_cast<int>(threadIdx.x); i < width && a.b.seq_of[t] < 0; i += 32 * WARPS)
+            static_cast<T *>(a.out)[t * width + i] = from_f<T>(0.0f);
+    int64_t stride = static_cast<int64_t>(per_piece) * HEADS * (n + 2);
+    for (int item = static_cast<int>(blockIdx.x); item < items;
+         item += static_cast<int>(gridDim.x)) {
+        if (threadIdx.x == 0)
+            its[0] = work_of(a, item, starts, span);
         __syncthreads();
-        float *slot = a.partial + (static_cast<int64_t>(slots[seq]) + rest) * HEADS * (n + 2);
-        T *out = static_cast<T *>(a.out) + row;
-        for (int i = static_cast<int>(threadIdx.x); i < heads * n; i += 32 * WARPS) {
-            int h = i / n, d = i % n;
-            float m = -INFINITY, sum = 0, v = 0;
-            UNROLL
-            for (int k = 0; k < WARPS; k++)
-                m = fmaxf(m, wm[k * HEADS + h]);
-            float ref = m > -INFINITY ? m : 0.0f;
-            UNROLL
-            for (int k = 0; k < WARPS; k++) {
-                float f = exp2_fast(wm[k * HEADS + h] - ref);
-                sum = fmaf(f, wl[k * HEADS + h], sum);
-                v = fmaf(f, o[(k * HEADS + h) * D + d], v);
-            }
-            if (p.n == 1) {
-                out[i] = from_f<T>(v / sum);
-                continue;
-            }
-            slot[h * (n + 2) + d] = v;
-            if (d == 0) {
-                slot[h * (n + 2) + n] = m;
-                slot[h * (n + 2) + n + 1] = sum;
-            }
-        }
-        if (p.n > 1) {
-            uint32_t *count = a.arrived + static_cast<int64_t>(seq) * per_piece + rest % per_piece;
+        const work &it = its[0]; /* in shared memory: registers are short */
+        float *slot = a.partial + (static_cast<int64_t>(slots[it.seq]) + it.rest) * HEADS * (n + 2);
+        T *out = static_cast<T *>(a.out) + it.row;
+        run_item<T, D, BITS>(a, it, o, wm, wl);
+        __syncthreads();
+        add_warps<T, D>(it, o, wm, wl, n, slot, out);
+        if (it.n_pieces > 1) {
+            unsigned top = static_cast<unsigned>(it.n_pieces - 1);
             __threadfence();
             __syncthreads();
             if (threadIdx.x == 0)
-                last[0] = atomicInc(count, static_cast<unsigned>(p.n - 1)) ==
-                          static_cast<unsigned>(p.n - 1);
+                last[0] = atomicInc(a.arrived + static_cast<int64_t>(it.seq) * per_piece +
+                                        it.rest % per_piece,
+                                    top) == top;
             __syncthreads();
             if (last[0]) {
                 __threadfence();
-                int64_t stride = static_cast<int64_t>(per_piece) * HEADS * (n + 2);
-                add_pieces<T>(slot - piece * stride, p.n, stride, heads, n, out);
+                add_pieces<T>(slot - it.piece * stride, it.n_pieces, stride, it.heads, n, out);
             }
         }
         __syncthreads();

@@ -2,10 +2,10 @@
  * cache of the same type, of int8 and of int4. */
 #include "cuda/decode.cuh"
 
-#define INSTANCE(name, D, bits) \
-    TURBOK_KERNEL(name##_f16, decode, 32 * WARPS, 3) \
-    { \
-        decode_body<f16, D, bits>(a); \
+#define INSTANCE(name, D, bits)                                                                    \
+    TURBOK_KERNEL(name##_f16, decode, 32 * WARPS, 3)                                               \
+    {                                                                                              \
+        decode_body<f16, D, bits>(a);                                                              \
     }
 INSTANCE(decode64, 64, 16)
 INSTANCE(decode128, 128, 16)

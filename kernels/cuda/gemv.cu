@@ -26,7 +26,8 @@ template <class T, int NT, bool GATED> DEVICE void gemv(const struct turbok_cu_m
         c[n][0] = c[n][1] = c[n][2] = c[n][3] = 0;
     bool waited = false;
     /* chunks of 32 inputs: a warp takes AHEAD of them at a time, the warps one behind the other */
-    for (int64_t k0 = static_cast<int64_t>(warp) * AHEAD * 32; k0 < a.in; k0 += WARPS * AHEAD * 32) {
+    for (int64_t k0 = static_cast<int64_t>(warp) * AHEAD * 32; k0 < a.in;
+         k0 += WARPS * AHEAD * 32) {
         uint4 u[AHEAD][2];
         UNROLL
         for (int i = 0; i < AHEAD; i++) {
@@ -59,8 +60,8 @@ template <class T, int NT, bool GATED> DEVICE void gemv(const struct turbok_cu_m
     UNROLL
     for (int n = 0; n < NT; n++)
         UNROLL
-        for (int i = 0; i < 4; i++) /* [warp][token][row] */
-            sums[(warp * 8 * NT + 8 * n + 2 * j + i % 2) * 16 + g + i / 2 * 8] = c[n][i];
+    for (int i = 0; i < 4; i++) /* [warp][token][row] */
+        sums[(warp * 8 * NT + 8 * n + 2 * j + i % 2) * 16 + g + i / 2 * 8] = c[n][i];
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < 16 * 8 * NT; i += 32 * WARPS) {
         int row = i % 16, t = i / 16;
@@ -81,18 +82,18 @@ template <class T, int NT, bool GATED> DEVICE void gemv(const struct turbok_cu_m
     }
 }
 
-#define INSTANCES(T) \
-    TURBOK_KERNEL(gemv8_##T, multiply, 32 * WARPS, 2) \
-    { \
-        gemv<T, 1, false>(a); \
-    } \
-    TURBOK_KERNEL(gemv16_##T, multiply, 32 * WARPS, 2) \
-    { \
-        gemv<T, 2, false>(a); \
-    } \
-    TURBOK_KERNEL(gemv_gated_##T, multiply, 32 * WARPS, 2) \
-    { \
-        gemv<T, 1, true>(a); \
+#define INSTANCES(T)                                                                               \
+    TURBOK_KERNEL(gemv8_##T, multiply, 32 * WARPS, 2)                                              \
+    {                                                                                              \
+        gemv<T, 1, false>(a);                                                                      \
+    }                                                                                              \
+    TURBOK_KERNEL(gemv16_##T, multiply, 32 * WARPS, 2)                                             \
+    {                                                                                              \
+        gemv<T, 2, false>(a);                                                                      \
+    }                                                                                              \
+    TURBOK_KERNEL(gemv_gated_##T, multiply, 32 * WARPS, 2)                                         \
+    {                                                                                              \
+        gemv<T, 1, true>(a);                                                                       \
     }
 INSTANCES(bf16)
 INSTANCES(f16)

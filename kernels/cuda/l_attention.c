@@ -78,7 +78,8 @@ static void decode(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const tu
     for (int32_t i = 0; i < 16; i++)
         if (at->kv.block_tokens == 1 << i)
             a.block_shift = i;
-    size_t shared = sizeof(float) * 4 * HEADS * (size_t)padded + (2 * (size_t)b->S + 2) * sizeof(int);
+    size_t shared =
+        sizeof(float) * 4 * HEADS * (size_t)padded + (2 * (size_t)b->S + 2) * sizeof(int);
     turbok_cu_launch(cu, kernel, TURBOK_CU_DIM(blocks), TURBOK_CU_DIM(128), shared, TURBOK_CU_PDL,
                      &a);
 }

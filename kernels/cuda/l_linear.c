@@ -37,8 +37,9 @@ static bool tensor(int32_t act, int32_t w_dtype, int32_t in, const void *w, cons
 static void stream(turbok_cu *cu, int kernel, int32_t act, const struct turbok_cu_multiply_args *a,
                    int rows)
 {
-    turbok_cu_launch(cu, kernel + (act == TURBO_BF16), TURBOK_CU_DIM((unsigned)((a->out + rows - 1) / rows)),
-                     TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, a);
+    turbok_cu_launch(cu, kernel + (act == TURBO_BF16),
+                     TURBOK_CU_DIM((unsigned)((a->out + rows - 1) / rows)), TURBOK_CU_DIM(256), 0,
+                     TURBOK_CU_PDL, a);
 }
 
 void turbok_cu_gemv(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, const float *bias,
@@ -52,11 +53,19 @@ void turbok_cu_gemv(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, 
         multiply_any(cu, act, w, w_dtype, bias, out, in, x, T, out_dtype, y, true);
 }
 
-bool turbok_cu_gemv_gated(turbok_cu *cu, int32_t act, const void *gate, const void *up, int32_t dtype,
-                          int32_t fn, int32_t out, int32_t in, const void *x, int32_t T, void *y)
+bool turbok_cu_gemv_gated(turbok_cu *cu, int32_t act, const void *gate, const void *up,
+                          int32_t dtype, int32_t fn, int32_t out, int32_t in, const void *x,
+                          int32_t T, void *y)
 {
-    struct turbok_cu_multiply_args a = {
-        .w = gate, .up = up, .x = x, .y = y, .out = out, .in = in, .T = T, .out_dtype = act, .fn = fn};
+    struct turbok_cu_multiply_args a = {.w = gate,
+                                        .up = up,
+                                        .x = x,
+                                        .y = y,
+                                        .out = out,
+                                        .in = in,
+                                        .T = T,
+                                        .out_dtype = act,
+                                        .fn = fn};
     if (T > TURBOK_CU_GEMV_ROWS || !aligned(up) || !tensor(act, dtype, in, gate, x))
         return false;
     stream(cu, TURBOK_CU_gemv_gated_f16, act, &a, 8);
@@ -77,6 +86,6 @@ void turbok_cu_gemm(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, 
 void turbok_cu_read(turbok_cu *cu, const void *in, int64_t n, void *out)
 {
     struct turbok_cu_read_args a = {.in = in, .out = out, .n = n};
-    turbok_cu_launch(cu, TURBOK_CU_read, TURBOK_CU_DIM((unsigned)cu->sm_count * 4), TURBOK_CU_DIM(512),
-                     0, 0, &a);
+    turbok_cu_launch(cu, TURBOK_CU_read, TURBOK_CU_DIM((unsigned)cu->sm_count * 4),
+                     TURBOK_CU_DIM(512), 0, 0, &a);
 }

@@ -46,8 +46,9 @@ void turbok_cu_position_rows(turbok_cu *cu, int32_t act, const void *in, const f
 enum { TURBOK_CU_GEMV_ROWS = 8 };
 /* y = fn(x gate^T) * (x up^T) in one kernel; false, and nothing launched, where it does not apply: more than
  * TURBOK_CU_GEMV_ROWS rows, mixed types, odd sizes. No biases. */
-bool turbok_cu_gemv_gated(turbok_cu *cu, int32_t act, const void *gate, const void *up, int32_t dtype,
-                          int32_t fn, int32_t out, int32_t in, const void *x, int32_t T, void *y);
+bool turbok_cu_gemv_gated(turbok_cu *cu, int32_t act, const void *gate, const void *up,
+                          int32_t dtype, int32_t fn, int32_t out, int32_t in, const void *x,
+                          int32_t T, void *y);
 void turbok_cu_gemv(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, const float *bias,
                     int32_t out, int32_t in, const void *x, int32_t T, int32_t out_dtype, void *y);
 void turbok_cu_gemm(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, const float *bias,

@@ -17,8 +17,8 @@
 #define DEVICE_OF __device__ __forceinline__ /* of a specialisation */
 #define DEVICE_METHOD __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
-#define TURBOK_KERNEL(name, args, threads, blocks) \
-    extern "C" __global__ void __launch_bounds__(threads, blocks) \
+#define TURBOK_KERNEL(name, args, threads, blocks)                                                 \
+    extern "C" __global__ void __launch_bounds__(threads, blocks)                                  \
         name(const __grid_constant__ struct turbok_cu_##args##_args a)
 #define TURBOK_SHARED(type, name, n) __shared__ __align__(16) type name[n]
 DEVICE char *shared_dynamic()
@@ -32,17 +32,18 @@ DEVICE char *shared_dynamic()
 #define DEVICE_OF inline
 #define DEVICE_METHOD inline
 #define UNROLL
-#define TURBOK_KERNEL(name, args, threads, blocks) \
-    static void name##_run(const struct turbok_cu_##args##_args &a); \
-    static void name##_entry(const void *p) \
-    { \
-        name##_run(*static_cast<const struct turbok_cu_##args##_args *>(p)); \
-    } \
-    static const hostrun::kernel_entry name##_kernel( \
-        #name, name##_entry, sizeof(struct turbok_cu_##args##_args), threads); \
+#define TURBOK_KERNEL(name, args, threads, blocks)                                                 \
+    static void name##_run(const struct turbok_cu_##args##_args &a);                               \
+    static void name##_entry(const void *p)                                                        \
+    {                                                                                              \
+        name##_run(*static_cast<const struct turbok_cu_##args##_args *>(p));                       \
+    }                                                                                              \
+    static const hostrun::kernel_entry name##_kernel(#name, name##_entry,                          \
+                                                     sizeof(struct turbok_cu_##args##_args),       \
+                                                     threads);                                     \
     static void name##_run(const struct turbok_cu_##args##_args &a)
-#define TURBOK_SHARED(type, name, n) \
-    static const char name##_key = 0; \
+#define TURBOK_SHARED(type, name, n)                                                               \
+    static const char name##_key = 0;                                                              \
     type *const name = static_cast<type *>(hostrun::shared(&name##_key, sizeof(type) * (n)))
 DEVICE char *shared_dynamic()
 {
@@ -51,18 +52,18 @@ DEVICE char *shared_dynamic()
 #endif
 
 /* name_f32, name_f16 and name_bf16: the instances of a template name_body<T>(a) for one type of activations. */
-#define TURBOK_KERNEL_ACT(name, threads, blocks) \
-    TURBOK_KERNEL(name##_f32, name, threads, blocks) \
-    { \
-        name##_body<float>(a); \
-    } \
-    TURBOK_KERNEL(name##_f16, name, threads, blocks) \
-    { \
-        name##_body<f16>(a); \
-    } \
-    TURBOK_KERNEL(name##_bf16, name, threads, blocks) \
-    { \
-        name##_body<bf16>(a); \
+#define TURBOK_KERNEL_ACT(name, threads, blocks)                                                   \
+    TURBOK_KERNEL(name##_f32, name, threads, blocks)                                               \
+    {                                                                                              \
+        name##_body<float>(a);                                                                     \
+    }                                                                                              \
+    TURBOK_KERNEL(name##_f16, name, threads, blocks)                                               \
+    {                                                                                              \
+        name##_body<f16>(a);                                                                       \
+    }                                                                                              \
+    TURBOK_KERNEL(name##_bf16, name, threads, blocks)                                              \
+    {                                                                                              \
+        name##_body<bf16>(a);                                                                      \
     }
 
 #define FULL 0xffffffffu
@@ -109,8 +110,8 @@ template <> DEVICE_OF bf16 from_f<bf16>(float f)
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r.x) : "f"(f));
 #else
     uint32_t u = __float_as_uint(f);
-    r.x = static_cast<uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? u >> 16 | 0x40u
-                                                                : (u + 0x7fffu + (u >> 16 & 1)) >> 16);
+    r.x = static_cast<uint16_t>(
+        (u & 0x7fffffffu) > 0x7f800000u ? u >> 16 | 0x40u : (u + 0x7fffu + (u >> 16 & 1)) >> 16);
 #endif
     return r;
 }
@@ -286,8 +287,9 @@ template <> DEVICE_OF void store8f<float>(float *p, const float v[8])
 {
     UNROLL
     for (int i = 0; i < 2; i++)
-        store16(p + 4 * i, make_uint4(__float_as_uint(v[4 * i]), __float_as_uint(v[4 * i + 1]),
-                                      __float_as_uint(v[4 * i + 2]), __float_as_uint(v[4 * i + 3])));
+        store16(p + 4 * i,
+                make_uint4(__float_as_uint(v[4 * i]), __float_as_uint(v[4 * i + 1]),
+                           __float_as_uint(v[4 * i + 2]), __float_as_uint(v[4 * i + 3])));
 }
 /* Element i of an array of TURBO_F32 (0), _F16 (1) or _BF16 (2). */
 DEVICE float element_of(int dtype, const void *p, int64_t i)
@@ -312,7 +314,8 @@ DEVICE void copy16_async(void *to, const void *from, int n = 16)
 {
 #ifdef __CUDACC__
     uint32_t s = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(s), "l"(from), "r"(n));
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(s), "l"(from),
+                 "r"(n));
 #else
     hostrun::aligned(to, 16, "an asynchronous copy");
     hostrun::aligned(from, 16, "an asynchronous copy");
@@ -465,13 +468,15 @@ inline double e4m3(uint32_t v)
 {
     int e = static_cast<int>(v >> 3 & 15), m = static_cast<int>(v & 7);
     double d = e == 15 && m == 7 ? static_cast<double>(NAN)
-                                 : e ? ldexp(8 + m, e - 10) : ldexp(m, -9);
+               : e               ? ldexp(8 + m, e - 10)
+                                 : ldexp(m, -9);
     return v & 128 ? -d : d;
 }
 inline void mma_fp8(void *const *lanes, unsigned)
 {
-    mma_lanes<float, 4>(lanes,
-                        [](const uint32_t *r, int i) { return e4m3(r[i / 4] >> 8 * (i % 4) & 255); });
+    mma_lanes<float, 4>(lanes, [](const uint32_t *r, int i) {
+        return e4m3(r[i / 4] >> 8 * (i % 4) & 255);
+    });
 }
 struct matrix_arg {
     uint32_t *r;

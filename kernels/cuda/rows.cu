@@ -59,7 +59,8 @@ template <class T> DEVICE void rmsnorm_body(const struct turbok_cu_rmsnorm_args 
     int64_t row = static_cast<int64_t>(blockIdx.x) * a.E, at = 8 * threadIdx.x;
     T *h = static_cast<T *>(a.h) + row, *out = static_cast<T *>(a.out) + row;
     const T *delta = a.delta ? static_cast<const T *>(a.delta) + row : nullptr;
-    if (a.E % 8 == 0 && a.E <= 8 * static_cast<int64_t>(blockDim.x)) { /* the row stays in registers */
+    if (a.E % 8 == 0 &&
+        a.E <= 8 * static_cast<int64_t>(blockDim.x)) { /* the row stays in registers */
         float v[8] = {0, 0, 0, 0, 0, 0, 0, 0}, d[8];
         bool mine = at < a.E;
         if (mine) {
@@ -104,7 +105,8 @@ template <class T> DEVICE void gather_body(const struct turbok_cu_gather_args &a
 {
     grid_wait();
     int64_t r = blockIdx.x;
-    copy_row(static_cast<const T *>(a.in) + a.index[r] * a.E, static_cast<T *>(a.out) + r * a.E, a.E);
+    copy_row(static_cast<const T *>(a.in) + a.index[r] * a.E, static_cast<T *>(a.out) + r * a.E,
+             a.E);
 }
 TURBOK_KERNEL_ACT(gather, 256, 4)
 

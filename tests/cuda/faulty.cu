@@ -13,7 +13,8 @@ TURBOK_KERNEL(fine, faulty, 128, 1)
     for (int i = 16; i; i /= 2)
         sum += __shfl_xor_sync(FULL, sum, i);
     barrier_sync(1, n);
-    a.out[blockIdx.x * blockDim.x + threadIdx.x] = other + 1000 * sum + (__ballot_sync(FULL, t & 1) & 2);
+    a.out[blockIdx.x * blockDim.x + threadIdx.x] =
+        other + 1000 * sum + (__ballot_sync(FULL, t & 1) & 2);
 }
 TURBOK_KERNEL(leaves_barrier, faulty, 128, 1)
 {
@@ -89,7 +90,8 @@ TURBOK_KERNEL(copy_not_awaited, faulty, 128, 1)
     copy16_async(s + 16 * (128 + threadIdx.x), a.in);
     copy_commit();
     copy_wait<1>(); /* the second group is still on its way */
-    a.out[threadIdx.x] = static_cast<int>(load4(s + 16 * (128 * static_cast<unsigned>(a.n) + threadIdx.x)));
+    a.out[threadIdx.x] =
+        static_cast<int>(load4(s + 16 * (128 * static_cast<unsigned>(a.n) + threadIdx.x)));
     copy_wait<0>();
 }
 /* Caught by the address sanitizer and by guard bands. */

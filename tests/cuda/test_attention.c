@@ -59,7 +59,8 @@ static void make_cache(run *r)
     r->d_tables = dev_new(sizeof r->tables, r->tables);
     uint64_t block_bytes = turbok_kv_block_bytes(&r->dims);
     int32_t half = s->rope_dim / 2;
-    float *c = malloc(sizeof *c * (size_t)(half * s->table_len + 1)), *sn = malloc(sizeof *sn * (size_t)(half * s->table_len + 1));
+    float *c = malloc(sizeof *c * (size_t)(half * s->table_len + 1)),
+          *sn = malloc(sizeof *sn * (size_t)(half * s->table_len + 1));
     r->inv = malloc(sizeof *r->inv * (size_t)(half + 1));
     for (int32_t i = 0; i < half; i++)
         r->inv[i] = (float)pow(10000, -2.0 * i / s->rope_dim);
@@ -112,7 +113,8 @@ static turbok_cu_batch batch_of(run *r, const int32_t *from, const int32_t *n, i
         longest = n[i] > longest ? n[i] : longest;
         most = kv[i] > most ? kv[i] : most;
     }
-    int32_t *pos = malloc(sizeof *pos * (size_t)(T + pad)), *seq = malloc(sizeof *seq * (size_t)(T + pad));
+    int32_t *pos = malloc(sizeof *pos * (size_t)(T + pad)),
+            *seq = malloc(sizeof *seq * (size_t)(T + pad));
     for (int32_t i = 0; i < s->S; i++)
         for (int32_t k = 0; k < n[i]; k++) {
             pos[cu[i] + k] = from[i] + k;
@@ -169,16 +171,18 @@ static void rotate(const run *r, int32_t seq, int32_t pos, const float *in, doub
 }
 
 /* What the cache holds for one token, K or V, of a head. scale: of a quantised row. */
-static void cached(const run *r, const char *cache, int32_t seq, int32_t pos, int value, int32_t head,
-                   float *out, double *scale, double *zero)
+static void cached(const run *r, const char *cache, int32_t seq, int32_t pos, int value,
+                   int32_t head, float *out, double *scale, double *zero)
 {
     const setup *s = r->s;
     size_t D = (size_t)s->D, slot = (size_t)(pos % s->bt), bt = (size_t)s->bt;
-    const char *plane = cache + (size_t)r->tables[seq * STRIDE + pos / s->bt] * r->at.kv.block_bytes +
+    const char *plane = cache +
+                        (size_t)r->tables[seq * STRIDE + pos / s->bt] * r->at.kv.block_bytes +
                         (size_t)((LAYER * 2 + value) * s->K + head) * r->at.kv.plane_bytes;
     *scale = *zero = 0;
     if (s->kv_type < TURBOK_KV_INT4) {
-        turbok_prim_scalar.widen(s->kv_type, plane + slot * D * turbok_dtype_size(s->kv_type), s->D, out);
+        turbok_prim_scalar.widen(s->kv_type, plane + slot * D * turbok_dtype_size(s->kv_type), s->D,
+                                 out);
         return;
     }
     size_t codes = s->kv_type == TURBOK_KV_INT8 ? bt * D : bt * D / 2;
@@ -188,13 +192,15 @@ static void cached(const run *r, const char *cache, int32_t seq, int32_t pos, in
     *scale = (double)turbok_bf16_to_f32(par[0]);
     *zero = (double)turbok_bf16_to_f32(par[1]);
     for (size_t i = 0; i < D; i++) {
-        uint8_t byte = (uint8_t)plane[s->kv_type == TURBOK_KV_INT8 ? slot * D + i : (slot * D + i) / 2];
+        uint8_t byte =
+            (uint8_t)plane[s->kv_type == TURBOK_KV_INT8 ? slot * D + i : (slot * D + i) / 2];
         int u = s->kv_type == TURBOK_KV_INT8 ? byte : byte >> 4 * (i % 2) & 15;
         out[i] = (float)(*scale * u + *zero);
     }
 }
 
-static void check_store(run *r, const float *qkv, const int32_t *from, const int32_t *n, const void *q)
+static void check_store(run *r, const float *qkv, const int32_t *from, const int32_t *n,
+                        const void *q)
 {
     const setup *s = r->s;
     size_t width = (size_t)((s->H + 2 * s->K) * s->D), D = (size_t)s->D, t = 0, T = 0, size = 0;
@@ -224,17 +230,19 @@ static void check_store(run *r, const float *qkv, const int32_t *from, const int
                 if (kind)
                     cached(r, cache, i, pos, kind == 2, head, row, &scale, &zero);
                 for (size_t d = 0; d < D; d++) {
-                    double tol = 1e-6 * top + (kind == 0 ? 1.01 * dev_ulp(s->act, want[d])
+                    double tol = 1e-6 * top + (kind == 0   ? 1.01 * dev_ulp(s->act, want[d])
                                                : scale > 0 ? scale * 0.5001 + 1e-6 * top
                                                            : 1.01 * dev_ulp(s->kv_type, want[d]));
-                    dev_near(r->what, d, (double)(kind ? row[d] : gq[(t * (size_t)s->H + (size_t)h) * D + d]),
+                    dev_near(r->what, d,
+                             (double)(kind ? row[d] : gq[(t * (size_t)s->H + (size_t)h) * D + d]),
                              want[d], tol);
                 }
             }
     free(gq), free(cache);
 }
 
-static void check_attention(run *r, const int32_t *from, const int32_t *n, const void *q, const void *out)
+static void check_attention(run *r, const int32_t *from, const int32_t *n, const void *q,
+                            const void *out)
 {
     const setup *s = r->s;
     size_t D = (size_t)s->D, t = 0, T = 0, size = 0;
@@ -244,7 +252,8 @@ static void check_attention(run *r, const int32_t *from, const int32_t *n, const
     }
     float *gq = malloc(T * (size_t)s->H * D * 4), *got = malloc(T * (size_t)s->H * D * 4);
     float *k = malloc(STRIDE * (size_t)s->bt * D * 4), *v = malloc(STRIDE * (size_t)s->bt * D * 4);
-    double *zero = malloc(STRIDE * (size_t)s->bt * 8), scale, *p = malloc(STRIDE * (size_t)s->bt * 8), none;
+    double *zero = malloc(STRIDE * (size_t)s->bt * 8), scale,
+           *p = malloc(STRIDE * (size_t)s->bt * 8), none;
     char *cache = malloc(size);
     dev_get_numbers(s->act, q, T * (size_t)s->H * D, gq);
     dev_get_numbers(s->act, out, T * (size_t)s->H * D, got);
@@ -257,7 +266,8 @@ static void check_attention(run *r, const int32_t *from, const int32_t *n, const
             }
             for (int32_t row = 0; row < n[i] * (s->H / s->K); row++) {
                 int32_t at = row / (s->H / s->K), head = h * (s->H / s->K) + row % (s->H / s->K);
-                int32_t pos = from[i] + at, lo = s->window && pos >= s->window ? pos - s->window + 1 : 0;
+                int32_t pos = from[i] + at,
+                        lo = s->window && pos >= s->window ? pos - s->window + 1 : 0;
                 size_t o = ((t + (size_t)at) * (size_t)s->H + (size_t)head) * D;
                 double sum = 0, top = -1e300;
                 for (int32_t j = lo; j <= pos; j++) {
@@ -276,7 +286,8 @@ static void check_attention(run *r, const int32_t *from, const int32_t *n, const
                         mass += p[j] / sum * (fabs((double)v[(size_t)j * D + d]) + fabs(zero[j]));
                     }
                     /* weights are rounded to 16 bits before they meet values; scores differ by fp32 sums */
-                    double tol = mass * (s->act == TURBO_F32 ? 4e-5 : 0x1.2p-8) + 1.01 * dev_ulp(s->act, want);
+                    double tol = mass * (s->act == TURBO_F32 ? 4e-5 : 0x1.2p-8) +
+                                 1.01 * dev_ulp(s->act, want);
                     dev_near(r->what, o + d, (double)got[o + d], want, tol);
                 }
             }
@@ -288,10 +299,12 @@ static void step(run *r, const int32_t *from, const int32_t *n, int32_t pad)
 {
     const setup *s = r->s;
     turbok_cu_batch b = batch_of(r, from, n, pad);
-    size_t width = (size_t)((s->H + 2 * s->K) * s->D), T = (size_t)b.T, es = turbok_dtype_size(s->act);
+    size_t width = (size_t)((s->H + 2 * s->K) * s->D), T = (size_t)b.T,
+           es = turbok_dtype_size(s->act);
     float *qkv = malloc(T * width * 4), *rows = malloc(T * width * 4);
     void *in = dev_numbers(s->act, T * width, 1, qkv);
-    void *q = dev_new(T * (size_t)(s->H * s->D) * es, NULL), *out = dev_new(T * (size_t)(s->H * s->D) * es, NULL);
+    void *q = dev_new(T * (size_t)(s->H * s->D) * es, NULL),
+         *out = dev_new(T * (size_t)(s->H * s->D) * es, NULL);
     turbok_cu_rope_store(dev, s->act, &r->at, &b, in, q);
     check_store(r, qkv, from, n, q);
     for (int twice = 0; twice < 2; twice++) /* the counters must be 0 again */
@@ -332,8 +345,17 @@ int main(void)
     for (int i = 0; i < 3; i++)
         for (int k = 0; k < 3; k++) {
             int32_t act = dev_act(i);
-            setup s = {.act = act, .kv_type = types[k] ? types[k] : act, .D = 64, .H = 4, .K = 2, .bt = 16,
-                       .rope_dim = 64, .S = 3, .before = {5, 33, 70}, .fresh = {3, 1, 7}, .table_len = 50};
+            setup s = {.act = act,
+                       .kv_type = types[k] ? types[k] : act,
+                       .D = 64,
+                       .H = 4,
+                       .K = 2,
+                       .bt = 16,
+                       .rope_dim = 64,
+                       .S = 3,
+                       .before = {5, 33, 70},
+                       .fresh = {3, 1, 7},
+                       .table_len = 50};
             check(&s);
             s.D = 128, s.rope_dim = 128, s.bt = 64, s.H = 6, s.K = 1, s.window = 40, s.style = 1;
             s.before[2] = 300, s.fresh[0] = 1, s.fresh[1] = 20;

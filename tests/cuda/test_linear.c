@@ -7,19 +7,20 @@ static double act_of(double a)
     return a / (1 + exp(-a));
 }
 
-static void product(int32_t act, int32_t w_dtype, int32_t out_dtype, int32_t out, int32_t in, int32_t T,
-                    bool has_bias, bool many)
+static void product(int32_t act, int32_t w_dtype, int32_t out_dtype, int32_t out, int32_t in,
+                    int32_t T, bool has_bias, bool many)
 {
     size_t O = (size_t)out, I = (size_t)in, N = (size_t)T;
-    float *w = malloc(O * I * 4), *x = malloc(N * I * 4), *b = malloc(O * 4), *got = malloc(N * O * 4);
+    float *w = malloc(O * I * 4), *x = malloc(N * I * 4), *b = malloc(O * 4),
+          *got = malloc(N * O * 4);
     char what[128];
     snprintf(what, sizeof what, "%s w %s act %s -> %s, %d x %d, T %d", many ? "gemm" : "gemv",
              dev_type(w_dtype), dev_type(act), dev_type(out_dtype), out, in, T);
     void *dw = dev_numbers(w_dtype, O * I, 0.5f, w), *dx = dev_numbers(act, N * I, 1, x);
     const float *db = dev_numbers(TURBO_F32, O, 1, b);
     void *dy = dev_new(N * O * turbok_dtype_size(out_dtype), NULL);
-    (many ? turbok_cu_gemm : turbok_cu_gemv)(dev, act, dw, w_dtype, has_bias ? db : NULL, out, in, dx, T,
-                                             out_dtype, dy);
+    (many ? turbok_cu_gemm : turbok_cu_gemv)(dev, act, dw, w_dtype, has_bias ? db : NULL, out, in,
+                                             dx, T, out_dtype, dy);
     dev_get_numbers(out_dtype, dy, N * O, got);
     for (size_t t = 0; t < N; t++)
         for (size_t o = 0; o < O; o++) {
@@ -39,7 +40,8 @@ static void product(int32_t act, int32_t w_dtype, int32_t out_dtype, int32_t out
 static void gated(int32_t act, int32_t out, int32_t in, int32_t T)
 {
     size_t O = (size_t)out, I = (size_t)in, N = (size_t)T;
-    float *g = malloc(O * I * 4), *u = malloc(O * I * 4), *x = malloc(N * I * 4), *got = malloc(N * O * 4);
+    float *g = malloc(O * I * 4), *u = malloc(O * I * 4), *x = malloc(N * I * 4),
+          *got = malloc(N * O * 4);
     char what[96];
     snprintf(what, sizeof what, "gated %s, %d x %d, T %d", dev_type(act), out, in, T);
     void *dg = dev_numbers(act, O * I, 0.3f, g), *du = dev_numbers(act, O * I, 0.3f, u);
@@ -60,7 +62,8 @@ static void gated(int32_t act, int32_t out, int32_t in, int32_t T)
             double ea = dev_ulp(act, a) + (in + 2) * 0x1p-23 * size;
             double eb = dev_ulp(act, b) + (in + 2) * 0x1p-23 * size, want = act_of(a) * b;
             dev_near(what, t * O + o, (double)got[t * O + o], want,
-                     1.2 * ea * (fabs(b) + eb) + eb * fabs(act_of(a)) + 1.1 * dev_ulp(act, want) + 1e-6);
+                     1.2 * ea * (fabs(b) + eb) + eb * fabs(act_of(a)) + 1.1 * dev_ulp(act, want) +
+                         1e-6);
         }
     free(g), free(u), free(x), free(got);
     dev_drop();
@@ -78,8 +81,8 @@ int main(void)
     for (int i = 0; i < 2; i++) {
         static const int32_t rows[] = {1, 2, 7, 8};
         for (size_t k = 0; k < 4; k++)
-            product(dev_act(i), dev_act(i), k % 2 ? TURBO_F32 : dev_act(i), 33 + (int32_t)k, 2056, rows[k],
-                    k > 1, false);
+            product(dev_act(i), dev_act(i), k % 2 ? TURBO_F32 : dev_act(i), 33 + (int32_t)k, 2056,
+                    rows[k], k > 1, false);
         product(dev_act(i), dev_act(i), dev_act(i), 16, 8, 1, false, false);
         product(dev_act(i), dev_act(i), dev_act(i), 40, 2600, 13, true, true);
         product(dev_act(i), dev_act(i), dev_act(i), 150, 136, 40, true, true);

@@ -8,7 +8,8 @@ static double act_of(int fn, double a)
 {
     switch (fn) {
     case TURBO_ACT_GELU_ERF: return 0.5 * a * (1 + erf(a / sqrt(2)));
-    case TURBO_ACT_GELU_TANH: return 0.5 * a * (1 + tanh(sqrt(2 / M_PI) * (a + 0.044715 * a * a * a)));
+    case TURBO_ACT_GELU_TANH:
+        return 0.5 * a * (1 + tanh(sqrt(2 / M_PI) * (a + 0.044715 * a * a * a)));
     case TURBO_ACT_QUICK_GELU: return a / (1 + exp(-1.702 * a));
     default: return a / (1 + exp(-a));
     }
@@ -18,7 +19,8 @@ static void norms(int32_t act, int32_t T, int32_t E, bool layer, bool delta, boo
 {
     size_t n = (size_t)T * (size_t)E;
     char what[96];
-    snprintf(what, sizeof what, "%s %s T %d E %d", layer ? "layernorm" : "rmsnorm", dev_type(act), T, E);
+    snprintf(what, sizeof what, "%s %s T %d E %d", layer ? "layernorm" : "rmsnorm", dev_type(act),
+             T, E);
     void *h = dev_numbers(act, n, 2, x), *d = dev_numbers(act, n, 1, y);
     const float *weight = dev_numbers(TURBO_F32, (size_t)E, 1, w);
     const float *bias = dev_numbers(TURBO_F32, (size_t)E, 1, v);
@@ -45,8 +47,9 @@ static void norms(int32_t act, int32_t T, int32_t E, bool layer, bool delta, boo
             double tol = 4e-6 * (fabs(want) + fabs((double)w[i])), at = want;
             if (layer)
                 at += (double)v[i];
-            dev_near(what, (size_t)t * (size_t)E + (size_t)i, (double)got[(size_t)t * (size_t)E + (size_t)i],
-                     at, tol + 1.1 * dev_ulp(act, at));
+            dev_near(what, (size_t)t * (size_t)E + (size_t)i,
+                     (double)got[(size_t)t * (size_t)E + (size_t)i], at,
+                     tol + 1.1 * dev_ulp(act, at));
         }
     }
     dev_drop();
@@ -64,7 +67,8 @@ static void activations(int32_t act, int32_t fn, int32_t n, bool gated, int shif
     for (size_t i = 0; i < N; i++) {
         double want = act_of(fn, (double)x[i]) * (gated ? (double)y[i + s] : 1);
         dev_near(what, i, (double)got[i], want,
-                 4e-6 * (fabs(want) + (gated ? fabs((double)y[i + s]) : 1)) + 1.1 * dev_ulp(act, want));
+                 4e-6 * (fabs(want) + (gated ? fabs((double)y[i + s]) : 1)) +
+                     1.1 * dev_ulp(act, want));
     }
     dev_drop();
 }
@@ -141,7 +145,8 @@ static void pictures(int32_t act)
     for (int i = 0; i < N * (1 + P) * E; i++) {
         int e = i % E, p = i / E % (1 + P), n = i / E / (1 + P);
         float v0 = p ? x[(n * P + p - 1) * E + e] : y[e];
-        dev_near("position_rows", (size_t)i, (double)got[i], (double)dev_round(act, v0 + z[p * E + e]), 0);
+        dev_near("position_rows", (size_t)i, (double)got[i],
+                 (double)dev_round(act, v0 + z[p * E + e]), 0);
     }
     dev_drop();
 }

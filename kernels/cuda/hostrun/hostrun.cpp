@@ -62,7 +62,7 @@ struct fiber : hostrun::thread {
     ucontext_t ctx;
 #endif
     void *fake = nullptr; /* of the address sanitizer */
-    unsigned mask = 0;    /* of the warp operation it waits in */
+    unsigned mask = 0; /* of the warp operation it waits in */
     hostrun::warp_fn fn = nullptr;
     const char *what = "";
     void *arg = nullptr;
@@ -228,7 +228,9 @@ void fail_missing() /* nobody can run */
             fiber *f = i < m.n ? m.f[i] : nullptr;
             if (w->mask >> l & 1 && (!f || f->st != AT_WARP))
                 return say("thread %d waits in %s for lane %d, which %s", w->index, w->what, l,
-                           !f ? "does not exist" : f->st == DONE ? "has left" : "is at a barrier");
+                           !f              ? "does not exist"
+                           : f->st == DONE ? "has left"
+                                           : "is at a barrier");
         }
         return say("thread %d waits in %s for lanes that wait in another operation", w->index,
                    w->what);
@@ -354,8 +356,8 @@ void barrier_op(int id, int count, bool wait, int line)
     if (count < 1 || count > m.n || count % 32 != 0)
         fail("barrier %d for %d threads of %d", id, count, m.n);
     if (b.arrived && b.expected != count)
-        fail("barrier %d for %d threads at line %d, for %d at line %d", id, count, line,
-             b.expected, b.line);
+        fail("barrier %d for %d threads at line %d, for %d at line %d", id, count, line, b.expected,
+             b.line);
     if (b.arrived && !id && b.line != line)
         fail("barrier of line %d while others are at that of line %d", line, b.line);
     b.expected = count;
