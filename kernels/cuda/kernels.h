@@ -64,6 +64,14 @@ struct turbok_cu_read_args {
     int64_t n;
 };
 
+struct turbok_cu_random_args { /* about normal numbers, the same for the same seed */
+    void *out; /* [n] of dtype */
+    int64_t n;
+    float scale;
+    int32_t dtype;
+    uint32_t seed, reserved;
+};
+
 /* What launchers in ops.h pass on; see there for shapes and meaning. */
 struct turbok_cu_embed_args {
     const void *table; /* [V,E] of dtype */

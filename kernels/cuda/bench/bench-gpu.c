@@ -1,0 +1,176 @@
+/* kernels/cuda/bench/bench-gpu.c: how near the kernels come to what the card gives: read bandwidth, products,
+ * attention, and whole decode steps of model shapes, made of the launchers the backend uses, with random
+ * weights made on the device. Times are those of events around replays of a graph; medians.
+ *   bench-gpu [--quick] [--csv FILE] [read|gemv|decode|step|prefill ...]   nothing named: all
+ * --quick: small shapes and few rounds, to see that it runs (also on the host). */
+#include "bench-gpu.h"
+
+#include <string.h>
+
+turbok_cu *cu;
+bool quick;
+double read_rate;
+static FILE *csv;
+
+static void stop(const char *what)
+{
+    turbo_err err = {""};
+    turbok_cu_status(cu, &err);
+    fprintf(stderr, "bench-gpu: %s: %s\n", what, err.text);
+    exit(1);
+}
+
+void *room(size_t bytes)
+{
+    turbok_cu_ptr p = 0;
+    turbok_cu_note(cu, cu->drv.mem_alloc(&p, bytes ? bytes : 1), "memory of the device");
+    if (turbok_cu_bad(cu))
+        stop("no memory; end what else uses the device");
+    return (void *)(uintptr_t)p;
+}
+
+void give(void *p)
+{
+    cu->drv.mem_free(turbok_cu_at(p));
+}
+
+void *numbers(int64_t n, float scale)
+{
+    static uint32_t seed;
+    void *p = room((size_t)n * 2);
+    turbok_cu_random(cu, TURBO_BF16, p, n, scale, ++seed);
+    return p;
+}
+
+void *upload(const void *host, size_t bytes)
+{
+    void *p = room(bytes);
+    turbo_err err;
+    turbok_cu_to_device(cu, turbok_cu_at(p), host, bytes);
+    if (turbok_cu_wait(cu, &err))
+        stop("upload");
+    return p;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+double seconds(void (*work)(void *), void *ctx, int rounds)
+{
+    turbok_cu_graph graph = NULL;
+    turbok_cu_graph_exec exec = NULL;
+    turbok_cu_event from, to;
+    double t[64];
+    float ms = 0;
+    turbo_err err;
+    const turbok_cu_driver *d = &cu->drv;
+    rounds = quick ? 2 : rounds;
+    work(ctx); /* once outside: modules are loaded, shared memory is asked for */
+    if (turbok_cu_wait(cu, &err))
+        stop("a kernel failed");
+    int r = d->capture_begin(cu->stream, TURBOK_CU_CAPTURE_THREAD_LOCAL);
+    work(ctx);
+    r = r ? r : d->capture_end(cu->stream, &graph);
+    r = r ? r : d->graph_instantiate(&exec, graph, 0);
+    r = r ? r : d->event_create(&from, 0);
+    r = r ? r : d->event_create(&to, 0);
+    for (int i = -2; i < rounds && !r; i++) {
+        r = d->event_record(from, cu->stream);
+        r = r ? r : d->graph_launch(exec, cu->stream);
+        r = r ? r : d->event_record(to, cu->stream);
+        r = r ? r : d->event_synchronize(to);
+        r = r ? r : d->event_elapsed(&ms, from, to);
+        if (i >= 0)
+            t[i] = (double)ms * 1e-3;
+    }
+    turbok_cu_note(cu, r, "timing");
+    if (turbok_cu_bad(cu))
+        stop("timing");
+    d->event_destroy(from);
+    d->event_destroy(to);
+    d->graph_exec_destroy(exec);
+    d->graph_destroy(graph);
+    qsort(t, (size_t)rounds, sizeof *t, by_size);
+    return t[rounds / 2];
+}
+
+void report(const char *what, const char *of, double s, double bytes, double flops, double limit)
+{
+    double rate = bytes > 0 ? bytes / s : flops / s;
+    printf("%-22s %-44s %10.2f us %9.1f %s", what, of, s * 1e6, rate / (bytes > 0 ? 1e9 : 1e12),
+           bytes > 0 ? "GB/s   " : "TFLOP/s");
+    if (limit > 0)
+        printf("  %.3f of limit", rate / limit);
+    printf("\n");
+    fflush(stdout);
+    if (csv)
+        fprintf(csv, "%s,\"%s\",%.3f,%.0f,%.0f,%.4f\n", what, of, s * 1e6, bytes, flops,
+                limit > 0 ? rate / limit : 0);
+}
+
+typedef struct read_job {
+    char *p;
+    int64_t n;
+    void *out;
+} read_job;
+
+static void read_all(void *ctx)
+{
+    read_job *j = ctx;
+    turbok_cu_read(cu, j->p, j->n, j->out);
+}
+
+static void bench_read(void)
+{
+    read_job j = {.n = (quick ? 1 << 20 : (int64_t)4 << 30) / 16, .out = room(4)};
+    j.p = numbers(j.n * 8, 1);
+    double s = seconds(read_all, &j, 15);
+    read_rate = (double)j.n * 16 / s;
+    report("read", quick ? "1 MiB" : "4 GiB", s, (double)j.n * 16, 0, 0);
+    give(j.p);
+    give(j.out);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        void (*run)(void);
+    } parts[] = {{"gemv", bench_gemv},
+                 {"decode", bench_decode},
+                 {"step", bench_step},
+                 {"prefill", bench_prefill}};
+    turbo_err err = {""};
+    bool all = true;
+    bool wanted[4] = {false};
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--quick"))
+            quick = true;
+        else if (!strcmp(argv[i], "--csv") && i + 1 < argc)
+            csv = fopen(argv[++i], "w");
+        else
+            for (size_t k = 0; k < sizeof parts / sizeof parts[0]; k++)
+                if (!strcmp(argv[i], parts[k].name)) {
+                    wanted[k] = true;
+                    all = false;
+                }
+    }
+    if (turbok_cu_open(0, &cu, &err)) {
+        printf("SKIP: bench-gpu: %s\n", err.text);
+        return 77;
+    }
+    printf("%s\n", cu->name);
+    if (csv)
+        fprintf(csv, "what,shape,us,bytes,flop,of_limit\n");
+    bench_read();
+    for (size_t k = 0; k < sizeof parts / sizeof parts[0]; k++)
+        if (all || wanted[k])
+            parts[k].run();
+    if (csv)
+        fclose(csv);
+    turbok_cu_close(cu);
+    return 0;
+}

@@ -1,0 +1,340 @@
+/* kernels/cuda/bench/parts.c: the measurements of bench-gpu beside reading. */
+#include <string.h>
+
+#include "bench-gpu.h"
+
+const shape shapes[] = {{"1.8B", 24, 2048, 8192, 16, 8, 128, 92544},
+                        {"7B", 32, 4096, 14336, 32, 8, 128, 92544},
+                        {"20B", 48, 6144, 16384, 48, 8, 128, 92544}};
+enum { BLOCK = 64 };
+
+/* ---- products of few rows ------------------------------------------------------------------------ */
+
+typedef struct product {
+    char *w, *up, *x, *y;
+    int64_t bytes; /* of a matrix */
+    int32_t out, in, T, copies;
+    bool gated, many;
+} product;
+
+static void multiply_all(void *ctx)
+{
+    product *p = ctx;
+    for (int32_t i = 0; i < p->copies; i++) {
+        const char *w = p->w + i * p->bytes;
+        if (p->gated)
+            turbok_cu_gemv_gated(cu, TURBO_BF16, w, p->up + i * p->bytes, TURBO_BF16,
+                                 TURBO_ACT_SILU, p->out, p->in, p->x, p->T, p->y);
+        else
+            (p->many ? turbok_cu_gemm : turbok_cu_gemv)(cu, TURBO_BF16, w, TURBO_BF16, NULL, p->out,
+                                                        p->in, p->x, p->T, TURBO_BF16, p->y);
+    }
+}
+
+static void one_product(const char *name, int32_t out, int32_t in, int32_t T, bool gated, bool many)
+{
+    product p = {.out = out, .in = in, .T = T, .gated = gated, .many = many};
+    char text[96];
+    p.bytes = (int64_t)out * in * 2;
+    int64_t enough = quick ? p.bytes : (int64_t)2 << 30; /* far more than the second cache */
+    p.copies = (int32_t)((enough + p.bytes - 1) / p.bytes);
+    p.w = numbers(p.bytes / 2 * p.copies, 0.02f);
+    p.up = gated ? numbers(p.bytes / 2 * p.copies, 0.02f) : NULL;
+    p.x = numbers((int64_t)T * in, 1);
+    p.y = room((size_t)T * (size_t)out * 2);
+    double s = seconds(multiply_all, &p, 9) / p.copies;
+    snprintf(text, sizeof text, "%s %d x %d, T %d", name, out, in, T);
+    if (T <= 64)
+        report(many    ? "gemm"
+               : gated ? "gemv gated"
+                       : "gemv",
+               text, s, (double)p.bytes * (gated ? 2 : 1) + 2.0 * T * (in + out), 0, read_rate);
+    else
+        report("gemm", text, s, 0, 2.0 * T * out * in, 0);
+    give(p.w), give(p.x), give(p.y);
+    if (gated)
+        give(p.up);
+}
+
+void bench_gemv(void)
+{
+    for (int i = 0; i < SHAPES; i++) {
+        const shape *m = &shapes[i];
+        static const int32_t rows[] = {1, 8};
+        for (int k = 0; k < 2; k++) {
+            one_product(m->name, (m->H + 2 * m->K) * m->D, m->E, rows[k], false, false);
+            one_product(m->name, m->E, m->H * m->D, rows[k], false, false);
+            one_product(m->name, m->I, m->E, rows[k], true, false);
+            one_product(m->name, m->E, m->I, rows[k], false, false);
+            one_product(m->name, m->V, m->E, rows[k], false, false);
+            if (quick)
+                return;
+        }
+    }
+}
+
+/* ---- a model shape on the device ------------------------------------------------------------------ */
+
+typedef struct layer {
+    void *qkv, *wo, *gate, *up, *down;
+    const float *norm;
+} layer;
+
+typedef struct model {
+    shape m;
+    layer layers[64];
+    void *head, *table;
+    turbok_cu_attn at;
+    turbok_cu_batch b;
+    void *h, *x, *qkv, *q, *a, *mlp, *scratch;
+    float *logits;
+    uint64_t scratch_bytes;
+    int32_t layers_of_attention;
+} model;
+
+static void make_weights(model *w)
+{
+    const shape *m = &w->m;
+    float *ones = malloc(sizeof *ones * (size_t)m->E);
+    for (int32_t i = 0; i < m->E; i++)
+        ones[i] = 1;
+    const float *norm = upload(ones, sizeof *ones * (size_t)m->E);
+    free(ones);
+    for (int32_t l = 0; l < m->L; l++)
+        w->layers[l] = (layer){.qkv = numbers((int64_t)(m->H + 2 * m->K) * m->D * m->E, 0.02f),
+                               .wo = numbers((int64_t)m->E * m->H * m->D, 0.02f),
+                               .gate = numbers((int64_t)m->I * m->E, 0.02f),
+                               .up = numbers((int64_t)m->I * m->E, 0.02f),
+                               .down = numbers((int64_t)m->E * m->I, 0.02f),
+                               .norm = norm};
+    w->head = numbers((int64_t)m->V * m->E, 0.02f);
+    w->table = w->head;
+}
+
+static void free_weights(model *w)
+{
+    for (int32_t l = 0; l < w->m.L; l++) {
+        layer *y = &w->layers[l];
+        give(y->qkv), give(y->wo), give(y->gate), give(y->up), give(y->down);
+    }
+    give(w->head);
+}
+
+/* Cache, inputs and workspaces for S sequences that have ctx tokens each, of which new ones are computed. */
+static void make_step(model *w, int32_t S, int32_t ctx, int32_t new, int32_t kv_type,
+                      int32_t layers)
+{
+    const shape *m = &w->m;
+    int32_t per = (ctx + BLOCK - 1) / BLOCK, T = S * new;
+    turbok_kv_dims d = {layers, m->K, m->D, BLOCK, kv_type};
+    size_t es = sizeof(int32_t), n = (size_t)T;
+    int32_t *ints = calloc((size_t)(S * per + T + S + 8), es);
+    float *inv = malloc(sizeof *inv * (size_t)m->D);
+    for (int32_t i = 0; i < m->D / 2; i++)
+        inv[i] = (float)(i + 1) * 1e-3f;
+    uint64_t block = turbok_kv_block_bytes(&d);
+    w->layers_of_attention = layers;
+    w->at = (turbok_cu_attn){.kv = {.base = room(block * (uint64_t)(S * per)),
+                                    .block_bytes = block,
+                                    .plane_bytes = turbok_kv_plane_bytes(&d),
+                                    .block_tokens = BLOCK,
+                                    .n_kv = m->K,
+                                    .head_dim = m->D,
+                                    .dtype = kv_type},
+                             .n_heads = m->H,
+                             .layout = TURBO_QKV_GROUPED,
+                             .scale = 0.088f,
+                             .rope_dim = m->D,
+                             .inv = upload(inv, sizeof *inv * (size_t)m->D / 2),
+                             .rope_scale = 1};
+    /* Any bits will do for codes; as numbers they must be some. */
+    turbok_cu_random(cu, TURBO_BF16, w->at.kv.base, (int64_t)(block * (uint64_t)(S * per) / 2),
+                     0.5f, 7);
+    turbok_cu_batch *b = &w->b;
+    *b = (turbok_cu_batch){
+        .T = T, .S = S, .R = S, .max_new = new, .max_kv = ctx, .table_stride = per};
+    b->tokens = upload(ints, es * n);
+    for (int32_t i = 0; i < S * per; i++)
+        ints[i] = (int32_t)((int64_t)i * 7919 % (S * per));
+    b->tables = upload(ints, es * (size_t)(S * per));
+    for (int32_t i = 0; i < T; i++)
+        ints[i] = ctx - new + i % new;
+    b->positions = upload(ints, es * n);
+    for (int32_t i = 0; i < T; i++)
+        ints[i] = i / new;
+    b->seq_of = upload(ints, es * n);
+    for (int32_t i = 0; i <= S; i++)
+        ints[i] = i * new;
+    b->cu_seqlens = upload(ints, es * (size_t)(S + 1));
+    for (int32_t i = 0; i < S; i++)
+        ints[i] = ctx;
+    b->kv_lens = b->rope_lens = upload(ints, es * (size_t)S);
+    for (int32_t i = 0; i < S; i++)
+        ints[i] = i * new + new - 1;
+    b->row_index = upload(ints, es * (size_t)S);
+    free(ints), free(inv);
+    w->h = numbers((int64_t)T * m->E, 1), w->x = numbers((int64_t)T * m->E, 1);
+    w->qkv = numbers((int64_t)T * (m->H + 2 * m->K) * m->D, 1),
+    w->q = numbers((int64_t)T * m->H * m->D, 1);
+    w->a = room(n * (size_t)(m->H * m->D) * 2), w->mlp = room(n * (size_t)m->I * 4);
+    w->logits = room((size_t)S * (size_t)m->V * 4);
+    w->scratch_bytes = turbok_cu_attention_bytes(T, S, m->H, m->D, ctx);
+    w->scratch = room(w->scratch_bytes);
+    turbok_cu_fill(cu, turbok_cu_at(w->scratch), 0, w->scratch_bytes);
+}
+
+static void free_step(model *w)
+{
+    const void *all[] = {
+        w->at.kv.base, w->at.inv,       w->b.tokens,  w->b.tables,    w->b.positions,
+        w->b.seq_of,   w->b.cu_seqlens, w->b.kv_lens, w->b.row_index, w->h,
+        w->x,          w->qkv,          w->q,         w->a,           w->mlp,
+        w->logits,     w->scratch};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        cu->drv.mem_free(turbok_cu_at(all[i]));
+}
+
+static void attend_all(void *ctx)
+{
+    model *w = ctx;
+    for (w->at.layer = 0; w->at.layer < w->layers_of_attention; w->at.layer++)
+        turbok_cu_attention(cu, TURBO_BF16, &w->at, &w->b, w->q, w->a, w->scratch,
+                            w->scratch_bytes);
+}
+
+static double kv_bytes(const shape *m, int32_t ctx, int32_t type)
+{
+    turbok_kv_dims d = {1, m->K, m->D, BLOCK, type};
+    return (double)turbok_kv_block_bytes(&d) * ctx / BLOCK;
+}
+
+static const int32_t kv_types[] = {TURBO_BF16, TURBOK_KV_INT8, TURBOK_KV_INT4};
+
+void bench_decode(void)
+{
+    static const int32_t contexts[] = {512, 4096, 8192, 32768}, batches[] = {1, 16, 64};
+    for (int b = 0; b < 3; b++)
+        for (int c = 0; c < 4; c++)
+            for (int t = 0; t < 3; t++) {
+                model w = {.m = shapes[1]};
+                char text[96];
+                int32_t ctx = quick ? 128 : contexts[c], S = quick ? 2 : batches[b];
+                if (S > 1 && ctx > 8192)
+                    continue;
+                /* as many layers as exceed the second cache */
+                double each = kv_bytes(&w.m, ctx, kv_types[t]) * S;
+                int32_t layers = quick ? 1 : each > 4e8 ? 4 : each > 2e7 ? 16 : 64;
+                make_step(&w, S, ctx, 1, kv_types[t], layers);
+                double s = seconds(attend_all, &w, 9) / layers;
+                snprintf(text, sizeof text, "7B %s KV, batch %d, context %d",
+                         turbok_kv_type_name(kv_types[t]), S, ctx);
+                report("attention", text, s, each, 0, read_rate);
+                free_step(&w);
+                if (quick && t == 2)
+                    return;
+            }
+}
+
+/* ---- whole steps ------------------------------------------------------------------------------------ */
+
+static void multiply(const void *w, int32_t out, int32_t in, const void *x, int32_t T, int32_t type,
+                     void *y)
+{
+    (T <= TURBOK_CU_GEMV_ROWS ? turbok_cu_gemv : turbok_cu_gemm)(cu, TURBO_BF16, w, TURBO_BF16,
+                                                                 NULL, out, in, x, T, type, y);
+}
+
+static void run_step(void *ctx)
+{
+    model *w = ctx;
+    const shape *m = &w->m;
+    int32_t T = w->b.T, act = TURBO_BF16, width = m->H * m->D;
+    turbok_cu_embed(cu, act, w->table, act, m->E, &w->b, w->h);
+    const void *delta = NULL;
+    for (int32_t l = 0; l < m->L; l++) {
+        const layer *y = &w->layers[l];
+        char *up = (char *)w->mlp + (size_t)T * (size_t)m->I * 2;
+        w->at.layer = l;
+        turbok_cu_rmsnorm(cu, act, w->h, delta, y->norm, 1e-5f, T, m->E, w->x);
+        multiply(y->qkv, width + 2 * m->K * m->D, m->E, w->x, T, act, w->qkv);
+        turbok_cu_rope_store(cu, act, &w->at, &w->b, w->qkv, w->q);
+        turbok_cu_attention(cu, act, &w->at, &w->b, w->q, w->a, w->scratch, w->scratch_bytes);
+        multiply(y->wo, m->E, width, w->a, T, act, w->x);
+        turbok_cu_rmsnorm(cu, act, w->h, w->x, y->norm, 1e-5f, T, m->E, w->x);
+        if (!turbok_cu_gemv_gated(cu, act, y->gate, y->up, act, TURBO_ACT_SILU, m->I, m->E, w->x, T,
+                                  w->mlp)) {
+            multiply(y->gate, m->I, m->E, w->x, T, act, w->mlp);
+            multiply(y->up, m->I, m->E, w->x, T, act, up);
+            turbok_cu_activate(cu, act, TURBO_ACT_SILU, w->mlp, up, (int64_t)T * m->I, w->mlp);
+        }
+        multiply(y->down, m->E, m->I, w->mlp, T, act, w->x);
+        delta = w->x;
+    }
+    turbok_cu_rmsnorm(cu, act, w->h, delta, w->layers[0].norm, 1e-5f, T, m->E, w->x);
+    turbok_cu_gather(cu, act, w->x, w->b.row_index, w->b.R, m->E, w->a);
+    multiply(w->head, m->V, m->E, w->a, w->b.R, TURBO_F32, w->logits);
+}
+
+static double weight_bytes(const shape *m)
+{
+    double layer_bytes =
+        (double)m->E * (m->H + 2 * m->K) * m->D + (double)m->E * m->H * m->D + 3.0 * m->E * m->I;
+    return 2 * (layer_bytes * m->L + (double)m->V * m->E);
+}
+
+void bench_step(void)
+{
+    static const int32_t contexts[] = {512, 1024, 4096, 8192, 16384, 32768};
+    for (int i = 0; i < SHAPES; i++) {
+        model w = {.m = shapes[i]};
+        if (quick)
+            w.m = (shape){"tiny", 2, 128, 256, 4, 2, 64, 512};
+        if (weight_bytes(&w.m) > 0.85 * (double)cu->total_bytes)
+            continue;
+        make_weights(&w);
+        for (int t = 0; t < 3; t++) {
+            double sx = 0, sy = 0, sxx = 0, sxy = 0, n = 0;
+            for (int c = 0; c < 6; c++) {
+                char text[96];
+                int32_t ctx = quick ? 64 + 8 * c : contexts[c];
+                if (t && c && i != 1)
+                    continue;
+                make_step(&w, 1, ctx, 1, kv_types[t], w.m.L);
+                double bytes = weight_bytes(&w.m) + kv_bytes(&w.m, ctx, kv_types[t]) * w.m.L;
+                double s = seconds(run_step, &w, 15);
+                snprintf(text, sizeof text, "%s, %s KV, batch 1, context %d", w.m.name,
+                         turbok_kv_type_name(kv_types[t]), ctx);
+                report("step", text, s, bytes, 0, read_rate);
+                free_step(&w);
+                if (c > 0)
+                    sx += ctx, sy += s, sxx += (double)ctx * ctx, sxy += ctx * s, n++;
+            }
+            double slope = n > 2 ? (n * sxy - sx * sy) / (n * sxx - sx * sx) : 0;
+            if (n > 2)
+                report("slope, 1000 tokens", turbok_kv_type_name(kv_types[t]), slope * 1000,
+                       kv_bytes(&w.m, 1, kv_types[t]) * 1000 * w.m.L, 0, read_rate);
+        }
+        free_weights(&w);
+        if (quick)
+            return;
+    }
+}
+
+/* ---- prompts ------------------------------------------------------------------------------------------ */
+
+void bench_prefill(void)
+{
+    static const int32_t lengths[] = {512, 4096};
+    for (int i = 0; i < (quick ? 1 : 2); i++) {
+        model w = {.m = shapes[1]};
+        char text[96];
+        int32_t n = quick ? 40 : lengths[i];
+        make_step(&w, 1, n, n, TURBO_BF16, 1);
+        double s = seconds(attend_all, &w, 5);
+        snprintf(text, sizeof text, "7B, prompt %d", n);
+        report("attention, prompt", text, s, 0, 2.0 * n * n * w.m.H * w.m.D, 0);
+        free_step(&w);
+        if (!quick)
+            one_product("7B", w.m.I, w.m.E, n, false, true);
+    }
+}
