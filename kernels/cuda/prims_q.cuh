@@ -26,16 +26,6 @@ template <> DEVICE_OF uint32_t fma2<f16>(uint32_t a, uint32_t b, uint32_t c)
 }
 #endif
 
-/* TURBO_ACT_*: 0 SiLU, 1 GELU, 2 its tanh form, 3 quick GELU. */
-DEVICE float activation(int act, float x)
-{
-    if (act == 1)
-        return 0.5f * x * (1.0f + erff(x * 0.70710678f));
-    if (act == 2)
-        return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
-    return x / (1.0f + expf(act == 3 ? -1.702f * x : -x));
-}
-
 /* Products and sums of doubles that no compiler fuses. */
 DEVICE double mul_d(double a, double b)
 {

@@ -20,11 +20,16 @@ static uint64_t seed = 0x2545f4914f6cdd1du;
 void dev_begin(const char *name)
 {
     turbo_err err = {""};
+    char path[4096];
+    const char *top = getenv("top_builddir");
+    dev_real = getenv("TURBO_CHECK_GPU") != NULL;
+    snprintf(path, sizeof path, "%s/kernels/cuda/hostrun/.libs/fakecuda.so", top ? top : ".");
+    if (!dev_real)
+        setenv("TURBO_CUDA_DRIVER", path, 0);
     if (turbok_cu_open(0, &dev, &err)) {
         printf("SKIP: %s: %s\n", name, err.text);
         exit(77);
     }
-    dev_real = !getenv("TURBO_CUDA_DRIVER");
     printf("%s on %s\n", name, dev->name);
 }
 

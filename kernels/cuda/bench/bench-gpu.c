@@ -6,6 +6,7 @@
 #include "bench-gpu.h"
 
 #include <string.h>
+#include <unistd.h>
 
 turbok_cu *cu;
 bool quick;
@@ -17,7 +18,8 @@ static void stop(const char *what)
     turbo_err err = {""};
     turbok_cu_status(cu, &err);
     fprintf(stderr, "bench-gpu: %s: %s\n", what, err.text);
-    exit(1);
+    fflush(NULL);
+    _exit(1);
 }
 
 void *room(size_t bytes)

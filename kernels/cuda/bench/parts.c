@@ -95,7 +95,7 @@ typedef struct model {
 static void make_weights(model *w)
 {
     const shape *m = &w->m;
-    float *ones = malloc(sizeof *ones * (size_t)m->E);
+    float *ones = calloc((size_t)m->E, sizeof *ones);
     for (int32_t i = 0; i < m->E; i++)
         ones[i] = 1;
     const float *norm = upload(ones, sizeof *ones * (size_t)m->E);
@@ -129,7 +129,7 @@ static void make_step(model *w, int32_t S, int32_t ctx, int32_t new, int32_t kv_
     turbok_kv_dims d = {layers, m->K, m->D, BLOCK, kv_type};
     size_t es = sizeof(int32_t), n = (size_t)T;
     int32_t *ints = calloc((size_t)(S * per + T + S + 8), es);
-    float *inv = malloc(sizeof *inv * (size_t)m->D);
+    float *inv = calloc((size_t)m->D, sizeof *inv);
     for (int32_t i = 0; i < m->D / 2; i++)
         inv[i] = (float)(i + 1) * 1e-3f;
     uint64_t block = turbok_kv_block_bytes(&d);
