@@ -72,7 +72,7 @@ bool filter_top_k(program_row *r, int32_t k)
     if (k <= 0 || k >= r->s->std->vocab)
         return true;
     order_all(r, &o, best);
-    if (k < o.n)
+    if (samp_order_has(&o, k))
         keep_first(r, &o, k);
     return true;
 }
@@ -90,7 +90,7 @@ bool filter_top_p(program_row *r, double p)
     int32_t n = 0;
     do
         at += exp((double)r->l[samp_order_at(&o, n++)] - best);
-    while (n < o.n && at < p * sum);
+    while (at < p * sum && samp_order_has(&o, n));
     keep_first(r, &o, n);
     return true;
 }
@@ -131,7 +131,7 @@ bool filter_typical(program_row *r, double mass)
     samp_order o;
     samp_order_begin(&o, r->s->std, key, top, 1);
     int32_t *mark = r->s->mark;
-    while (n < o.n && (!n || at < mass)) {
+    while ((!n || at < mass) && samp_order_has(&o, n)) {
         int32_t id = samp_order_at(&o, n++);
         at += exp((double)r->l[id] - log_z);
         mark[id] = 1;

@@ -60,6 +60,7 @@ void samp_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[
 double samp_uniform(uint64_t seed, uint32_t position, uint32_t stream);
 
 #define SAMP_DEPTH 60.0 /* temperatures below the best, see draw.c */
+#define SAMP_NEAR 8.0 /* ... of those that are ordered first */
 #define SAMP_BLOCK 64 /* entries whose weights are summed together, see vec.c */
 
 /* vec.c: passes over the vocabulary. */
@@ -67,6 +68,8 @@ double samp_uniform(uint64_t seed, uint32_t position, uint32_t stream);
 turbo_status samp_argmax(const float *logits, int32_t n, int32_t *best);
 /* exp((logit - best) * inv_t), at most 1. */
 double samp_weight(float logit, double best, double inv_t);
+/* (top - x) * inv of the largest x among the SAMP_BLOCK entries from `at` on: no other there has less. */
+double samp_depth(const float *key, int32_t n, int32_t at, double top, double inv);
 /* sums[b]: weights exp((logit - best) * inv_t) of block b, n / SAMP_BLOCK blocks. Returns their sum. */
 double samp_sums(const float *logits, int32_t n, double best, double inv_t, double *sums);
 /* The first id of block b with which the weights, counted on `from`, exceed `to`. When rounding leaves
@@ -85,12 +88,16 @@ typedef struct samp_order {
     samp *s;
     const float *key; /* [V] */
     double top, inv;
-    int32_t n; /* entries that take part */
-    int32_t sorted; /* entries of s->ids that stand in their final place */
+    int32_t dealt; /* entries of s->ids, and ... */
+    int32_t sorted; /* ... how many of them stand in their final place */
     int32_t bucket; /* the next one to sort */
+    bool whole; /* all that take part are dealt */
 } samp_order;
+/* key must stay as it is while the order is asked. */
 void samp_order_begin(samp_order *o, samp *s, const float *key, double top, double inv);
-/* The id of rank k < n. Ranks are asked for in order. */
+/* Do more than k entries take part? */
+bool samp_order_has(samp_order *o, int32_t k);
+/* The id of rank k, which there is. Ranks are asked for in order. */
 int32_t samp_order_at(samp_order *o, int32_t k);
 /* Temperature, filters, draw. best: what samp_argmax says of these logits. */
 int32_t samp_draw(samp *s, const float *logits, const turbo_sample_params *p, uint32_t position,

@@ -126,6 +126,13 @@ INLINE bool best_block(const float *l, int32_t n, int32_t *from, float *best)
     return all != 0;
 }
 
+INLINE double block_depth(const float *l, int32_t n, int32_t at, double top, double inv)
+{
+    float space[SAMP_BLOCK];
+    v8i sound = {0};
+    return (top - (double)block_max(block_of(l, n, at, space), SAMP_BLOCK, &sound)) * inv;
+}
+
 INLINE void weigh(const float *l, double best, double inv_t, double w[SAMP_BLOCK])
 {
     for (int i = 0; i < SAMP_BLOCK; i += 8) {
@@ -161,15 +168,20 @@ INLINE double block_sums(const float *l, int32_t n, double best, double inv_t, d
     return total;
 }
 
-#define BUILD(suffix, attribute)                                                                  \
-    attribute static bool best_##suffix(const float *l, int32_t n, int32_t *from, float *best)    \
-    {                                                                                             \
-        return best_block(l, n, from, best);                                                      \
-    }                                                                                             \
-    attribute static double sums_##suffix(const float *l, int32_t n, double best, double inv_t,   \
-                                          double *sums)                                           \
-    {                                                                                             \
-        return block_sums(l, n, best, inv_t, sums);                                               \
+#define BUILD(suffix, attribute)                                                                   \
+    attribute static bool best_##suffix(const float *l, int32_t n, int32_t *from, float *best)     \
+    {                                                                                              \
+        return best_block(l, n, from, best);                                                       \
+    }                                                                                              \
+    attribute static double sums_##suffix(const float *l, int32_t n, double best, double inv_t,    \
+                                          double *sums)                                            \
+    {                                                                                              \
+        return block_sums(l, n, best, inv_t, sums);                                                \
+    }                                                                                              \
+    attribute static double depth_##suffix(const float *l, int32_t n, int32_t at, double top,      \
+                                           double inv)                                             \
+    {                                                                                              \
+        return block_depth(l, n, at, top, inv);                                                    \
     }
 
 BUILD(plain, )
@@ -196,6 +208,11 @@ turbo_status samp_argmax(const float *l, int32_t n, int32_t *best)
         i++;
     *best = i;
     return TURBO_OK;
+}
+
+double samp_depth(const float *key, int32_t n, int32_t at, double top, double inv)
+{
+    return CHOOSE(depth, key, n, at, top, inv);
 }
 
 double samp_sums(const float *l, int32_t n, double best, double inv_t, double *sums)
