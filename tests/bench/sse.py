@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a streamed token costs the server, and what 256 streams reach of the model's own speed.
+"""What a streamed token costs the server, and what 256 streams reach of the speed without one.
 
 The null model answers, a client in C reads (tests/bench/streams.c). CPU time is that of each thread of
 turbod as the kernel counts it (/proc/PID/task/*/schedstat), from before the first request to behind the
@@ -56,9 +56,22 @@ def run(server, streams, tokens):
     return r
 
 
+PROMPT_TOKENS = 24  # about what the client sends
+ENGINE = {"max_batch_size": 256, "max_prefill_token_num": 8192, "cache_max_entry_count": "256MiB"}
+
+
 def serve(**keys):
-    return kit.Server(model=kit.null_model(**keys), max_batch_size=256, max_prefill_token_num=8192,
-                      cache_max_entry_count="256MiB", queue_size=2048)
+    return kit.Server(model=kit.null_model(**keys), queue_size=2048, **ENGINE)
+
+
+def offline(streams, tokens, prompt, **keys):
+    """Tokens a second of the same engine without a server, all requests queued at once."""
+    turbo = os.path.join(os.path.dirname(kit.TURBOD), "turbo")
+    flags = [x for k, v in ENGINE.items() for x in ("--" + k.replace("_", "-"), str(v))]
+    text = subprocess.run([turbo, "bench", "offline", kit.null_model(**keys), "--threads", "1", "--limit",
+                           str(streams), "--input", str(prompt), "--output", str(tokens), "--rounds", "1",
+                           "--json", "-", *flags], check=True, stdout=subprocess.PIPE).stdout
+    return json.loads(text)["points"][0]["tokens_out_per_s"]
 
 
 def main():
@@ -81,16 +94,18 @@ def main():
               % (n, sum(parts.values()) - engine, r["user"] / total, size, bare, sum(parts.values()),
                  r["events"] / total, ", ".join("%s %.2f" % kv for kv in sorted(parts.items()))))
         s.stop()
-    print("throughput of %d streams against the model's own, step 20 ms" % streams)
+    print("throughput of %d streams against the same engine without a server, step 20 ms" % streams)
     for sleep in (True, False):
-        s = serve(null_step_us=20000, null_sleep=sleep)
+        keys = {"null_step_us": 20000, "null_sleep": sleep}
+        s = serve(**keys)
         run(s, streams, 20)
         r = run(s, streams, tokens)
-        rate, own = streams * tokens / r["wall_s"], streams / 0.02
-        decode = streams * (tokens - 1) / (r["wall_s"] - r["last_first_s"])
-        print("  step %s: %.0f tokens/s of %.0f, %.3f with the prompts, %.3f while decoding"
-              % ("asleep" if sleep else "spins ", rate, own, rate / own, decode / own))
         s.stop()
+        rate, own = streams * tokens / r["wall_s"], offline(streams, tokens, PROMPT_TOKENS, **keys)
+        decode = streams * (tokens - 1) / (r["wall_s"] - r["last_first_s"])
+        print("  step %s: %.0f tokens/s of %.0f, %.3f with the prompts, %.3f while decoding; the steps alone "
+              "would give %.0f" % ("asleep" if sleep else "spins ", rate, own, rate / own, decode / own,
+                                   streams / 0.02))
 
 
 main()
