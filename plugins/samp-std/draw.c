@@ -8,6 +8,7 @@
  * A token 60 temperatures below the best has a weight of at most e^-60 of it. 2^24 of them, the
  * largest vocabulary, weigh less than 2^-62: less than half of the last bit of any sum here.
  * Leaving them out changes no result. */
+#include <math.h>
 #include <string.h>
 
 #include "samp.h"
