@@ -17,6 +17,7 @@
 #include "util/log.h"
 #include "util/memory.h"
 #include "version.h"
+#include "weights/gguf.h"
 
 typedef struct report {
     int wrong;
@@ -152,6 +153,15 @@ static void model(report *r, const cli_args *a)
     if (!*dir)
         return;
     printf("model   %s\n", dir);
+    if (turbod_gguf_is(dir)) {
+        turbod_gguf *g = NULL;
+        turbo_err err;
+        if (turbod_gguf_open(dir, &g, &err))
+            wrong(r, "%s", err.text);
+        turbod_gguf_close(g);
+        printf("        turbod --model %s -t tests it in depth\n", dir);
+        return;
+    }
     if (stat(dir, &st) || !S_ISDIR(st.st_mode)) {
         wrong(r, "model %s: %s", dir, errno ? strerror(errno) : "is not a folder");
         return;
