@@ -12,6 +12,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "grids.h"
 #include "internal.h"
 #include "measure.h"
 
@@ -60,7 +61,7 @@ static turbo_linear *random_linear(turbok_device *d, int32_t dtype, int64_t out,
 
 typedef struct options {
     bool json, quick, step, linear, help;
-    int threads;
+    int threads, bits; /* bits: of --weights, 0 without */
     turbok_isa isa;
 } options;
 
@@ -290,6 +291,7 @@ static void usage(void)
          "  --json        one JSON object a line\n"
          "  --no-step     leave the decode step out (it needs 4 GiB)\n"
          "  --attention   attention only: bf16, int8 and int4 caches in turns\n"
+         "  --weights T   only the layers of a model: bf16, int8 or int4\n"
          "  --threads N   compute threads (0: all CPUs)\n"
          "  --isa NAME    auto, scalar, avx2, avx512");
 }
@@ -299,8 +301,9 @@ static int parse(int argc, char **argv, options *o)
 {
     static const struct option longs[] = {{"json", 0, NULL, 'j'},    {"quick", 0, NULL, 'q'},
                                           {"no-step", 0, NULL, 's'}, {"attention", 0, NULL, 'a'},
-                                          {"threads", 1, NULL, 't'}, {"isa", 1, NULL, 'i'},
-                                          {"help", 0, NULL, 'h'},    {NULL, 0, NULL, 0}};
+                                          {"threads", 1, NULL, 't'}, {"weights", 1, NULL, 'w'},
+                                          {"isa", 1, NULL, 'i'},     {"help", 0, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
     static const char *const isas[] = {"auto", "scalar", "avx2", "avx512"};
     for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
         if (c == 'j') {
@@ -321,6 +324,15 @@ static int parse(int argc, char **argv, options *o)
                 return -1;
             }
             o->threads = (int)n;
+        } else if (c == 'w') {
+            o->bits = !strcmp(optarg, "int8")   ? 8
+                      : !strcmp(optarg, "int4") ? 4
+                      : !strcmp(optarg, "bf16") ? 16
+                                                : 0;
+            if (!o->bits) {
+                fprintf(stderr, "bench: --weights is '%s'; bf16, int8 or int4\n", optarg);
+                return -1;
+            }
         } else if (c == 'i') {
             int k = 0;
             while (k < 4 && strcmp(optarg, isas[k]))
@@ -371,6 +383,15 @@ int main(int argc, char **argv)
                   : "%s: read bandwidth %.4g bytes/s, fp32 multiply-add peak %.4g FLOP/s\n",
            turbok_device_name(d), median(bw, 9), median(fl, 9));
     fflush(stdout);
+    if (o.bits) {
+        if (o.bits == 16)
+            bench_step(d, &o, &r);
+        else
+            bench_grids(d, &r, o.bits, o.quick ? 4 : 24, o.quick ? 5 : 9, o.json);
+        turbok_reader_free(&r);
+        turbok_device_close(d);
+        return 0;
+    }
     static const int64_t shapes[][2] = {{4096, 2048}, {2048, 2048}, {8192, 2048}, {2048, 8192}, {92544, 2048}};
     for (int t = 0; t < 3 && o.linear; t++)
         for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)

@@ -175,14 +175,13 @@ LOCAL vf table8(const float *t, vi n)
     return _mm256_i32gather_ps(t, _mm256_and_si256(n, _mm256_set1_epi32(255)), 4);
 }
 
-/* Byte i of each lane as a float of sign, exponent and fraction: moved into place and scaled. */
+/* Byte i of each lane as a float of sign, exponent and fraction: moved into place, copies of the sign
+ * masked away, and scaled. */
 LOCAL vf bits8(const turbok_tiles *w, vi codes, int i)
 {
-    vi top = _mm256_slli_epi32(codes, 24 - 8 * i);
-    vi sign = _mm256_and_si256(top, _mm256_set1_epi32((int32_t)0x80000000u));
-    vi rest =
-        _mm256_and_si256(_mm256_srli_epi32(top, w->float_bits), _mm256_set1_epi32(w->float_mask));
-    return mul(_mm256_castsi256_ps(_mm256_or_si256(sign, rest)), splat_f(w->float_unit));
+    vi v = _mm256_sra_epi32(_mm256_slli_epi32(codes, 24 - 8 * i), _mm_cvtsi32_si128(w->float_bits));
+    v = _mm256_and_si256(v, _mm256_set1_epi32(w->float_mask | (int32_t)0x80000000u));
+    return mul(_mm256_castsi256_ps(v), splat_f(w->float_unit));
 }
 
 LOCAL void extremes(const float *x, int64_t n, float *most, float *strange)

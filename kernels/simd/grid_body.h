@@ -248,35 +248,47 @@ ALWAYS void word_f(int kind, const turbok_tiles *w, const float_table *t, vi cod
     }
 }
 
+ALWAYS void words_f(int kind, int half, int words, const turbok_tiles *w, const float_table *t,
+                    const char *codes, int rows, int nv, const float *x, vf part[MANY][NV])
+{
+    for (int j = 0; j < words; j++)
+#pragma GCC unroll 8
+        for (int v = 0; v < nv; v++) {
+            vi c = load_codes(codes + (j * TURBOK_STRIPE + v * VL) * 4);
+            word_f(kind, w, t, half ? shift_right(c, 4) : c, rows, v, x + 4 * j, w->depth, part);
+        }
+}
+
 ALWAYS void tile_f(int kind, const turbok_tiles *w, const char *stripe, const turbok_acts *a,
                    int64_t first, int rows, int nv, int lane, float *out)
 {
     const float_table t = float_table_of(w->table);
     const float *x = a->x + first * w->depth;
     vf acc[MANY][NV], part[MANY][NV];
+#pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
         for (int v = 0; v < nv; v++)
             acc[r][v] = splat_f(0);
     for (int64_t g = 0; g < w->groups; g++) {
         const char *group = stripe + (size_t)g * w->group_bytes, *codes = group + lane * 4;
         const int words = w->block / (kind == F4 ? 8 : 4);
+#pragma GCC unroll 8
         for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
             for (int v = 0; v < nv; v++)
                 part[r][v] = splat_f(0);
-        for (int64_t b = 0; b < w->group / w->block; b++, x += w->block)
-            for (int half = 0; half < (kind == F4 ? 2 : 1); half++) {
-                for (int j = 0; j < words; j++)
-#pragma GCC unroll 8
-                    for (int v = 0; v < nv; v++) {
-                        vi c = load_codes(codes + (j * TURBOK_STRIPE + v * VL) * 4);
-                        word_f(kind, w, &t, half ? shift_right(c, 4) : c, rows, v,
-                               x + 4 * (j + half * words), w->depth, part);
-                    }
-                codes += half == (kind == F4) ? words * TURBOK_STRIPE * 4 : 0;
-            }
+        for (int64_t b = 0; b < w->group / w->block; b++, x += w->block) {
+            words_f(kind, 0, words, w, &t, codes, rows, nv, x, part);
+            if (kind == F4)
+                words_f(kind, 1, words, w, &t, codes, rows, nv, x + 4 * words, part);
+            codes += words * TURBOK_STRIPE * 4;
+        }
         close_group(w, false, group + w->code_bytes, lane, rows, nv, part, NULL, 0, acc);
     }
+#pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
         for (int v = 0; v < nv; v++)
             store_f(out + r * TURBOK_STRIPE + lane + v * VL, acc[r][v]);
 }
