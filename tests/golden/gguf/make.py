@@ -364,7 +364,10 @@ def sentencepiece(folder):
             "token_type": types, "bos_token_id": trainer[41], "eos_token_id": trainer[42],
             "unknown_token_id": trainer[40], "add_bos_token": config.get("add_bos_token", True),
             "add_eos_token": False, "add_space_prefix": bool(normal[3])}
-    return {f"tokenizer.ggml.{k}": v for k, v in keys.items()}
+    keys = {f"tokenizer.ggml.{k}": v for k, v in keys.items()}
+    if isinstance(config.get("chat_template"), str):
+        keys["tokenizer.chat_template"] = config["chat_template"]
+    return keys
 
 
 def byte_pairs(folder, pre):
