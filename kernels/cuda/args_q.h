@@ -29,10 +29,10 @@ typedef struct turbok_cu_qmat {
 struct turbok_cu_wq_args {
     turbok_cu_qmat m[2];
     const void *x; /* [rows,in] act */
-    void *out; /* [rows,out] act, or fp32 with out_f32 */
+    void *out; /* [rows,out] act, or fp32 with out_f32; rows are ld apart */
     float *partial; /* split sums, see wq_gemm; NULL with split 1 */
     uint32_t *arrived; /* [blocks of x and y] 0 before and after */
-    int64_t in, out_dim;
+    int64_t in, out_dim, ld;
     int32_t rows, group, kind, scale_dtype, offset;
     int32_t steps; /* 16-input steps that share a scale: 1, 2 or 4 */
     int32_t split, out_f32, act, reserved;

@@ -69,6 +69,7 @@ static struct turbok_cu_wq_args args_of(const turbok_cu_wq *w, int32_t act, cons
         .out = y,
         .in = w->in,
         .out_dim = w->out,
+        .ld = w->out,
         .rows = T,
         .group = w->group,
         .kind = w->kind,
@@ -147,12 +148,13 @@ static const void *permuted(turbok_cu *cu, int32_t act, const turbok_cu_wq *w, c
 }
 
 void turbok_cu_wq_linear(turbok_cu *cu, int32_t act, const turbok_cu_wq *w, const void *x,
-                         int32_t T, int32_t out_dtype, void *y, void *scratch)
+                         int32_t T, int32_t out_dtype, void *y, int64_t ldy, void *scratch)
 {
     if (T < 1)
         return;
     x = permuted(cu, act, w, x, T, scratch);
     struct turbok_cu_wq_args a = args_of(w, act, x, T, out_dtype, y);
+    a.ld = ldy;
     family f = family_of(w->bits, act);
     if (act == TURBO_F32) {
         launch_plain(cu, w->bits, &a);
@@ -162,7 +164,7 @@ void turbok_cu_wq_linear(turbok_cu *cu, int32_t act, const turbok_cu_wq *w, cons
         many(cu, w, &f, &a, scratch);
     } else {
         int32_t slab = takes_64(cu, w) ? SLAB : 16;
-        int64_t out_row = w->out * (int64_t)turbok_dtype_size(out_dtype);
+        int64_t out_row = ldy * (int64_t)turbok_dtype_size(out_dtype);
         for (int32_t t = 0; t < T; t += slab) {
             a.rows = T - t < slab ? T - t : slab;
             a.x = (const char *)x + t * w->in * (int64_t)turbok_dtype_size(act);

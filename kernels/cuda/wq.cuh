@@ -175,9 +175,9 @@ DEVICE void zero4(float v[4])
 template <class T> DEVICE void store(const args &a, int64_t row, int64_t o, float v)
 {
     if (a.out_f32)
-        ((float *)a.out)[row * a.out_dim + o] = v;
+        ((float *)a.out)[row * a.ld + o] = v;
     else
-        ((T *)a.out)[row * a.out_dim + o] = from_f<T>(v);
+        ((T *)a.out)[row * a.ld + o] = from_f<T>(v);
 }
 
 DEVICE float with_bias(const float *bias, int64_t o, float v)

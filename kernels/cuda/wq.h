@@ -24,13 +24,17 @@ typedef struct turbok_cu_wq {
  * is out of range; EUNSUPPORTED: no kernel covers it. w->bytes is a multiple of 256. */
 turbo_status turbok_cu_wq_plan(const turbok_grid *g, int64_t out, int64_t in, bool has_bias,
                                turbok_cu_wq *w, turbo_err *err);
-/* Looks at what g points to: EDATA for scales that are not finite, zeros or a perm out of range. Sets what
- * follows from the content (w->kind). Before pack. */
-turbo_status turbok_cu_wq_check(const turbok_grid *g, turbok_cu_wq *w, turbo_err *err);
-/* Tiles [from,to) of w->tiles into image [w->bytes]; parts may be packed by several threads. The call with
- * from 0 also writes table, bias [out] of bias_dtype (NULL without one) and perm. */
-void turbok_cu_wq_pack(const turbok_cu_wq *w, const turbok_grid *g, const void *bias,
-                       int32_t bias_dtype, int64_t from, int64_t to, void *image);
+/* Looks at what g [rows,in] points to: EDATA for scales that are not finite, zeros or a perm out of range.
+ * e4m3: its table is that of e4m3 and no code is a NaN. Where that holds for all rows of a matrix its
+ * kind may become TURBOK_CU_Q_E4M3, which is faster. */
+turbo_status turbok_cu_wq_check(const turbok_grid *g, int64_t rows, int64_t in, bool *e4m3,
+                                turbo_err *err);
+/* Packs g, which is rows [first, first + rows) of the matrix, `first` a multiple of 16 and rows one too unless they
+ * are the last: its tiles [from,to), of first / 16 .. , into image [w->bytes]. Parts may be packed by several
+ * threads. The call with from 0 also writes table and perm. bias: [rows] of bias_dtype, or NULL: zeros where
+ * the matrix has one. */
+void turbok_cu_wq_pack(const turbok_cu_wq *w, const turbok_grid *g, int64_t first, int64_t rows,
+                       const void *bias, int32_t bias_dtype, int64_t from, int64_t to, void *image);
 void turbok_cu_wq_place(turbok_cu_wq *w, turbok_cu_ptr at); /* a multiple of 256 */
 
 /* Scratch for products of at most max_rows rows with w, or with NULL of permuted activations, with any w.
@@ -38,10 +42,10 @@ void turbok_cu_wq_place(turbok_cu_wq *w, turbok_cu_ptr at); /* a multiple of 256
 enum { TURBOK_CU_WQ_COUNTERS = 4096 };
 uint64_t turbok_cu_wq_scratch(const turbok_cu *cu, int64_t max_in, int32_t max_rows);
 
-/* y = x W^T + bias. x [T,in] act; y [T,out] of out_dtype: act, or TURBO_F32. Up to 8 rows stream the
+/* y = x W^T + bias. x [T,in] act; y [T,out] of out_dtype (act, or TURBO_F32), its rows ldy apart. Up to 8 rows stream the
  * weights; more go to tensor cores in blocks. With cu->deterministic the bits of a row do not depend on T. */
 void turbok_cu_wq_linear(turbok_cu *cu, int32_t act, const turbok_cu_wq *w, const void *x,
-                         int32_t T, int32_t out_dtype, void *y, void *scratch);
+                         int32_t T, int32_t out_dtype, void *y, int64_t ldy, void *scratch);
 /* y = fn(x gate^T) * (x up^T). False, and nothing done, when one launch does not cover it: more than 8 rows
  * (of fp32 any number is covered), the two of different formats, permuted inputs, cu->deterministic. */
 bool turbok_cu_wq_gated(turbok_cu *cu, int32_t act, const turbok_cu_wq *gate,

@@ -110,68 +110,82 @@ static turbo_status check_perm(const turbok_grid *g, int64_t in, turbo_err *err)
     return st;
 }
 
-turbo_status turbok_cu_wq_check(const turbok_grid *g, turbok_cu_wq *w, turbo_err *err)
+turbo_status turbok_cu_wq_check(const turbok_grid *g, int64_t rows, int64_t in, bool *e4m3_codes,
+                                turbo_err *err)
 {
-    int64_t n = w->out * w->groups;
-    for (int64_t i = 0; i < n; i++) {
+    int64_t groups = in / g->group;
+    for (int64_t i = 0; i < rows * groups; i++) {
         if (!isfinite(number_at(g->scale_dtype, g->scale, i)) || (g->min && !isfinite(g->min[i])))
             return turbok_fail(err, TURBO_EDATA,
                                "a quantised matrix has a scale that is not finite in row %lld",
-                               (long long)(i / w->groups));
-        if (g->zero && w->bits == 4 && g->zero[i] > MOST_ZERO)
+                               (long long)(i / groups));
+        if (g->zero && g->bits == 4 && g->zero[i] > MOST_ZERO)
             return turbok_fail(err, TURBO_EDATA,
                                "a zero point of 4-bit codes is %d, at most %d is known", g->zero[i],
                                MOST_ZERO);
     }
-    if (g->table && w->bits == 8 && is_e4m3(g, w->out * w->in))
-        w->kind = TURBOK_CU_Q_E4M3;
-    return g->perm ? check_perm(g, w->in, err) : TURBO_OK;
+    *e4m3_codes = g->table && g->bits == 8 && is_e4m3(g, rows * in);
+    return g->perm ? check_perm(g, in, err) : TURBO_OK;
 }
 
-/* wq.cuh: the input of step s that lane quarter q has as number j. */
-static int64_t input_at(int lay, int s, int q, int j)
+/* wq.cuh: the first of the four inputs of step s that lane quarter q has. */
+static int64_t input_at(int lay, int s, int q)
 {
-    return s / lay * 16 * lay + q * 4 * lay + s % lay * 4 + j;
+    return s / lay * 16 * lay + q * 4 * lay + s % lay * 4;
 }
 
-static unsigned code_of(const turbok_cu_wq *w, const turbok_grid *g, int64_t o, int64_t k)
+/* A grid that is rows [first, first + rows) of the matrix. */
+typedef struct piece {
+    const turbok_cu_wq *w;
+    const turbok_grid *g;
+    int64_t first, rows;
+} piece;
+
+/* The codes of inputs k..k+3 of a row, k a multiple of 4: one a byte, or one a nibble. */
+static uint32_t four_codes(const piece *p, int64_t row, int64_t k)
 {
-    if (o >= w->out || k >= w->in)
+    if (row >= p->rows || k >= p->w->in)
         return 0;
-    if (w->bits == 8)
-        return g->codes[o * w->in + k];
-    unsigned b = g->codes[o * (w->in / 2) + k / 2];
-    return k % 2 ? b >> 4 : b & 15;
+    const uint8_t *c = p->g->codes;
+    if (p->w->bits == 4) {
+        c += (row * p->w->in + k) / 2;
+        return (uint32_t)c[0] | (uint32_t)c[1] << 8;
+    }
+    c += row * p->w->in + k;
+    return (uint32_t)c[0] | (uint32_t)c[1] << 8 | (uint32_t)c[2] << 16 | (uint32_t)c[3] << 24;
 }
 
-static void pack_chunk(const turbok_cu_wq *w, const turbok_grid *g, int64_t tile, int64_t chunk,
-                       uint32_t to[128])
+static void pack_chunk(const piece *p, int64_t tile, int64_t chunk, uint32_t to[128])
 {
+    const turbok_cu_wq *w = p->w;
     const int steps = w->bits == 4 ? 4 : 2, lay = w->steps < steps ? w->steps : steps;
     memset(to, 0, 128 * sizeof *to);
     for (int lane = 0; lane < 32; lane++)
         for (int s = 0; s < steps; s++)
-            for (int h = 0; h < 2; h++)
-                for (int j = 0; j < 4; j++) {
-                    unsigned c = code_of(w, g, tile * 16 + lane / 4 + 8 * h,
-                                         chunk * 16 * steps + input_at(lay, s, lane % 4, j));
-                    int i = h + (j & 2); /* register of the fragment */
-                    int nibble = g->table ? 2 * i + (j & 1) : i + 4 * (j & 1);
-                    if (w->bits == 8)
-                        to[lane * 4 + 2 * s + h] |= (uint32_t)c << (8 * j);
-                    else
-                        to[lane * 4 + s] |= (uint32_t)c << (4 * nibble);
-                }
+            for (int h = 0; h < 2; h++) {
+                uint32_t c = four_codes(p, tile * 16 + lane / 4 + 8 * h - p->first,
+                                        chunk * 16 * steps + input_at(lay, s, lane % 4));
+                if (w->bits == 8) /* word 2s + h has the four as they are */
+                    to[lane * 4 + 2 * s + h] = c;
+                else if (p->g->table) /* bytes h and h + 2 have two each */
+                    to[lane * 4 + s] |= (c & 255) << (8 * h) | (c >> 8) << (8 * h + 16);
+                else /* nibbles h, h + 4, h + 2, h + 6 */
+                    to[lane * 4 + s] |=
+                        ((c & 15) | (c >> 4 & 15) << 16 | (c >> 8 & 15) << 8 | (c >> 12 & 15) << 24)
+                        << (4 * h);
+            }
 }
 
-static void pack_groups(const turbok_cu_wq *w, const turbok_grid *g, int64_t tile, char *image)
+static void pack_groups(const piece *p, int64_t tile, char *image)
 {
+    const turbok_cu_wq *w = p->w;
+    const turbok_grid *g = p->g;
     size_t size = turbok_dtype_size(w->scale_dtype);
     for (int64_t k = 0; k < w->groups; k++)
         for (int64_t r = 0; r < 16; r++) {
-            int64_t o = tile * 16 + r, to = (tile * w->groups + k) * 16 + r,
-                    from = o * w->groups + k;
-            bool there = o < w->out;
+            int64_t row = tile * 16 + r - p->first, from = row * w->groups + k;
+            int64_t to = (tile * w->groups + k) * 16 + r;
+            bool there = row < p->rows;
             char *scale = image + w->scale_at + (size_t)to * size;
             if (there)
                 memcpy(scale, (const char *)g->scale + (size_t)from * size, size);
@@ -188,17 +202,22 @@ static void pack_groups(const turbok_cu_wq *w, const turbok_grid *g, int64_t til
         }
 }
 
-void turbok_cu_wq_pack(const turbok_cu_wq *w, const turbok_grid *g, const void *bias,
-                       int32_t bias_dtype, int64_t from, int64_t to, void *image)
+void turbok_cu_wq_pack(const turbok_cu_wq *w, const turbok_grid *g, int64_t first, int64_t rows,
+                       const void *bias, int32_t bias_dtype, int64_t from, int64_t to, void *image)
 {
+    const piece p = {w, g, first, rows};
     char *at = image;
     for (int64_t t = from; t < to; t++) {
         uint32_t words[128];
         for (int64_t c = 0; c < w->chunks; c++) {
-            pack_chunk(w, g, t, c, words);
+            pack_chunk(&p, t, c, words);
             memcpy(at + (t * w->chunks + c) * 512, words, sizeof words);
         }
-        pack_groups(w, g, t, at);
+        pack_groups(&p, t, at);
+        for (int64_t o = t * 16; w->bias && o < t * 16 + 16 && o - first < rows; o++) {
+            float v = bias ? number_at(bias_dtype, bias, o - first) : 0;
+            memcpy(at + w->bias_at + (size_t)o * sizeof v, &v, sizeof v);
+        }
     }
     if (from)
         return;
@@ -206,10 +225,6 @@ void turbok_cu_wq_pack(const turbok_cu_wq *w, const turbok_grid *g, const void *
         float table[256] = {0};
         memcpy(table, g->table, ((size_t)1 << w->bits) * sizeof *table);
         memcpy(at + w->table_at, table, sizeof table);
-    }
-    for (int64_t o = 0; w->bias && o < w->out; o++) {
-        float v = number_at(bias_dtype, bias, o);
-        memcpy(at + w->bias_at + (size_t)o * sizeof v, &v, sizeof v);
     }
     if (w->permuted)
         memcpy(at + w->perm_at, g->perm, (size_t)w->in * sizeof *g->perm);

@@ -101,7 +101,7 @@ UNROLL
             float v = with_bias(a.m[0].bias, o, acc[h][t]);
             if (a.m[1].codes)
                 v = activation(a.act, v) * with_bias(a.m[1].bias, o, up[h][t]);
-            ((float *)a.out)[(row0 + t) * a.out_dim + o] = v;
+            ((float *)a.out)[(row0 + t) * a.ld + o] = v;
         }
     }
 }

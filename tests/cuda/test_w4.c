@@ -99,14 +99,30 @@ static turbok_cu_wq put_grid(const grid *t, bool bias)
     turbok_cu_wq w;
     turbo_err err = {{0}};
     must(turbok_cu_wq_plan(&t->g, t->out, t->in, bias, &w, &err), &err);
-    must(turbok_cu_wq_check(&t->g, &w, &err), &err);
+    bool e4m3_codes;
+    must(turbok_cu_wq_check(&t->g, t->out, t->in, &e4m3_codes, &err), &err);
+    if (e4m3_codes)
+        w.kind = TURBOK_CU_Q_E4M3;
     char *image = malloc(w.bytes);
     assert_non_null(image);
     memset(image, 0xff, w.bytes);
-    int64_t half = w.tiles / 2; /* as two threads would */
-    turbok_cu_wq_pack(&w, &t->g, bias ? t->bias : NULL, TURBO_F32, half, w.tiles, image);
-    if (half)
-        turbok_cu_wq_pack(&w, &t->g, bias ? t->bias : NULL, TURBO_F32, 0, half, image);
+    const float *b = bias ? t->bias : NULL;
+    if (w.tiles > 2 && !t->g.table) { /* the rows as two grids, one below the other */
+        int64_t cut = w.tiles / 2 * 16, n = w.groups * cut;
+        turbok_grid low = t->g;
+        low.codes += cut * t->in * t->g.bits / 8;
+        low.scale = (const char *)low.scale + (size_t)n * act_size(t->g.scale_dtype);
+        low.zero = low.zero ? low.zero + n : NULL;
+        low.min = low.min ? low.min + n : NULL;
+        turbok_cu_wq_pack(&w, &low, cut, t->out - cut, b ? b + cut : NULL, TURBO_F32, cut / 16,
+                          w.tiles, image);
+        turbok_cu_wq_pack(&w, &t->g, 0, cut, b, TURBO_F32, 0, cut / 16, image);
+    } else { /* as two threads would */
+        int64_t half = w.tiles / 2;
+        turbok_cu_wq_pack(&w, &t->g, 0, t->out, b, TURBO_F32, half, w.tiles, image);
+        if (half)
+            turbok_cu_wq_pack(&w, &t->g, 0, t->out, b, TURBO_F32, 0, half, image);
+    }
     turbok_cu_wq_place(&w, turbok_cu_at(device_put(image, w.bytes)));
     free(image);
     return w;
@@ -223,7 +239,7 @@ static void linear_case(const grid *t, const run *r, int64_t every)
     void *dy = device_new((size_t)n * act_size(r->out_dtype));
     for (int again = 0; again < 2;
          again++) { /* the second time with the counters as the first left them */
-        turbok_cu_wq_linear(cu, r->act, &w, dx, r->rows, r->out_dtype, dy, scratch);
+        turbok_cu_wq_linear(cu, r->act, &w, dx, r->rows, r->out_dtype, dy, t->out, scratch);
         device_get(y, dy, (size_t)n * act_size(r->out_dtype));
         compare(t, NULL, r, x, y, every);
     }
@@ -344,13 +360,13 @@ static void test_invariance(void)
         uint16_t *x = random_rows(TURBO_BF16, ROWS * t.in), all[ROWS * 40], one[40];
         void *dx = device_put(x, (size_t)(ROWS * t.in) * 2), *dy = device_new(sizeof all);
         void *scratch = scratch_for(t.in, ROWS);
-        turbok_cu_wq_linear(cu, TURBO_BF16, &w, dx, ROWS, TURBO_BF16, dy, scratch);
+        turbok_cu_wq_linear(cu, TURBO_BF16, &w, dx, ROWS, TURBO_BF16, dy, t.out, scratch);
         device_get(all, dy, sizeof all);
         static const int picks[] = {0, 7, 63, 69};
         for (int i = 0; i < 4; i++) {
             int r = picks[i];
             turbok_cu_wq_linear(cu, TURBO_BF16, &w, (uint16_t *)dx + r * t.in, 1, TURBO_BF16, dy,
-                                scratch);
+                                t.out, scratch);
             device_get(one, dy, sizeof one);
             assert_memory_equal(one, all + r * 40, sizeof one);
         }
@@ -365,9 +381,10 @@ static void refused(grid *t, turbo_status want, const char *text)
 {
     turbok_cu_wq w;
     turbo_err err = {{0}};
+    bool e4m3_codes;
     turbo_status st = turbok_cu_wq_plan(&t->g, t->out, t->in, false, &w, &err);
     if (!st)
-        st = turbok_cu_wq_check(&t->g, &w, &err);
+        st = turbok_cu_wq_check(&t->g, t->out, t->in, &e4m3_codes, &err);
     assert_int_equal(st, want);
     assert_non_null(strstr(err.text, text));
     drop_grid(t);
