@@ -74,8 +74,6 @@ template <class T> DEVICE void attend_body(const struct turbok_cu_attend_args &a
     int seq = a.b.seq_of[t], pos = a.b.positions[t], to = seq < 0 ? 0 : pos + 1;
     int from = at.window > 0 && pos >= at.window ? pos - at.window + 1 : 0;
     int64_t row = (t * at.n_heads + h) * D;
-    if (a.only_long && seq >= 0 && a.b.cu_seqlens[seq + 1] - a.b.cu_seqlens[seq] == 1)
-        return;
     for (int d = static_cast<int>(threadIdx.x); d < D; d += KEYS)
         q[d] = to_f(static_cast<const T *>(a.q)[row + d]);
     __syncthreads();

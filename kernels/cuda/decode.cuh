@@ -482,16 +482,14 @@ template <class T, int D, int BITS> DEVICE void decode_body(const struct turbok_
     TURBOK_SHARED(int, last, 4);
     TURBOK_SHARED(work, its, 1);
     const turbok_cu_attn &at = a.at;
-    int S = a.b.S, G = at.n_heads / at.kv.n_kv, n = at.kv.head_dim, width = at.n_heads * n;
+    int S = a.b.S, G = at.n_heads / at.kv.n_kv, n = at.kv.head_dim;
     int per_piece = at.kv.n_kv * ((G + HEADS - 1) / HEADS);
     float *o = reinterpret_cast<float *>(shared_dynamic()); /* [WARPS][HEADS][D] */
     int *starts = reinterpret_cast<int *>(o + WARPS * HEADS * D), *slots = starts + S + 1;
     grid_wait();
     grid_release();
     int span = count_items(a, per_piece, starts, slots), items = starts[S];
-    for (int64_t t = blockIdx.x; t < a.b.T; t += gridDim.x) /* padding */
-        for (int i = static_cast<int>(threadIdx.x); i < width && a.b.seq_of[t] < 0; i += 32 * WARPS)
-            static_cast<T *>(a.out)[t * width + i] = from_f<T>(0.0f);
+    clear_padding<T>(a.b, a.out, at.n_heads * n);
     int64_t stride = static_cast<int64_t>(per_piece) * HEADS * (n + 2);
     for (int item = static_cast<int>(blockIdx.x); item < items;
          item += static_cast<int>(gridDim.x)) {

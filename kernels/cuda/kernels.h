@@ -137,7 +137,6 @@ struct turbok_cu_attend_args { /* any type and head size: one block a token and 
     turbok_cu_batch b;
     const void *q; /* [T,H,D] act */
     void *out; /* [T,H,D] act */
-    int32_t only_long, reserved; /* leave sequences of one new token alone */
 };
 struct turbok_cu_decode_args { /* one new token a sequence; sequences with more are left alone */
     turbok_cu_attn at;
@@ -149,12 +148,14 @@ struct turbok_cu_decode_args { /* one new token a sequence; sequences with more 
     int32_t slots; /* 0: every sequence and KV head in one piece */
     int32_t block_shift; /* log2 of block_tokens; -1: no power of two */
 };
-#define turbok_cu_decode64_args turbok_cu_decode_args
-#define turbok_cu_decode128_args turbok_cu_decode_args
-#define turbok_cu_decode64q8_args turbok_cu_decode_args
-#define turbok_cu_decode128q8_args turbok_cu_decode_args
-#define turbok_cu_decode64q4_args turbok_cu_decode_args
-#define turbok_cu_decode128q4_args turbok_cu_decode_args
+struct turbok_cu_prefill_args { /* sequences with more than `shortest` new tokens */
+    turbok_cu_attn at;
+    turbok_cu_batch b;
+    const void *q; /* [T,H,D] act */
+    void *out; /* [T,H,D] act */
+    int32_t shortest;
+    int32_t block_shift; /* log2 of block_tokens; -1: no power of two */
+};
 struct turbok_cu_attend_full_args {
     const void *qkv; /* [N,T,3,H,D] act */
     void *out; /* [N,T,H,D] act */
@@ -177,11 +178,6 @@ struct turbok_cu_multiply_args { /* types of weights and x are the kernel's; in 
     int64_t out, in;
     int32_t T, out_dtype, fn, reserved;
 };
-#define turbok_cu_gemv8_args turbok_cu_multiply_args
-#define turbok_cu_gemv16_args turbok_cu_multiply_args
-#define turbok_cu_gemv_gated_args turbok_cu_multiply_args
-#define turbok_cu_gemm32_args turbok_cu_multiply_args
-#define turbok_cu_gemm128_args turbok_cu_multiply_args
 #define turbok_cu_gemv_any_args turbok_cu_multiply_any_args
 #define turbok_cu_gemm_any_args turbok_cu_multiply_any_args
 

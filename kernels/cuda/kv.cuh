@@ -30,4 +30,12 @@ DEVICE float kv_element(const turbok_cu_kv &kv, const char *plane, int slot, int
     return fmaf(to_f(par[0]), static_cast<float>(u), to_f(par[kv.block_tokens]));
 }
 
+/* Rows [width] of tokens that are padding become zero; by all blocks of x. */
+template <class T> DEVICE void clear_padding(const turbok_cu_batch &b, void *rows, int64_t width)
+{
+    for (int64_t t = blockIdx.x; t < b.T; t += gridDim.x)
+        for (int64_t i = threadIdx.x; i < width && b.seq_of[t] < 0; i += blockDim.x)
+            static_cast<T *>(rows)[t * width + i] = from_f<T>(0.0f);
+}
+
 #endif

@@ -42,23 +42,49 @@ uint64_t turbok_cu_attention_bytes(int32_t max_T, int32_t max_B, int32_t n_heads
     return counter_bytes(B, H) + slots_of(B, H, max_kv) * slot_bytes(head_dim);
 }
 
-/* The instance of decode.cuh for these types and sizes, or -1. */
-static int decode_kernel(int32_t act, const turbok_cu_attn *at, const turbok_cu_batch *b)
+/* Which tensor-core kernel takes these types and sizes: type of the cache * 2 + (head beyond 64), -1: none. */
+static int tensor_kind(int32_t act, const turbok_cu_attn *at)
 {
-    static const int table[3][2][2] = {
-        /* type of the cache, head up to 64 or 128, f16 or bf16 */
-        {{TURBOK_CU_decode64_f16, TURBOK_CU_decode64_bf16},
-         {TURBOK_CU_decode128_f16, TURBOK_CU_decode128_bf16}},
-        {{TURBOK_CU_decode64q8_f16, TURBOK_CU_decode64q8_bf16},
-         {TURBOK_CU_decode128q8_f16, TURBOK_CU_decode128q8_bf16}},
-        {{TURBOK_CU_decode64q4_f16, TURBOK_CU_decode64q4_bf16},
-         {TURBOK_CU_decode128q4_f16, TURBOK_CU_decode128q4_bf16}},
-    };
     int32_t D = at->kv.head_dim, kind = at->kv.dtype == 0x108 ? 1 : at->kv.dtype == 0x104 ? 2 : 0;
-    if (act == TURBO_F32 || D > 128 || D % (kind ? 16 : 8) || b->S > 1024 ||
-        (!kind && at->kv.dtype != act))
+    if (act == TURBO_F32 || D > 128 || D % (kind ? 16 : 8) || (!kind && at->kv.dtype != act))
         return -1;
-    return table[kind][D > 64][act == TURBO_BF16];
+    return kind * 2 + (D > 64);
+}
+
+static int32_t shift_of(int32_t block_tokens)
+{
+    for (int32_t i = 0; i < 16; i++)
+        if (block_tokens == 1 << i)
+            return i;
+    return -1;
+}
+
+#define KINDS(name)                                                                                \
+    {                                                                                              \
+        {TURBOK_CU_##name##64_f16, TURBOK_CU_##name##64_bf16},                                     \
+            {TURBOK_CU_##name##128_f16, TURBOK_CU_##name##128_bf16},                               \
+            {TURBOK_CU_##name##64q8_f16, TURBOK_CU_##name##64q8_bf16},                             \
+            {TURBOK_CU_##name##128q8_f16, TURBOK_CU_##name##128q8_bf16},                           \
+            {TURBOK_CU_##name##64q4_f16, TURBOK_CU_##name##64q4_bf16},                             \
+            {TURBOK_CU_##name##128q4_f16, TURBOK_CU_##name##128q4_bf16},                           \
+    }
+static const int decode_kernels[6][2] = KINDS(decode), prefill_kernels[6][2] = KINDS(prefill);
+
+/* Sequences with more than `shortest` new tokens. */
+static void prefill(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const turbok_cu_batch *b,
+                    const void *q, void *out, int32_t shortest)
+{
+    enum { ROWS = 128, KEYS = 64 };
+    int32_t G = at->n_heads / at->kv.n_kv, tokens = ROWS / (G < ROWS ? G : ROWS);
+    size_t padded = at->kv.head_dim > 64 ? 128 : 64;
+    struct turbok_cu_prefill_args a = {
+        .at = *at, .b = *b, .q = q, .out = out, .shortest = shortest};
+    a.block_shift = shift_of(at->kv.block_tokens);
+    /* no more tiles than this, whatever the lengths */
+    unsigned tiles = (unsigned)((b->T + tokens - 1) / tokens + b->S);
+    unsigned heads = (unsigned)(at->kv.n_kv * ((G + ROWS - 1) / ROWS));
+    turbok_cu_launch(cu, kernel, TURBOK_CU_DIM(tiles, heads), TURBOK_CU_DIM(256),
+                     4 * KEYS * padded * 2, TURBOK_CU_PDL, &a);
 }
 
 static void decode(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const turbok_cu_batch *b,
@@ -68,16 +94,13 @@ static void decode(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const tu
     uint64_t per = (uint64_t)at->kv.n_kv * (uint64_t)((G + HEADS - 1) / HEADS);
     uint64_t counters = counter_bytes((uint64_t)b->S, per);
     uint64_t slots = slots_of((uint64_t)b->S, per, b->max_kv);
-    struct turbok_cu_decode_args a = {
-        .at = *at, .b = *b, .q = q, .out = out, .arrived = scratch, .block_shift = -1};
+    struct turbok_cu_decode_args a = {.at = *at, .b = *b, .q = q, .out = out, .arrived = scratch};
     unsigned blocks = (unsigned)cu->sm_count * BLOCKS_PER_SM;
     blocks = blocks < SLOTS / 8 ? blocks : SLOTS / 8;
+    a.block_shift = shift_of(at->kv.block_tokens);
     a.partial = (float *)((char *)scratch + counters);
-    if (!cu->deterministic && scratch_bytes >= counters + slots * slot_bytes(D))
+    if (scratch_bytes >= counters + slots * slot_bytes(D))
         a.slots = (int32_t)slots;
-    for (int32_t i = 0; i < 16; i++)
-        if (at->kv.block_tokens == 1 << i)
-            a.block_shift = i;
     size_t shared =
         sizeof(float) * 4 * HEADS * (size_t)padded + (2 * (size_t)b->S + 2) * sizeof(int);
     turbok_cu_launch(cu, kernel, TURBOK_CU_DIM(blocks), TURBOK_CU_DIM(128), shared, TURBOK_CU_PDL,
@@ -88,15 +111,20 @@ void turbok_cu_attention(turbok_cu *cu, int32_t act, const turbok_cu_attn *at,
                          const turbok_cu_batch *b, const void *q, void *out, void *scratch,
                          uint64_t scratch_bytes)
 {
-    struct turbok_cu_attend_args a = {.at = *at, .b = *b, .q = q, .out = out};
-    int kernel = decode_kernel(act, at, b);
-    if (kernel >= 0) {
-        decode(cu, kernel, at, b, q, out, scratch, scratch_bytes);
-        a.only_long = 1;
-        if (b->max_new == 1)
-            return;
+    int kind = tensor_kind(act, at), bf16 = act == TURBO_BF16;
+    if (kind >= 0 && cu->deterministic) {
+        /* one way for every token, whether it came alone or in a prompt */
+        prefill(cu, prefill_kernels[kind][bf16], at, b, q, out, 0);
+    } else if (kind >= 0 && b->S <= 1024) {
+        decode(cu, decode_kernels[kind][bf16], at, b, q, out, scratch, scratch_bytes);
+        if (b->max_new > 1)
+            prefill(cu, prefill_kernels[kind][bf16], at, b, q, out, 1);
+    } else if (kind >= 0) {
+        prefill(cu, prefill_kernels[kind][bf16], at, b, q, out, 0);
+    } else {
+        struct turbok_cu_attend_args a = {.at = *at, .b = *b, .q = q, .out = out};
+        turbok_cu_launch(cu, TURBOK_CU_attend_f32 + act,
+                         TURBOK_CU_DIM((unsigned)b->T, (unsigned)at->n_heads), TURBOK_CU_DIM(128),
+                         (size_t)at->kv.head_dim * sizeof(float), TURBOK_CU_PDL, &a);
     }
-    turbok_cu_launch(cu, TURBOK_CU_attend_f32 + act,
-                     TURBOK_CU_DIM((unsigned)b->T, (unsigned)at->n_heads), TURBOK_CU_DIM(128),
-                     (size_t)at->kv.head_dim * sizeof(float), TURBOK_CU_PDL, &a);
 }

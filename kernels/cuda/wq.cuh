@@ -66,7 +66,7 @@ template <class T, int BITS> struct group {
 
     DEVICE_OF void load(const args &a, const qmat &m, int64_t at, bool plain)
     {
-UNROLL
+        UNROLL
         for (int h = 0; h < 2; h++) {
             int64_t i = at + 8 * h;
             scale[h] = scale_at(m.scale, a.scale_dtype, i);
@@ -82,9 +82,10 @@ UNROLL
 
 /* The fragment of step s (0..3 of 4 bits, 0..1 of 8) out of a lane's words. */
 template <class T>
-DEVICE void fragment4(int kind, uint32_t v, const group<T, 4> &g, const uint32_t *table, uint32_t f[4])
+DEVICE void fragment4(int kind, uint32_t v, const group<T, 4> &g, const uint32_t *table,
+                      uint32_t f[4])
 {
-UNROLL
+    UNROLL
     for (int i = 0; i < 4; i++)
         if (kind == TURBOK_CU_Q_INT)
             f[i] = fma2<T>(((v >> (4 * i)) & 0x000f000fu) | type<T>::magic * 0x10001u,
@@ -112,7 +113,7 @@ template <class T>
 DEVICE void fragment8(int kind, const uint32_t v[2], const group<T, 8> &g, const uint32_t *table,
                       uint32_t f[4])
 {
-UNROLL
+    UNROLL
     for (int i = 0; i < 4; i++) {
         uint32_t w = v[i & 1];
         if (kind == TURBOK_CU_Q_INT) {
@@ -159,7 +160,7 @@ template <class T> DEVICE void mma_ones(float c[4], const uint32_t b[2])
 template <class G>
 DEVICE void settle(const G &g, const float part[4], const float sum[4], bool min, float acc[4])
 {
-UNROLL
+    UNROLL
     for (int i = 0; i < 4; i++) {
         acc[i] = fmaf(g.scale[i >> 1], part[i], acc[i]);
         if (min)
@@ -196,8 +197,7 @@ template <bool GATED> DEVICE const qmat &matrix(const args &a, int i)
 enum { UNIT = 4 }; /* chunks that a warp takes in a row; units go round the warps */
 
 /* A lane's activations of a chunk: row lane/4, the k of at(). Beyond rows and `in` they are 0. */
-template <int BITS>
-DEVICE void load_x(const args &a, int lay, int chunk, int lane, uint32_t b[][2])
+template <int BITS> DEVICE void load_x(const args &a, int lay, int chunk, int lane, uint32_t b[][2])
 {
     constexpr int STEPS = format<BITS>::STEPS;
     const int row = lane >> 2, q = lane & 3;
@@ -205,7 +205,7 @@ DEVICE void load_x(const args &a, int lay, int chunk, int lane, uint32_t b[][2])
     const int64_t k0 = (int64_t)chunk * format<BITS>::K;
     const bool there = row < a.rows;
     if (lay == 1) {
-UNROLL
+        UNROLL
         for (int s = 0; s < STEPS; s++) {
             uint2 v = make_uint2(0, 0);
             if (there && k0 + s * 16 < a.in)
@@ -214,7 +214,7 @@ UNROLL
         }
         return;
     }
-UNROLL
+    UNROLL
     for (int h = 0; h < STEPS / 2; h++) {
         int64_t k = k0 + (lay == 4 ? q * 16 + h * 8 : h * 32 + q * 8);
         uint4 v = make_uint4(0, 0, 0, 0);
@@ -238,19 +238,20 @@ DEVICE void gemv_chunk(const args &a, const uint32_t *table, const int64_t tile[
     group<T, BITS> g[MT];
     float part[MT][4], sum[4];
     load_x<BITS>(a, steps, chunk, lane, b);
-UNROLL
+    UNROLL
     for (int s = 0; s < STEPS; s++) {
         if (PLAIN ? s == 0 : s % steps == 0) {
             int at = (int)((unsigned)(chunk * K + s * 16) / (unsigned)a.group);
             at = at < groups ? at : groups - 1; /* beyond `in` activations are 0 */
-UNROLL
+            UNROLL
             for (int i = 0; i < MT; i++) {
-                g[i].load(a, matrix<GATED>(a, i), (tile[i] * groups + at) * 16 + (lane >> 2), PLAIN);
+                g[i].load(a, matrix<GATED>(a, i), (tile[i] * groups + at) * 16 + (lane >> 2),
+                          PLAIN);
                 zero4(part[i]);
             }
             zero4(sum);
         }
-UNROLL
+        UNROLL
         for (int i = 0; i < MT; i++) {
             fragment<T, BITS>(kind, w[i], s, g[i],
                               table + (GATED && i ? TABLE : 0) + lane % TABLE_COPIES, f);
@@ -259,7 +260,7 @@ UNROLL
         if (min)
             mma_ones<T>(sum, b[s]);
         if (PLAIN ? s == STEPS - 1 : (s + 1) % steps == 0) {
-UNROLL
+            UNROLL
             for (int i = 0; i < MT; i++)
                 settle(g[i], part[i], sum, min, acc[i]);
         }
@@ -267,29 +268,30 @@ UNROLL
 }
 
 template <class T, int BITS, int MT, bool GATED, bool PLAIN>
-DEVICE void gemv_sums(const args &a, const uint32_t *table, const int64_t tile[MT], float acc[MT][4])
+DEVICE void gemv_sums(const args &a, const uint32_t *table, const int64_t tile[MT],
+                      float acc[MT][4])
 {
     const int lane = lane_id(), warp = warp_id(), chunks = chunks_of(a.in, format<BITS>::K);
     const char *codes[MT];
     uint4 w[MT][UNIT];
-UNROLL
+    UNROLL
     for (int i = 0; i < MT; i++) {
         codes[i] = (const char *)matrix<GATED>(a, i).codes + (tile[i] * chunks * 32 + lane) * 16;
         zero4(acc[i]);
-UNROLL
+        UNROLL
         for (int c = 0; c < UNIT; c++)
             if (warp * UNIT + c < chunks)
                 w[i][c] = load16_stream(codes[i] + (int64_t)(warp * UNIT + c) * 512);
     }
     grid_wait();
     for (int u = warp; u * UNIT < chunks; u += WARPS) {
-UNROLL
+        UNROLL
         for (int c = 0; c < UNIT; c++) {
             const int chunk = u * UNIT + c, next = chunk + WARPS * UNIT;
             if (chunk >= chunks)
                 break;
             uint4 v[MT];
-UNROLL
+            UNROLL
             for (int i = 0; i < MT; i++) {
                 v[i] = w[i][c];
                 if (next < chunks)
@@ -304,14 +306,14 @@ UNROLL
  * the inputs and their sums are added in the order of warps. */
 template <class T, int BITS, int MT, bool GATED> DEVICE void gemv(const args &a)
 {
-    TURBOK_SHARED(float, red, WARPS * MT * 128);
+    TURBOK_SHARED(float, red, WARPS *MT * 128);
     TURBOK_SHARED(uint32_t, table, (GATED ? 2 : 1) * TABLE);
     constexpr int EACH = (GATED ? 1 : MT) * 16; /* outputs of a block */
     const int64_t tiles = (a.out_dim + 15) / 16;
     const int lane = lane_id(), warp = warp_id();
     int64_t tile[MT];
     float acc[MT][4];
-UNROLL
+    UNROLL
     for (int i = 0; i < MT; i++) {
         int64_t t = GATED ? (int64_t)blockIdx.x : (int64_t)blockIdx.x * MT + i;
         tile[i] = t < tiles ? t : tiles - 1;
@@ -326,13 +328,13 @@ UNROLL
         gemv_sums<T, BITS, MT, GATED, true>(a, table, tile, acc);
     else
         gemv_sums<T, BITS, MT, GATED, false>(a, table, tile, acc);
-UNROLL
+    UNROLL
     for (int i = 0; i < MT; i++)
-UNROLL
-        for (int e = 0; e < 4; e++) {
-            int col = (lane & 3) * 2 + (e & 1), o = i * 16 + (lane >> 2) + 8 * (e >> 1);
-            red[(warp * 8 + col) * MT * 16 + o] = acc[i][e];
-        }
+        UNROLL
+    for (int e = 0; e < 4; e++) {
+        int col = (lane & 3) * 2 + (e & 1), o = i * 16 + (lane >> 2) + 8 * (e >> 1);
+        red[(warp * 8 + col) * MT * 16 + o] = acc[i][e];
+    }
     __syncthreads();
     grid_release();
     for (int t = (int)threadIdx.x; t < a.rows * EACH; t += WARPS * 32) {

@@ -29,19 +29,20 @@ DEVICE int swap_of(int lay, int n)
 }
 
 template <int BITS, int NT>
-DEVICE void stage_codes(const args &a, char *at, const char *const codes[MT], int64_t sub, int64_t end)
+DEVICE void stage_codes(const args &a, char *at, const char *const codes[MT], int64_t sub,
+                        int64_t end)
 {
     typedef stage<BITS, NT> S;
     const int chunks = chunks_of(a.in, format<BITS>::K);
     char *to = at + S::X + warp_id() * S::W + lane_id() * 16;
-UNROLL
+    UNROLL
     for (int i = 0; i < MT; i++)
-UNROLL
-        for (int c = 0; c < S::SUBS * S::PER_SUB; c++, to += 512) {
-            int64_t chunk = sub * S::PER_SUB + c;
-            bool there = chunk < chunks && sub + c / S::PER_SUB < end;
-            copy16_async(to, codes[i] + (there ? chunk * 512 : 0), there ? 16 : 0);
-        }
+        UNROLL
+    for (int c = 0; c < S::SUBS * S::PER_SUB; c++, to += 512) {
+        int64_t chunk = sub * S::PER_SUB + c;
+        bool there = chunk < chunks && sub + c / S::PER_SUB < end;
+        copy16_async(to, codes[i] + (there ? chunk * 512 : 0), there ? 16 : 0);
+    }
 }
 
 template <int BITS, int NT>
@@ -49,7 +50,7 @@ DEVICE void stage_x(const args &a, char *at, int lay, int64_t sub, int64_t end)
 {
     typedef stage<BITS, NT> S;
     const int64_t row0 = (int64_t)blockIdx.x * S::N;
-UNROLL
+    UNROLL
     for (int j = 0; j < (S::SUBS * S::N * 8 + WARPS * 32 - 1) / (WARPS * 32); j++) {
         const int t = (int)threadIdx.x + j * WARPS * 32, u = t & 7, n = (t >> 3) % S::N;
         const int c = (t >> 3) / S::N;
@@ -87,51 +88,53 @@ DEVICE void gemm_half(const args &a, const char *x, const char *codes, int h, in
 {
     typedef stage<BITS, NT> S;
     const int lane = lane_id(), groups = (int)(a.in / a.group), steps = PLAIN ? 4 : a.steps;
-    const int lay = BITS == 4 || steps < 2 ? steps : 2, kind = PLAIN ? (int)TURBOK_CU_Q_INT : a.kind;
+    const int lay = BITS == 4 || steps < 2 ? steps : 2,
+              kind = PLAIN ? (int)TURBOK_CU_Q_INT : a.kind;
     const bool min = !PLAIN && a.m[0].min != 0;
     uint4 b[NT], w[MT];
-UNROLL
+    UNROLL
     for (int t = 0; t < NT; t++)
         b[t] = staged_x(x, lay, t, h, lane);
-UNROLL
+    UNROLL
     for (int i = 0; i < MT; i++)
         w[i] = load16(codes + (i * S::SUBS * S::PER_SUB + (BITS == 4 ? 0 : h)) * 512);
-UNROLL
+    UNROLL
     for (int p = 0; p < 2; p++) {
         const int step = 2 * h + p; /* of the four steps of 64 inputs */
         uint32_t f[MT][4];
         if (PLAIN ? step == 0 : step % steps == 0) {
             int at = (int)((unsigned)(k + p * 16) / (unsigned)a.group);
             at = at < groups ? at : groups - 1;
-UNROLL
+            UNROLL
             for (int i = 0; i < MT; i++) {
                 s.g[i].load(a, a.m[0], (tile[i] * groups + at) * 16 + (lane >> 2), PLAIN);
-UNROLL
+                UNROLL
                 for (int t = 0; t < NT; t++)
                     zero4(s.part[i][t]);
             }
-UNROLL
+            UNROLL
             for (int t = 0; t < NT; t++)
                 zero4(s.total[t]);
         }
-UNROLL
+        UNROLL
         for (int i = 0; i < MT; i++)
-            fragment<T, BITS>(kind, w[i], BITS == 4 ? step : p, s.g[i], table + lane % TABLE_COPIES, f[i]);
-UNROLL
+            fragment<T, BITS>(kind, w[i], BITS == 4 ? step : p, s.g[i], table + lane % TABLE_COPIES,
+                              f[i]);
+        UNROLL
         for (int t = 0; t < NT; t++) {
             const uint32_t v[2] = {p ? b[t].z : b[t].x, p ? b[t].w : b[t].y};
-UNROLL
+            UNROLL
             for (int i = 0; i < MT; i++)
                 mma(s.part[i][t], f[i], v, T());
             if (min)
                 mma_ones<T>(s.total[t], v);
         }
         if (PLAIN ? step == 3 : (step + 1) % steps == 0) {
-UNROLL
+            UNROLL
             for (int t = 0; t < NT; t++)
-UNROLL
-                for (int i = 0; i < MT; i++)
-                    settle(s.g[i], s.part[i][t], s.total[t], min, s.acc[i][t]);
+                UNROLL
+            for (int i = 0; i < MT; i++)
+                settle(s.g[i], s.part[i][t], s.total[t], min, s.acc[i][t]);
         }
     }
 }
@@ -147,10 +150,10 @@ DEVICE void gemm_sums(const args &a, char *space, const uint32_t *table, const i
     const int64_t begin = (int64_t)blockIdx.z * per, end = begin + per < subs ? begin + per : subs;
     const int n = begin < end ? (int)((end - begin + S::SUBS - 1) / S::SUBS) : 0;
     const char *codes[MT];
-UNROLL
+    UNROLL
     for (int i = 0; i < MT; i++) {
         codes[i] = (const char *)a.m[0].codes + (tile[i] * chunks * 32 + lane_id()) * 16;
-UNROLL
+        UNROLL
         for (int t = 0; t < NT; t++)
             zero4(s.acc[i][t]);
     }
@@ -171,7 +174,7 @@ UNROLL
         copy_commit();
         const char *at = space + j % STAGES * S::BYTES;
         const char *w = at + S::X + warp_id() * S::W + lane_id() * 16;
-UNROLL
+        UNROLL
         for (int c = 0; c < S::SUBS; c++) {
             const int64_t k = (begin + (int64_t)j * S::SUBS + c) * 64;
             const char *x = at + c * S::N * 128, *wc = w + c * S::PER_SUB * 512;
@@ -189,14 +192,14 @@ template <class T, int BITS, int NT> DEVICE bool gather_splits(const args &a, su
     constexpr int64_t EACH = MT * NT * WARPS * 32;
     const int64_t block = (int64_t)blockIdx.y * gridDim.x + blockIdx.x;
     float4 *mine = (float4 *)a.partial + block * a.split * EACH + threadIdx.x;
-UNROLL
+    UNROLL
     for (int i = 0; i < MT; i++)
-UNROLL
-        for (int t = 0; t < NT; t++) {
-            const float *v = s.acc[i][t];
-            mine[blockIdx.z * EACH + (i * NT + t) * (WARPS * 32)] = make_float4(v[0], v[1], v[2], v[3]);
-            zero4(s.acc[i][t]);
-        }
+        UNROLL
+    for (int t = 0; t < NT; t++) {
+        const float *v = s.acc[i][t];
+        mine[blockIdx.z * EACH + (i * NT + t) * (WARPS * 32)] = make_float4(v[0], v[1], v[2], v[3]);
+        zero4(s.acc[i][t]);
+    }
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0)
@@ -206,14 +209,14 @@ UNROLL
         return false;
     __threadfence();
     for (int z = 0; z < a.split; z++)
-UNROLL
-        for (int i = 0; i < MT; i++)
-UNROLL
-            for (int t = 0; t < NT; t++) {
-                float4 v = __ldcg(mine + z * EACH + (i * NT + t) * (WARPS * 32));
-                float *acc = s.acc[i][t];
-                acc[0] += v.x, acc[1] += v.y, acc[2] += v.z, acc[3] += v.w;
-            }
+        UNROLL
+    for (int i = 0; i < MT; i++)
+        UNROLL
+    for (int t = 0; t < NT; t++) {
+        float4 v = __ldcg(mine + z * EACH + (i * NT + t) * (WARPS * 32));
+        float *acc = s.acc[i][t];
+        acc[0] += v.x, acc[1] += v.y, acc[2] += v.z, acc[3] += v.w;
+    }
     if (threadIdx.x == 0)
         a.arrived[block] = 0;
     return true;
@@ -225,11 +228,12 @@ template <class T, int BITS, int NT, bool GENERAL> DEVICE void gemm(const args &
 {
     TURBOK_SHARED(uint32_t, table, GENERAL ? TABLE : 1);
     char *space = shared_dynamic();
-    const int64_t tiles = (a.out_dim + 15) / 16, first = ((int64_t)blockIdx.y * WARPS + warp_id()) * MT;
+    const int64_t tiles = (a.out_dim + 15) / 16,
+                  first = ((int64_t)blockIdx.y * WARPS + warp_id()) * MT;
     const int lane = lane_id();
     int64_t tile[MT];
     sums<T, BITS, NT> s;
-UNROLL
+    UNROLL
     for (int i = 0; i < MT; i++)
         tile[i] = first + i < tiles ? first + i : tiles - 1;
     if (GENERAL && a.kind == TURBOK_CU_Q_TABLE) {
@@ -244,17 +248,17 @@ UNROLL
     grid_release();
     if (a.split > 1 && !gather_splits(a, s))
         return;
-UNROLL
+    UNROLL
     for (int i = 0; i < MT; i++)
-UNROLL
-        for (int t = 0; t < NT; t++)
-UNROLL
-            for (int e = 0; e < 4; e++) {
-                int64_t row = ((int64_t)blockIdx.x * NT + t) * 8 + (lane & 3) * 2 + (e & 1);
-                int64_t o = (first + i) * 16 + (lane >> 2) + 8 * (e >> 1);
-                if (row < a.rows && o < a.out_dim)
-                    store<T>(a, row, o, with_bias(a.m[0].bias, o, s.acc[i][t][e]));
-            }
+        UNROLL
+    for (int t = 0; t < NT; t++)
+        UNROLL
+    for (int e = 0; e < 4; e++) {
+        int64_t row = ((int64_t)blockIdx.x * NT + t) * 8 + (lane & 3) * 2 + (e & 1);
+        int64_t o = (first + i) * 16 + (lane >> 2) + 8 * (e >> 1);
+        if (row < a.rows && o < a.out_dim)
+            store<T>(a, row, o, with_bias(a.m[0].bias, o, s.acc[i][t][e]));
+    }
 }
 } // namespace wq
 

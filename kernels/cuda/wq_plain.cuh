@@ -39,7 +39,8 @@ DEVICE int at(int lay, int s, int q, int j)
 enum { PLAIN_ROWS = 4 };
 
 template <int BITS>
-DEVICE void plain_sums(const args &a, const qmat &m, int64_t tile, int64_t row0, float acc[2][PLAIN_ROWS])
+DEVICE void plain_sums(const args &a, const qmat &m, int64_t tile, int64_t row0,
+                       float acc[2][PLAIN_ROWS])
 {
     constexpr int STEPS = format<BITS>::STEPS, K = format<BITS>::K;
     const int lane = lane_id(), q = lane & 3, r = lane >> 2;
@@ -56,25 +57,25 @@ DEVICE void plain_sums(const args &a, const qmat &m, int64_t tile, int64_t row0,
                 const int64_t k = (int64_t)c * K + at(lay, s, q, j);
                 if (k >= a.in)
                     continue;
-UNROLL
+                UNROLL
                 for (int h = 0; h < 2; h++) {
                     float n = number(m, a.kind, a.scale_dtype, a.offset,
                                      (tile * groups + k / a.group) * 16 + r + 8 * h,
                                      code_at<BITS>(a.kind, w, s, h, j));
-UNROLL
+                    UNROLL
                     for (int t = 0; t < PLAIN_ROWS; t++)
                         if (row0 + t < a.rows)
                             acc[h][t] = fmaf(n, x[(row0 + t) * a.in + k], acc[h][t]);
                 }
             }
     }
-UNROLL
+    UNROLL
     for (int h = 0; h < 2; h++)
-UNROLL
-        for (int t = 0; t < PLAIN_ROWS; t++) {
-            acc[h][t] += __shfl_xor_sync(FULL, acc[h][t], 1);
-            acc[h][t] += __shfl_xor_sync(FULL, acc[h][t], 2);
-        }
+        UNROLL
+    for (int t = 0; t < PLAIN_ROWS; t++) {
+        acc[h][t] += __shfl_xor_sync(FULL, acc[h][t], 1);
+        acc[h][t] += __shfl_xor_sync(FULL, acc[h][t], 2);
+    }
 }
 
 /* fp32 activations, any number of rows, gated with a second matrix: a warp has a tile and four rows. Not
@@ -91,10 +92,10 @@ template <int BITS> DEVICE void plain(const args &a)
     plain_sums<BITS>(a, a.m[0], tile, row0, acc);
     if (a.m[1].codes)
         plain_sums<BITS>(a, a.m[1], tile, row0, up);
-UNROLL
+    UNROLL
     for (int h = 0; h < 2; h++) {
         const int64_t o = tile * 16 + (lane >> 2) + 8 * h;
-UNROLL
+        UNROLL
         for (int t = 0; t < PLAIN_ROWS; t++) {
             if ((lane & 3) != t || row0 + t >= a.rows || o >= a.out_dim)
                 continue;
@@ -121,7 +122,8 @@ template <class T, int BITS> DEVICE void rows(const rows_args &a)
         const bool there = row >= 0 && row < a.out_dim;
         const int64_t tile = there ? row / 16 : 0;
         const int r = there ? (int)(row % 16) : 0;
-        const uint4 w = load16((const char *)a.m.codes + ((tile * chunks + c) * 32 + (r & 7) * 4 + q) * 16);
+        const uint4 w =
+            load16((const char *)a.m.codes + ((tile * chunks + c) * 32 + (r & 7) * 4 + q) * 16);
         for (int s = 0; s < STEPS; s++)
             for (int j = 0; j < 4; j++) {
                 const int64_t k = (int64_t)c * K + at(lay, s, q, j);
