@@ -58,13 +58,13 @@ typedef struct turbok_cu_attn {
 } turbok_cu_attn;
 
 /* Reads n * 16 bytes and writes almost nothing: what the memory gives. */
-struct turbok_cu_read_args {
+struct turbok_cu_read_memory_args {
     const void *in; /* [n] of 16 bytes */
     uint32_t *out; /* written when the sum of all words is 1 */
     int64_t n;
 };
 
-struct turbok_cu_random_args { /* about normal numbers, the same for the same seed */
+struct turbok_cu_random_numbers_args { /* about normal numbers, the same for the same seed */
     void *out; /* [n] of dtype */
     int64_t n;
     float scale;

@@ -85,15 +85,15 @@ void turbok_cu_gemm(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, 
 
 void turbok_cu_read(turbok_cu *cu, const void *in, int64_t n, void *out)
 {
-    struct turbok_cu_read_args a = {.in = in, .out = out, .n = n};
-    turbok_cu_launch(cu, TURBOK_CU_read, TURBOK_CU_DIM((unsigned)cu->sm_count * 4),
+    struct turbok_cu_read_memory_args a = {.in = in, .out = out, .n = n};
+    turbok_cu_launch(cu, TURBOK_CU_read_memory, TURBOK_CU_DIM((unsigned)cu->sm_count * 4),
                      TURBOK_CU_DIM(512), 0, 0, &a);
 }
 
 void turbok_cu_random(turbok_cu *cu, int32_t dtype, void *out, int64_t n, float scale, uint32_t seed)
 {
-    struct turbok_cu_random_args a = {
+    struct turbok_cu_random_numbers_args a = {
         .out = out, .n = n, .scale = scale, .dtype = dtype, .seed = seed};
-    turbok_cu_launch(cu, TURBOK_CU_random, TURBOK_CU_DIM((unsigned)cu->sm_count * 8),
+    turbok_cu_launch(cu, TURBOK_CU_random_numbers, TURBOK_CU_DIM((unsigned)cu->sm_count * 8),
                      TURBOK_CU_DIM(256), 0, 0, &a);
 }

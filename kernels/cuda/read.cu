@@ -3,7 +3,7 @@
 #include "cuda/kernels.h"
 #include "cuda/prims.cuh"
 
-TURBOK_KERNEL(read, read, 512, 2)
+TURBOK_KERNEL(read_memory, read_memory, 512, 2)
 {
     uint32_t sum = 0;
     int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
@@ -27,7 +27,7 @@ TURBOK_KERNEL(read, read, 512, 2)
         *a.out = sum;
 }
 
-TURBOK_KERNEL(random, random, 256, 4)
+TURBOK_KERNEL(random_numbers, random_numbers, 256, 4)
 {
     grid_wait();
     int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
