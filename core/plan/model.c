@@ -14,7 +14,8 @@ static turbo_status count(const char *folder, const turbod_weights_opts *opts, t
     if (m->from_config) {
         turbod_weights_close(w);
         w = NULL;
-        st = turbod_weights_expected(host, m->vtbl, m->config, m->info.dtype, opts, &w, err);
+        st =
+            turbod_weights_expected(host, m->vtbl, m->config, folder, m->info.dtype, opts, &w, err);
     } else if (!st) {
         st = turbod_weights_check(w, host, m->vtbl, m->config, err);
     }

@@ -14,15 +14,21 @@ typedef struct piece {
     const turbod_st_tensor *t; /* its numbers; NULL: quant has them */
     const turbod_st_tensor *bias; /* or NULL */
     turbod_quant_part quant;
-    bool online; /* t's numbers are quantised now, as quant.grid says */
+    bool online; /* t's numbers become quantised, as quant.grid says */
 } piece;
 
 #define ONLINE_GROUP 32 /* inputs that share a scale */
 
-/* Will t, which is not quantised in the folder, be quantised? Embeddings stay: a token reads a row. */
-static void choose_online(const turbo_weights *w, piece *p, uint32_t flags)
+/* Will t, which is not quantised in the folder, be quantised? Embeddings stay: a token reads a row. Where there
+ * is no file yet, what config.json says counts. */
+static void choose_online(const turbo_weights *w, piece *p, const char *base, uint32_t flags)
 {
     int64_t in = p->quant.in, group = in % ONLINE_GROUP ? 16 : ONLINE_GROUP;
+    if (turbod_index_absent(w->index) && !(flags & TURBO_LINEAR_TABLE) &&
+        p->quant.rows != w->vocab && turbod_quant_assume(w->quant, base, in, &p->quant.grid)) {
+        p->online = true;
+        return;
+    }
     if (!w->bits || flags & TURBO_LINEAR_TABLE || in % group || in > INT32_MAX)
         return;
     p->online = true;
@@ -37,10 +43,11 @@ static turbo_status count_piece(turbod_weights_sums *s, const piece *p, bool tab
     uint64_t bytes = 0, n = (uint64_t)p->quant.rows * (uint64_t)p->quant.in;
     for (int i = 0; !p->t && i < TURBOD_QUANT_TENSORS; i++)
         bytes += p->quant.t[i] ? p->quant.t[i]->bytes : 0;
+    const turbok_grid *g = &p->quant.grid;
     if (p->online)
-        bytes =
-            n / 8 * (uint64_t)p->quant.grid.bits +
-            n / (uint64_t)p->quant.grid.group * (p->quant.grid.scale_dtype == TURBO_F32 ? 4 : 2);
+        bytes = n / 8 * (uint64_t)g->bits +
+                n / (uint64_t)g->group *
+                    ((g->scale_dtype == TURBO_F32 ? 4u : 2u) + (g->zero ? 1u : 0u));
     else if (p->t)
         bytes = p->t->bytes;
     turbo_status st = weights_add(&s->stored, bytes, err);
@@ -121,7 +128,7 @@ static turbo_status take_piece(turbo_weights *w, const char *name, int64_t rows,
     if (!st && !p->quant.format) {
         st = weights_take(w, name, ".weight", 2, rows, in_dim, &p->t, err);
         if (!st)
-            choose_online(weights_base(w), p, flags);
+            choose_online(weights_base(w), p, name, flags);
     }
     if (st || !(flags & (TURBO_LINEAR_BIAS | TURBO_LINEAR_OPTIONAL_BIAS)))
         return st;

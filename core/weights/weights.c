@@ -62,7 +62,7 @@ turbo_status turbod_weights_unmap(turbo_weights *w, turbo_err *err)
 }
 
 turbo_status turbod_weights_expected(const turbo_host *host, const turbo_model_vtbl *vtbl,
-                                     const turbo_config *config, int32_t dtype,
+                                     const turbo_config *config, const char *folder, int32_t dtype,
                                      const turbod_weights_opts *opts, turbo_weights **out,
                                      turbo_err *err)
 {
@@ -73,7 +73,7 @@ turbo_status turbod_weights_expected(const turbo_host *host, const turbo_model_v
     if (!st)
         st = turbod_index_expected(host, vtbl, config, dtype, &w->index, err);
     if (!st)
-        st = turbod_quant_open(NULL, NULL, &w->quant, err);
+        st = turbod_quant_open(folder, opts->model_format, &w->quant, err);
     if (st)
         turbod_weights_close(w);
     else

@@ -35,9 +35,10 @@ typedef struct turbod_weights_sums {
 turbo_status turbod_weights_open(const char *folder, const turbod_weights_opts *opts,
                                  turbo_weights **out, turbo_err *err);
 /* Every mismatch goes to the log (20 at most), the first one and their number into err. */
-/* A folder without weight files: every tensor the architecture expects, stored as dtype. Counts only. */
+/* A folder without weight files: every tensor the architecture expects, stored as dtype, or quantised as
+ * config.json says; embeddings and heads are not. Counts only. */
 turbo_status turbod_weights_expected(const turbo_host *host, const turbo_model_vtbl *vtbl,
-                                     const turbo_config *config, int32_t dtype,
+                                     const turbo_config *config, const char *folder, int32_t dtype,
                                      const turbod_weights_opts *opts, turbo_weights **out,
                                      turbo_err *err);
 bool turbod_weights_absent(const turbo_weights *w); /* the folder has no weight file */

@@ -172,7 +172,7 @@ static void add_fp8_blocks(void *f, const char *base, int64_t N, int64_t K)
 static void add_fp8(void *f, const char *base, int64_t N, int64_t K)
 {
     add_bits(f, base, ".weight", "F8_E4M3", N, K, 0, 1, 0xbfbfbfbfu);
-    add_scales(f, base, ".weight_scale", "BF16", -1, -1, 0.1f);
+    add_scales(f, base, ".weight_scale", "F32", -1, -1, 0.1f);
 }
 
 static void add_mxfp4(void *f, const char *base, int64_t N, int64_t K)
@@ -181,17 +181,22 @@ static void add_mxfp4(void *f, const char *base, int64_t N, int64_t K)
     add_bits(f, base, "_scales", "U8", N, K / 32, 0, 1, 0x78787878u); /* at most 2^-7 */
 }
 
+#define CT(symmetric)                                                                              \
+    "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{"   \
+    "\"group_0\":"                                                                                 \
+    "{\"weights\":{\"num_bits\":4,\"group_size\":32,\"symmetric\":" symmetric "}}}}"
+
 const quant_case quant_cases[] = {
     {"awq", "{\"quant_method\":\"awq\",\"bits\":4,\"group_size\":32,\"version\":\"gemm\"}",
      add_awq},
     {"gptq", "{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":32}", add_gptq_4},
     {"gptq 8", "{\"quant_method\":\"gptq\",\"bits\":8,\"group_size\":32}", add_gptq_8},
-    {"gptq, one order", "{\"quant_method\":\"gptq\",\"bits\":4,\"desc_act\":true}", add_gptq_order},
-    {"gptq, own orders", "{\"quant_method\":\"gptq\",\"bits\":4,\"desc_act\":true}",
-     add_gptq_orders},
-    {"packed", "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\"}",
-     add_packed},
-    {"packed, zeros", "{\"quant_method\":\"compressed-tensors\"}", add_packed_zero},
+    {"gptq, one order",
+     "{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":32,\"desc_act\":true}", add_gptq_order},
+    {"gptq, own orders",
+     "{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":32,\"desc_act\":true}", add_gptq_orders},
+    {"packed", CT("true"), add_packed},
+    {"packed, zeros", CT("false"), add_packed_zero},
     {"int8", "{\"quant_method\":\"compressed-tensors\",\"format\":\"int-quantized\"}", add_int8},
     {"LLM.int8", "{\"quant_method\":\"bitsandbytes\",\"load_in_8bit\":true}", add_llm_int8},
     {"nf4", "{\"quant_method\":\"bitsandbytes\",\"load_in_4bit\":true}", add_nf4},

@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "plan/plan.h"
 #include "plugin/host.h"
 #include "quant_folder.h"
 #include "runner.h"
@@ -123,6 +124,36 @@ static void test_internlm2(void **state)
     compare(internlm2, "packed qkv");
 }
 
+/* Before there is a file, config.json says as much as the files will. */
+static void test_plan(void **state)
+{
+    (void)state;
+    for (int i = 0; i < n_quant_cases; i++) {
+        char quantised[64], plain[64], path[128];
+        turbod_plan_model with, without;
+        turbo_err err;
+        quant_folders(registry, llama, &quant_cases[i], quantised, plain);
+        assert_int_equal(turbod_plan_model_read(quantised, registry, &(turbod_weights_opts){0},
+                                                &with, &err),
+                         0);
+        snprintf(path, sizeof path, "%s/model.safetensors", quantised);
+        assert_int_equal(remove(path), 0);
+        assert_int_equal(turbod_plan_model_read(quantised, registry, &(turbod_weights_opts){0},
+                                                &without, &err),
+                         0);
+        assert_true(without.from_config);
+        if (with.weights.linear != without.weights.linear)
+            fail_msg("%s: %llu bytes of matrices, %llu by config.json", quant_cases[i].name,
+                     (unsigned long long)with.weights.linear,
+                     (unsigned long long)without.weights.linear);
+        assert_int_equal(with.weights.params, without.weights.params);
+        turbod_plan_model_free(&with);
+        turbod_plan_model_free(&without);
+        quant_folder_remove(quantised);
+        quant_folder_remove(plain);
+    }
+}
+
 /* Quantised while it loads: one more round of codes than the folder has, and the plan knows. */
 static void test_online(void **state)
 {
@@ -156,6 +187,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_llama),
         cmocka_unit_test(test_internlm2),
+        cmocka_unit_test(test_plan),
         cmocka_unit_test(test_online),
     };
     turbo_err err = {{0}};

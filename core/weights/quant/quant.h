@@ -63,6 +63,8 @@ turbo_status turbod_quant_find(const turbod_quant *q, const turbod_index *ix, co
                                int64_t rows, int64_t in, turbod_quant_part *p, turbo_err *err);
 /* Is there such a matrix, in whatever condition? */
 bool turbod_quant_has(const turbod_quant *q, const turbod_index *ix, const char *base);
+/* The form of a matrix that has no file yet, by the config alone; false: it will not be quantised. */
+bool turbod_quant_assume(const turbod_quant *q, const char *base, int64_t in, turbok_grid *g);
 /* Reads the scales: TURBO_EDATA, with the tensor, for NaN, infinity, and zero where zero makes no sense. */
 turbo_status turbod_quant_scan(const turbod_quant_part *p, turbo_err *err);
 /* The grid of p with its data, unpacked by the threads of d (NULL: by this one); turbod_quant_grid_free frees
