@@ -52,8 +52,7 @@ static void one(const char *name, int bits, int64_t out, int64_t in, int32_t T, 
     turbo_err err = {""};
     char what[32], of[96];
     if (turbok_cu_wq_plan(&g, out, in, false, &j.w, &err)) {
-        fprintf(stderr, "bench-gpu: %s
-", err.text);
+        fprintf(stderr, "bench-gpu: %s\n", err.text);
         return;
     }
     j.up = j.w;
