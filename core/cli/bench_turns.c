@@ -207,7 +207,7 @@ const cli_cmd cli_bench_turns = {
         "Prompts are random tokens: splitmix64 from SEED (of sequence i: SEED + i), modulo the "
         "vocabulary.\n",
     .flags = flags,
-    .keys = "model plugin_path log_level allow_nonfinite engine",
+    .keys = "model plugin_path log_level model_format quantize allow_nonfinite engine",
     .min_words = 0,
     .max_words = 1,
     .run = run_turns,

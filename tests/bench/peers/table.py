@@ -40,9 +40,12 @@ def is_8k(r):
 def step_bytes(r):
     """What turbod has to read for a step: matrices without the table of embeddings, keys and values."""
     linear, head = params(r["config"])
-    stored = 2 * head + linear
     batch, context = (8, 128) if r["point"].startswith("batch") else (1, 8192 if is_8k(r) else 512)
-    weights = r["turbod"]["weight_bytes"] * (linear + head) / stored
+    weights = r["turbod"]["weight_bytes"]
+    if r["format"].startswith("gguf"):
+        weights *= (linear + head) / (linear + 2 * head)
+    else:
+        weights -= 2 * head  # the table of embeddings stays as it is
     return weights, weights + r["turbod"]["kv_bytes_a_token"] * batch * (context + r["steps"] / 2)
 
 
