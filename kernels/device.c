@@ -1,4 +1,5 @@
 /* kernels/device.c: a CPU device: instruction set, thread pool, memory and the op table. */
+#include <dlfcn.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,7 +33,11 @@ void *turbok_alloc(turbok_device *d, turbok_mem kind, size_t bytes)
     if (rounded < bytes)
         return NULL;
     void *p;
-    if (rounded >= HUGE_FROM) {
+    if (d->backend) {
+        p = d->backend->take(d, rounded ? rounded : 64);
+        if (!p)
+            return NULL;
+    } else if (rounded >= HUGE_FROM) {
         p = mmap(NULL, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (p == MAP_FAILED)
             return NULL;
@@ -52,7 +57,9 @@ void turbok_release(turbok_device *d, turbok_mem kind, void *p, size_t bytes)
     if (!p)
         return;
     d->mem[kind] -= rounded;
-    if (rounded >= HUGE_FROM)
+    if (d->backend)
+        d->backend->give(d, p, rounded ? rounded : 64);
+    else if (rounded >= HUGE_FROM)
         munmap(p, rounded);
     else
         free(p);
@@ -83,6 +90,21 @@ static const turbok_prim *prim_of(turbok_isa isa)
     return isa == TURBOK_ISA_SCALAR ? &turbok_prim_scalar : NULL;
 }
 
+/* What ops on the CPU work with. */
+static turbo_status open_cpu(turbok_device *d, turbo_err *err)
+{
+    int threads = turbok_pool_threads(d->exec.pool);
+    snprintf(d->name, sizeof d->name, "cpu %s, %d thread%s", d->exec.prim->name, threads,
+             threads == 1 ? "" : "s");
+    d->exec.scratch = calloc((size_t)threads, sizeof *d->exec.scratch);
+    if (!d->exec.scratch)
+        return turbok_fail(err, TURBO_ENOMEM, "no memory for a device");
+    turbo_status st = turbok_scratch_fit(d, SCRATCH_LEAST, err);
+    if (!st && !(d->exec.acts = turbok_alloc(d, TURBOK_MEM_SCRATCH, TURBOK_ACT_BYTES)))
+        st = turbok_fail(err, TURBO_ENOMEM, "no memory for the activations of a device");
+    return st;
+}
+
 turbo_status turbok_device_open(const turbok_device_opts *o, turbok_device **out, turbo_err *err)
 {
     turbok_isa isa = o->isa;
@@ -102,19 +124,17 @@ turbo_status turbok_device_open(const turbok_device_opts *o, turbok_device **out
     d->exact = o->exact;
     d->exec.prim = prim_of(isa);
     turbo_status st = turbok_pool_new(o->threads, o->pin, o->spin_us, &d->exec.pool, err);
-    if (!st) {
-        d->exec.scratch = calloc((size_t)turbok_pool_threads(d->exec.pool), sizeof *d->exec.scratch);
-        st = d->exec.scratch ? turbok_scratch_fit(d, SCRATCH_LEAST, err)
-                             : turbok_fail(err, TURBO_ENOMEM, "no memory for a device");
+    if (!st && o->on == TURBOK_ON_CUDA) {
+        st = turbok_backend_load(o->path, d, err);
+        if (!st)
+            st = d->backend->open(d, o, err);
+    } else if (!st) {
+        st = open_cpu(d, err);
     }
-    if (!st && !(d->exec.acts = turbok_alloc(d, TURBOK_MEM_SCRATCH, TURBOK_ACT_BYTES)))
-        st = turbok_fail(err, TURBO_ENOMEM, "no memory for the activations of a device");
     if (st) {
         turbok_device_close(d);
         return st;
     }
-    snprintf(d->name, sizeof d->name, "cpu %s, %d thread%s", d->exec.prim->name,
-             turbok_pool_threads(d->exec.pool), turbok_pool_threads(d->exec.pool) == 1 ? "" : "s");
     *out = d;
     return TURBO_OK;
 }
@@ -137,6 +157,8 @@ uint64_t turbok_scratch_bytes(int threads, int32_t head_dim)
 
 static void scratch_free(turbok_device *d)
 {
+    if (d->backend)
+        return;
     int n = d->exec.pool ? turbok_pool_threads(d->exec.pool) : 0;
     for (int i = 0; i < n && d->exec.scratch; i++) {
         turbok_release(d, TURBOK_MEM_SCRATCH, d->exec.scratch[i].k,
@@ -148,7 +170,7 @@ static void scratch_free(turbok_device *d)
 
 turbo_status turbok_scratch_fit(turbok_device *d, int32_t dim, turbo_err *err)
 {
-    if (dim <= d->scratch_dim)
+    if (dim <= d->scratch_dim || d->backend)
         return TURBO_OK;
     scratch_free(d);
     d->scratch_dim = dim;
@@ -181,6 +203,10 @@ void turbok_device_close(turbok_device *d)
         return;
     scratch_free(d);
     turbok_release(d, TURBOK_MEM_SCRATCH, d->exec.acts, TURBOK_ACT_BYTES);
+    if (d->backend)
+        d->backend->close(d);
+    if (d->library)
+        dlclose(d->library);
     turbok_pool_free(d->exec.pool);
     free(d->exec.scratch);
     free(d);
@@ -203,8 +229,7 @@ int turbok_device_threads(const turbok_device *d)
 
 const turbo_ops *turbok_device_ops(const turbok_device *d)
 {
-    (void)d;
-    return turbok_cpu_ops();
+    return d->backend ? d->backend->ops(d) : turbok_cpu_ops();
 }
 
 const turbo_ops *turbok_cpu_ops(void)

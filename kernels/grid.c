@@ -109,6 +109,8 @@ uint64_t turbok_linear_rows_bytes(const turbok_device *d, int32_t dtype, const t
                                   int32_t n, int64_t in, uint32_t flags)
 {
     uint64_t sum = 0;
+    if (d && d->backend)
+        return d->backend->rows_bytes(dtype, parts, n, in, flags);
     for (int32_t i = 0, k; i < n; i += k) {
         int64_t rows;
         k = run_of(parts, i, n, &rows);

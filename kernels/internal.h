@@ -2,6 +2,7 @@
 #ifndef TURBOK_INTERNAL_H
 #define TURBOK_INTERNAL_H
 
+#include "backend.h"
 #include "grid.h"
 #include "pool.h"
 #include "prim.h"
@@ -30,12 +31,15 @@ struct turbo_exec {
     turbok_scratch *scratch; /* [threads] */
     char *
         acts; /* [TURBOK_ACT_BYTES] activations on their way into a grid; of all threads together */
+    void *self; /* of a backend */
 };
 
 struct turbok_device {
-    struct turbo_exec exec;
+    struct turbo_exec exec; /* first: ops of a backend find the device by it */
+    const turbok_backend *backend; /* NULL: the CPU */
+    void *library; /* where it comes from */
     turbok_isa isa;
-    char name[64];
+    char name[128];
     bool exact; /* grids are kept as fp32 matrices */
     int32_t scratch_dim; /* head size the scratch was made for */
     uint64_t mem[TURBOK_MEM_KINDS];
@@ -101,6 +105,10 @@ struct turbok_kv_pool {
 size_t turbok_alloc_size(size_t bytes);
 void *turbok_alloc(turbok_device *d, turbok_mem kind, size_t bytes);
 void turbok_release(turbok_device *d, turbok_mem kind, void *p, size_t bytes);
+#define TURBOK_BUILD                                                                               \
+    __VERSION__ " turbok 1" /* to be raised when a struct here or in turbok.h changes */
+/* backend.c: finds turbok-cuda.so in path and fills backend and library. */
+turbo_status turbok_backend_load(const char *path, turbok_device *d, turbo_err *err);
 /* Makes the scratch fit heads of size dim. Not while ops run. */
 turbo_status turbok_scratch_fit(turbok_device *d, int32_t dim, turbo_err *err);
 turbo_status turbok_fail(turbo_err *err, turbo_status s, const char *fmt, ...)

@@ -25,7 +25,19 @@ typedef enum {
     TURBOK_ISA_AVX512 /* F, BW, DQ, VL */
 } turbok_isa;
 
+typedef enum {
+    TURBOK_ON_CPU = 0,
+    TURBOK_ON_CUDA /* turbok-cuda.so, loaded at run time */
+} turbok_on;
+
 typedef struct turbok_device_opts {
+    turbok_on on;
+    /* Of CUDA: which card; folders, separated by colons, where turbok-cuda.so is looked for; the type of
+     * activations; bits that do not depend on the batch; no recorded steps. */
+    int ordinal;
+    const char *path;
+    int32_t act_dtype;
+    bool deterministic, no_graphs;
     turbok_isa
         isa; /* AUTO: the best this CPU has; a named one that is missing is TURBO_EUNSUPPORTED */
     int threads; /* 0: all CPUs this process may run on, at most 256 */
@@ -44,6 +56,18 @@ turbok_isa turbok_device_isa(const turbok_device *d);
 int turbok_device_threads(const turbok_device *d);
 const turbo_ops *turbok_device_ops(const turbok_device *d);
 turbo_exec *turbok_device_exec(turbok_device *d);
+/* Do its ops work on host memory? */
+bool turbok_device_on_host(const turbok_device *d);
+/* Free bytes of a device that has memory of its own; 0: it has none. */
+uint64_t turbok_device_vacant(turbok_device *d);
+/* Bytes that its driver took when it was opened, as measured then; 0 on the CPU. */
+uint64_t turbok_device_context(const turbok_device *d);
+/* Zeroed memory that ops work on, and host memory for the other end of copies; NULL: there is no more. On the
+ * CPU both are plain memory. The caller counts it. */
+void *turbok_space_new(turbok_device *d, uint64_t bytes);
+void turbok_space_free(turbok_device *d, void *p, uint64_t bytes); /* NULL allowed */
+void *turbok_pinned_new(turbok_device *d, uint64_t bytes);
+void turbok_pinned_free(turbok_device *d, void *p, uint64_t bytes);
 const turbo_ops *turbok_cpu_ops(void); /* the table of every CPU device; constant */
 /* The threads a device opened with this number gets: 0 is all CPUs this process may run on. */
 int turbok_threads(int threads);
@@ -277,6 +301,27 @@ struct turbo_kv {
     turbok_kv_pool *pool;
     turbok_kv_table *const *tables; /* [S] */
 };
+
+/* The largest step there will be. */
+typedef struct turbok_steps {
+    int32_t max_tokens, max_seqs, max_len; /* max_len: of a sequence */
+    int32_t n_heads, head_dim, embed_dim, vocab;
+    int32_t block_tokens;
+} turbok_steps;
+
+/* What a device takes for steps of that size (TURBOK_MEM_SCRATCH): inputs, split attention, products. Pure; 0
+ * on the CPU, whose scratch is made with the device. */
+uint64_t turbok_steps_bytes(const turbok_device *d, const turbok_steps *s);
+/* Once, after the weights and before the first step. */
+turbo_status turbok_steps_open(turbok_device *d, const turbok_steps *s, turbo_err *err);
+/* Around the forward() of a step: begin brings the inputs to the device and says what forward() is to be
+ * called with, *as, whose n_rows is that of logits; when *replay is set it is not to be called. end waits and
+ * copies R rows of logits to host memory (pinned, [R,V]). On the CPU as is b, and end does nothing: logits
+ * is host memory. After an error the device is done for. */
+turbo_status turbok_step_begin(turbok_device *d, const turbo_batch *b, turbo_batch *as,
+                               bool *replay, turbo_err *err);
+turbo_status turbok_step_end(turbok_device *d, const float *logits, int32_t R, float *host,
+                             turbo_err *err);
 
 /* Reads back one token's K or V of a layer as fp32 [K,D]; for tests and tools. */
 void turbok_kv_read(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t layer, int32_t pos,

@@ -24,7 +24,9 @@ uint64_t turbok_linear_bytes(const turbok_device *d, int32_t dtype, int64_t out,
 {
     int64_t tiles;
     size_t bytes;
-    (void)d;
+    const turbok_part whole = {.rows = out, .bias = has_bias ? &whole : NULL};
+    if (d && d->backend)
+        return d->backend->rows_bytes(dtype, &whole, 1, in, flags);
     (void)flags;
     if (!sizes(dtype, out, in, &tiles, &bytes))
         return 0;
@@ -157,6 +159,8 @@ turbo_status turbok_linear_rows_new(turbok_device *d, int32_t dtype, const turbo
 {
     (void)flags; /* a table is read from the tiles: no second copy */
     bool has_bias = false, known = true;
+    if (d->backend)
+        return d->backend->linear_rows_new(d, dtype, parts, n, in, flags, res, err);
     if (turbok_rows_gridded(parts, n))
         return turbok_rows_grid_new(d, dtype, parts, n, in, flags, res, err);
     turbo_linear *w = calloc(1, sizeof *w);
@@ -201,6 +205,10 @@ void turbok_linear_free(turbok_device *d, turbo_linear *w)
 {
     if (!w)
         return;
+    if (d->backend) {
+        d->backend->linear_free(d, w);
+        return;
+    }
     for (int32_t i = 0; i < w->n_parts; i++)
         turbok_linear_free(d, w->parts[i]);
     free(w->parts);
@@ -242,7 +250,16 @@ turbo_status turbok_vector_new(turbok_device *d, int32_t dtype, const void *data
         return turbok_fail(err, TURBO_ENOMEM, "no memory for a vector of %lld", (long long)n);
     }
     v->n = n;
-    turbok_prim_scalar.widen(dtype, data, n, v->data);
+    float *wide = v->data;
+    if (d->backend && !(wide = calloc((size_t)n, sizeof *wide))) {
+        turbok_vector_free(d, v);
+        return turbok_fail(err, TURBO_ENOMEM, "no memory for a vector of %lld", (long long)n);
+    }
+    turbok_prim_scalar.widen(dtype, data, n, wide);
+    if (d->backend) {
+        d->backend->upload(d, v->data, wide, (size_t)n * sizeof *wide);
+        free(wide);
+    }
     *res = v;
     return TURBO_OK;
 }

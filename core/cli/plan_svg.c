@@ -16,8 +16,8 @@
 #define MOST_BATCH 4096.0
 
 static const char *const colors[TURBOD_MEM_KINDS] = {
-    "#2f5d8a", "#5b8db8", "#8fb8d8", "#c9772c", "#e3a857",
-    "#f0d090", "#777777", "#3b8a5a", "#8cc7a1",
+    "#2f5d8a", "#5b8db8", "#8fb8d8", "#c9772c", "#e3a857", "#f0d090",
+    "#777777", "#a05a8a", "#c89ab8", "#3b8a5a", "#8cc7a1",
 };
 
 /* Text with what XML reserves escaped; control characters are left out. */

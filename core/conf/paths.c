@@ -24,6 +24,7 @@
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static char plugin_path[8192]; /* of the build tree; "" when this is no build tree */
+static char backend_path[PATH_MAX];
 static char script_dir[PATH_MAX];
 static char image_helper[PATH_MAX];
 
@@ -93,6 +94,8 @@ static void find_build_tree(void)
             return;
     }
     list_plugins(dir);
+    if (strlen(dir) + sizeof "/kernels/cuda/.libs" <= sizeof backend_path)
+        snprintf(backend_path, sizeof backend_path, "%s/kernels/cuda/.libs", dir);
     if (strlen(dir) + sizeof "/turbo-image" <= sizeof image_helper) {
         memcpy(image_helper, dir, strlen(dir) + 1);
         strncat(image_helper, "/turbo-image", sizeof image_helper - strlen(image_helper) - 1);
@@ -109,6 +112,12 @@ const char *turbod_plugin_path(const char *configured)
         return configured;
     pthread_once(&once, find_build_tree);
     return *plugin_path ? plugin_path : TURBO_PLUGINDIR;
+}
+
+const char *turbod_backend_path(void)
+{
+    pthread_once(&once, find_build_tree);
+    return *backend_path ? backend_path : TURBO_BACKENDDIR;
 }
 
 const char *turbod_data_dir(void)

@@ -5,6 +5,8 @@
 
 const char *turbod_plugin_path(const char *configured);
 const char *turbod_data_dir(void);
+/* Where turbok-cuda.so is looked for: the build tree or the installed place. */
+const char *turbod_backend_path(void);
 const char *turbod_image_helper(void);
 
 #endif

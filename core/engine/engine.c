@@ -32,6 +32,8 @@ void turbod_engine_defaults(turbod_engine_opts *o)
         .prefix_caching = true,
         .cache_per_tenant = true,
         .isa = "auto",
+        .device = "cpu",
+        .device_precision = "auto",
         .sampler = "std",
     };
 }
@@ -140,6 +142,7 @@ void turbod_engine_close(turbod_engine *e)
     turbod_sched_free(&e->sched);
     turbok_kv_pool_free(e->pool);
     turbod_media_free(e->media);
+    turbod_engine_unload(e);
     if (e->model)
         e->model_vtbl->close(e->model);
     turbod_weights_close(e->weights);
@@ -150,8 +153,6 @@ void turbod_engine_close(turbod_engine *e)
         e->facts.tok_vtbl ? e->facts.tok_vtbl->close(e->tok) : (void)0;
     turbok_device_close(e->device);
     turbod_config_close(e->config);
-    free(e->workspace);
-    free(e->logits);
     free(e->rows);
     free(e->row_req);
     free(e->tops);

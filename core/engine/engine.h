@@ -33,6 +33,10 @@ typedef struct turbod_engine_opts {
     bool cache_per_tenant; /* tenants do not find each other's text in the cache */
     int32_t threads; /* 0: all */
     const char *isa; /* "auto" ... */
+    const char *device; /* "cpu", "cuda", "cuda:1", "auto"; NULL: cpu */
+    const char *device_precision; /* of CUDA: "auto" ... */
+    const char *backend_path; /* folders of turbok-cuda.so */
+    bool deterministic;
     const char *sampler; /* id of the sampler: "std" */
     bool pin;
     bool allow_nonfinite;

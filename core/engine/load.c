@@ -2,6 +2,7 @@
  * KV pool. Main thread, during turbod_engine_open. How much of each is the plan's to say (plan/plan.h):
  * no size is computed here. Whatever can be refused is refused before memory is taken; a failure
  * half-way is undone by turbod_engine_close. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -91,15 +92,101 @@ static turbo_status open_model_files(turbod_engine *e, const turbod_engine_opts 
     return open_samplers(e, o, err);
 }
 
+/* "cpu", "cuda", "cuda:1"; *auto_: take the CPU when there is no card. */
+static turbo_status device_of(const char *name, turbok_device_opts *dev, bool *auto_,
+                              turbo_err *err)
+{
+    *auto_ = !strcmp(name, "auto");
+    dev->on = !strcmp(name, "cpu") ? TURBOK_ON_CPU : TURBOK_ON_CUDA;
+    if (!strcmp(name, "cpu") || *auto_ || !strcmp(name, "cuda"))
+        return TURBO_OK;
+    const char *digits = strncmp(name, "cuda:", 5) ? "" : name + 5;
+    size_t n = strspn(digits, "0123456789");
+    if (!n || n > 3 || digits[n])
+        return turbod_err(err, TURBO_EINVAL, "device is \"%.32s\"; use auto, cpu, cuda or cuda:1",
+                          name);
+    dev->ordinal = (int)strtol(digits, NULL, 10);
+    return TURBO_OK;
+}
+
+/* The type of activations: that of the model unless the conf says otherwise. */
+static turbo_status precision_of(const char *name, int32_t model, int32_t *act, turbo_err *err)
+{
+    static const struct {
+        const char *name;
+        int32_t act;
+    } names[] = {{"f32", TURBO_F32}, {"f16", TURBO_F16}, {"bf16", TURBO_BF16}};
+    *act = model;
+    if (!strcmp(name, "auto"))
+        return TURBO_OK;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (!strcmp(name, names[i].name)) {
+            *act = names[i].act;
+            return TURBO_OK;
+        }
+    return turbod_err(err, TURBO_EINVAL,
+                      "device_precision is \"%.16s\"; use auto, bf16, f16 or f32", name);
+}
+
 static turbo_status open_device(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err)
 {
-    turbok_device_opts dev = {.threads = o->threads, .pin = o->pin, .spin_us = -1};
+    turbok_device_opts dev = {
+        .path = o->backend_path,
+        .deterministic = o->deterministic,
+        .threads = o->threads,
+        .pin = o->pin,
+        .spin_us = -1,
+    };
+    bool auto_ = false;
     turbo_status st = turbod_engine_isa(o->isa, &dev.isa, err);
     if (!st)
+        st = device_of(o->device ? o->device : "cpu", &dev, &auto_, err);
+    if (!st && dev.on == TURBOK_ON_CUDA)
+        st = precision_of(o->device_precision, e->facts.model.dtype, &dev.act_dtype, err);
+    if (st)
+        return st;
+    st = turbok_device_open(&dev, &e->device, err);
+    if (st == TURBO_EUNSUPPORTED && auto_) { /* a damaged or full card is an error, none is not */
+        char why[sizeof err->text];
+        snprintf(why, sizeof why, "%s", err->text);
+        dev.on = TURBOK_ON_CPU;
         st = turbok_device_open(&dev, &e->device, err);
+        if (!st)
+            turbod_log(TURBO_LOG_INFO, "backend: cpu (%s)", why);
+    } else if (!st && dev.on == TURBOK_ON_CUDA) {
+        turbod_log(TURBO_LOG_INFO, "backend: %s", turbok_device_name(e->device));
+    }
     if (!st)
         e->facts.device = turbok_device_name(e->device);
     return st;
+}
+
+static turbok_steps steps_of(const turbod_engine *e, const turbod_engine_opts *o)
+{
+    const turbo_model_info *m = &e->facts.model;
+    return (turbok_steps){
+        .max_tokens = o->max_step_tokens > o->max_batch ? o->max_step_tokens : o->max_batch,
+        .max_seqs = o->max_batch,
+        .max_len = o->session_len ? (int32_t)o->session_len : m->max_position,
+        .n_heads = m->n_heads,
+        .head_dim = m->head_dim,
+        .embed_dim = m->embed_dim,
+        .vocab = m->vocab,
+        .block_tokens = o->block_tokens,
+    };
+}
+
+/* What a device with memory of its own has, and takes beside what any engine takes. */
+static void plan_for_device(turbod_engine *e, const turbod_engine_opts *o, turbod_plan_in *in)
+{
+    if (turbok_device_on_host(e->device))
+        return;
+    const turbok_steps steps = steps_of(e, o);
+    in->act_bytes = turbok_device_ops(e->device)->act_dtype == TURBO_F32 ? 4 : 2;
+    in->steps = turbok_steps_bytes(e->device, &steps);
+    in->context = turbok_device_context(e->device);
+    if (!o->memory_free)
+        in->vacant = turbok_device_vacant(e->device) + in->context;
 }
 
 turbok_kv_dims turbod_engine_kv(const turbod_engine_opts *o)
@@ -144,6 +231,10 @@ static turbo_status make_plan(turbod_engine *e, const turbod_engine_opts *o, tur
         return st;
     turbod_plan_in in = {.info = &f->model, .vtbl = e->model_vtbl, .weights = &sums};
     turbod_engine_plan_in(o, &in);
+    plan_for_device(e, o, &in);
+    if (f->media.n_rows && !turbok_device_on_host(e->device))
+        return turbod_err(err, TURBO_EUNSUPPORTED,
+                          "models that take images run on the CPU; use device = \"cpu\"");
     in.images = turbod_media_bytes(&f->media, o->image_bytes);
     st = turbod_plan_make(&in, &f->plan, err);
     if (st)
@@ -181,15 +272,50 @@ static turbo_status open_weights(turbod_engine *e, turbo_err *err)
 static turbo_status take(turbod_engine *e, turbod_mem kind, uint64_t bytes, void **out,
                          turbo_err *err)
 {
-    *out = aligned_alloc(64, bytes ? bytes : 64);
+    *out = turbok_space_new(e->device, bytes);
     if (!*out)
         return turbod_err(err, TURBO_ENOMEM,
                           "no memory for workspaces (%llu MiB); lower max_batch_size or "
                           "max_prefill_token_num",
                           (unsigned long long)(bytes >> 20));
-    memset(*out, 0, bytes);
     e->facts.alloc[kind] += bytes;
     return TURBO_OK;
+}
+
+/* The same for sampling, which runs on the host. */
+static turbo_status take_host(turbod_engine *e, uint64_t bytes, void **out, turbo_err *err)
+{
+    *out = aligned_alloc(64, bytes ? bytes : 64);
+    if (!*out)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for sampling; lower max_batch_size");
+    memset(*out, 0, bytes);
+    e->facts.alloc[TURBOD_MEM_SAMPLING] += bytes;
+    return TURBO_OK;
+}
+
+void turbod_engine_unload(turbod_engine *e)
+{
+    if (!e->device)
+        return;
+    const turbod_plan *p = &e->facts.plan;
+    if (e->logits != e->device_logits)
+        turbok_pinned_free(e->device, e->logits, p->logits);
+    turbok_space_free(e->device, e->device_logits, p->logits);
+    turbok_space_free(e->device, e->workspace, e->workspace_bytes);
+    e->logits = e->device_logits = NULL;
+    e->workspace = NULL;
+}
+
+turbo_status turbod_engine_forward(turbod_engine *e, const turbo_batch *b, float *host,
+                                   turbo_err *err)
+{
+    turbo_batch as;
+    bool replay, direct = turbok_device_on_host(e->device);
+    turbo_status st = turbok_step_begin(e->device, b, &as, &replay, err);
+    if (!st && !replay)
+        st = e->model_vtbl->forward(e->model, turbok_device_exec(e->device), &as,
+                                    direct ? host : e->device_logits, err);
+    return st ? st : turbok_step_end(e->device, e->device_logits, b->n_rows, host, err);
 }
 
 static turbo_status open_workspace(turbod_engine *e, turbo_err *err)
@@ -198,16 +324,22 @@ static turbo_status open_workspace(turbod_engine *e, turbo_err *err)
     void *logits = NULL, *rows = NULL, *tops = NULL;
     turbo_status st =
         take(e, TURBOD_MEM_WORKSPACE, p->bytes[TURBOD_MEM_WORKSPACE], &e->workspace, err);
+    e->workspace_bytes = p->bytes[TURBOD_MEM_WORKSPACE];
     if (!st)
         st = take(e, TURBOD_MEM_SAMPLING, p->logits, &logits, err);
+    e->device_logits = logits;
+    e->logits = logits;
+    if (!st && !turbok_device_on_host(e->device)) {
+        e->logits = turbok_pinned_new(e->device, p->logits);
+        if (!e->logits)
+            st = turbod_err(err, TURBO_ENOMEM, "no pinned memory for logits; lower max_batch_size");
+    }
     if (!st)
-        st = take(e, TURBOD_MEM_SAMPLING, p->rows, &rows, err);
+        st = take_host(e, p->rows, &rows, err);
     if (!st)
-        st = take(e, TURBOD_MEM_SAMPLING, p->tops, &tops, err);
+        st = take_host(e, p->tops, &tops, err);
     if (!st && !(e->row_req = calloc((size_t)p->max_batch, sizeof *e->row_req)))
         st = turbod_err(err, TURBO_ENOMEM, "no memory for %d sampling rows", p->max_batch);
-    e->workspace_bytes = p->bytes[TURBOD_MEM_WORKSPACE];
-    e->logits = logits;
     e->rows = rows;
     e->tops = tops;
     return st;
@@ -221,6 +353,7 @@ void turbod_engine_audit(turbod_engine *e)
         [TURBOK_MEM_KV_INDEX] = TURBOD_MEM_KV_INDEX, [TURBOK_MEM_SCRATCH] = TURBOD_MEM_SCRATCH,
     };
     turbod_engine_facts *f = &e->facts;
+    f->alloc[TURBOD_MEM_CONTEXT] = turbok_device_context(e->device);
     for (int k = 0; k < TURBOK_MEM_KINDS; k++)
         f->alloc[of_device[k]] = turbok_device_mem(e->device, (turbok_mem)k);
     for (int k = 0; k < TURBOD_MEM_KINDS; k++) {
@@ -257,6 +390,10 @@ turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, t
     if (!st && e->media)
         e->facts.alloc[TURBOD_MEM_IMAGES] = turbod_media_reserved(e->media);
     clocked(e, TURBOD_LOAD_WORKSPACE, &t);
+    if (!st && !turbok_device_on_host(e->device)) {
+        const turbok_steps steps = steps_of(e, o);
+        st = turbok_steps_open(e->device, &steps, err);
+    }
     if (!st)
         st =
             turbok_kv_pool_new(e->device, &e->facts.plan.dims, e->facts.plan.blocks, &e->pool, err);

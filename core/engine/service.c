@@ -14,6 +14,7 @@
 #include "plugin/host.h"
 #include "turbok.h"
 #include "util/checked.h"
+#include "conf/paths.h"
 #include "util/err.h"
 #include "util/log.h"
 
@@ -105,6 +106,10 @@ turbo_status turbod_service_engine_opts(const turbod_conf *c, turbod_engine_opts
     o->cache_per_tenant = c->prefix_cache_per_key;
     o->threads = (int32_t)c->threads;
     o->isa = c->isa;
+    o->device = c->device;
+    o->device_precision = c->device_precision;
+    o->deterministic = c->deterministic;
+    o->backend_path = turbod_backend_path();
     o->sampler = c->sampler;
     o->pin = c->pin_threads;
     o->allow_nonfinite = c->allow_nonfinite;

@@ -28,7 +28,8 @@ struct turbod_engine {
     void *workspace;
     uint64_t workspace_bytes;
     turbod_media *media; /* NULL: the model takes no pictures */
-    float *logits; /* [max_batch, V] */
+    float *logits; /* [max_batch, V] host memory */
+    float *device_logits; /* the same where the model writes them; of a CPU: logits */
     turbo_sample_row *rows; /* [max_batch] */
     turbod_request **row_req; /* [max_batch] whose row it is */
     turbo_logprob *tops; /* [max_batch, 20] */
@@ -61,6 +62,11 @@ struct turbod_engine {
 /* load.c: fills everything up to pool; turbod_engine_close undoes a part of it. */
 turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err);
 /* Counts what was taken, kind by kind, into facts and metrics, beside what was planned. */
+/* Gives the workspaces back; the device is still there, or was never opened. */
+void turbod_engine_unload(turbod_engine *e);
+/* load.c: runs one batch: logits [n_rows,V] into host. */
+turbo_status turbod_engine_forward(turbod_engine *e, const turbo_batch *b, float *host,
+                                   turbo_err *err);
 void turbod_engine_audit(turbod_engine *e);
 
 /* step.c: one pass of the engine thread. False when there was nothing to do. */

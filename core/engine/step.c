@@ -166,8 +166,7 @@ static bool step(turbod_engine *e)
     }
     if (!st) {
         turbod_batch_build(&e->batch, &e->sched);
-        st = e->model_vtbl->forward(e->model, turbok_device_exec(e->device), &e->batch.b, e->logits,
-                                    &err);
+        st = turbod_engine_forward(e, &e->batch.b, e->logits, &err);
     }
     if (st) {
         /* The caches of this step are unknown now, and a plugin that failed once cannot be trusted

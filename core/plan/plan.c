@@ -10,15 +10,11 @@
 #define TOPS 20 /* alternatives a sampling row has room for, turbo_sample_row.top */
 
 const char *const turbod_mem_names[TURBOD_MEM_KINDS] = {
-    [TURBOD_MEM_WEIGHTS] = "weights",
-    [TURBOD_MEM_VECTORS] = "vectors",
-    [TURBOD_MEM_ROPE] = "rope",
-    [TURBOD_MEM_WORKSPACE] = "workspace",
-    [TURBOD_MEM_SAMPLING] = "sampling",
-    [TURBOD_MEM_SCRATCH] = "scratch",
-    [TURBOD_MEM_IMAGES] = "images",
-    [TURBOD_MEM_GRAPHS] = "graphs",
-    [TURBOD_MEM_KV] = "kv",
+    [TURBOD_MEM_WEIGHTS] = "weights",   [TURBOD_MEM_VECTORS] = "vectors",
+    [TURBOD_MEM_ROPE] = "rope",         [TURBOD_MEM_WORKSPACE] = "workspace",
+    [TURBOD_MEM_SAMPLING] = "sampling", [TURBOD_MEM_SCRATCH] = "scratch",
+    [TURBOD_MEM_IMAGES] = "images",     [TURBOD_MEM_CONTEXT] = "context",
+    [TURBOD_MEM_GRAPHS] = "graphs",     [TURBOD_MEM_KV] = "kv",
     [TURBOD_MEM_KV_INDEX] = "kv_index",
 };
 
@@ -50,10 +46,12 @@ static turbo_status make_fixed(const turbod_plan_in *in, turbod_plan *p, turbo_e
     b[TURBOD_MEM_WEIGHTS] = in->as_stored ? in->weights->stored : in->weights->linear;
     b[TURBOD_MEM_VECTORS] = in->as_stored ? 0 : in->weights->vector;
     b[TURBOD_MEM_ROPE] = in->weights->rope;
-    b[TURBOD_MEM_SCRATCH] = turbok_scratch_bytes(in->threads, in->info->head_dim);
+    b[TURBOD_MEM_SCRATCH] =
+        in->act_bytes ? in->steps : turbok_scratch_bytes(in->threads, in->info->head_dim);
     b[TURBOD_MEM_IMAGES] = in->images;
-    uint64_t ws =
-        in->vtbl->workspace(in->info, p->max_step_tokens, p->max_batch, (int32_t)sizeof(float));
+    b[TURBOD_MEM_CONTEXT] = in->context;
+    uint64_t ws = in->vtbl->workspace(in->info, p->max_step_tokens, p->max_batch,
+                                      in->act_bytes ? in->act_bytes : (int32_t)sizeof(float));
     bool ok = turbod_mul(B, V, &n) && region(n, sizeof(float), &p->logits) &&
               region(B, sizeof(turbo_sample_row), &p->rows) &&
               region(B * TOPS, sizeof(turbo_logprob), &p->tops) &&

@@ -18,6 +18,7 @@ typedef enum {
     TURBOD_MEM_SAMPLING, /* logits and sampling rows of max_batch_size sequences */
     TURBOD_MEM_SCRATCH, /* attention scratch of the compute threads */
     TURBOD_MEM_IMAGES, /* pictures and what a model made of them, the most they may take */
+    TURBOD_MEM_CONTEXT, /* driver and kernels of a device, as measured */
     TURBOD_MEM_GRAPHS, /* captured steps of a device; a CPU has none */
     TURBOD_MEM_KV, /* KV blocks */
     TURBOD_MEM_KV_INDEX, /* reference counts and prefix cache of the blocks */
@@ -31,6 +32,10 @@ typedef struct turbod_plan_in {
     const turbod_weights_sums *weights;
     bool as_stored; /* weights as files hold them: for a backend that is not this build's */
     int threads; /* of the device */
+    /* A device with memory of its own; zero: a CPU. */
+    int32_t act_bytes; /* of an activation */
+    uint64_t steps; /* what it takes for steps (turbok_steps_bytes) */
+    uint64_t context; /* what its driver took when it was opened; in vacant no more */
     uint64_t vacant; /* bytes free before anything is taken; 0: unknown */
     int64_t session_len; /* 0: the model's, at most what the pool holds */
     double cache_fraction; /* r, used when cache_bytes is 0 */

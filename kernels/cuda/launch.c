@@ -103,7 +103,6 @@ static turbo_status load_kernels(turbok_cu *cu, turbo_err *err)
 static turbo_status make_context(turbok_cu *cu, turbo_err *err)
 {
     const turbok_cu_driver *d = &cu->drv;
-    size_t vacant = 0, total = 0;
     int r = d->primary_retain(&cu->ctx, cu->device);
     if (r == TURBOK_CU_OUT_OF_MEMORY)
         return turbok_fail(err, TURBO_ENOMEM,
@@ -120,10 +119,15 @@ static turbo_status make_context(turbok_cu *cu, turbo_err *err)
     if (r)
         return turbok_cu_result(d, r, "no CUDA context", err);
     turbo_status st = load_kernels(cu, err);
-    if (!st)
-        st = turbok_cu_result(d, d->mem_info(&vacant, &total), "free memory is not known", err);
+    return st ? st : turbok_cu_measure(cu, err);
+}
+
+turbo_status turbok_cu_measure(turbok_cu *cu, turbo_err *err)
+{
+    size_t vacant = 0, total = 0;
+    int r = cu->drv.mem_info(&vacant, &total);
     cu->context_bytes = total > vacant ? total - vacant : 0;
-    return st;
+    return turbok_cu_result(&cu->drv, r, "free memory is not known", err);
 }
 
 turbo_status turbok_cu_open(int ordinal, turbok_cu **out, turbo_err *err)

@@ -52,6 +52,29 @@ uint64_t turbok_kv_index_bytes(const turbok_kv_dims *d, int32_t n_blocks, bool p
     return lists_bytes(n_blocks) + (prefix ? turbok_prefix_bytes(n_blocks, d->block_tokens) : 0);
 }
 
+static char *take_map(turbok_device *d, size_t bytes)
+{
+    if (d->backend)
+        return d->backend->take(d, bytes);
+    /* Pages are taken when they are first written; the size was measured to fit before. */
+    char *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (map == MAP_FAILED)
+        return NULL;
+    madvise(map, bytes, MADV_HUGEPAGE); /* advice: fewer TLB misses when it is taken */
+    return map;
+}
+
+static void release_map(turbok_device *d, char *map, size_t bytes)
+{
+    if (!map)
+        return;
+    if (d->backend)
+        d->backend->give(d, map, bytes);
+    else
+        munmap(map, bytes);
+}
+
 turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, int32_t n_blocks,
                                 turbok_kv_pool **out, turbo_err *err)
 {
@@ -67,21 +90,17 @@ turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, in
     turbok_kv_pool *p = calloc(1, sizeof *p);
     if (p) {
         p->refs = calloc(1, lists_bytes(n_blocks));
-        /* Pages are taken when they are first written; the size was measured to fit before. */
-        p->map = mmap(NULL, total, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        p->map = take_map(d, total);
     }
-    if (!p || !p->refs || p->map == MAP_FAILED) {
+    if (!p || !p->refs || !p->map) {
         if (p) {
             free(p->refs);
-            if (p->map && p->map != MAP_FAILED)
-                munmap(p->map, total);
+            release_map(d, p->map, total);
         }
         free(p);
         return turbok_fail(err, TURBO_ENOMEM, "no memory for a KV cache of %llu MiB",
                            (unsigned long long)(total >> 20));
     }
-    madvise(p->map, total, MADV_HUGEPAGE); /* advice: fewer TLB misses when it is taken */
     d->mem[TURBOK_MEM_KV] += total;
     d->mem[TURBOK_MEM_KV_INDEX] += lists_bytes(n_blocks);
     p->device = d;
@@ -100,7 +119,7 @@ void turbok_kv_pool_free(turbok_kv_pool *p)
 {
     if (!p)
         return;
-    munmap(p->map, p->map_bytes);
+    release_map(p->device, p->map, p->map_bytes);
     p->device->mem[TURBOK_MEM_KV] -= p->map_bytes;
     turbok_prefix_free(p);
     free(p->refs);
@@ -134,7 +153,8 @@ int32_t turbok_kv_block_get(turbok_kv_pool *p)
     if (b < 0)
         return -1;
 #ifdef TURBOK_DEBUG
-    memset(p->map + (size_t)b * p->block_bytes, 0xff, p->block_bytes); /* NaN in every type */
+    if (!p->device->backend)
+        memset(p->map + (size_t)b * p->block_bytes, 0xff, p->block_bytes); /* NaN in every type */
 #endif
     p->refs[b] = 1;
     return b;
@@ -152,12 +172,20 @@ int32_t turbok_kv_block_refs(const turbok_kv_pool *p, int32_t block)
 
 void turbok_kv_block_read(const turbok_kv_pool *p, int32_t block, void *out)
 {
-    memcpy(out, p->map + (size_t)block * p->block_bytes, p->block_bytes);
+    const char *from = p->map + (size_t)block * p->block_bytes;
+    if (p->device->backend)
+        p->device->backend->block_read(p->device, out, from, p->block_bytes);
+    else
+        memcpy(out, from, p->block_bytes);
 }
 
 void turbok_kv_block_write(turbok_kv_pool *p, int32_t block, const void *in)
 {
-    memcpy(p->map + (size_t)block * p->block_bytes, in, p->block_bytes);
+    char *to = p->map + (size_t)block * p->block_bytes;
+    if (p->device->backend)
+        p->device->backend->block_write(p->device, to, in, p->block_bytes);
+    else
+        memcpy(to, in, p->block_bytes);
 }
 
 void turbok_kv_block_put(turbok_kv_pool *p, int32_t block)

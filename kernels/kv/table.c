@@ -58,8 +58,12 @@ bool turbok_kv_table_reserve(turbok_kv_table *t, turbok_kv_pool *p, int32_t n_to
         return false;
     if (n_tokens > t->len && must_copy(t, p)) {
         int32_t *at = &t->blocks[t->len / p->dims.block_tokens], fresh = turbok_kv_block_get(p);
-        memcpy(p->map + (size_t)fresh * p->block_bytes, p->map + (size_t)*at * p->block_bytes,
-               p->block_bytes);
+        char *to = p->map + (size_t)fresh * p->block_bytes;
+        const char *from = p->map + (size_t)*at * p->block_bytes;
+        if (p->device->backend)
+            p->device->backend->block_copy(p->device, to, from, p->block_bytes);
+        else
+            memcpy(to, from, p->block_bytes);
         turbok_kv_block_put(p, *at);
         *at = fresh;
     }

@@ -143,6 +143,32 @@ uint64_t turbok_rope_bytes(const turbo_rope_spec *theirs)
            2 * (uint64_t)turbok_alloc_size(table_floats(&s) * sizeof(float));
 }
 
+static void fill_tables(const turbo_rope *r, float *inv, float *cosine, float *sine)
+{
+    size_t half = (size_t)r->spec.dim / 2;
+    frequencies(&r->spec, r->spec.base, inv);
+    for (int32_t pos = 0; pos < r->table_len; pos++)
+        for (size_t i = 0; i < half; i++) {
+            float angle = (float)pos * inv[i];
+            cosine[(size_t)pos * half + i] = (float)cos((double)angle) * r->scale;
+            sine[(size_t)pos * half + i] = (float)sin((double)angle) * r->scale;
+        }
+}
+
+static turbo_status upload_tables(turbok_device *d, const turbo_rope *r, turbo_err *err)
+{
+    size_t half = (size_t)r->spec.dim / 2, n = table_floats(&r->spec);
+    float *all = calloc(half + 2 * n, sizeof *all);
+    if (!all)
+        return turbok_fail(err, TURBO_ENOMEM, "no memory for RoPE tables");
+    fill_tables(r, all, all + half, all + half + n);
+    d->backend->upload(d, r->inv, all, half * sizeof *all);
+    d->backend->upload(d, r->cosine, all + half, n * sizeof *all);
+    d->backend->upload(d, r->sine, all + half + n, n * sizeof *all);
+    free(all);
+    return TURBO_OK;
+}
+
 turbo_status turbok_rope_new(turbok_device *d, const turbo_rope_spec *theirs, turbo_rope **out,
                              turbo_err *err)
 {
@@ -164,17 +190,18 @@ turbo_status turbok_rope_new(turbok_device *d, const turbo_rope_spec *theirs, tu
         turbok_rope_free(d, r);
         return turbok_fail(err, TURBO_ENOMEM, "no memory for RoPE tables");
     }
-    frequencies(spec, spec->base, r->inv);
-    for (int32_t pos = 0; pos < r->table_len; pos++)
-        for (size_t i = 0; i < half; i++) {
-            float angle = (float)pos * r->inv[i];
-            r->cosine[(size_t)pos * half + i] = (float)cos((double)angle) * r->scale;
-            r->sine[(size_t)pos * half + i] = (float)sin((double)angle) * r->scale;
-        }
+    if (d->backend) {
+        st = upload_tables(d, r, err);
+        if (st)
+            turbok_rope_free(d, r);
+        else
+            *out = r;
+        return st;
+    }
+    fill_tables(r, r->inv, r->cosine, r->sine);
     *out = r;
     return TURBO_OK;
 }
-
 void turbok_rope_free(turbok_device *d, turbo_rope *r)
 {
     if (!r)

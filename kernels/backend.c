@@ -1,0 +1,121 @@
+/* kernels/backend.c: finding a backend's shared object, and the parts of turbok.h that are nothing but a
+ * choice between the CPU and a backend. Caller's thread. */
+#include "backend.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+turbo_status turbok_backend_load(const char *path, turbok_device *d, turbo_err *err)
+{
+    char file[4096];
+    const char *from = path ? path : "";
+    while (*from && !d->library) {
+        size_t n = strcspn(from, ":");
+        int len = snprintf(file, sizeof file, "%.*s/turbok-cuda.so", (int)n, from);
+        if (len > 0 && (size_t)len < sizeof file && !access(file, F_OK)) {
+            d->library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+            if (!d->library)
+                return turbok_fail(err, TURBO_EABI, "%.220s", dlerror());
+        }
+        from += n + (from[n] == ':');
+    }
+    if (!d->library)
+        return turbok_fail(err, TURBO_EUNSUPPORTED,
+                           "this build has no turbok-cuda.so; build with --with-cuda");
+    turbok_backend_entry_fn entry = NULL;
+    void *p = dlsym(d->library, TURBOK_BACKEND_ENTRY);
+    memcpy(&entry, &p, sizeof entry);
+    const turbok_backend *b = entry ? entry() : NULL;
+    if (!b || strcmp(b->build, TURBOK_BUILD))
+        return turbok_fail(
+            err, TURBO_EABI,
+            "turbok-cuda.so is not of the same build as this program; reinstall both");
+    d->backend = b;
+    return TURBO_OK;
+}
+
+bool turbok_device_on_host(const turbok_device *d)
+{
+    return !d->backend;
+}
+
+uint64_t turbok_device_vacant(turbok_device *d)
+{
+    return d->backend ? d->backend->vacant(d) : 0;
+}
+
+uint64_t turbok_device_context(const turbok_device *d)
+{
+    return d->backend ? d->backend->context(d) : 0;
+}
+
+void *turbok_space_new(turbok_device *d, uint64_t bytes)
+{
+    size_t size = turbok_alloc_size(bytes ? (size_t)bytes : 1);
+    if (size < bytes)
+        return NULL;
+    if (d->backend)
+        return d->backend->take(d, size);
+    void *p = aligned_alloc(64, size);
+    if (p)
+        memset(p, 0, size);
+    return p;
+}
+
+void turbok_space_free(turbok_device *d, void *p, uint64_t bytes)
+{
+    if (p && d->backend)
+        d->backend->give(d, p, turbok_alloc_size(bytes ? (size_t)bytes : 1));
+    else
+        free(p);
+}
+
+void *turbok_pinned_new(turbok_device *d, uint64_t bytes)
+{
+    size_t size = turbok_alloc_size(bytes ? (size_t)bytes : 1);
+    if (size < bytes)
+        return NULL;
+    void *p = d->backend ? d->backend->host_take(d, size) : aligned_alloc(64, size);
+    if (p)
+        memset(p, 0, size);
+    return p;
+}
+
+void turbok_pinned_free(turbok_device *d, void *p, uint64_t bytes)
+{
+    if (p && d->backend)
+        d->backend->host_give(d, p, turbok_alloc_size(bytes ? (size_t)bytes : 1));
+    else
+        free(p);
+}
+
+uint64_t turbok_steps_bytes(const turbok_device *d, const turbok_steps *s)
+{
+    return d->backend ? d->backend->steps_bytes(s, turbok_device_ops(d)->act_dtype) : 0;
+}
+
+turbo_status turbok_steps_open(turbok_device *d, const turbok_steps *s, turbo_err *err)
+{
+    return d->backend ? d->backend->steps_open(d, s, err) : TURBO_OK;
+}
+
+turbo_status turbok_step_begin(turbok_device *d, const turbo_batch *b, turbo_batch *as,
+                               bool *replay, turbo_err *err)
+{
+    *replay = false;
+    if (d->backend)
+        return d->backend->step_begin(d, b, as, replay, err);
+    *as = *b;
+    return TURBO_OK;
+}
+
+turbo_status turbok_step_end(turbok_device *d, const float *logits, int32_t R, float *host,
+                             turbo_err *err)
+{
+    return d->backend ? d->backend->step_end(d, logits, R, host, err) : TURBO_OK;
+}

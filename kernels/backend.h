@@ -1,0 +1,51 @@
+/* kernels/backend.h: what a backend other than the CPU provides behind turbok.h. It lives in a shared object
+ * of the same build and is found at run time. Every slot is required; contracts are those of the functions of
+ * turbok.h that call them. Must not know: the core. */
+#ifndef TURBOK_BACKEND_H
+#define TURBOK_BACKEND_H
+
+#include "turbok.h"
+
+struct turbok_backend {
+    const char *build; /* TURBOK_BUILD of its side: structs are shared, so both must be one build */
+    const char *name; /* "cuda" */
+    /* Opens what the device needs beside the CPU's threads, into d->self; fills d->name. */
+    turbo_status (*open)(turbok_device *d, const turbok_device_opts *o, turbo_err *err);
+    void (*close)(turbok_device *d);
+    const turbo_ops *(*ops)(const turbok_device *d);
+    uint64_t (*vacant)(turbok_device *d); /* bytes of its memory that are free; 0: unknown */
+    uint64_t (*context)(const turbok_device *d); /* bytes that opening it took */
+    /* Zeroed memory of the device, counted by the caller; NULL: there is no more. */
+    void *(*take)(turbok_device *d, size_t bytes);
+    void (*give)(turbok_device *d, void *p, size_t bytes);
+    /* Host memory that copies of the device reach directly. */
+    void *(*host_take)(turbok_device *d, size_t bytes);
+    void (*host_give)(turbok_device *d, void *p, size_t bytes);
+
+    uint64_t (*rows_bytes)(int32_t dtype, const turbok_part *parts, int32_t n, int64_t in,
+                           uint32_t flags);
+    turbo_status (*linear_rows_new)(turbok_device *d, int32_t dtype, const turbok_part *parts,
+                                    int32_t n, int64_t in, uint32_t flags, turbo_linear **w,
+                                    turbo_err *err);
+    void (*linear_free)(turbok_device *d, turbo_linear *w);
+    /* Host numbers of a vector or of rotary tables to memory of the device. */
+    void (*upload)(turbok_device *d, void *to, const void *from, size_t bytes);
+
+    void (*block_copy)(turbok_device *d, void *to, const void *from, size_t bytes);
+    void (*block_read)(turbok_device *d, void *to, const void *from, size_t bytes);
+    void (*block_write)(turbok_device *d, void *to, const void *from, size_t bytes);
+
+    uint64_t (*steps_bytes)(const turbok_steps *s, int32_t act_dtype);
+    turbo_status (*steps_open)(turbok_device *d, const turbok_steps *s, turbo_err *err);
+    turbo_status (*step_begin)(turbok_device *d, const turbo_batch *b, turbo_batch *as,
+                               bool *replay, turbo_err *err);
+    turbo_status (*step_end)(turbok_device *d, const float *logits, int32_t R, float *host,
+                             turbo_err *err);
+};
+typedef struct turbok_backend turbok_backend;
+
+/* The only symbol of the shared object. */
+#define TURBOK_BACKEND_ENTRY "turbok_backend_entry"
+typedef const turbok_backend *(*turbok_backend_entry_fn)(void);
+
+#endif

@@ -1,0 +1,189 @@
+/* kernels/cuda/device.c: a CUDA device behind turbok.h: opening, memory, copies of single blocks. Caller's
+ * thread, but for block_read and block_write, which any thread may call. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda/state.h"
+
+static turbok_cuda *self_of(const turbok_device *d)
+{
+    return d->exec.self;
+}
+
+static void cuda_close(turbok_device *d)
+{
+    turbok_cuda *s = self_of(d);
+    if (!s)
+        return;
+    if (s->cu) {
+        const turbok_cu_driver *drv = &s->cu->drv;
+        (void)drv->ctx_set(s->cu->ctx);
+        (void)drv->stream_synchronize(s->cu->stream);
+        turbok_cuda_steps_close(d);
+        for (int i = 0; i < STAGES; i++) {
+            if (s->staged[i])
+                (void)drv->event_destroy(s->staged[i]);
+            if (s->stage[i])
+                (void)drv->host_free(s->stage[i]);
+        }
+        turbok_blas_close(s->blas);
+        turbok_cu_close(s->cu);
+    }
+    free(s);
+    d->exec.self = NULL;
+}
+
+static turbo_status make_stages(turbok_cuda *s, turbo_err *err)
+{
+    const turbok_cu_driver *drv = &s->cu->drv;
+    for (int i = 0; i < STAGES; i++) {
+        void *p = NULL;
+        int r = drv->host_alloc(&p, STAGE_BYTES, TURBOK_CU_HOST_PORTABLE);
+        s->stage[i] = p;
+        if (!r)
+            r = drv->event_create(&s->staged[i], TURBOK_CU_EVENT_NO_TIMING);
+        if (r)
+            return turbok_cu_result(drv, r, "no pinned memory for copies", err);
+    }
+    return TURBO_OK;
+}
+
+static turbo_status cuda_open(turbok_device *d, const turbok_device_opts *o, turbo_err *err)
+{
+    turbok_cuda *s = calloc(1, sizeof *s);
+    if (!s)
+        return turbok_fail(err, TURBO_ENOMEM, "no memory for a device");
+    d->exec.self = s;
+    s->act = o->act_dtype;
+    s->recording = -1;
+    s->graphs = !o->no_graphs;
+    turbo_status st = turbok_cu_open(o->ordinal, &s->cu, err);
+    if (st)
+        return st;
+    s->cu->deterministic = o->deterministic;
+    snprintf(d->name, sizeof d->name, "%s", s->cu->name);
+    st = make_stages(s, err);
+    if (!st)
+        st = turbok_blas_open(s->cu, &s->blas, err);
+    if (!st)
+        st = turbok_cu_measure(s->cu, err);
+    return st;
+}
+
+void *turbok_cuda_take(turbok_device *d, size_t bytes)
+{
+    turbok_cuda *s = self_of(d);
+    turbok_cu_ptr p = 0;
+    if (s->cu->drv.mem_alloc(&p, bytes))
+        return NULL;
+    turbok_cu_fill(s->cu, p, 0, bytes);
+    return (void *)(uintptr_t)p;
+}
+
+void turbok_cuda_give(turbok_device *d, void *p, size_t bytes)
+{
+    turbok_cuda *s = self_of(d);
+    (void)bytes;
+    if (p)
+        turbok_cu_note(s->cu, s->cu->drv.mem_free(turbok_cu_at(p)), "freeing device memory");
+}
+
+static void *cuda_host_take(turbok_device *d, size_t bytes)
+{
+    void *p = NULL;
+    return self_of(d)->cu->drv.host_alloc(&p, bytes, TURBOK_CU_HOST_PORTABLE) ? NULL : p;
+}
+
+static void cuda_host_give(turbok_device *d, void *p, size_t bytes)
+{
+    turbok_cuda *s = self_of(d);
+    (void)bytes;
+    turbok_cu_note(s->cu, s->cu->drv.host_free(p), "freeing pinned memory");
+}
+
+static uint64_t cuda_vacant(turbok_device *d)
+{
+    size_t vacant = 0, total = 0;
+    return self_of(d)->cu->drv.mem_info(&vacant, &total) ? 0 : vacant;
+}
+
+void turbok_cuda_upload(turbok_device *d, void *to, const void *from, size_t bytes)
+{
+    turbok_cuda *s = self_of(d);
+    turbok_cu *cu = s->cu;
+    for (size_t done = 0; done < bytes && !turbok_cu_bad(cu); done += STAGE_BYTES) {
+        size_t n = bytes - done < STAGE_BYTES ? bytes - done : STAGE_BYTES;
+        int i = s->next_stage;
+        s->next_stage = (i + 1) % STAGES;
+        /* The copy that used this buffer before has ended; the other one's may still run. */
+        turbok_cu_note(cu, cu->drv.event_synchronize(s->staged[i]), "copy to the device");
+        memcpy(s->stage[i], (const char *)from + done, n);
+        turbok_cu_to_device(cu, turbok_cu_at(to) + done, s->stage[i], n);
+        turbok_cu_note(cu, cu->drv.event_record(s->staged[i], cu->stream), "copy to the device");
+    }
+}
+
+static uint64_t cuda_context(const turbok_device *d)
+{
+    return self_of(d)->cu->context_bytes;
+}
+
+static void cuda_block_copy(turbok_device *d, void *to, const void *from, size_t bytes)
+{
+    turbok_cu *cu = self_of(d)->cu;
+    if (!turbok_cu_bad(cu))
+        turbok_cu_note(cu,
+                       cu->drv.copy_on_device(turbok_cu_at(to), turbok_cu_at(from), bytes,
+                                              cu->stream),
+                       "copy of a KV block");
+}
+
+/* A thread that is not the engine's has no context yet. The stream orders these copies behind whatever
+ * wrote the block; who asks for them holds off whoever would write it. */
+static void cuda_block_read(turbok_device *d, void *to, const void *from, size_t bytes)
+{
+    turbok_cu *cu = self_of(d)->cu;
+    turbok_cu_note(cu, cu->drv.ctx_set(cu->ctx), "a KV block cannot be read");
+    turbok_cu_to_host(cu, to, turbok_cu_at(from), bytes);
+    turbok_cu_wait(cu, NULL);
+}
+
+static void cuda_block_write(turbok_device *d, void *to, const void *from, size_t bytes)
+{
+    turbok_cu *cu = self_of(d)->cu;
+    turbok_cu_note(cu, cu->drv.ctx_set(cu->ctx), "a KV block cannot be written");
+    turbok_cu_to_device(cu, turbok_cu_at(to), from, bytes);
+    turbok_cu_wait(cu, NULL);
+}
+
+TURBO_EXPORT const turbok_backend *turbok_backend_entry(void);
+
+const turbok_backend *turbok_backend_entry(void)
+{
+    static const turbok_backend backend = {
+        .build = TURBOK_BUILD,
+        .name = "cuda",
+        .open = cuda_open,
+        .close = cuda_close,
+        .ops = turbok_cuda_ops,
+        .vacant = cuda_vacant,
+        .context = cuda_context,
+        .take = turbok_cuda_take,
+        .give = turbok_cuda_give,
+        .host_take = cuda_host_take,
+        .host_give = cuda_host_give,
+        .rows_bytes = turbok_cuda_rows_bytes,
+        .linear_rows_new = turbok_cuda_linear_rows_new,
+        .linear_free = turbok_cuda_linear_free,
+        .upload = turbok_cuda_upload,
+        .block_copy = cuda_block_copy,
+        .block_read = cuda_block_read,
+        .block_write = cuda_block_write,
+        .steps_bytes = turbok_cuda_steps_bytes,
+        .steps_open = turbok_cuda_steps_open,
+        .step_begin = turbok_cuda_step_begin,
+        .step_end = turbok_cuda_step_end,
+    };
+    return &backend;
+}

@@ -1,0 +1,87 @@
+/* kernels/cuda/graph.c: see graph.h. */
+#include "cuda/graph.h"
+
+#include <string.h>
+
+int turbok_cuda_bucket(const turbok_cuda *s, const turbo_batch *b)
+{
+    int bucket = 0;
+    if (!s->graphs || b->n_tokens != b->n_seqs || b->n_rows != b->n_seqs || b->embed_rows)
+        return -1;
+    while (1 << bucket < b->n_seqs)
+        bucket++;
+    return bucket < BUCKETS ? bucket : -1;
+}
+
+int32_t turbok_cuda_bucket_size(const turbok_cuda *s, int bucket)
+{
+    int32_t n = 1 << bucket;
+    return n < s->steps.max_seqs ? n : s->steps.max_seqs;
+}
+
+static const int32_t *padded(int32_t **at, const int32_t *from, int32_t have, int32_t n)
+{
+    int32_t *to = *at;
+    *at += n;
+    memcpy(to, from, (size_t)have * sizeof *to);
+    memset(to + have, 0, (size_t)(n - have) * sizeof *to);
+    return to;
+}
+
+void turbok_cuda_pad(turbok_cuda *s, const turbo_batch *b, int32_t n, turbo_batch *as)
+{
+    int32_t *at = s->pad, have = b->n_seqs, *cu;
+    *as = *b;
+    as->n_tokens = as->n_seqs = as->n_rows = n;
+    as->tokens = padded(&at, b->tokens, have, n);
+    as->positions = padded(&at, b->positions, have, n);
+    as->kv_lens = padded(&at, b->kv_lens, have, n);
+    as->rope_lens = padded(&at, b->rope_lens, have, n);
+    as->row_index = padded(&at, b->row_index, have, n);
+    cu = at;
+    as->cu_seqlens = cu;
+    for (int32_t i = 0; i <= n; i++)
+        cu[i] = i;
+}
+
+turbo_status turbok_cuda_graph_begin(turbok_cuda *s, int bucket, bool *replay, turbo_err *err)
+{
+    turbok_cu *cu = s->cu;
+    if (s->recorded[bucket]) {
+        *replay = true;
+        if (!turbok_cu_bad(cu))
+            turbok_cu_note(cu, cu->drv.graph_launch(s->recorded[bucket], cu->stream),
+                           "the recorded step does not start");
+        return turbok_cu_status(cu, err);
+    }
+    turbok_cu_note(cu, cu->drv.capture_begin(cu->stream, TURBOK_CU_CAPTURE_THREAD_LOCAL),
+                   "the step cannot be recorded");
+    if (!turbok_cu_bad(cu))
+        s->recording = bucket;
+    return turbok_cu_status(cu, err);
+}
+
+turbo_status turbok_cuda_graph_end(turbok_cuda *s, turbo_err *err)
+{
+    turbok_cu *cu = s->cu;
+    turbok_cu_graph g = NULL;
+    int bucket = s->recording, r = cu->drv.capture_end(cu->stream, &g);
+    s->recording = -1;
+    turbok_cu_note(cu, r, "the step cannot be recorded");
+    if (!turbok_cu_bad(cu))
+        turbok_cu_note(cu, cu->drv.graph_instantiate(&s->recorded[bucket], g, 0),
+                       "the step cannot be recorded");
+    if (g)
+        (void)cu->drv.graph_destroy(g);
+    if (!turbok_cu_bad(cu))
+        turbok_cu_note(cu, cu->drv.graph_launch(s->recorded[bucket], cu->stream),
+                       "the recorded step does not start");
+    return turbok_cu_status(cu, err);
+}
+
+void turbok_cuda_graphs_free(turbok_cuda *s)
+{
+    for (int i = 0; i < BUCKETS; i++)
+        if (s->recorded[i])
+            (void)s->cu->drv.graph_exec_destroy(s->recorded[i]);
+}

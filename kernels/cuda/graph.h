@@ -1,0 +1,20 @@
+/* kernels/cuda/graph.h: steps that only decode, recorded once for each batch of 1, 2, 4 ... sequences and
+ * replayed. Engine thread. */
+#ifndef TURBOK_CUDA_GRAPH_H
+#define TURBOK_CUDA_GRAPH_H
+
+#include "cuda/state.h"
+
+/* The bucket of a batch, or -1: it is computed op by op. */
+int turbok_cuda_bucket(const turbok_cuda *s, const turbo_batch *b);
+/* Its sequences: 1, 2, 4 ... and at most as many as a step may have. */
+int32_t turbok_cuda_bucket_size(const turbok_cuda *s, int bucket);
+/* b with n tokens, sequences and rows, the added ones of no consequence; its arrays are s's. */
+void turbok_cuda_pad(turbok_cuda *s, const turbo_batch *b, int32_t n, turbo_batch *as);
+/* Starts the recorded step (*replay), or a recording. */
+turbo_status turbok_cuda_graph_begin(turbok_cuda *s, int bucket, bool *replay, turbo_err *err);
+/* Ends the recording and starts what was recorded. */
+turbo_status turbok_cuda_graph_end(turbok_cuda *s, turbo_err *err);
+void turbok_cuda_graphs_free(turbok_cuda *s);
+
+#endif

@@ -1,0 +1,30 @@
+/* kernels/cuda/hostrun/fakecuda.h: what a test may ask of and plant in the fake CUDA driver.
+ *
+ * fakecuda.so has the functions of driver.def. Its memory is the host's, poisoned and between guard bands; its
+ * kernels run on the host (hostrun.h). Work is queued and done when somebody waits, so whoever does not wait
+ * finds poison; a copy from pinned memory reads it then, too. A captured stream keeps a list that a graph
+ * replays. Found by tests with dlsym in the library that TURBO_CUDA_DRIVER names. One thread at a time.
+ * Environment, read by cuInit: FAKECUDA_MEMORY (bytes, default 1 GiB), FAKECUDA_DEVICES, FAKECUDA_CAPABILITY
+ * (90), FAKECUDA_VERSION (13000). */
+#ifndef FAKECUDA_H
+#define FAKECUDA_H
+
+#include <stddef.h>
+
+/* From the n-th call on (from 1) of a function ("cuMemAlloc_v2"; NULL: of any), counted from now, it returns
+ * result; once: only the n-th. n 0: no more faults. After a result of a broken device (700 and above) every
+ * call that uses the device returns it. */
+typedef void (*fakecuda_fail_fn)(const char *name, long n, int result, int once);
+/* Calls of a function since cuInit, of all with NULL. */
+typedef long (*fakecuda_calls_fn)(const char *name);
+/* Live things: "device", "pinned" (bytes), "allocations", "streams", "events", "modules", "graphs", "contexts". */
+typedef size_t (*fakecuda_live_fn)(const char *what);
+/* Why the last launch or check failed, or "". */
+typedef const char *(*fakecuda_why_fn)(void);
+
+#define FAKECUDA_FAIL "fakecuda_fail"
+#define FAKECUDA_CALLS "fakecuda_calls"
+#define FAKECUDA_LIVE "fakecuda_live"
+#define FAKECUDA_WHY "fakecuda_why"
+
+#endif

@@ -1,0 +1,161 @@
+/* kernels/cuda/ops.c: the op table of a CUDA device: what a model calls, in terms of the launchers. Engine
+ * thread. */
+#include "cuda/state.h"
+
+static void op_embed(turbo_exec *x, const turbo_linear *table, const turbo_batch *b, void *out)
+{
+    turbok_cuda *s = turbok_cuda_of(x);
+    (void)b; /* its copy on the device is what counts */
+    turbok_cu_embed(s->cu, s->act, table->data, table->dtype, (int32_t)table->in, &s->batch, out);
+}
+
+static void op_rmsnorm(turbo_exec *x, void *h, const void *delta, const turbo_vector *w, float eps,
+                       int32_t T, int32_t E, void *out)
+{
+    turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cu_rmsnorm(s->cu, s->act, h, delta, w->data, eps, T, E, out);
+}
+
+static void op_linear(turbo_exec *x, const turbo_linear *w, const void *in, int32_t T, void *out)
+{
+    turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cuda_multiply(s, w, in, T, s->act, out);
+}
+
+static turbok_cu_attn layer_of(const turbok_cuda *s, const turbo_attn *a)
+{
+    turbok_cu_attn out = {
+        .kv = s->kv,
+        .layer = a->layer,
+        .n_heads = a->n_heads,
+        .layout = a->layout,
+        .window = a->window,
+        .scale = a->scale,
+    };
+    const turbo_rope *r = a->rope;
+    if (r) {
+        out.rope_dim = r->spec.dim;
+        out.rope_style = r->spec.style;
+        out.rope_table = r->table_len;
+        out.cosine = r->cosine;
+        out.sine = r->sine;
+        out.inv = r->inv;
+        out.rope_scale = r->scale;
+        out.rope_factor = r->spec.scaling == TURBO_ROPE_DYNAMIC ? r->spec.factor : 0;
+        out.rope_base = r->spec.base;
+        out.rope_max = r->spec.max_position;
+    }
+    return out;
+}
+
+static void op_qkv_rope_store(turbo_exec *x, const turbo_attn *a, const turbo_batch *b,
+                              const void *qkv, void *q)
+{
+    turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cu_attn layer = layer_of(s, a);
+    (void)b;
+    turbok_cu_rope_store(s->cu, s->act, &layer, &s->batch, qkv, q);
+}
+
+static void op_attention(turbo_exec *x, const turbo_attn *a, const turbo_batch *b, const void *q,
+                         void *out)
+{
+    turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cu_attn layer = layer_of(s, a);
+    (void)b;
+    turbok_cu_attention(s->cu, s->act, &layer, &s->batch, q, out, s->scratch, s->scratch_bytes);
+}
+
+static void op_gated_mlp(turbo_exec *x, const turbo_linear *gate, const turbo_linear *up,
+                         const turbo_linear *down, int32_t act, const void *in, int32_t T,
+                         void *scratch, void *out)
+{
+    turbok_cuda *s = turbok_cuda_of(x);
+    size_t half = (size_t)T * (size_t)gate->out * turbok_dtype_size(s->act);
+    char *other = (char *)scratch + half;
+    turbok_cuda_multiply(s, gate, in, T, s->act, scratch);
+    turbok_cuda_multiply(s, up, in, T, s->act, other);
+    turbok_cu_activate(s->cu, s->act, act, scratch, other, (int64_t)T * gate->out, scratch);
+    turbok_cuda_multiply(s, down, scratch, T, s->act, out);
+}
+
+static void op_mlp(turbo_exec *x, const turbo_linear *up, const turbo_linear *down, int32_t act,
+                   const void *in, int32_t T, void *scratch, void *out)
+{
+    turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cuda_multiply(s, up, in, T, s->act, scratch);
+    turbok_cu_activate(s->cu, s->act, act, scratch, NULL, (int64_t)T * up->out, scratch);
+    turbok_cuda_multiply(s, down, scratch, T, s->act, out);
+}
+
+/* A model gathers the rows whose logits are wanted; their indices are on the device already. */
+static void op_gather(turbo_exec *x, const void *in, const int32_t *index, int32_t R, int32_t E,
+                      void *out)
+{
+    turbok_cuda *s = turbok_cuda_of(x);
+    if (index == s->row_index)
+        turbok_cu_gather(s->cu, s->act, in, s->batch.row_index, R, E, out);
+    else
+        for (int32_t r = 0; r < R; r++) { /* few rows, indices on the host: row by row */
+            size_t row = (size_t)E * turbok_dtype_size(s->act);
+            turbok_cu_ptr to = turbok_cu_at(out) + (size_t)r * row;
+            turbok_cu_ptr from = turbok_cu_at(in) + (size_t)index[r] * row;
+            if (!turbok_cu_bad(s->cu))
+                turbok_cu_note(s->cu, s->cu->drv.copy_on_device(to, from, row, s->cu->stream),
+                               "gather");
+        }
+}
+
+static void op_logits(turbo_exec *x, const turbo_linear *head, const void *in, int32_t R,
+                      float *out)
+{
+    turbok_cuda_multiply(turbok_cuda_of(x), head, in, R, TURBO_F32, out);
+}
+
+static void op_layernorm(turbo_exec *x, void *h, const void *delta, const turbo_vector *w,
+                         const turbo_vector *bias, float eps, int32_t T, int32_t E, void *out)
+{
+    turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cu_layernorm(s->cu, s->act, h, delta, w->data, bias->data, eps, T, E, out);
+}
+
+static void op_attention_full(turbo_exec *x, const void *qkv, int32_t N, int32_t T, int32_t H,
+                              int32_t D, float scale, void *out)
+{
+    turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cu_attention_full(s->cu, s->act, qkv, N, T, H, D, scale, out);
+}
+
+static void op_position_rows(turbo_exec *x, const void *in, const turbo_vector *first,
+                             const turbo_vector *position, int32_t N, int32_t P, int32_t E,
+                             void *out)
+{
+    turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cu_position_rows(s->cu, s->act, in, first->data, position->data, N, P, E, out);
+}
+
+static void op_add(turbo_exec *x, void *h, const void *delta, int32_t T, int32_t E)
+{
+    turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cu_add(s->cu, s->act, h, delta, (int64_t)T * E);
+}
+
+#define TABLE(type)                                                                                \
+    {                                                                                              \
+        .size = sizeof(turbo_ops), .act_dtype = type, .embed = op_embed, .rmsnorm = op_rmsnorm,    \
+        .linear = op_linear, .qkv_rope_store = op_qkv_rope_store, .attention = op_attention,       \
+        .gated_mlp = op_gated_mlp, .gather = op_gather, .logits = op_logits,                       \
+        .layernorm = op_layernorm, .mlp = op_mlp, .attention_full = op_attention_full,             \
+        .position_rows = op_position_rows, .add = op_add,                                          \
+    }
+
+const turbo_ops *turbok_cuda_ops(const turbok_device *d)
+{
+    static const turbo_ops tables[] = {
+        [TURBO_F32] = TABLE(TURBO_F32),
+        [TURBO_F16] = TABLE(TURBO_F16),
+        [TURBO_BF16] = TABLE(TURBO_BF16),
+    };
+    const turbok_cuda *s = d->exec.self;
+    return &tables[s->act];
+}

@@ -1,0 +1,72 @@
+/* kernels/cuda/state.h: the inside of a CUDA device, for the host files of this folder that are not
+ * launchers. One stream; engine thread, but for copies of single blocks (device.c). */
+#ifndef TURBOK_CUDA_STATE_H
+#define TURBOK_CUDA_STATE_H
+
+#include "cuda/blas.h"
+#include "cuda/ops.h"
+#include "internal.h"
+
+#define STAGES 2 /* pinned buffers between a file and the device */
+#define STAGE_BYTES ((size_t)8 << 20)
+#define BUCKETS 12 /* recorded steps: batches of 1, 2, 4 ... 2048 sequences */
+
+typedef struct turbok_cuda {
+    turbok_cu *cu;
+    int32_t act;
+    turbok_blas *blas; /* NULL: no library, own kernels multiply */
+    char *stage[STAGES];
+    turbok_cu_event staged[STAGES];
+    int next_stage;
+
+    turbok_steps steps;
+    int32_t stride; /* blocks a row of a block table has room for */
+    char *inputs, *host_inputs; /* device and pinned; one layout for both, packed for each step */
+    size_t inputs_bytes;
+    char *scratch;
+    size_t scratch_bytes;
+    void *blas_space; /* workspace of the library; NULL in fp32 */
+    turbok_cu_batch batch; /* of the running step */
+    size_t upload_bytes;
+    const int32_t *row_index; /* what ops->gather is given for the device's own copy */
+    turbok_cu_kv kv;
+
+    /* graph.c */
+    bool graphs;
+    int recording; /* bucket that is being recorded, -1: none */
+    turbok_cu_graph_exec recorded[BUCKETS];
+    int32_t *pad; /* [5 * 2^BUCKETS] host arrays of a padded batch */
+} turbok_cuda;
+
+static inline turbok_cuda *turbok_cuda_of(const turbo_exec *x)
+{
+    return x->self;
+}
+
+/* device.c: memory of the device; NULL: it is full. */
+void *turbok_cuda_take(turbok_device *d, size_t bytes);
+void turbok_cuda_give(turbok_device *d, void *p, size_t bytes);
+/* load.c: host memory of any kind to the device through pinned buffers, in stream order. */
+void turbok_cuda_upload(turbok_device *d, void *to, const void *from, size_t bytes);
+/* linear.c */
+uint64_t turbok_cuda_rows_bytes(int32_t dtype, const turbok_part *parts, int32_t n, int64_t in,
+                                uint32_t flags);
+turbo_status turbok_cuda_linear_rows_new(turbok_device *d, int32_t dtype, const turbok_part *parts,
+                                         int32_t n, int64_t in, uint32_t flags, turbo_linear **w,
+                                         turbo_err *err);
+void turbok_cuda_linear_free(turbok_device *d, turbo_linear *w);
+/* y [T,out] of out_dtype = x [T,in] W^T + bias */
+void turbok_cuda_multiply(turbok_cuda *s, const turbo_linear *w, const void *x, int32_t T,
+                          int32_t out_dtype, void *y);
+/* ops.c */
+const turbo_ops *turbok_cuda_ops(const turbok_device *d);
+/* steps.c */
+uint64_t turbok_cuda_steps_bytes(const turbok_steps *s, int32_t act_dtype);
+turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *s, turbo_err *err);
+void turbok_cuda_steps_close(turbok_device *d);
+turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, turbo_batch *as,
+                                    bool *replay, turbo_err *err);
+turbo_status turbok_cuda_step_end(turbok_device *d, const float *logits, int32_t R, float *host,
+                                  turbo_err *err);
+
+#endif

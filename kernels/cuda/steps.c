@@ -1,0 +1,191 @@
+/* kernels/cuda/steps.c: the inputs of a step on the device, and what comes back. Engine thread.
+ *
+ * All inputs lie one behind the other, packed for the step's T, S and R, so that one copy brings them over.
+ * Of a step that only decodes, T, S and R are rounded up to the bucket and the step is recorded once a bucket
+ * and replayed: graph.c. Nothing here allocates once steps are open. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda/graph.h"
+#include "cuda/state.h"
+
+#define BLAS_BYTES ((size_t)32 << 20)
+
+static int32_t stride_of(const turbok_steps *s)
+{
+    return (int32_t)(((int64_t)s->max_len + s->block_tokens - 1) / s->block_tokens);
+}
+
+/* Bytes of the inputs of a step. */
+static size_t packed(size_t T, size_t S, size_t R, size_t stride)
+{
+    return (4 * T + (S + 1) + 2 * S + R + S * stride) * sizeof(int32_t);
+}
+
+static size_t inputs_bytes(const turbok_steps *s)
+{
+    size_t S = (size_t)s->max_seqs;
+    return turbok_alloc_size(packed((size_t)s->max_tokens, S, S, (size_t)stride_of(s)));
+}
+
+static size_t attention_bytes(const turbok_steps *s)
+{
+    return turbok_alloc_size(
+        turbok_cu_attention_bytes(s->max_tokens, s->max_seqs, s->n_heads, s->head_dim, s->max_len));
+}
+
+uint64_t turbok_cuda_steps_bytes(const turbok_steps *s, int32_t act_dtype)
+{
+    return inputs_bytes(s) + attention_bytes(s) + (act_dtype == TURBO_F32 ? 0 : BLAS_BYTES);
+}
+
+turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *steps, turbo_err *err)
+{
+    turbok_cuda *s = d->exec.self;
+    s->steps = *steps;
+    s->stride = stride_of(steps);
+    s->inputs_bytes = inputs_bytes(steps);
+    s->scratch_bytes = attention_bytes(steps);
+    s->inputs = turbok_alloc(d, TURBOK_MEM_SCRATCH, s->inputs_bytes);
+    s->scratch = turbok_alloc(d, TURBOK_MEM_SCRATCH, s->scratch_bytes);
+    if (s->act != TURBO_F32)
+        s->blas_space = turbok_alloc(d, TURBOK_MEM_SCRATCH, BLAS_BYTES);
+    s->host_inputs = turbok_pinned_new(d, s->inputs_bytes);
+    s->pad = calloc(6 * (size_t)steps->max_seqs + 1, sizeof *s->pad);
+    if (!s->inputs || !s->scratch || !s->host_inputs || !s->pad ||
+        (s->act != TURBO_F32 && !s->blas_space))
+        return turbok_fail(
+            err, TURBO_ENOMEM,
+            "the device is full: no memory for steps of %d tokens and %d sequences; lower "
+            "max_batch_size or max_prefill_token_num",
+            steps->max_tokens, steps->max_seqs);
+    turbok_blas_space(s->blas, s->blas_space, BLAS_BYTES);
+    return turbok_cu_wait(s->cu, err);
+}
+
+void turbok_cuda_steps_close(turbok_device *d)
+{
+    turbok_cuda *s = d->exec.self;
+    turbok_cuda_graphs_free(s);
+    turbok_release(d, TURBOK_MEM_SCRATCH, s->inputs, s->inputs_bytes);
+    turbok_release(d, TURBOK_MEM_SCRATCH, s->scratch, s->scratch_bytes);
+    turbok_release(d, TURBOK_MEM_SCRATCH, s->blas_space, BLAS_BYTES);
+    turbok_pinned_free(d, s->host_inputs, s->inputs_bytes);
+    free(s->pad);
+}
+
+/* The next n numbers of the packed inputs: where they are written, and their address on the device. */
+static int32_t *next(turbok_cuda *s, size_t *at, size_t n, const int32_t **on_device)
+{
+    int32_t *host = (int32_t *)(void *)(s->host_inputs + *at);
+    *on_device = (const int32_t *)(const void *)(s->inputs + *at);
+    *at += n * sizeof(int32_t);
+    return host;
+}
+
+static void copy(int32_t *to, const int32_t *from, int32_t n, int32_t padded)
+{
+    memcpy(to, from, (size_t)n * sizeof *to);
+    memset(to + n, 0, (size_t)(padded - n) * sizeof *to);
+}
+
+/* Packs b, padded to T, S and R, into pinned memory and describes it. */
+static void pack(turbok_cuda *s, const turbo_batch *b, int32_t T, int32_t S, int32_t R)
+{
+    turbok_cu_batch *o = &s->batch;
+    size_t at = 0;
+    *o = (turbok_cu_batch){.T = T, .S = S, .R = R, .table_stride = s->stride};
+    copy(next(s, &at, (size_t)T, &o->tokens), b->tokens, b->n_tokens, T);
+    copy(next(s, &at, (size_t)T, &o->positions), b->positions, b->n_tokens, T);
+    int32_t *seq_of = next(s, &at, (size_t)T, &o->seq_of);
+    int32_t *embed = next(s, &at, (size_t)T, &o->embed_index);
+    int32_t *cu = next(s, &at, (size_t)S + 1, &o->cu_seqlens);
+    copy(next(s, &at, (size_t)S, &o->kv_lens), b->kv_lens, b->n_seqs, S);
+    copy(next(s, &at, (size_t)S, &o->rope_lens), b->rope_lens, b->n_seqs, S);
+    copy(next(s, &at, (size_t)R, &o->row_index), b->row_index, b->n_rows, R);
+    int32_t *tables = next(s, &at, (size_t)S * (size_t)s->stride, &o->tables);
+    if (b->embed_rows) {
+        copy(embed, b->embed_index, b->n_tokens, T);
+        o->embed_rows = b->embed_rows;
+    } else {
+        o->embed_index = NULL;
+    }
+    for (int32_t i = 0; i < S; i++) {
+        int32_t from = i < b->n_seqs ? b->cu_seqlens[i] : b->n_tokens;
+        int32_t to = i < b->n_seqs ? b->cu_seqlens[i + 1] : b->n_tokens;
+        const turbok_kv_table *t = i < b->n_seqs ? b->kv->tables[i] : NULL;
+        cu[i] = from;
+        for (int32_t k = from; k < to; k++)
+            seq_of[k] = i;
+        o->max_new = to - from > o->max_new ? to - from : o->max_new;
+        if (t) {
+            o->max_kv = b->kv_lens[i] > o->max_kv ? b->kv_lens[i] : o->max_kv;
+            copy(tables + (size_t)i * (size_t)s->stride, t->blocks,
+                 t->n < s->stride ? t->n : s->stride, s->stride);
+        } else {
+            memset(tables + (size_t)i * (size_t)s->stride, 0, (size_t)s->stride * sizeof *tables);
+        }
+    }
+    cu[S] = b->n_tokens;
+    for (int32_t k = b->n_tokens; k < T; k++)
+        seq_of[k] = -1;
+    s->upload_bytes = at;
+}
+
+static void describe_kv(turbok_cuda *s, const turbok_kv_pool *p)
+{
+    s->kv = (turbok_cu_kv){
+        .base = p->map,
+        .block_bytes = p->block_bytes,
+        .plane_bytes = turbok_kv_plane_bytes(&p->dims),
+        .block_tokens = p->dims.block_tokens,
+        .n_kv = p->dims.n_kv,
+        .head_dim = p->dims.head_dim,
+        .dtype = p->dims.dtype,
+    };
+}
+
+turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, turbo_batch *as,
+                                    bool *replay, turbo_err *err)
+{
+    turbok_cuda *s = d->exec.self;
+    *as = *b;
+    *replay = false;
+    if (!s->inputs || b->n_tokens > s->steps.max_tokens || b->n_seqs > s->steps.max_seqs)
+        return turbok_fail(err, TURBO_EINTERNAL,
+                           "a step of %d tokens is larger than steps were opened for", b->n_tokens);
+    turbok_cu_note(s->cu, s->cu->drv.ctx_set(s->cu->ctx), "the CUDA context cannot be used");
+    describe_kv(s, b->kv->pool);
+    int bucket = turbok_cuda_bucket(s, b);
+    if (bucket < 0) {
+        pack(s, b, b->n_tokens, b->n_seqs, b->n_rows);
+    } else {
+        int32_t n = turbok_cuda_bucket_size(s, bucket);
+        pack(s, b, n, n, n);
+        turbok_cuda_pad(s, b, n, as);
+        s->batch.max_kv = s->steps.max_len;
+    }
+    s->row_index = as->row_index;
+    if (bucket >= 0) {
+        turbo_status st = turbok_cuda_graph_begin(s, bucket, replay, err);
+        if (st || *replay)
+            return st;
+    }
+    turbok_cu_to_device(s->cu, turbok_cu_at(s->inputs), s->host_inputs, s->upload_bytes);
+    return turbok_cu_status(s->cu, err);
+}
+
+turbo_status turbok_cuda_step_end(turbok_device *d, const float *logits, int32_t R, float *host,
+                                  turbo_err *err)
+{
+    turbok_cuda *s = d->exec.self;
+    size_t bytes = (size_t)R * (size_t)s->steps.vocab * sizeof(float);
+    if (s->recording >= 0) {
+        turbo_status st = turbok_cuda_graph_end(s, err);
+        if (st)
+            return st;
+    }
+    if (R)
+        turbok_cu_to_host(s->cu, host, turbok_cu_at(logits), bytes);
+    return turbok_cu_wait(s->cu, err);
+}

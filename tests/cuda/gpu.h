@@ -1,0 +1,42 @@
+/* tests/cuda/gpu.h: which driver a test of the CUDA backend runs on: the fake one of this build, unless
+ * TURBO_CHECK_GPU is set, as it is in `make check-gpu`: then the machine's own. */
+#ifndef TESTS_CUDA_GPU_H
+#define TESTS_CUDA_GPU_H
+
+#include <dlfcn.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cuda/hostrun/fakecuda.h"
+
+typedef struct fake_driver {
+    void *library; /* NULL: the real one runs */
+    fakecuda_fail_fn fail;
+    fakecuda_calls_fn calls;
+    fakecuda_live_fn live;
+    fakecuda_why_fn why;
+} fake_driver;
+
+static inline fake_driver fake_driver_open(void)
+{
+    fake_driver f = {0};
+    char path[4096];
+    const char *top = getenv("top_builddir");
+    if (getenv("TURBO_CHECK_GPU"))
+        return f;
+    snprintf(path, sizeof path, "%s/kernels/cuda/hostrun/.libs/fakecuda.so", top ? top : ".");
+    setenv("TURBO_CUDA_DRIVER", path, 1);
+    f.library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!f.library) {
+        fprintf(stderr, "%s\n", dlerror());
+        abort();
+    }
+    *(void **)(void *)&f.fail = dlsym(f.library, FAKECUDA_FAIL);
+    *(void **)(void *)&f.calls = dlsym(f.library, FAKECUDA_CALLS);
+    *(void **)(void *)&f.live = dlsym(f.library, FAKECUDA_LIVE);
+    *(void **)(void *)&f.why = dlsym(f.library, FAKECUDA_WHY);
+    return f;
+}
+
+#endif

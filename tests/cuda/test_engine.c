@@ -1,0 +1,131 @@
+/* The engine on a CUDA device against the engine on the CPU, on tiny checkpoints: logits, greedy tokens, recorded
+ * steps, no memory taken after the start, nothing left behind. On the fake driver, or with TURBO_CHECK_GPU on
+ * the machine's own. */
+#include "../unit/engine_kit.h"
+
+#include <math.h>
+
+#include "conf/paths.h"
+#include "gpu.h"
+
+static fake_driver fake;
+
+static turbod_engine_opts on_cuda(const char *precision)
+{
+    turbod_engine_opts o = small();
+    o.device = "cuda";
+    o.device_precision = precision;
+    o.backend_path = turbod_backend_path();
+    return o;
+}
+
+static void nothing_left(void)
+{
+    static const char *const kinds[] = {"device", "pinned",  "streams", "events",
+                                        "graphs", "modules", "contexts"};
+    for (size_t i = 0; fake.library && i < sizeof kinds / sizeof kinds[0]; i++)
+        if (fake.live(kinds[i]))
+            fail_msg("%zu %s left behind", fake.live(kinds[i]), kinds[i]);
+}
+
+/* Largest difference of the logits of a prompt of n tokens, and how large logits are. */
+static double worst(const char *folder, const char *precision, int32_t n, int32_t chunk,
+                    double *size)
+{
+    static int32_t ids[200];
+    static float want[200 * 300], got[200 * 300];
+    turbo_err err = {{0}};
+    turbod_engine_opts o = on_cuda(precision);
+    make_prompt(ids, n, 7, 300);
+    turbod_engine *cpu = open_engine(folder, small());
+    if (turbod_engine_logits(cpu, ids, n, true, want, &err))
+        fail_msg("%s", err.text);
+    turbod_engine_close(cpu);
+    o.max_step_tokens = chunk;
+    turbod_engine *e = open_engine(folder, o);
+    if (turbod_engine_logits(e, ids, n, true, got, &err))
+        fail_msg("%s", err.text);
+    turbod_engine_close(e);
+    nothing_left();
+    double most = 0;
+    *size = 0;
+    for (int32_t i = 0; i < n * 300; i++) {
+        double d = fabs((double)want[i] - (double)got[i]);
+        most = d > most || isnan(d) ? d : most;
+        *size = fmax(*size, fabs((double)want[i]));
+    }
+    return most;
+}
+
+static void test_logits(void **state)
+{
+    (void)state;
+    char folder[64];
+    double size;
+    tiny_model m = random_model;
+    tiny_model_write(&m, folder);
+    double d = worst(folder, "f32", 70, 64, &size);
+    print_message("f32: %g of %g\n", d, size);
+    assert_true(d < 1e-4);
+    d = worst(folder, "bf16", 33, 16, &size);
+    print_message("bf16: %g of %g\n", d, size);
+    assert_true(d < 2e-2 * size);
+    d = worst(folder, "f16", 33, 16, &size);
+    print_message("f16: %g of %g\n", d, size);
+    assert_true(d < 4e-3 * size);
+    tiny_model_remove(folder);
+}
+
+/* Greedy answers of requests that come and go are those of the CPU. */
+static void test_tokens(void **state)
+{
+    (void)state;
+    char folder[64];
+    int32_t prompts[7][40];
+    static result want[7], got[7];
+    turbo_sample_params p = greedy();
+    tiny_model_write(&random_model, folder);
+    for (int i = 0; i < 7; i++)
+        make_prompt(prompts[i], 40, (uint32_t)i, 300);
+    turbod_engine *e = open_engine(folder, small());
+    for (int i = 0; i < 7; i++) {
+        start(e, &want[i], prompts[i], 3 + 5 * i, 12 + i, &p);
+        finish(&want[i]);
+    }
+    turbod_engine_close(e);
+    e = open_engine(folder, on_cuda("f32"));
+    const turbod_engine_facts *f = turbod_engine_facts_of(e);
+    for (int k = 0; k < TURBOD_MEM_KINDS; k++)
+        if (f->plan.bytes[k] != f->alloc[k])
+            fail_msg("%s: planned %llu, taken %llu", turbod_mem_names[k],
+                     (unsigned long long)f->plan.bytes[k], (unsigned long long)f->alloc[k]);
+    long taken = fake.library ? fake.calls("cuMemAlloc_v2") + fake.calls("cuMemHostAlloc") : 0;
+    for (int round = 0; round < 2; round++) { /* the second one replays, and finds cached prompts */
+        for (int i = 0; i < 7; i++)
+            start(e, &got[i], prompts[i], 3 + 5 * i, 12 + i, &p);
+        for (int i = 0; i < 7; i++) {
+            finish(&got[i]);
+            assert_int_equal(got[i].n, want[i].n);
+            assert_memory_equal(got[i].ids, want[i].ids, (size_t)want[i].n * sizeof(int32_t));
+        }
+    }
+    all_blocks_back(e);
+    if (fake.library) {
+        assert_true(fake.calls("cuGraphLaunch") > 0);
+        assert_true(fake.calls("cuGraphInstantiateWithFlags") < fake.calls("cuGraphLaunch"));
+        assert_int_equal(fake.calls("cuMemAlloc_v2") + fake.calls("cuMemHostAlloc"), taken);
+    }
+    turbod_engine_close(e);
+    nothing_left();
+    tiny_model_remove(folder);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_tokens),
+    };
+    fake = fake_driver_open();
+    return engine_kit_main(tests, sizeof tests / sizeof tests[0], NULL, NULL);
+}
