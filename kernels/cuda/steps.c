@@ -60,6 +60,8 @@ turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *steps,
             "max_batch_size or max_prefill_token_num",
             steps->max_tokens, steps->max_seqs);
     turbok_blas_space(s->blas, s->blas_space, BLAS_BYTES);
+    /* Attention counts finished pieces in it and leaves each counter at zero. */
+    turbok_cu_fill(s->cu, turbok_cu_at(s->scratch), 0, s->scratch_bytes);
     return turbok_cu_wait(s->cu, err);
 }
 
