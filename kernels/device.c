@@ -83,7 +83,8 @@ static const turbok_prim *prim_of(turbok_isa isa)
 {
 #if defined(__x86_64__)
     if (isa == TURBOK_ISA_AVX512)
-        return &turbok_prim_avx512;
+        return __builtin_cpu_supports("avx512vnni") ? &turbok_prim_avx512_vnni
+                                                    : &turbok_prim_avx512;
     if (isa == TURBOK_ISA_AVX2)
         return &turbok_prim_avx2;
 #endif

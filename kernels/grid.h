@@ -76,7 +76,7 @@ typedef struct turbok_grid_prim {
 
 extern const turbok_grid_prim turbok_grid_scalar;
 #if defined(__x86_64__)
-extern const turbok_grid_prim turbok_grid_avx2;
+extern const turbok_grid_prim turbok_grid_avx2, turbok_grid_avx512, turbok_grid_avx512_vnni;
 #endif
 
 /* Does the grid need the sums of activations? */

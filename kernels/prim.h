@@ -67,6 +67,7 @@ extern const turbok_prim turbok_prim_scalar;
 #if defined(__x86_64__)
 extern const turbok_prim turbok_prim_avx2;
 extern const turbok_prim turbok_prim_avx512;
+extern const turbok_prim turbok_prim_avx512_vnni; /* the same but for quantised matrices */
 #endif
 
 static inline size_t turbok_dtype_size(int32_t dtype)

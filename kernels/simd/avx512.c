@@ -65,19 +65,13 @@ LOCAL void store_bf16(char *p, __m512 v)
 
 #include "simd/body.h"
 
-const turbok_prim turbok_prim_avx512 = {
-    .name = "avx512",
-    .gemm_tile = gemm_tile,
-    .rmsnorm = rmsnorm,
-    .layernorm = layernorm,
-    .activate = activate,
-    .gated = gated,
-    .widen = widen,
-    .narrow = narrow,
-    .softmax = softmax,
-    .quantize = quantize,
-    .scores = scores,
-    .weights = weights,
-    .grid = &turbok_grid_scalar,
-};
+#define PRIMITIVES                                                                                 \
+    .gemm_tile = gemm_tile, .rmsnorm = rmsnorm, .layernorm = layernorm, .activate = activate,      \
+    .gated = gated, .widen = widen, .narrow = narrow, .softmax = softmax, .quantize = quantize,    \
+    .scores = scores, .weights = weights
+
+const turbok_prim turbok_prim_avx512 = {.name = "avx512", .grid = &turbok_grid_avx512, PRIMITIVES};
+const turbok_prim turbok_prim_avx512_vnni = {.name = "avx512 vnni",
+                                             .grid = &turbok_grid_avx512_vnni,
+                                             PRIMITIVES};
 #endif
