@@ -143,16 +143,19 @@ turbo_status turbok_linear_rows_new(turbok_device *d, int32_t dtype, const turbo
  * with g = i / group; products and differences in fp32, in this order, each rounded once. */
 struct turbok_grid {
     int32_t bits; /* 8 or 4 */
-    int32_t group; /* inputs that share a scale: a multiple of 16 that divides in; in: one scale a row */
+    int32_t
+        group; /* inputs that share a scale: a multiple of 16 that divides in; in: one scale a row */
     int32_t scale_dtype; /* TURBO_F32, _F16 or _BF16 */
     int32_t offset; /* 0..255 */
-    const uint8_t *codes; /* 8 bits: [out,in]; 4 bits: [out,in/2], input 2i in the low half of byte i */
+    const uint8_t
+        *codes; /* 8 bits: [out,in]; 4 bits: [out,in/2], input 2i in the low half of byte i */
     const void *scale; /* [out,in/group] of scale_dtype */
     const uint8_t *zero; /* [out,in/group] or NULL */
     const float *min; /* [out,in/group] or NULL */
     const float *table; /* [2^bits] or NULL */
     const int32_t *perm; /* [in]: column k of codes belongs to input perm[k]; NULL: to input k */
-    float outlier; /* above 0: inputs of at least this size are multiplied in fp32 (LLM.int8, arXiv 2208.07339) */
+    float
+        outlier; /* above 0: inputs of at least this size are multiplied in fp32 (LLM.int8, arXiv 2208.07339) */
     int32_t reserved;
 };
 /* Bytes that turbok_grid_new takes; of the pointers of g only which are NULL matters. 0: not possible. */

@@ -90,7 +90,8 @@ void turbok_cu_read(turbok_cu *cu, const void *in, int64_t n, void *out)
                      TURBOK_CU_DIM(512), 0, 0, &a);
 }
 
-void turbok_cu_random(turbok_cu *cu, int32_t dtype, void *out, int64_t n, float scale, uint32_t seed)
+void turbok_cu_random(turbok_cu *cu, int32_t dtype, void *out, int64_t n, float scale,
+                      uint32_t seed)
 {
     struct turbok_cu_random_numbers_args a = {
         .out = out, .n = n, .scale = scale, .dtype = dtype, .seed = seed};

@@ -56,6 +56,7 @@ void turbok_cu_gemm(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, 
 /* Reads n * 16 bytes, for measuring; out: 4 bytes that are all but never written. */
 void turbok_cu_read(turbok_cu *cu, const void *in, int64_t n, void *out);
 /* n numbers, about normal with standard deviation scale. */
-void turbok_cu_random(turbok_cu *cu, int32_t dtype, void *out, int64_t n, float scale, uint32_t seed);
+void turbok_cu_random(turbok_cu *cu, int32_t dtype, void *out, int64_t n, float scale,
+                      uint32_t seed);
 
 #endif

@@ -19,8 +19,7 @@ void *upload(const void *host, size_t bytes);
 /* Median time of a replay of the graph of what work launches. */
 double seconds(void (*work)(void *), void *ctx, int rounds);
 /* One row; bytes or flops is 0. limit: of the rate; 0: none. */
-void report(const char *what, const char *of, double s, double bytes, double flops,
-            double limit);
+void report(const char *what, const char *of, double s, double bytes, double flops, double limit);
 
 typedef struct shape {
     const char *name;
