@@ -15,10 +15,6 @@
 #define MEASURE_ROUNDS 5
 
 static const cli_flag flags[] = {
-    {"device", CLI_TEXT, "NAME",
-     "cpu: this machine, measured (default). rtx3090, rtx4090, rtx4090-tensor, a10, l4, l40s, "
-     "a100-40g, a100-80g, h100, h200: datasheet.",
-     0, 0},
     {"memory", CLI_TEXT, "SIZE", "Free memory to plan with, such as 24GiB. Default: the device's.",
      0, 0},
     {"batch", CLI_INT, "B", "Sequences of the worked example. Default: 16.", 1, 65536},
@@ -70,10 +66,10 @@ static turbo_status measure_cpu(const turbod_engine_opts *o, cli_plan *p, turbo_
 static turbo_status choose_device(const cli_args *a, turbod_engine_opts *o, cli_plan *p,
                                   turbo_err *err)
 {
-    const char *name = cli_text(a, "device"), *memory = cli_text(a, "memory");
-    const turbod_gpu *g = name ? turbod_gpu_find(name) : NULL;
+    const char *name = a->conf->device, *memory = cli_text(a, "memory");
+    const turbod_gpu *g = turbod_gpu_find(name);
     turbo_status st = TURBO_OK;
-    p->cpu = !name || !strcmp(name, "cpu");
+    p->cpu = !strcmp(name, "cpu");
     if (!p->cpu && !g)
         return no_device(name, err);
     if (memory && (!turbod_conf_size(memory, &o->memory_free) || !o->memory_free))
@@ -235,7 +231,10 @@ const cli_cmd cli_plan_cmd = {
         "CPU.\n"
         "tok/s are limits of the device, without overhead. Exit status 71: it does not fit, and "
         "the\n"
-        "last line says what would help.\n",
+        "last line says what would help.\n"
+        "--device is here cpu, this machine, measured, or a card by its datasheet: rtx3090, "
+        "rtx4090,\n"
+        "rtx4090-tensor, a10, l4, l40s, a100-40g, a100-80g, h100, h200.\n",
     .flags = flags,
     .keys = "model plugin_path log_level model_format quantize engine",
     .min_words = 0,

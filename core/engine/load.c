@@ -146,9 +146,9 @@ static turbo_status open_device(turbod_engine *e, const turbod_engine_opts *o, t
     if (st)
         return st;
     st = turbok_device_open(&dev, &e->device, err);
+    char why[192];
+    snprintf(why, sizeof why, "%.*s", (int)sizeof why - 1, st ? err->text : "");
     if (st == TURBO_EUNSUPPORTED && auto_) { /* a damaged or full card is an error, none is not */
-        char why[sizeof err->text];
-        snprintf(why, sizeof why, "%s", err->text);
         dev.on = TURBOK_ON_CPU;
         st = turbok_device_open(&dev, &e->device, err);
         if (!st)
@@ -156,6 +156,8 @@ static turbo_status open_device(turbod_engine *e, const turbod_engine_opts *o, t
     } else if (!st && dev.on == TURBOK_ON_CUDA) {
         turbod_log(TURBO_LOG_INFO, "backend: %s", turbok_device_name(e->device));
     }
+    if (st == TURBO_EUNSUPPORTED && dev.on == TURBOK_ON_CUDA)
+        st = turbod_err(err, st, "%s; device = \"cpu\" does without", why);
     if (!st)
         e->facts.device = turbok_device_name(e->device);
     return st;

@@ -37,6 +37,7 @@ static void fill_header(const turbod_engine *e, const char *tenant, header *h)
     struct {
         turbok_kv_dims dims;
         int32_t isa;
+        int32_t cuda; /* blocks on a card are laid out in another way */
     } format;
     memset(h, 0, sizeof *h);
     memset(&format, 0, sizeof format);
@@ -46,6 +47,7 @@ static void fill_header(const turbod_engine *e, const char *tenant, header *h)
     memcpy(h->model, e->fingerprint, 32);
     format.dims = *turbok_kv_pool_dims(e->pool);
     format.isa = (int32_t)turbok_device_isa(e->device);
+    format.cuda = !turbok_device_on_host(e->device);
     turbod_sha256(&format, sizeof format, h->format);
     turbod_sha256(tenant, strlen(tenant), h->tenant);
     h->block_bytes = turbok_kv_block_bytes(turbok_kv_pool_dims(e->pool));
@@ -247,8 +249,8 @@ static turbo_status check_header(const turbod_engine *e, const turbod_snapshot *
     if (!turbod_equal32(h->format, want.format) || h->block_bytes != want.block_bytes)
         return h->kv_dtype == want.kv_dtype && h->block_tokens == want.block_tokens
                    ? turbod_err(err, TURBO_EDATA,
-                                "the snapshot was made with another instruction set; isa must be "
-                                "what it was")
+                                "the snapshot was made with another instruction set or device; isa "
+                                "and device must be what they were")
                    : turbod_err(
                          err, TURBO_EDATA,
                          "the snapshot holds %s keys and values in blocks of %d tokens, this "

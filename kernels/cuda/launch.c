@@ -58,9 +58,8 @@ static turbo_status find_device(turbok_cu *cu, int ordinal, turbo_err *err)
         return turbok_cu_result(d, r, "the CUDA driver does not describe the device", err);
     if (cu->major < LEAST_MAJOR)
         return turbok_fail(err, TURBO_EUNSUPPORTED,
-                           "%s has compute capability %d.%d, %d.0 or later is needed; use device = "
-                           "\"cpu\"",
-                           name, cu->major, cu->minor, LEAST_MAJOR);
+                           "%s has compute capability %d.%d, %d.0 or later is needed", name,
+                           cu->major, cu->minor, LEAST_MAJOR);
     cu->ordinal = ordinal;
     cu->total_bytes = total;
     snprintf(cu->name, sizeof cu->name, "cuda:%d %s, %d SMs, capability %d.%d", ordinal, name,
@@ -82,7 +81,7 @@ static turbo_status load_kernels(turbok_cu *cu, turbo_err *err)
         if (r == TURBOK_CU_NO_BINARY || r == TURBOK_CU_BAD_PTX_VERSION)
             return turbok_fail(err, TURBO_EUNSUPPORTED,
                                "this build has no kernels for compute capability %d.%d with this "
-                               "driver; update the NVIDIA driver or use device = \"cpu\"",
+                               "driver; update the NVIDIA driver",
                                cu->major, cu->minor);
         if (r)
             return turbok_cu_result(d, r, "the kernels cannot be loaded", err);

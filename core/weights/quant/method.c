@@ -37,12 +37,15 @@ static turbo_status open_config(turbod_quant *q, const char *folder, turbo_err *
                                         "llm_config.quantization_config", "compression_config"};
     static const char *const files[] = {"config.json", "quantize_config.json"};
     turbo_status st = TURBO_OK;
+    turbo_err absent = {{0}};
     for (int f = 0; f < 2 && !st && !q->config; f++) {
         turbod_config_close(q->file);
         q->file = NULL;
-        st = turbod_host_json_open(folder, files[f], &q->file, err);
+        st = turbod_host_json_open(folder, files[f], &q->file, &absent);
         if (st == TURBO_ENOENT)
             st = TURBO_OK;
+        else if (st)
+            st = turbod_err(err, st, "%s", absent.text);
         else if (!st && f)
             st = turbod_host_cfg_sub(q->file, "", NULL, &q->config, err);
         for (size_t i = 0; i < 4 && !st && !f && q->file && !q->config; i++)
