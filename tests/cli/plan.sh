@@ -63,8 +63,8 @@ rows = {n: {k: int(v) for k, v in re.findall(r'^turbo:%s\{[^}]*kind="(\w+)"\} (\
         for n in ("plan_bytes", "alloc_bytes")}
 assert rows["plan_bytes"] == plan["bytes"], (rows, plan)
 assert rows["alloc_bytes"] == rows["plan_bytes"], rows
-assert len(plan["bytes"]) == 10
-assert all(v > 0 for k, v in plan["bytes"].items() if k not in ("graphs", "images"))
+assert len(plan["bytes"]) == 11
+assert all(v > 0 for k, v in plan["bytes"].items() if k not in ("graphs", "images", "context"))
 EOT
 kill -TERM $pid
 ended 0
