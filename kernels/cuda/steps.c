@@ -47,6 +47,7 @@ turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *steps,
     s->inputs_bytes = inputs_bytes(steps);
     s->scratch_bytes = attention_bytes(steps);
     s->inputs = turbok_alloc(d, TURBOK_MEM_SCRATCH, s->inputs_bytes);
+    /* Memory of a device comes zeroed: attention counts finished pieces in it. */
     s->scratch = turbok_alloc(d, TURBOK_MEM_SCRATCH, s->scratch_bytes);
     if (s->act != TURBO_F32)
         s->blas_space = turbok_alloc(d, TURBOK_MEM_SCRATCH, BLAS_BYTES);
@@ -60,8 +61,6 @@ turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *steps,
             "max_batch_size or max_prefill_token_num",
             steps->max_tokens, steps->max_seqs);
     turbok_blas_space(s->blas, s->blas_space, BLAS_BYTES);
-    /* Attention counts finished pieces in it and leaves each counter at zero. */
-    turbok_cu_fill(s->cu, turbok_cu_at(s->scratch), 0, s->scratch_bytes);
     return turbok_cu_wait(s->cu, err);
 }
 
