@@ -27,8 +27,9 @@ void dev_begin(const char *name)
     if (!dev_real)
         setenv("TURBO_CUDA_DRIVER", path, 0);
     if (turbok_cu_open(0, &dev, &err)) {
-        printf("SKIP: %s: %s\n", name, err.text);
-        exit(77);
+        /* No card is a reason to skip; the driver of this build always opens. */
+        printf("%s: %s: %s\n", dev_real ? "SKIP" : "FAIL", name, err.text);
+        exit(dev_real ? 77 : 1);
     }
     printf("%s on %s\n", name, dev->name);
 }

@@ -20,23 +20,23 @@ typedef struct fake_driver {
 
 static inline fake_driver fake_driver_open(void)
 {
-    fake_driver f = {0};
+    fake_driver fake = {0};
     char path[4096];
     const char *top = getenv("top_builddir");
     if (getenv("TURBO_CHECK_GPU"))
-        return f;
+        return fake;
     snprintf(path, sizeof path, "%s/kernels/cuda/hostrun/.libs/fakecuda.so", top ? top : ".");
     setenv("TURBO_CUDA_DRIVER", path, 1);
-    f.library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!f.library) {
+    fake.library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!fake.library) {
         fprintf(stderr, "%s\n", dlerror());
         abort();
     }
-    *(void **)(void *)&f.fail = dlsym(f.library, FAKECUDA_FAIL);
-    *(void **)(void *)&f.calls = dlsym(f.library, FAKECUDA_CALLS);
-    *(void **)(void *)&f.live = dlsym(f.library, FAKECUDA_LIVE);
-    *(void **)(void *)&f.why = dlsym(f.library, FAKECUDA_WHY);
-    return f;
+    *(void **)(void *)&fake.fail = dlsym(fake.library, FAKECUDA_FAIL);
+    *(void **)(void *)&fake.calls = dlsym(fake.library, FAKECUDA_CALLS);
+    *(void **)(void *)&fake.live = dlsym(fake.library, FAKECUDA_LIVE);
+    *(void **)(void *)&fake.why = dlsym(fake.library, FAKECUDA_WHY);
+    return fake;
 }
 
 #endif

@@ -14,15 +14,15 @@
 
 static uint64_t fixed_workspace;
 
-static uint64_t stub_workspace(const turbo_model_info *info, int32_t T, int32_t R, int32_t act)
+static uint64_t workspace_of_fixed(const turbo_model_info *info, int32_t T, int32_t R, int32_t act)
 {
     (void)info, (void)T, (void)R, (void)act;
     return fixed_workspace;
 }
 
-static const turbo_model_vtbl stub = {.size = sizeof stub,
-                                      .id = "stub",
-                                      .workspace = stub_workspace};
+static const turbo_model_vtbl fixed = {.size = sizeof fixed,
+                                       .id = "fixed",
+                                       .workspace = workspace_of_fixed};
 
 /* 24 layers, 8 KV heads of 128, 16 bits: 98,304 bytes a token, 6 MiB a block of 64. */
 static const turbo_model_info shape = {
@@ -46,7 +46,7 @@ static turbod_plan_in input(turbod_weights_sums *w, uint64_t B, uint64_t F, doub
     *w = (turbod_weights_sums){0};
     turbod_plan_in in = {
         .info = &shape,
-        .vtbl = &stub,
+        .vtbl = &fixed,
         .weights = w,
         .threads = 1,
         .cache_fraction = r,
