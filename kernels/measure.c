@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #include "internal.h"
+#include "timing.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -17,13 +17,6 @@
 #define AHEAD 2048 /* prefetched this far ahead, as the kernels do */
 #define ITEM (32u << 10) /* bytes of one work item */
 #define MOST_ROUNDS 32
-
-static double now(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
 
 /* ---- read bandwidth ------------------------------------------------------------------------------- */
 
@@ -194,18 +187,6 @@ double turbok_fma_peak(turbok_device *d)
 }
 
 /* ---- both ------------------------------------------------------------------------------------------- */
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double median(double *v, int n)
-{
-    qsort(v, (size_t)n, sizeof *v, by_value);
-    return n % 2 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
-}
 
 turbo_status turbok_measure(turbok_device *d, size_t buffer_bytes, int rounds, turbok_speed *out,
                             turbo_err *err)
