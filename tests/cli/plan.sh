@@ -85,6 +85,7 @@ run 71 'session_len 100000 needs .* lower session_len to' \
     "$turbod" --model "$model" -t --session-len 100000 --cache-max-entry-count 32MiB
 run 78 'max_prefill_token_num is 32, max_batch_size 64' \
     "$turbod" --model "$model" -t --max-prefill-token-num 32 --max-batch-size 64
+run 64 'takes cpu or a card by its name' "$turbo" plan "$b18" --device cuda:1
 run 64 'did you mean rtx4090' "$turbo" plan "$b18" --device rtx4091
 run 64 'no model' "$turbo" plan
 run 64 '\-\-memory is "much"' "$turbo" plan "$b18" --memory much
