@@ -34,10 +34,11 @@ static const cli_flag flags[] = {
 static turbo_status no_device(const char *name, turbo_err *err)
 {
     if (!strcmp(name, "auto") || !strncmp(name, "cuda", 4)) /* options of turbod that say no card */
-        return turbod_err(err, TURBOD_EUSAGE,
-                          "device is \"%.16s\"; turbo plan takes cpu or a card by its name, such as "
-                          "--device h200; turbo plan --help lists them",
-                          name);
+        return turbod_err(
+            err, TURBOD_EUSAGE,
+            "device is \"%.16s\"; turbo plan takes cpu or a card by its name, such as "
+            "--device h200; turbo plan --help lists them",
+            name);
     const char *names[32] = {"cpu"};
     size_t n = 1;
     for (size_t i = 0; i < turbod_n_gpus && n < 32; i++)
