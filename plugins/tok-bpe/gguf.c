@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "bpe.h"
-#include "../gguf/gguf_keys.h"
+#include "gguf_keys.h"
 
 #define FILE_NAME "the GGUF file's tokenizer"
 #define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../gguf/gguf_keys.h"
+#include "gguf_keys.h"
 #include "spm.h"
 
 #define FILE_NAME "the GGUF file's tokenizer"
