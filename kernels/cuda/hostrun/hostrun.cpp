@@ -99,6 +99,20 @@ struct machine {
     void *fake = nullptr;
     const void *bottom = nullptr;
     size_t size = 0;
+
+    ~machine() /* with the library: a test opens and closes the driver more than once */
+    {
+        for (fiber *&t : f) {
+            if (t && t->stack) {
+#ifdef ASAN
+                __asan_unpoison_memory_region(t->stack, STACK);
+#endif
+                munmap(t->stack, STACK);
+            }
+            delete t;
+            t = nullptr;
+        }
+    }
 } m;
 std::mutex lock;
 const hostrun_kernel *kernels;
