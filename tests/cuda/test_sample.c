@@ -78,7 +78,7 @@ static void random_params(side *s, int32_t V)
         s->stop[i] = id_below(V);
     for (int i = 0; i < 6; i++)
         s->bad_len[i] = between(1, 4);
-    p->n_allowed = rnd() % 4 ? 0 : between(1, rnd() % 2 ? 5 : V);
+    p->n_allowed = rnd() % 4 ? 0 : between(1, rnd() % 2 && V > 5 ? 5 : V);
     s->allowed = malloc((size_t)V * sizeof *s->allowed);
     for (int i = 0; i < p->n_allowed; i++)
         s->allowed[i] = id_below(V);
