@@ -104,18 +104,34 @@ turbo_status turbok_steps_open(turbok_device *d, const turbok_steps *s, turbo_er
     return d->backend ? d->backend->steps_open(d, s, err) : TURBO_OK;
 }
 
-turbo_status turbok_step_begin(turbok_device *d, const turbo_batch *b, turbo_batch *as,
-                               bool *replay, turbo_err *err)
+const char *turbok_draws_as(const turbok_device *d)
+{
+    return d->backend ? d->backend->draws_as : NULL;
+}
+
+bool turbok_draws(const turbok_device *d, const turbo_sample_params *p)
+{
+    return d->backend && d->backend->draws(d, p);
+}
+
+turbo_status turbok_place_begin(turbok_device *d, int32_t place, const turbo_sample_params *p,
+                                const int32_t *tokens, int32_t n_prompt, int32_t n, turbo_err *err)
+{
+    return d->backend ? d->backend->place_begin(d, place, p, tokens, n_prompt, n, err) : TURBO_OK;
+}
+
+turbo_status turbok_step_begin(turbok_device *d, const turbo_batch *b, const turbok_row *rows,
+                               turbo_batch *as, bool *replay, turbo_err *err)
 {
     *replay = false;
     if (d->backend)
-        return d->backend->step_begin(d, b, as, replay, err);
+        return d->backend->step_begin(d, b, rows, as, replay, err);
     *as = *b;
     return TURBO_OK;
 }
 
-turbo_status turbok_step_end(turbok_device *d, const float *logits, int32_t R, float *host,
-                             turbo_err *err)
+turbo_status turbok_step_end(turbok_device *d, float *logits, turbok_row *rows, int32_t R,
+                             float *host, turbo_err *err)
 {
-    return d->backend ? d->backend->step_end(d, logits, R, host, err) : TURBO_OK;
+    return d->backend ? d->backend->step_end(d, logits, rows, R, host, err) : TURBO_OK;
 }

@@ -37,10 +37,15 @@ struct turbok_backend {
 
     uint64_t (*steps_bytes)(const turbok_steps *s, int32_t act_dtype);
     turbo_status (*steps_open)(turbok_device *d, const turbok_steps *s, turbo_err *err);
-    turbo_status (*step_begin)(turbok_device *d, const turbo_batch *b, turbo_batch *as,
-                               bool *replay, turbo_err *err);
-    turbo_status (*step_end)(turbok_device *d, const float *logits, int32_t R, float *host,
-                             turbo_err *err);
+    turbo_status (*step_begin)(turbok_device *d, const turbo_batch *b, const turbok_row *rows,
+                               turbo_batch *as, bool *replay, turbo_err *err);
+    turbo_status (*step_end)(turbok_device *d, float *logits, turbok_row *rows, int32_t R,
+                             float *host, turbo_err *err);
+
+    const char *draws_as;
+    bool (*draws)(const turbok_device *d, const turbo_sample_params *p);
+    turbo_status (*place_begin)(turbok_device *d, int32_t place, const turbo_sample_params *p,
+                                const int32_t *tokens, int32_t n_prompt, int32_t n, turbo_err *err);
 };
 typedef struct turbok_backend turbok_backend;
 

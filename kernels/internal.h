@@ -106,7 +106,7 @@ size_t turbok_alloc_size(size_t bytes);
 void *turbok_alloc(turbok_device *d, turbok_mem kind, size_t bytes);
 void turbok_release(turbok_device *d, turbok_mem kind, void *p, size_t bytes);
 #define TURBOK_BUILD                                                                               \
-    __VERSION__ " turbok 1" /* to be raised when a struct here or in turbok.h changes */
+    __VERSION__ " turbok 2" /* to be raised when a struct here or in turbok.h changes */
 /* backend.c: finds turbok-cuda.so in path and fills backend and library. */
 turbo_status turbok_backend_load(const char *path, turbok_device *d, turbo_err *err);
 /* Makes the scratch fit heads of size dim. Not while ops run. */

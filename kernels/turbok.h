@@ -312,19 +312,38 @@ typedef struct turbok_steps {
     int32_t block_tokens;
 } turbok_steps;
 
-/* What a device takes for steps of that size (TURBOK_MEM_SCRATCH): inputs, split attention, products. Pure; 0
- * on the CPU, whose scratch is made with the device. */
+/* A device may draw tokens itself, so that logits need not leave it. What it must know of a sequence for that
+ * is kept at a place, 0 .. max_seqs-1, that the caller gives to one running sequence at a time. */
+typedef struct turbok_row {
+    int32_t place; /* whose sequence the device draws for; -1: the logits go to the host */
+    /* Out, when it draws: 0..V-1, or -1 with status TURBO_EDATA, when the logits are no numbers. */
+    int32_t token;
+    turbo_status status;
+} turbok_row;
+/* The id of the sampler whose tokens it draws, to the bit; NULL: it draws none. */
+const char *turbok_draws_as(const turbok_device *d);
+/* Does it draw for these parameters? Not with logprobs or a program, which need the logits on the host, and not
+ * when bias, stop ids and bad words together have more numbers than a place has room for. Any thread. */
+bool turbok_draws(const turbok_device *d, const turbo_sample_params *p);
+/* place now belongs to a sequence with these n tokens, the first n_prompt of which are the prompt. What p and
+ * tokens point to is read during the call only. Before step_begin of its first step with a row. */
+turbo_status turbok_place_begin(turbok_device *d, int32_t place, const turbo_sample_params *p,
+                                const int32_t *tokens, int32_t n_prompt, int32_t n, turbo_err *err);
+
+/* What a device takes for steps of that size (TURBOK_MEM_SCRATCH): inputs, split attention, products, places.
+ * Pure; 0 on the CPU, whose scratch is made with the device. */
 uint64_t turbok_steps_bytes(const turbok_device *d, const turbok_steps *s);
 /* Once, after the weights and before the first step. */
 turbo_status turbok_steps_open(turbok_device *d, const turbok_steps *s, turbo_err *err);
 /* Around the forward() of a step: begin brings the inputs to the device and says what forward() is to be
- * called with, *as, whose n_rows is that of logits; when *replay is set it is not to be called. end waits and
- * copies R rows of logits to host memory (pinned, [R,V]). On the CPU as is b, and end does nothing: logits
- * is host memory. After an error the device is done for. */
-turbo_status turbok_step_begin(turbok_device *d, const turbo_batch *b, turbo_batch *as,
-                               bool *replay, turbo_err *err);
-turbo_status turbok_step_end(turbok_device *d, const float *logits, int32_t R, float *host,
-                             turbo_err *err);
+ * called with, *as, whose n_rows is that of logits; when *replay is set it is not to be called. rows [n_rows],
+ * or NULL: all logits go to the host; the same in both calls. end draws and waits; of the other rows it copies
+ * the logits to host memory (pinned, [R,V]). On the CPU as is b, and end does nothing: logits is host memory.
+ * After an error the device is done for. */
+turbo_status turbok_step_begin(turbok_device *d, const turbo_batch *b, const turbok_row *rows,
+                               turbo_batch *as, bool *replay, turbo_err *err);
+turbo_status turbok_step_end(turbok_device *d, float *logits, turbok_row *rows, int32_t R,
+                             float *host, turbo_err *err);
 
 /* Reads back one token's K or V of a layer as fp32 [K,D]; for tests and tools. */
 void turbok_kv_read(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t layer, int32_t pos,

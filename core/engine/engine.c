@@ -154,6 +154,7 @@ void turbod_engine_close(turbod_engine *e)
     turbok_device_close(e->device);
     turbod_config_close(e->config);
     free(e->rows);
+    free(e->drawn);
     free(e->row_req);
     free(e->tops);
     for (turbod_flow *f = e->flows, *next; f; f = next) {
@@ -275,6 +276,7 @@ static turbo_status equip(turbod_engine *e, turbod_request *r, const turbod_requ
         return turbod_err(err, TURBO_ENOMEM, "no memory for a request of %d tokens", len);
     name_prompt(e, r, spec);
     r->programs = spec->params.n_program || spec->steer;
+    r->by_device = e->device_draws && !r->programs && turbok_draws(e->device, &r->params);
     const struct turbod_sampler *s = &e->samplers[r->programs];
     if (!s->vtbl)
         return turbod_err(err, TURBO_EUNSUPPORTED,

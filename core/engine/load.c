@@ -156,6 +156,8 @@ static turbo_status open_device(turbod_engine *e, const turbod_engine_opts *o, t
     } else if (!st && dev.on == TURBOK_ON_CUDA) {
         turbod_log(TURBO_LOG_INFO, "backend: %s", turbok_device_name(e->device));
     }
+    const char *as = st ? NULL : turbok_draws_as(e->device);
+    e->device_draws = as && !strcmp(as, e->samplers[0].vtbl->id);
     if (st == TURBO_EUNSUPPORTED && dev.on == TURBOK_ON_CUDA)
         st = turbod_err(err, st, "%s; device = \"cpu\" does without", why);
     if (!st)
@@ -308,16 +310,16 @@ void turbod_engine_unload(turbod_engine *e)
     e->workspace = NULL;
 }
 
-turbo_status turbod_engine_forward(turbod_engine *e, const turbo_batch *b, float *host,
-                                   turbo_err *err)
+turbo_status turbod_engine_forward(turbod_engine *e, const turbo_batch *b, turbok_row *rows,
+                                   float *host, turbo_err *err)
 {
     turbo_batch as;
     bool replay, direct = turbok_device_on_host(e->device);
-    turbo_status st = turbok_step_begin(e->device, b, &as, &replay, err);
+    turbo_status st = turbok_step_begin(e->device, b, rows, &as, &replay, err);
     if (!st && !replay)
         st = e->model_vtbl->forward(e->model, turbok_device_exec(e->device), &as,
                                     direct ? host : e->device_logits, err);
-    return st ? st : turbok_step_end(e->device, e->device_logits, b->n_rows, host, err);
+    return st ? st : turbok_step_end(e->device, e->device_logits, rows, b->n_rows, host, err);
 }
 
 static turbo_status open_workspace(turbod_engine *e, turbo_err *err)
@@ -340,7 +342,9 @@ static turbo_status open_workspace(turbod_engine *e, turbo_err *err)
         st = take_host(e, p->rows, &rows, err);
     if (!st)
         st = take_host(e, p->tops, &tops, err);
-    if (!st && !(e->row_req = calloc((size_t)p->max_batch, sizeof *e->row_req)))
+    e->row_req = calloc((size_t)p->max_batch, sizeof *e->row_req);
+    e->drawn = calloc((size_t)p->max_batch, sizeof *e->drawn);
+    if (!st && (!e->row_req || !e->drawn))
         st = turbod_err(err, TURBO_ENOMEM, "no memory for %d sampling rows", p->max_batch);
     e->rows = rows;
     e->tops = tops;

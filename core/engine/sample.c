@@ -93,8 +93,10 @@ static void advance(turbod_engine *e, turbod_request *r, const turbo_sample_row 
 {
     if (!drawn(e, r, row))
         return;
-    const struct turbod_sampler *s = &e->samplers[r->programs];
-    s->vtbl->accept(s->self, r->sampler_state, &r->params, row->token);
+    if (!r->by_device) {
+        const struct turbod_sampler *s = &e->samplers[r->programs];
+        s->vtbl->accept(s->self, r->sampler_state, &r->params, row->token);
+    }
     r->tokens[r->n_tokens++] = row->token;
     note_time(e, r);
     if (is_stop_id(r, row->token)) {
@@ -146,7 +148,7 @@ static int32_t gather_rows(turbod_engine *e, bool programs)
     int32_t n = 0;
     for (int32_t i = 0; i < e->batch.b.n_rows; i++) {
         turbod_request *r = e->batch.rows[i];
-        if (!r || r->programs != programs)
+        if (!r || r->by_device || r->programs != programs)
             continue;
         float *logits = e->logits + (size_t)i * V;
         e->batch.rows[i] = NULL;
@@ -189,8 +191,36 @@ static void sample_some(turbod_engine *e, bool programs)
         turbod_log(TURBO_LOG_ERROR, "sampler failed: %s", err.text);
 }
 
+/* Rows that the device has drawn. */
+static void take_drawn(turbod_engine *e)
+{
+    for (int32_t i = 0; i < e->batch.b.n_rows; i++) {
+        turbod_request *r = e->batch.rows[i];
+        const turbo_sample_row row = {.token = e->drawn[i].token, .status = e->drawn[i].status};
+        if (!r->by_device)
+            continue;
+        e->batch.rows[i] = NULL;
+        advance(e, r, &row);
+    }
+}
+
+turbo_status turbod_place_rows(turbod_engine *e, turbo_err *err)
+{
+    turbo_status st = TURBO_OK;
+    for (int32_t i = 0; i < e->batch.b.n_rows && !st; i++) {
+        turbod_request *r = e->batch.rows[i];
+        e->drawn[i].place = r->by_device ? r->place : -1;
+        if (r->by_device && !r->placed)
+            st = turbok_place_begin(e->device, r->place, &r->params, r->tokens, r->n_prompt,
+                                    r->n_tokens, err);
+        r->placed = true;
+    }
+    return st;
+}
+
 void turbod_sample_rows(turbod_engine *e)
 {
+    take_drawn(e);
     sample_some(e, false);
     sample_some(e, true);
 }

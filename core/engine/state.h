@@ -30,6 +30,8 @@ struct turbod_engine {
     turbod_media *media; /* NULL: the model takes no pictures */
     float *logits; /* [max_batch, V] host memory */
     float *device_logits; /* the same where the model writes them; of a CPU: logits */
+    bool device_draws; /* the tokens of samplers[0], for requests that it can */
+    turbok_row *drawn; /* [max_batch] rows of the batch as the device sees them */
     turbo_sample_row *rows; /* [max_batch] */
     turbod_request **row_req; /* [max_batch] whose row it is */
     turbo_logprob *tops; /* [max_batch, 20] */
@@ -64,9 +66,9 @@ turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, t
 /* Counts what was taken, kind by kind, into facts and metrics, beside what was planned. */
 /* Gives the workspaces back; the device is still there, or was never opened. */
 void turbod_engine_unload(turbod_engine *e);
-/* load.c: runs one batch: logits [n_rows,V] into host. */
-turbo_status turbod_engine_forward(turbod_engine *e, const turbo_batch *b, float *host,
-                                   turbo_err *err);
+/* load.c: runs one batch: logits [n_rows,V] into host, but for rows [n_rows] that the device draws. */
+turbo_status turbod_engine_forward(turbod_engine *e, const turbo_batch *b, turbok_row *rows,
+                                   float *host, turbo_err *err);
 void turbod_engine_audit(turbod_engine *e);
 
 /* step.c: one pass of the engine thread. False when there was nothing to do. */
@@ -85,7 +87,9 @@ turbok_kv_key turbod_engine_root(const turbod_engine *e, const char *tenant, con
 /* step.c: the pool's counts to the metrics. */
 void turbod_publish_gauges(turbod_engine *e);
 
-/* sample.c: samples the rows of the batch and advances their requests. */
+/* sample.c: who draws the rows of the batch, into drawn; a device is told what it does not know yet. */
+turbo_status turbod_place_rows(turbod_engine *e, turbo_err *err);
+/* Samples the rows of the batch and advances their requests. */
 void turbod_sample_rows(turbod_engine *e);
 void turbod_end(turbod_engine *e, turbod_request *r, const turbod_event *ev, int end_kind);
 

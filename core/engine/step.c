@@ -166,7 +166,10 @@ static bool step(turbod_engine *e)
     }
     if (!st) {
         turbod_batch_build(&e->batch, &e->sched);
-        st = turbod_engine_forward(e, &e->batch.b, e->logits, &err);
+        st = turbod_place_rows(e, &err);
+    }
+    if (!st) {
+        st = turbod_engine_forward(e, &e->batch.b, e->drawn, e->logits, &err);
     }
     if (st) {
         /* The caches of this step are unknown now, and a plugin that failed once cannot be trusted

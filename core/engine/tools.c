@@ -28,7 +28,7 @@ static turbo_status run_chunk(turbod_engine *e, turbok_kv_table *table, const in
     b->b.n_tokens = n;
     b->b.n_seqs = 1;
     b->b.n_rows = rows;
-    turbo_status st = turbod_engine_forward(e, &b->b, logits, err);
+    turbo_status st = turbod_engine_forward(e, &b->b, NULL, logits, err);
     table->len = done + n;
     return st;
 }

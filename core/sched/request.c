@@ -224,6 +224,7 @@ turbo_status turbod_request_new(const turbod_request_spec *spec, const turbod_re
     r->ctx = spec->ctx;
     r->n_tokens = spec->n_prompt;
     r->rope_len = spec->n_prompt;
+    r->place = -1;
     r->t_submit = turbod_now();
     if (spec->queue_timeout_ms > 0)
         r->queue_deadline = r->t_submit + spec->queue_timeout_ms * 1000000;

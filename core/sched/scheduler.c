@@ -25,8 +25,11 @@ turbo_status turbod_sched_init(turbod_sched *s, turbok_kv_pool *pool, turbod_met
     };
     s->running = calloc((size_t)max_batch, sizeof(turbod_request *));
     s->items = calloc((size_t)max_batch, sizeof *s->items);
-    if (!s->running || !s->items)
+    s->places = calloc((size_t)max_batch, sizeof *s->places);
+    if (!s->running || !s->items || !s->places)
         return turbod_err(err, TURBO_ENOMEM, "no memory for a batch of %d", max_batch);
+    for (int32_t i = 0; i < max_batch; i++)
+        s->places[i] = i;
     return TURBO_OK;
 }
 
@@ -34,6 +37,7 @@ void turbod_sched_free(turbod_sched *s)
 {
     free(s->running);
     free(s->items);
+    free(s->places);
     *s = (turbod_sched){0};
 }
 
@@ -106,6 +110,9 @@ static void leave(turbod_sched *s, turbod_request *r)
 {
     int32_t i = index_of(s, r);
     s->n_running--;
+    s->places[s->max_batch - s->n_running - 1] = r->place;
+    r->place = -1;
+    r->placed = false;
     memmove(s->running + i, s->running + i + 1,
             (size_t)(s->n_running - i) * sizeof(turbod_request *));
     r->flow->n_running--;
@@ -126,6 +133,7 @@ static void enter(turbod_sched *s, turbod_request *r)
     memmove(s->running + at + 1, s->running + at,
             (size_t)(s->n_running - at) * sizeof(turbod_request *));
     s->running[at] = r;
+    r->place = s->places[s->max_batch - s->n_running - 1];
     s->n_running++;
     r->flow->n_running++;
     /* What it will probably cost is charged now: else a tenant that is behind would get all places that

@@ -39,6 +39,7 @@ typedef struct turbod_sched {
     int64_t waiting_tokens; /* known tokens of those that wait */
     turbod_request **running; /* [max_batch], by order */
     int32_t n_running;
+    int32_t *places; /* [max_batch] those that nobody has are the first max_batch - n_running */
     turbod_plan_item *items; /* [max_batch] the plan of this step */
     int32_t n_items, n_tokens, n_decodes;
     turbod_pace pace;

@@ -69,8 +69,11 @@ struct turbod_request {
     int32_t published; /* full blocks that others may find */
     int32_t announced; /* tokens it said it would compute */
     turbok_kv_table table;
+    int32_t place; /* a number below max_batch of its own while it runs; else -1 */
     void *sampler_state;
     bool programs; /* drawn by the sampler that runs programs */
+    bool by_device; /* drawn by the device ... */
+    bool placed; /* ... which knows its tokens, at its place */
     turbod_steer *steer; /* owned; NULL: nothing steers it */
     struct turbod_detok *detok;
     turbod_stop stop;

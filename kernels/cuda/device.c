@@ -184,6 +184,9 @@ const turbok_backend *turbok_backend_entry(void)
         .steps_open = turbok_cuda_steps_open,
         .step_begin = turbok_cuda_step_begin,
         .step_end = turbok_cuda_step_end,
+        .draws_as = "std",
+        .draws = turbok_cuda_draws,
+        .place_begin = turbok_cuda_place_begin,
     };
     return &backend;
 }

@@ -5,6 +5,7 @@
 
 #include "cuda/blas.h"
 #include "cuda/ops.h"
+#include "cuda/sample.h"
 #include "internal.h"
 
 #define STAGES 2 /* pinned buffers between a file and the device */
@@ -31,7 +32,16 @@ typedef struct turbok_cuda {
     const int32_t *row_index; /* what ops->gather is given for the device's own copy */
     turbok_cu_kv kv;
 
+    /* draw.c */
+    char *draw; /* device: tokens and status of the rows, sums, tokens of a new place, places */
+    size_t draw_bytes;
+    int32_t *host_drawn; /* pinned [2 * max_seqs]: tokens, then status */
+    turbok_cu_sample_row *asked; /* [max_seqs] of each place; index is filled for a step */
+    int32_t *lists; /* [PLACE_NUMBERS] a place's lists on their way */
+    bool drawing; /* the running step has rows to draw */
+
     /* graph.c */
+    bool replaying; /* the running step */
     bool graphs;
     int recording; /* bucket that is being recorded, -1: none */
     turbok_cu_graph_exec recorded[BUCKETS];
@@ -64,9 +74,22 @@ const turbo_ops *turbok_cuda_ops(const turbok_device *d);
 uint64_t turbok_cuda_steps_bytes(const turbok_steps *s, int32_t act_dtype);
 turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *s, turbo_err *err);
 void turbok_cuda_steps_close(turbok_device *d);
-turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, turbo_batch *as,
-                                    bool *replay, turbo_err *err);
-turbo_status turbok_cuda_step_end(turbok_device *d, const float *logits, int32_t R, float *host,
-                                  turbo_err *err);
+turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, const turbok_row *rows,
+                                    turbo_batch *as, bool *replay, turbo_err *err);
+turbo_status turbok_cuda_step_end(turbok_device *d, float *logits, turbok_row *rows, int32_t R,
+                                  float *host, turbo_err *err);
+/* draw.c */
+size_t turbok_cuda_draw_bytes(const turbok_steps *s);
+bool turbok_cuda_draw_open(turbok_device *d); /* false: no memory */
+void turbok_cuda_draw_close(turbok_device *d);
+bool turbok_cuda_draws(const turbok_device *d, const turbo_sample_params *p);
+turbo_status turbok_cuda_place_begin(turbok_device *d, int32_t place, const turbo_sample_params *p,
+                                     const int32_t *tokens, int32_t n_prompt, int32_t n,
+                                     turbo_err *err);
+/* What the rows of a step, padded to R, are asked for, into out [R]. */
+void turbok_cuda_draw_rows(turbok_cuda *s, const turbok_row *rows, int32_t n, int32_t R,
+                           turbok_cu_sample_row *out);
+/* Draws: what the rows ask for lies on the device, [R]. Tokens come to host_drawn. */
+void turbok_cuda_draw(turbok_cuda *s, const turbok_cu_sample_row *rows, int32_t R, float *logits);
 
 #endif

@@ -1,8 +1,9 @@
 /* kernels/cuda/steps.c: the inputs of a step on the device, and what comes back. Engine thread.
  *
- * All inputs lie one behind the other, packed for the step's T, S and R, so that one copy brings them over.
- * Of a step that only decodes, T, S and R are rounded up to the bucket and the step is recorded once a bucket
- * and replayed: graph.c. Nothing here allocates once steps are open. */
+ * All inputs lie one behind the other, packed for the step's T, S and R, so that one copy brings them over: first
+ * what the rows ask of sampling, then numbers of 32 bits. Of a step that only decodes, T, S and R are rounded up
+ * to the bucket and the step, drawing included, is recorded once a bucket and replayed: graph.c. Nothing here
+ * allocates once steps are open. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,7 +20,8 @@ static int32_t stride_of(const turbok_steps *s)
 /* Bytes of the inputs of a step. */
 static size_t packed(size_t T, size_t S, size_t R, size_t stride)
 {
-    return (4 * T + (S + 1) + 2 * S + R + S * stride) * sizeof(int32_t);
+    return R * sizeof(turbok_cu_sample_row) +
+           (4 * T + (S + 1) + 2 * S + R + S * stride) * sizeof(int32_t);
 }
 
 static size_t inputs_bytes(const turbok_steps *s)
@@ -36,7 +38,8 @@ static size_t attention_bytes(const turbok_steps *s)
 
 uint64_t turbok_cuda_steps_bytes(const turbok_steps *s, int32_t act_dtype)
 {
-    return inputs_bytes(s) + attention_bytes(s) + (act_dtype == TURBO_F32 ? 0 : BLAS_BYTES);
+    return inputs_bytes(s) + attention_bytes(s) + turbok_cuda_draw_bytes(s) +
+           (act_dtype == TURBO_F32 ? 0 : BLAS_BYTES);
 }
 
 turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *steps, turbo_err *err)
@@ -53,7 +56,7 @@ turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *steps,
         s->blas_space = turbok_alloc(d, TURBOK_MEM_SCRATCH, BLAS_BYTES);
     s->host_inputs = turbok_pinned_new(d, s->inputs_bytes);
     s->pad = calloc(6 * (size_t)steps->max_seqs + 1, sizeof *s->pad);
-    if (!s->inputs || !s->scratch || !s->host_inputs || !s->pad ||
+    if (!turbok_cuda_draw_open(d) || !s->inputs || !s->scratch || !s->host_inputs || !s->pad ||
         (s->act != TURBO_F32 && !s->blas_space))
         return turbok_fail(
             err, TURBO_ENOMEM,
@@ -68,6 +71,7 @@ void turbok_cuda_steps_close(turbok_device *d)
 {
     turbok_cuda *s = d->exec.self;
     turbok_cuda_graphs_free(s);
+    turbok_cuda_draw_close(d);
     turbok_release(d, TURBOK_MEM_SCRATCH, s->inputs, s->inputs_bytes);
     turbok_release(d, TURBOK_MEM_SCRATCH, s->scratch, s->scratch_bytes);
     turbok_release(d, TURBOK_MEM_SCRATCH, s->blas_space, BLAS_BYTES);
@@ -91,10 +95,13 @@ static void copy(int32_t *to, const int32_t *from, int32_t n, int32_t padded)
 }
 
 /* Packs b, padded to T, S and R, into pinned memory and describes it. */
-static void pack(turbok_cuda *s, const turbo_batch *b, int32_t T, int32_t S, int32_t R)
+static void pack(turbok_cuda *s, const turbo_batch *b, const turbok_row *rows, int32_t T, int32_t S,
+                 int32_t R)
 {
     turbok_cu_batch *o = &s->batch;
-    size_t at = 0;
+    turbok_cu_sample_row *ask = (turbok_cu_sample_row *)(void *)s->host_inputs;
+    size_t at = (size_t)R * sizeof *ask;
+    turbok_cuda_draw_rows(s, rows, b->n_rows, R, ask);
     *o = (turbok_cu_batch){.T = T, .S = S, .R = R, .table_stride = s->stride};
     copy(next(s, &at, (size_t)T, &o->tokens), b->tokens, b->n_tokens, T);
     copy(next(s, &at, (size_t)T, &o->positions), b->positions, b->n_tokens, T);
@@ -146,12 +153,12 @@ static void describe_kv(turbok_cuda *s, const turbok_kv_pool *p)
     };
 }
 
-turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, turbo_batch *as,
-                                    bool *replay, turbo_err *err)
+turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, const turbok_row *rows,
+                                    turbo_batch *as, bool *replay, turbo_err *err)
 {
     turbok_cuda *s = d->exec.self;
     *as = *b;
-    *replay = false;
+    *replay = s->replaying = false;
     if (!s->inputs || b->n_tokens > s->steps.max_tokens || b->n_seqs > s->steps.max_seqs)
         return turbok_fail(err, TURBO_EINTERNAL,
                            "a step of %d tokens is larger than steps were opened for", b->n_tokens);
@@ -159,16 +166,17 @@ turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, turb
     describe_kv(s, b->kv->pool);
     int bucket = turbok_cuda_bucket(s, b);
     if (bucket < 0) {
-        pack(s, b, b->n_tokens, b->n_seqs, b->n_rows);
+        pack(s, b, rows, b->n_tokens, b->n_seqs, b->n_rows);
     } else {
         int32_t n = turbok_cuda_bucket_size(s, bucket);
-        pack(s, b, n, n, n);
+        pack(s, b, rows, n, n, n);
         turbok_cuda_pad(s, b, n, as);
         s->batch.max_kv = s->steps.max_len;
     }
     s->row_index = as->row_index;
     if (bucket >= 0) {
         turbo_status st = turbok_cuda_graph_begin(s, bucket, replay, err);
+        s->replaying = *replay;
         if (st || *replay)
             return st;
     }
@@ -176,17 +184,37 @@ turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, turb
     return turbok_cu_status(s->cu, err);
 }
 
-turbo_status turbok_cuda_step_end(turbok_device *d, const float *logits, int32_t R, float *host,
-                                  turbo_err *err)
+/* The logits of rows that nobody drew from, neighbours together. */
+static void logits_to_host(turbok_cuda *s, const float *logits, const turbok_row *rows, int32_t R,
+                           float *host)
+{
+    size_t V = (size_t)s->steps.vocab;
+    for (int32_t i = 0, end; i < R; i = end + 1) {
+        for (end = i; end < R && (!rows || rows[end].place < 0); end++)
+            ;
+        turbok_cu_to_host(s->cu, host + (size_t)i * V, turbok_cu_at(logits + (size_t)i * V),
+                          (size_t)(end - i) * V * sizeof *logits);
+    }
+}
+
+turbo_status turbok_cuda_step_end(turbok_device *d, float *logits, turbok_row *rows, int32_t R,
+                                  float *host, turbo_err *err)
 {
     turbok_cuda *s = d->exec.self;
-    size_t bytes = (size_t)R * (size_t)s->steps.vocab * sizeof(float);
+    if (s->recording >= 0 || (s->drawing && !s->replaying))
+        turbok_cuda_draw(s, (const turbok_cu_sample_row *)(void *)s->inputs, s->batch.R, logits);
     if (s->recording >= 0) {
         turbo_status st = turbok_cuda_graph_end(s, err);
         if (st)
             return st;
     }
-    if (R)
-        turbok_cu_to_host(s->cu, host, turbok_cu_at(logits), bytes);
-    return turbok_cu_wait(s->cu, err);
+    logits_to_host(s, logits, rows, R, host);
+    turbo_status st = turbok_cu_wait(s->cu, err);
+    for (int32_t i = 0; rows && i < R; i++) {
+        if (rows[i].place < 0)
+            continue;
+        rows[i].token = s->host_drawn[i];
+        rows[i].status = (turbo_status)s->host_drawn[s->steps.max_seqs + i];
+    }
+    return st;
 }
