@@ -71,7 +71,7 @@ static turbo_status open_gguf(const char *path, turbo_config **out, turbo_err *e
     if (!st)
         st = turbod_gguf_open(path, &c->gguf, err);
     const turbod_gguf_value *v = st ? NULL : turbod_gguf_find(c->gguf, "general.architecture");
-    if (!st && (!v || v->type != TURBOD_GGUF_STRING || !v->n || v->n >= sizeof c->gguf_arch))
+    if (!st && (!v || v->type != TURBO_GGUF_STRING || !v->n || v->n >= sizeof c->gguf_arch))
         st = turbod_err(err, TURBO_EDATA,
                         "%.100s: general.architecture is missing or no text of 1 to %zu bytes",
                         turbod_gguf_name(c->gguf), sizeof c->gguf_arch - 1);

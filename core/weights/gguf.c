@@ -39,44 +39,6 @@ struct turbod_gguf {
 
 /* ---- reading ---------------------------------------------------------------------------------------- */
 
-/* What is left of the file. Once bad, everything reads as 0. */
-typedef struct cursor {
-    const uint8_t *p, *end;
-    bool bad;
-} cursor;
-
-static const uint8_t *bytes(cursor *c, uint64_t n)
-{
-    if (c->bad || n > (uint64_t)(c->end - c->p)) {
-        c->bad = true;
-        return NULL;
-    }
-    c->p += n;
-    return c->p - n;
-}
-
-static uint64_t number(cursor *c, uint32_t n)
-{
-    const uint8_t *p = bytes(c, n);
-    uint64_t v = 0;
-    for (uint32_t i = 0; p && i < n; i++)
-        v |= (uint64_t)p[i] << (8 * i);
-    return v;
-}
-
-/* Bytes of a number of that type; 0: it is none. */
-static uint32_t width(uint32_t type)
-{
-    static const uint8_t of[] = {
-        [TURBOD_GGUF_U8] = 1,    [TURBOD_GGUF_I8] = 1,   [TURBOD_GGUF_U16] = 2,
-        [TURBOD_GGUF_I16] = 2,   [TURBOD_GGUF_U32] = 4,  [TURBOD_GGUF_I32] = 4,
-        [TURBOD_GGUF_F32] = 4,   [TURBOD_GGUF_BOOL] = 1, [TURBOD_GGUF_STRING] = 0,
-        [TURBOD_GGUF_ARRAY] = 0, [TURBOD_GGUF_U64] = 8,  [TURBOD_GGUF_I64] = 8,
-        [TURBOD_GGUF_F64] = 8,
-    };
-    return type < sizeof of ? of[type] : 0;
-}
-
 /* Text of the file in messages. */
 static const char *shown(const char *p, uint64_t n, char out[80])
 {
@@ -89,17 +51,17 @@ static const char *shown(const char *p, uint64_t n, char out[80])
     return out;
 }
 
-static turbo_status read_array(const turbod_gguf *g, cursor *c, const char *key,
+static turbo_status read_array(const turbod_gguf *g, turbo_gguf_cursor *c, const char *key,
                                turbod_gguf_value *v, turbo_err *err)
 {
-    v->elem = (uint32_t)number(c, 4);
-    v->n = number(c, 8);
+    v->elem = (uint32_t)turbo_gguf_uint(c, 4);
+    v->n = turbo_gguf_uint(c, 8);
     v->at = c->p;
-    uint32_t w = width(v->elem);
+    uint32_t w = turbo_gguf_width(v->elem);
     uint64_t size, left = (uint64_t)(c->end - c->p);
     if (c->bad)
         return FAULT("%s: key %s: the file ends inside its array", g->name, key);
-    if (!w && v->elem != TURBOD_GGUF_STRING)
+    if (!w && v->elem != TURBO_GGUF_STRING)
         return FAULT("%s: key %s is an array of the type %u; numbers, truth values and strings are "
                      "possible",
                      g->name, key, v->elem);
@@ -107,26 +69,26 @@ static turbo_status read_array(const turbod_gguf *g, cursor *c, const char *key,
         return FAULT("%s: key %s is an array of %llu elements; the file has %llu bytes left",
                      g->name, key, (unsigned long long)v->n, (unsigned long long)left);
     if (w)
-        bytes(c, size);
+        turbo_gguf_bytes(c, size);
     for (uint64_t i = 0; !w && i < v->n; i++) {
-        uint64_t n = number(c, 8);
-        if (!bytes(c, n))
+        uint64_t n = turbo_gguf_uint(c, 8);
+        if (!turbo_gguf_bytes(c, n))
             return FAULT("%s: key %s: string %llu of its array reaches past the end of the file",
                          g->name, key, (unsigned long long)i);
     }
-    for (uint64_t i = 0; v->elem == TURBOD_GGUF_BOOL && i < v->n; i++)
+    for (uint64_t i = 0; v->elem == TURBO_GGUF_BOOL && i < v->n; i++)
         if (v->at[i] > 1)
             return FAULT("%s: key %s: a truth value is %u", g->name, key, v->at[i]);
     return TURBO_OK;
 }
 
-static turbo_status read_value(const turbod_gguf *g, cursor *c, size_t i, turbod_gguf_value *v,
-                               turbo_err *err)
+static turbo_status read_value(const turbod_gguf *g, turbo_gguf_cursor *c, size_t i,
+                               turbod_gguf_value *v, turbo_err *err)
 {
     char key[80];
-    v->key_len = number(c, 8);
-    v->key = (const char *)bytes(c, v->key_len);
-    v->type = (uint32_t)number(c, 4);
+    v->key_len = turbo_gguf_uint(c, 8);
+    v->key = (const char *)turbo_gguf_bytes(c, v->key_len);
+    v->type = (uint32_t)turbo_gguf_uint(c, 4);
     if (c->bad || !v->key)
         return FAULT("%s: the file ends inside metadata key %zu", g->name, i);
     shown(v->key, v->key_len, key);
@@ -134,22 +96,22 @@ static turbo_status read_value(const turbod_gguf *g, cursor *c, size_t i, turbod
         memchr(v->key, 0, v->key_len))
         return FAULT("%s: metadata key %zu (%s) is no text of 1 to %u bytes", g->name, i, key,
                      MAX_KEY);
-    if (v->type == TURBOD_GGUF_ARRAY)
+    if (v->type == TURBO_GGUF_ARRAY)
         return read_array(g, c, key, v, err);
-    if (v->type == TURBOD_GGUF_STRING) {
-        v->n = number(c, 8);
-        v->at = bytes(c, v->n);
+    if (v->type == TURBO_GGUF_STRING) {
+        v->n = turbo_gguf_uint(c, 8);
+        v->at = turbo_gguf_bytes(c, v->n);
         return v->at
                    ? TURBO_OK
                    : FAULT("%s: key %s: its string of %llu bytes reaches past the end of the file",
                            g->name, key, (unsigned long long)v->n);
     }
-    if (!width(v->type))
+    if (!turbo_gguf_width(v->type))
         return FAULT("%s: key %s has the unknown type %u", g->name, key, v->type);
-    v->at = bytes(c, width(v->type));
+    v->at = turbo_gguf_bytes(c, turbo_gguf_width(v->type));
     if (!v->at)
         return FAULT("%s: the file ends inside key %s", g->name, key);
-    if (v->type == TURBOD_GGUF_BOOL && *v->at > 1)
+    if (v->type == TURBO_GGUF_BOOL && *v->at > 1)
         return FAULT("%s: key %s: a truth value is %u", g->name, key, *v->at);
     return TURBO_OK;
 }
@@ -161,7 +123,7 @@ static int by_key(const void *a, const void *b)
     return c ? c : (x->key_len > y->key_len) - (x->key_len < y->key_len);
 }
 
-static turbo_status read_values(turbod_gguf *g, cursor *c, uint64_t n, turbo_err *err)
+static turbo_status read_values(turbod_gguf *g, turbo_gguf_cursor *c, uint64_t n, turbo_err *err)
 {
     char key[80];
     g->values = calloc(n + 1, sizeof *g->values);
@@ -211,13 +173,13 @@ static turbo_status size_tensor(const turbod_gguf *g, turbod_st_tensor *t, uint3
 }
 
 /* One description. *offset: of its data in the data section, which nobody has found yet. */
-static turbo_status read_tensor(const turbod_gguf *g, cursor *c, size_t i, char **to,
+static turbo_status read_tensor(const turbod_gguf *g, turbo_gguf_cursor *c, size_t i, char **to,
                                 turbod_st_tensor *t, uint64_t *offset, turbo_err *err)
 {
     char name[80];
-    uint64_t len = number(c, 8);
-    const char *p = (const char *)bytes(c, len);
-    uint32_t n = (uint32_t)number(c, 4);
+    uint64_t len = turbo_gguf_uint(c, 8);
+    const char *p = (const char *)turbo_gguf_bytes(c, len);
+    uint32_t n = (uint32_t)turbo_gguf_uint(c, 4);
     if (c->bad || !p)
         return FAULT("%s: the file ends inside the description of tensor %zu", g->name, i);
     shown(p, len, name);
@@ -228,15 +190,15 @@ static turbo_status read_tensor(const turbod_gguf *g, cursor *c, size_t i, char 
         return FAULT("%s: tensor %s has %u dimensions; 1 to 4 are possible", g->name, name, n);
     t->ndim = n;
     for (uint32_t d = n; d-- > 0;) {
-        t->dims[d] = number(c, 8);
+        t->dims[d] = turbo_gguf_uint(c, 8);
         if (t->dims[d] < 1 || t->dims[d] > MAX_DIM)
             return c->bad ? FAULT("%s: the file ends inside the description of tensor %s", g->name,
                                   name)
                           : FAULT("%s: tensor %s has a dimension of %llu; 1 to 2^48 are possible",
                                   g->name, name, (unsigned long long)t->dims[d]);
     }
-    uint32_t id = (uint32_t)number(c, 4);
-    *offset = number(c, 8);
+    uint32_t id = (uint32_t)turbo_gguf_uint(c, 4);
+    *offset = turbo_gguf_uint(c, 8);
     if (c->bad)
         return FAULT("%s: the file ends inside the description of tensor %s", g->name, name);
     memcpy(*to, p, len);
@@ -293,14 +255,14 @@ static turbo_status read_alignment(const turbod_gguf *g, uint64_t *out, turbo_er
     const turbod_gguf_value *v = turbod_gguf_find(g, "general.alignment");
     double a = DEFAULT_ALIGNMENT;
     int64_t n = 0;
-    if (v && (!turbod_gguf_number(v, 0, &a) || v->type == TURBOD_GGUF_ARRAY ||
+    if (v && (!turbod_gguf_number(v, 0, &a) || v->type == TURBO_GGUF_ARRAY ||
               !turbod_d2i(a, 8, 1 << 20, &n) || (n & (n - 1))))
         return FAULT("%s: general.alignment is not a power of two of 8 to 2^20", g->name);
     *out = v ? (uint64_t)n : DEFAULT_ALIGNMENT;
     return TURBO_OK;
 }
 
-static turbo_status read_tensors(turbod_gguf *g, cursor *c, uint64_t n, turbo_err *err)
+static turbo_status read_tensors(turbod_gguf *g, turbo_gguf_cursor *c, uint64_t n, turbo_err *err)
 {
     uint64_t alignment = 0;
     /* Names take no more than the rest of the file, nor than the longest ones. */
@@ -330,10 +292,11 @@ static turbo_status read_tensors(turbod_gguf *g, cursor *c, uint64_t n, turbo_er
 
 static turbo_status read_file(turbod_gguf *g, turbo_err *err)
 {
-    cursor c = {g->map, g->map + g->size, false};
-    const uint8_t *magic = bytes(&c, 4);
-    uint32_t version = (uint32_t)number(&c, 4);
-    uint64_t tensors = number(&c, 8), keys = number(&c, 8), left = (uint64_t)(c.end - c.p);
+    turbo_gguf_cursor c = {g->map, g->map + g->size, false};
+    const uint8_t *magic = turbo_gguf_bytes(&c, 4);
+    uint32_t version = (uint32_t)turbo_gguf_uint(&c, 4);
+    uint64_t tensors = turbo_gguf_uint(&c, 8), keys = turbo_gguf_uint(&c, 8),
+             left = (uint64_t)(c.end - c.p);
     if (!magic || memcmp(magic, "GGUF", 4) != 0)
         return FAULT("%s is no GGUF file; a model is a folder or such a file", g->name);
     if (c.bad)
@@ -443,26 +406,26 @@ const turbod_gguf_value *turbod_gguf_find(const turbod_gguf *g, const char *key)
 
 bool turbod_gguf_is_string(const turbod_gguf_value *v, const char *text)
 {
-    return v && v->type == TURBOD_GGUF_STRING && v->n == strlen(text) && !memcmp(v->at, text, v->n);
+    return v && v->type == TURBO_GGUF_STRING && v->n == strlen(text) && !memcmp(v->at, text, v->n);
 }
 
 bool turbod_gguf_number(const turbod_gguf_value *v, uint64_t i, double *out)
 {
-    bool array = v->type == TURBOD_GGUF_ARRAY;
-    uint32_t type = array ? v->elem : v->type, w = width(type);
+    bool array = v->type == TURBO_GGUF_ARRAY;
+    uint32_t type = array ? v->elem : v->type, w = turbo_gguf_width(type);
     if (!w || i >= (array ? v->n : 1))
         return false;
-    cursor c = {v->at + i * w, v->at + (i + 1) * w, false};
-    uint64_t u = number(&c, w);
+    turbo_gguf_cursor c = {v->at + i * w, v->at + (i + 1) * w, false};
+    uint64_t u = turbo_gguf_uint(&c, w);
     uint32_t low = (uint32_t)u;
     float f;
     switch (type) {
-    case TURBOD_GGUF_I8: *out = (int8_t)u; break;
-    case TURBOD_GGUF_I16: *out = (int16_t)u; break;
-    case TURBOD_GGUF_I32: *out = (int32_t)u; break;
-    case TURBOD_GGUF_I64: *out = (double)(int64_t)u; break;
-    case TURBOD_GGUF_F64: memcpy(out, &u, sizeof u); break;
-    case TURBOD_GGUF_F32:
+    case TURBO_GGUF_I8: *out = (int8_t)u; break;
+    case TURBO_GGUF_I16: *out = (int16_t)u; break;
+    case TURBO_GGUF_I32: *out = (int32_t)u; break;
+    case TURBO_GGUF_I64: *out = (double)(int64_t)u; break;
+    case TURBO_GGUF_F64: memcpy(out, &u, sizeof u); break;
+    case TURBO_GGUF_F32:
         memcpy(&f, &low, sizeof f);
         *out = (double)f;
         break;
@@ -517,7 +480,7 @@ turbo_status turbod_gguf_text(const char *path, const char *key, char **text, ui
     if (st)
         return st;
     const turbod_gguf_value *v = turbod_gguf_find(g, key);
-    if (!v || v->type != TURBOD_GGUF_STRING)
+    if (!v || v->type != TURBO_GGUF_STRING)
         st = turbod_err(err, TURBO_ENOENT, "%s has no text %s", g->name, key);
     else if (!(*text = malloc(v->n + 1)))
         st = turbod_err(err, TURBO_ENOMEM, "no memory for %s", key);

@@ -7,31 +7,15 @@
 #ifndef TURBOD_GGUF_H
 #define TURBOD_GGUF_H
 
+#include "turbo/ext/gguf_read.h"
 #include "weights/safetensors.h"
 
 typedef struct turbod_gguf turbod_gguf;
 
-/* How the file types of values are called; elem of an array is one of them. */
-enum {
-    TURBOD_GGUF_U8,
-    TURBOD_GGUF_I8,
-    TURBOD_GGUF_U16,
-    TURBOD_GGUF_I16,
-    TURBOD_GGUF_U32,
-    TURBOD_GGUF_I32,
-    TURBOD_GGUF_F32,
-    TURBOD_GGUF_BOOL,
-    TURBOD_GGUF_STRING,
-    TURBOD_GGUF_ARRAY,
-    TURBOD_GGUF_U64,
-    TURBOD_GGUF_I64,
-    TURBOD_GGUF_F64,
-};
-
 typedef struct turbod_gguf_value {
     const char *key; /* key_len bytes of the file, no NUL behind them */
     uint64_t key_len;
-    uint32_t type, elem;
+    uint32_t type, elem; /* TURBO_GGUF_U8 and so on; elem of an array is one of them */
     uint64_t n; /* bytes of a string, elements of an array */
     const uint8_t *at; /* the number, the string's bytes, the first element */
 } turbod_gguf_value;

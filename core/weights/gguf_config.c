@@ -102,13 +102,13 @@ static cJSON *text(const uint8_t *p, uint64_t n)
 static cJSON *value(const turbod_gguf_value *v)
 {
     double d;
-    if (v->type == TURBOD_GGUF_STRING)
+    if (v->type == TURBO_GGUF_STRING)
         return v->n <= MAX_LIST && !memchr(v->at, 0, v->n) ? text(v->at, v->n) : cJSON_CreateNull();
-    if (v->type == TURBOD_GGUF_BOOL)
+    if (v->type == TURBO_GGUF_BOOL)
         return cJSON_CreateBool(*v->at);
-    if (v->type != TURBOD_GGUF_ARRAY)
+    if (v->type != TURBO_GGUF_ARRAY)
         return turbod_gguf_number(v, 0, &d) ? cJSON_CreateNumber(d) : cJSON_CreateNull();
-    if (v->n > MAX_LIST || v->elem == TURBOD_GGUF_STRING)
+    if (v->n > MAX_LIST || v->elem == TURBO_GGUF_STRING)
         return cJSON_CreateNull();
     cJSON *list = cJSON_CreateArray();
     for (uint64_t i = 0; list && i < v->n; i++) {
@@ -147,8 +147,8 @@ static turbo_status must_rule(const maker *m, const turbo_gguf_row *r)
 {
     const turbod_gguf_value *v = key_of(m, r);
     double d = 0, want = strtod(r->arg, NULL);
-    if (!v || (v->type != TURBOD_GGUF_ARRAY && turbod_gguf_number(v, 0, &d) && !(d < want) &&
-               !(d > want)))
+    if (!v ||
+        (v->type != TURBO_GGUF_ARRAY && turbod_gguf_number(v, 0, &d) && !(d < want) && !(d > want)))
         return TURBO_OK;
     return turbod_err(m->err, TURBO_EUNSUPPORTED, "%.80s: %s%s is not %s; that is not computed",
                       turbod_gguf_name(m->g), *r->from == '.' ? m->table->arch : "", r->from,

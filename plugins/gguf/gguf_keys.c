@@ -7,55 +7,24 @@
 #define MAX_HEADER ((uint64_t)512 << 20)
 #define PREFIX "tokenizer."
 
-typedef struct cursor {
-    const uint8_t *p, *end;
-    bool bad;
-} cursor;
-
-static const uint8_t *bytes(cursor *c, uint64_t n)
+static void read_value(turbo_gguf_cursor *c, gguf_value *v)
 {
-    if (c->bad || n > (uint64_t)(c->end - c->p)) {
-        c->bad = true;
-        return NULL;
-    }
-    c->p += n;
-    return c->p - n;
-}
-
-static uint64_t number(cursor *c, uint32_t n)
-{
-    const uint8_t *p = bytes(c, n);
-    uint64_t v = 0;
-    for (uint32_t i = 0; p && i < n; i++)
-        v |= (uint64_t)p[i] << (8 * i);
-    return v;
-}
-
-/* Bytes of a number of that type, 0 for others. */
-static uint32_t width(uint32_t type)
-{
-    static const uint8_t of[13] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
-    return type < sizeof of ? of[type] : 0;
-}
-
-static void read_value(cursor *c, gguf_value *v)
-{
-    v->key_len = number(c, 8);
-    v->key = (const char *)bytes(c, v->key_len);
-    v->type = (uint32_t)number(c, 4);
-    v->elem = v->type == GGUF_ARRAY ? (uint32_t)number(c, 4) : 0;
-    v->n = v->type == GGUF_ARRAY || v->type == GGUF_STRING ? number(c, 8) : 1;
+    v->key_len = turbo_gguf_uint(c, 8);
+    v->key = (const char *)turbo_gguf_bytes(c, v->key_len);
+    v->type = (uint32_t)turbo_gguf_uint(c, 4);
+    v->elem = v->type == TURBO_GGUF_ARRAY ? (uint32_t)turbo_gguf_uint(c, 4) : 0;
+    v->n = v->type == TURBO_GGUF_ARRAY || v->type == TURBO_GGUF_STRING ? turbo_gguf_uint(c, 8) : 1;
     v->at = c->p;
-    uint32_t w = v->type == GGUF_ARRAY    ? width(v->elem)
-                 : v->type == GGUF_STRING ? 1
-                                          : width(v->type);
+    uint32_t w = v->type == TURBO_GGUF_ARRAY    ? turbo_gguf_width(v->elem)
+                 : v->type == TURBO_GGUF_STRING ? 1
+                                                : turbo_gguf_width(v->type);
     uint64_t size;
     if (w && !__builtin_mul_overflow(v->n, w, &size))
-        bytes(c, size);
-    else if (w || v->elem != GGUF_STRING)
+        turbo_gguf_bytes(c, size);
+    else if (w || v->elem != TURBO_GGUF_STRING)
         c->bad = true;
     for (uint64_t i = 0; !w && i < v->n && !c->bad; i++)
-        bytes(c, number(c, 8));
+        turbo_gguf_bytes(c, turbo_gguf_uint(c, 8));
     v->end = c->p;
 }
 
@@ -81,9 +50,9 @@ turbo_status gguf_header_open(const turbo_host *h, const char *folder, gguf_head
     h->file_free(file);
     if (!g->bytes)
         return fail(err, TURBO_ENOMEM, "no memory for the header of a GGUF file");
-    cursor c = {g->bytes, g->bytes + g->len, false};
-    bytes(&c, 16); /* magic, version, tensors */
-    uint64_t keys = number(&c, 8);
+    turbo_gguf_cursor c = {g->bytes, g->bytes + g->len, false};
+    turbo_gguf_bytes(&c, 16); /* magic, version, tensors */
+    uint64_t keys = turbo_gguf_uint(&c, 8);
     for (uint64_t i = 0; i < keys && !c.bad; i++) {
         gguf_value v = {0};
         read_value(&c, &v);
@@ -109,17 +78,18 @@ const gguf_value *gguf_find(const gguf_header *g, const char *key)
 
 bool gguf_is(const gguf_value *v, const char *text)
 {
-    return v && v->type == GGUF_STRING && v->n == strlen(text) && !memcmp(v->at, text, v->n);
+    return v && v->type == TURBO_GGUF_STRING && v->n == strlen(text) && !memcmp(v->at, text, v->n);
 }
 
 bool gguf_uint(const gguf_header *g, const char *key, uint32_t hi, uint32_t *out)
 {
     const gguf_value *v = gguf_find(g, key);
-    uint32_t w = v && v->type != GGUF_F32 && v->type != 12 ? width(v->type) : 0;
+    uint32_t w =
+        v && v->type != TURBO_GGUF_F32 && v->type != TURBO_GGUF_F64 ? turbo_gguf_width(v->type) : 0;
     if (!w)
         return false;
-    cursor c = {v->at, v->end, false};
-    uint64_t u = number(&c, w); /* a negative one is too large */
+    turbo_gguf_cursor c = {v->at, v->end, false};
+    uint64_t u = turbo_gguf_uint(&c, w); /* a negative one is too large */
     *out = (uint32_t)u;
     return u <= hi;
 }
@@ -127,28 +97,28 @@ bool gguf_uint(const gguf_header *g, const char *key, uint32_t hi, uint32_t *out
 bool gguf_bool(const gguf_header *g, const char *key, bool dflt)
 {
     const gguf_value *v = gguf_find(g, key);
-    return v && v->type == GGUF_BOOL ? *v->at != 0 : dflt;
+    return v && v->type == TURBO_GGUF_BOOL ? *v->at != 0 : dflt;
 }
 
 const gguf_value *gguf_list(const gguf_header *g, const char *key, uint32_t elem)
 {
     const gguf_value *v = gguf_find(g, key);
-    bool fits = v && v->type == GGUF_ARRAY &&
-                (v->elem == elem || (elem == GGUF_U32 && v->elem == GGUF_I32));
+    bool fits = v && v->type == TURBO_GGUF_ARRAY &&
+                (v->elem == elem || (elem == TURBO_GGUF_U32 && v->elem == TURBO_GGUF_I32));
     return fits ? v : NULL;
 }
 
 bool gguf_next(const gguf_value *v, const uint8_t **at, const char **text, uint64_t *len)
 {
-    cursor c = {*at, v->end, false};
-    *len = number(&c, 8);
-    *text = (const char *)bytes(&c, *len);
+    turbo_gguf_cursor c = {*at, v->end, false};
+    *len = turbo_gguf_uint(&c, 8);
+    *text = (const char *)turbo_gguf_bytes(&c, *len);
     *at = c.p;
     return !c.bad;
 }
 
 uint32_t gguf_bits(const gguf_value *v, uint64_t i)
 {
-    cursor c = {v->at + 4 * i, v->end, false};
-    return (uint32_t)number(&c, 4);
+    turbo_gguf_cursor c = {v->at + 4 * i, v->end, false};
+    return (uint32_t)turbo_gguf_uint(&c, 4);
 }

@@ -8,10 +8,9 @@
 #include <stdint.h>
 
 #include "turbo/ext/gguf.h"
+#include "turbo/ext/gguf_read.h"
 
 #define GGUF_MAX_KEYS 64
-
-enum { GGUF_U32 = 4, GGUF_I32 = 5, GGUF_F32 = 6, GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9 };
 
 typedef struct gguf_value {
     const char *key; /* behind "tokenizer." */

@@ -48,7 +48,7 @@ static const pre_row *find_row(const gguf_header *g, turbo_err *err)
         for (int k = 0; k < 6 && rows[i].names[k]; k++)
             if (pre ? gguf_is(pre, rows[i].names[k]) : !strcmp(rows[i].names[k], "default"))
                 return &rows[i];
-    bool text = pre->type == GGUF_STRING;
+    bool text = pre->type == TURBO_GGUF_STRING;
     bpe_fail(err, TURBO_EUNSUPPORTED,
              FILE_NAME ": how ggml.pre \"%.*s\" cuts text is not known; gpt-2, llama-bpe, qwen2, "
                        "tekken, starcoder, smollm, default and their kin are",
@@ -68,8 +68,8 @@ int32_t bpe_gguf_probe(const turbo_host *h, const char *folder)
 
 static turbo_status read_tokens(bpe *b, const gguf_header *g, turbo_err *err)
 {
-    const gguf_value *tokens = gguf_list(g, "ggml.tokens", GGUF_STRING),
-                     *types = gguf_list(g, "ggml.token_type", GGUF_U32);
+    const gguf_value *tokens = gguf_list(g, "ggml.tokens", TURBO_GGUF_STRING),
+                     *types = gguf_list(g, "ggml.token_type", TURBO_GGUF_U32);
     turbo_status st = TURBO_OK;
     if (!tokens || !tokens->n || tokens->n > BPE_MAX_ID || (types && types->n != tokens->n))
         return bpe_fail(err, TURBO_EDATA,
@@ -97,7 +97,7 @@ static turbo_status read_tokens(bpe *b, const gguf_header *g, turbo_err *err)
 
 static turbo_status read_merges(bpe *b, const gguf_header *g, turbo_err *err)
 {
-    const gguf_value *list = gguf_list(g, "ggml.merges", GGUF_STRING);
+    const gguf_value *list = gguf_list(g, "ggml.merges", TURBO_GGUF_STRING);
     if (!list || list->n > BPE_JSON_VALUES)
         return bpe_fail(err, TURBO_EDATA,
                         FILE_NAME ": it has no list ggml.merges, or too long a one");

@@ -23,9 +23,9 @@ int32_t spm_gguf_probe(const turbo_host *h, const char *folder)
 /* Pieces are numbered as in SentencePiece. An id without a name fills up the vocabulary. */
 static turbo_status read_pieces(spm *s, const gguf_header *g, turbo_err *err)
 {
-    const gguf_value *tokens = gguf_list(g, "ggml.tokens", GGUF_STRING),
-                     *scores = gguf_list(g, "ggml.scores", GGUF_F32),
-                     *types = gguf_list(g, "ggml.token_type", GGUF_U32);
+    const gguf_value *tokens = gguf_list(g, "ggml.tokens", TURBO_GGUF_STRING),
+                     *scores = gguf_list(g, "ggml.scores", TURBO_GGUF_F32),
+                     *types = gguf_list(g, "ggml.token_type", TURBO_GGUF_U32);
     if (!tokens || !tokens->n || tokens->n > SPM_MAX_PIECES)
         return spm_fail(err, TURBO_EDATA, FILE_NAME " has no list ggml.tokens of 1 to %d texts",
                         SPM_MAX_PIECES);

@@ -60,7 +60,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 static void key_list(gguf_writer *w, const char *key, uint32_t elem, uint64_t n)
 {
-    gguf_key(w, key, TURBOD_GGUF_ARRAY);
+    gguf_key(w, key, TURBO_GGUF_ARRAY);
     gguf_u32(w, elem);
     gguf_u64(w, n);
 }
@@ -87,7 +87,7 @@ static void tokenizer(gguf_writer *w, bool bpe)
     char name[8];
     gguf_key_text(w, "tokenizer.ggml.model", bpe ? "gpt2" : "llama");
     gguf_key_text(w, "tokenizer.ggml.pre", bpe ? "qwen2" : "default");
-    key_list(w, "tokenizer.ggml.tokens", TURBOD_GGUF_STRING, EXTRA + 256);
+    key_list(w, "tokenizer.ggml.tokens", TURBO_GGUF_STRING, EXTRA + 256);
     for (int i = 0; i < EXTRA; i++)
         gguf_text(w, extra[i]);
     for (int i = 0; i < 256; i++) {
@@ -96,16 +96,16 @@ static void tokenizer(gguf_writer *w, bool bpe)
             byte_name(i, name);
         gguf_text(w, name);
     }
-    key_list(w, "tokenizer.ggml.token_type", TURBOD_GGUF_I32, EXTRA + 256);
+    key_list(w, "tokenizer.ggml.token_type", TURBO_GGUF_I32, EXTRA + 256);
     for (int i = 0; i < EXTRA + 256; i++)
         gguf_u32(w, i < EXTRA ? types[i] : bpe ? 1 : 6);
     if (bpe) {
-        key_list(w, "tokenizer.ggml.merges", TURBOD_GGUF_STRING, 3);
+        key_list(w, "tokenizer.ggml.merges", TURBO_GGUF_STRING, 3);
         gguf_text(w, "a b");
         gguf_text(w, "b c");
         gguf_text(w, "ab c");
     } else {
-        key_list(w, "tokenizer.ggml.scores", TURBOD_GGUF_F32, EXTRA + 256);
+        key_list(w, "tokenizer.ggml.scores", TURBO_GGUF_F32, EXTRA + 256);
         for (int i = 0; i < EXTRA + 256; i++)
             gguf_u32(w, 0xbf800000u + (uint32_t)i);
     }

@@ -42,7 +42,7 @@ static int teardown(void **state)
 
 static void key_array(gguf_writer *w, const char *key, uint32_t elem, uint64_t n)
 {
-    gguf_key(w, key, TURBOD_GGUF_ARRAY);
+    gguf_key(w, key, TURBO_GGUF_ARRAY);
     gguf_u32(w, elem);
     gguf_u64(w, n);
 }
@@ -56,22 +56,22 @@ static void good(gguf_writer *w)
     gguf_key_text(w, "general.architecture", "test");
     gguf_key_u32(w, "a.u32", 4000000000u);
     gguf_key_f32(w, "a.f32", 1.5f);
-    gguf_key(w, "a.u8", TURBOD_GGUF_U8);
+    gguf_key(w, "a.u8", TURBO_GGUF_U8);
     gguf_bytes(w, "\xff", 1);
-    gguf_key(w, "a.i8", TURBOD_GGUF_I8);
+    gguf_key(w, "a.i8", TURBO_GGUF_I8);
     gguf_bytes(w, "\xff", 1);
-    gguf_key(w, "a.i16", TURBOD_GGUF_I16);
+    gguf_key(w, "a.i16", TURBO_GGUF_I16);
     gguf_bytes(w, "\xfe\xff", 2);
-    gguf_key(w, "a.bool", TURBOD_GGUF_BOOL);
+    gguf_key(w, "a.bool", TURBO_GGUF_BOOL);
     gguf_bytes(w, "\1", 1);
-    gguf_key(w, "a.i64", TURBOD_GGUF_I64);
+    gguf_key(w, "a.i64", TURBO_GGUF_I64);
     gguf_u64(w, (uint64_t)-3);
-    gguf_key(w, "a.f64", TURBOD_GGUF_F64);
+    gguf_key(w, "a.f64", TURBO_GGUF_F64);
     gguf_bytes(w, &(double){0.1}, 8);
-    key_array(w, "a.list", TURBOD_GGUF_I32, 3);
+    key_array(w, "a.list", TURBO_GGUF_I32, 3);
     for (uint32_t i = 0; i < 3; i++)
         gguf_u32(w, i - 1);
-    key_array(w, "a.texts", TURBOD_GGUF_STRING, 2);
+    key_array(w, "a.texts", TURBO_GGUF_STRING, 2);
     gguf_text(w, "x");
     gguf_text(w, "");
     gguf_tensor(w, "matrix.weight", 0, 4, 16, v, sizeof v);
@@ -227,7 +227,7 @@ static void test_keys(void **state)
         gguf_end(&w);
         refused(&w, "metadata key 0");
         gguf_begin(&w);
-        gguf_key(&w, "k.text", TURBOD_GGUF_STRING);
+        gguf_key(&w, "k.text", TURBO_GGUF_STRING);
         gguf_u64(&w, huge[i]);
         gguf_end(&w);
         refused(&w, "k.text");
@@ -238,7 +238,7 @@ static void test_keys(void **state)
             refused(&w, "k.list");
         }
         gguf_begin(&w);
-        key_array(&w, "k.texts", TURBOD_GGUF_STRING, 2);
+        key_array(&w, "k.texts", TURBO_GGUF_STRING, 2);
         gguf_text(&w, "x");
         gguf_u64(&w, huge[i]);
         gguf_end(&w);
@@ -258,7 +258,7 @@ static void test_keys(void **state)
         refused(&w, "k.odd is an array of the type");
     }
     gguf_begin(&w);
-    gguf_key(&w, "k.flag", TURBOD_GGUF_BOOL);
+    gguf_key(&w, "k.flag", TURBO_GGUF_BOOL);
     gguf_bytes(&w, "\2", 1);
     gguf_end(&w);
     refused(&w, "truth value is 2");
@@ -402,7 +402,7 @@ static void test_config(void **state)
         gguf_key_u32(&w, "test.must", k == 2 ? 2 : 1);
         gguf_key_text(&w, "test.type", k == 3 ? "none" : "linear");
         gguf_key_f32(&w, "test.factor", 2);
-        key_array(&w, "test.list", TURBOD_GGUF_U32, 2);
+        key_array(&w, "test.list", TURBO_GGUF_U32, 2);
         gguf_u32(&w, 5);
         gguf_u32(&w, 6);
         gguf_tensor(&w, "m.weight", 0, 2, 8, v, sizeof v);
