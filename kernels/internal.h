@@ -55,6 +55,7 @@ struct turbo_linear {
     turbok_tiles *grid; /* a quantised matrix, or NULL */
     turbo_linear **parts; /* [n_parts] matrices of several kinds, one below the other, or NULL */
     int32_t n_parts;
+    bool mapped; /* data, bias and grid->perm lie in an image (image.c), which is somebody else's */
 };
 
 struct turbo_vector {
@@ -106,7 +107,10 @@ size_t turbok_alloc_size(size_t bytes);
 void *turbok_alloc(turbok_device *d, turbok_mem kind, size_t bytes);
 void turbok_release(turbok_device *d, turbok_mem kind, void *p, size_t bytes);
 #define TURBOK_BUILD                                                                               \
-    __VERSION__ " turbok 2" /* to be raised when a struct here or in turbok.h changes */
+    __VERSION__ " turbok 3" /* to be raised when a struct here or in turbok.h changes */
+/* Of matrices as they lie in memory: to be raised when tiles, stripes or turbok_tiles change, also for one instruction
+ * set. Files of the old layout are not used any more. */
+#define TURBOK_LAYOUT 1
 /* backend.c: finds turbok-cuda.so in path and fills backend and library. */
 turbo_status turbok_backend_load(const char *path, turbok_device *d, turbo_err *err);
 /* Makes the scratch fit heads of size dim. Not while ops run. */

@@ -180,6 +180,18 @@ void turbok_grid_quantize_free(turbok_grid *g);
 /* Row o as fp32 [in]: the definition above, for tests, tools and tables. */
 void turbok_grid_row(const turbok_grid *g, int64_t o, int64_t in, float *out);
 void turbok_linear_free(turbok_device *d, turbo_linear *w);
+/* A matrix of a CPU device as bytes, to be kept in a file and mapped at the next start. kind names everything
+ * that such bytes depend on beside the weights: layout, build, instruction set, exactness; false: this device has no
+ * images. bytes is what write hands to sink, piece by piece; sink answers false to end it. open makes a handle
+ * that points into an image on a 64-byte boundary, which is only read and must outlive it; it is counted as if
+ * it had been made here. *used: how many of the bytes it has. The caller vouches for the bytes (a checksum, a kind
+ * that is equal); what is checked is that sizes fit together. TURBO_EDATA: they do not. */
+typedef bool turbok_sink(void *ctx, const void *p, uint64_t n);
+bool turbok_image_kind(const turbok_device *d, char *out, size_t cap);
+uint64_t turbok_image_bytes(const turbo_linear *w);
+bool turbok_image_write(const turbo_linear *w, turbok_sink *sink, void *ctx);
+turbo_status turbok_image_open(turbok_device *d, const void *image, uint64_t bytes, uint64_t *used,
+                               turbo_linear **w, turbo_err *err);
 int64_t turbok_linear_out(const turbo_linear *w);
 int64_t turbok_linear_in(const turbo_linear *w);
 

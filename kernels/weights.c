@@ -201,6 +201,15 @@ turbo_status turbok_linear_new(turbok_device *d, int32_t dtype, const void *data
     return turbok_linear_rows_new(d, dtype, &whole, 1, in, flags, res, err);
 }
 
+/* Memory of a matrix: its own, or part of an image. */
+static void give_up(turbok_device *d, const turbo_linear *w, void *p, size_t bytes)
+{
+    if (!w->mapped)
+        turbok_release(d, TURBOK_MEM_LINEAR, p, bytes);
+    else if (p)
+        d->mem[TURBOK_MEM_LINEAR] -= turbok_alloc_size(bytes);
+}
+
 void turbok_linear_free(turbok_device *d, turbo_linear *w)
 {
     if (!w)
@@ -213,10 +222,10 @@ void turbok_linear_free(turbok_device *d, turbo_linear *w)
         turbok_linear_free(d, w->parts[i]);
     free(w->parts);
     if (w->grid)
-        turbok_release(d, TURBOK_MEM_LINEAR, w->grid->perm, (size_t)w->in * sizeof *w->grid->perm);
+        give_up(d, w, w->grid->perm, (size_t)w->in * sizeof *w->grid->perm);
     free(w->grid);
-    turbok_release(d, TURBOK_MEM_LINEAR, w->data, w->data_bytes);
-    turbok_release(d, TURBOK_MEM_LINEAR, w->bias, (size_t)w->tiles * TURBOK_TILE * sizeof(float));
+    give_up(d, w, w->data, w->data_bytes);
+    give_up(d, w, w->bias, (size_t)w->tiles * TURBOK_TILE * sizeof(float));
     free(w);
 }
 

@@ -41,6 +41,8 @@ typedef struct turbod_engine_opts {
     bool pin;
     bool allow_nonfinite;
     const char *model_format, *quantize; /* NULL or ""; see turbod_weights_opts */
+    const char *cache_dir; /* NULL or "": none */
+    uint64_t cache_dir_size;
     void (*progress)(void *ctx, uint64_t done, uint64_t total); /* bytes of weights; may be NULL */
     void *progress_ctx;
 } turbod_engine_opts;

@@ -224,6 +224,8 @@ static turbo_status make_plan(turbod_engine *e, const turbod_engine_opts *o, tur
         .allow_nonfinite = o->allow_nonfinite,
         .model_format = o->model_format,
         .quantize = o->quantize,
+        .cache_dir = o->cache_dir,
+        .cache_dir_size = o->cache_dir_size,
     };
     turbo_status st = turbod_weights_open(o->model_dir, &w, &e->weights, err);
     if (!st)

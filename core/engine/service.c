@@ -115,6 +115,8 @@ turbo_status turbod_service_engine_opts(const turbod_conf *c, turbod_engine_opts
     o->allow_nonfinite = c->allow_nonfinite;
     o->model_format = c->model_format;
     o->quantize = c->quantize;
+    o->cache_dir = c->cache_dir;
+    o->cache_dir_size = c->cache_dir_size;
     turbo_status st = parse_cache(c->cache_max_entry_count, o, err);
     return st ? st : turbod_kv_type_of(c, &o->kv_dtype, err);
 }

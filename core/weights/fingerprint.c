@@ -49,7 +49,8 @@ static bool add_piece(chain *c, int fd, off_t at)
     return true;
 }
 
-static turbo_status add_file(chain *c, const char *folder, const char *name, turbo_err *err)
+static turbo_status add_file(chain *c, const char *folder, const char *name, bool dated,
+                             turbo_err *err)
 {
     int fd;
     struct stat st;
@@ -60,6 +61,11 @@ static turbo_status add_file(chain *c, const char *folder, const char *name, tur
     memcpy(c->bytes + 32, name, n);
     memcpy(c->bytes + 32 + n, &st.st_size, sizeof st.st_size);
     add(c, n + sizeof st.st_size);
+    if (dated) {
+        const int64_t time[2] = {st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
+        memcpy(c->bytes + 32, time, sizeof time);
+        add(c, sizeof time);
+    }
     off_t pieces = (st.st_size + PIECE - 1) / PIECE;
     off_t stride =
         pieces > HEAD_PIECES + SPREAD_PIECES ? (pieces - HEAD_PIECES) / SPREAD_PIECES : 1;
@@ -72,24 +78,24 @@ static turbo_status add_file(chain *c, const char *folder, const char *name, tur
 }
 
 /* A GGUF file is all there is. */
-static turbo_status of_file(const char *path, uint8_t out[32], turbo_err *err)
+static turbo_status of_file(const char *path, bool dated, uint8_t out[32], turbo_err *err)
 {
     const char *slash = strrchr(path, '/');
     chain c = {{0}};
     char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
     if (!folder)
         return turbod_err(err, TURBO_ENOMEM, "no memory for a path");
-    turbo_status st = add_file(&c, folder, slash ? slash + 1 : path, err);
+    turbo_status st = add_file(&c, folder, slash ? slash + 1 : path, dated, err);
     free(folder);
     memcpy(out, c.bytes, 32);
     return st;
 }
 
-turbo_status turbod_fingerprint(const char *folder, uint8_t out[32], turbo_err *err)
+static turbo_status of_folder(const char *folder, bool dated, uint8_t out[32], turbo_err *err)
 {
     struct stat at;
     if (!stat(folder, &at) && S_ISREG(at.st_mode))
-        return of_file(folder, out, err);
+        return of_file(folder, dated, out, err);
     struct dirent **names = NULL;
     chain c = {{0}};
     int n = scandir(folder, &names, wanted, alphasort);
@@ -98,10 +104,20 @@ turbo_status turbod_fingerprint(const char *folder, uint8_t out[32], turbo_err *
     turbo_status st = TURBO_OK;
     for (int i = 0; i < n; i++) {
         if (!st)
-            st = add_file(&c, folder, names[i]->d_name, err);
+            st = add_file(&c, folder, names[i]->d_name, dated, err);
         free(names[i]);
     }
     free(names);
     memcpy(out, c.bytes, 32);
     return st;
+}
+
+turbo_status turbod_fingerprint(const char *folder, uint8_t out[32], turbo_err *err)
+{
+    return of_folder(folder, false, out, err);
+}
+
+turbo_status turbod_fingerprint_dated(const char *folder, uint8_t out[32], turbo_err *err)
+{
+    return of_folder(folder, true, out, err);
 }

@@ -11,5 +11,7 @@
  * ones, and of large ones the head and 64 pieces of 4 KiB spread evenly: another fine-tune of the same
  * shape differs in all of them. */
 turbo_status turbod_fingerprint(const char *folder, uint8_t out[32], turbo_err *err);
+/* The same with the time of each file's last change: also different after an edit in place between these pieces. */
+turbo_status turbod_fingerprint_dated(const char *folder, uint8_t out[32], turbo_err *err);
 
 #endif

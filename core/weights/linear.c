@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "util/err.h"
+#include "util/sha256.h"
 #include "weights/gguf_map.h"
 #include "weights/state.h"
 
@@ -160,16 +161,14 @@ static turbo_status make_linear(turbo_weights *w, const piece *p, int32_t n, int
     return st;
 }
 
-turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
-                                     const int64_t *rows, int32_t n, int64_t in_dim, uint32_t flags,
-                                     const turbo_linear **out, turbo_err *err)
+/* A matrix made from its tensors; or only counted. */
+static turbo_status rows_new(turbo_weights *w, const char *const *names, const int64_t *rows,
+                             int32_t n, int64_t in_dim, uint32_t flags, const turbo_linear **out,
+                             turbo_err *err)
 {
     piece p[MAX_PARTS];
     const turbod_st_tensor *plain = NULL; /* the first part that is not quantised */
     int64_t total = 0;
-    if (n < 1 || n > MAX_PARTS)
-        return turbod_err(err, TURBO_EINVAL, "a matrix of %d parts; 1 to %d are possible", n,
-                          MAX_PARTS);
     for (int32_t i = 0; i < n; i++) {
         turbo_status st = take_piece(w, names[i], rows[i], in_dim, flags, &p[i], err);
         if (st)
@@ -203,6 +202,68 @@ turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
     turbod_gguf_drop(&w->ordered);
     *out = l;
     return TURBO_OK;
+}
+
+/* What a matrix is called in a cache: everything it was asked for with, under the folder's own names. */
+static bool cache_key(const turbo_weights *view, const char *const *names, const int64_t *rows,
+                      int32_t n, int64_t in, uint32_t flags, uint8_t key[32])
+{
+    char text[MAX_PARTS * 680], full[640];
+    int at = snprintf(text, sizeof text, "%lld %u", (long long)in, flags);
+    for (int32_t i = 0; i < n; i++) {
+        if (!weights_real_name(view, names[i], full, sizeof full))
+            return false;
+        at += snprintf(text + at, sizeof text - (size_t)at, "\n%lld %s", (long long)rows[i], full);
+    }
+    turbod_sha256(text, (size_t)at, key);
+    return true;
+}
+
+/* The matrix from the cache. *out NULL: there is none that has it. */
+static turbo_status from_cache(turbo_weights *w, const uint8_t key[32], int64_t rows, int64_t in,
+                               const turbo_linear **out, turbo_err *err)
+{
+    turbo_linear *l = NULL;
+    uint64_t bytes;
+    *out = NULL;
+    if (!turbod_cache_get(w->cache, key, &l, &bytes))
+        return TURBO_OK;
+    turbo_status st = turbok_linear_out(l) == rows && turbok_linear_in(l) == in
+                          ? weights_keep(w, HANDLE_LINEAR, l, err)
+                          : turbod_err(err, TURBO_EINTERNAL, "a cached matrix has another shape");
+    if (st) {
+        turbok_linear_free(w->opts.device, l);
+        return st;
+    }
+    weights_done(w, bytes);
+    *out = l;
+    return TURBO_OK;
+}
+
+turbo_status turbod_host_linear_rows(turbo_weights *view, const char *const *names,
+                                     const int64_t *rows, int32_t n, int64_t in_dim, uint32_t flags,
+                                     const turbo_linear **out, turbo_err *err)
+{
+    uint8_t key[32];
+    int64_t total = 0;
+    turbo_weights *w = weights_base(view);
+    if (n < 1 || n > MAX_PARTS)
+        return turbod_err(err, TURBO_EINVAL, "a matrix of %d parts; 1 to %d are possible", n,
+                          MAX_PARTS);
+    bool keyed =
+        !w->sums && weights_cache(w) && cache_key(view, names, rows, n, in_dim, flags, key);
+    for (int32_t i = 0; i < n; i++)
+        if (rows[i] < 1 || __builtin_add_overflow(total, rows[i], &total))
+            keyed = false; /* refused below, as no tensor has that shape */
+    if (keyed) {
+        turbo_status st = from_cache(w, key, total, in_dim, out, err);
+        if (st || *out)
+            return st;
+    }
+    turbo_status st = rows_new(view, names, rows, n, in_dim, flags, out, err);
+    if (!st && keyed)
+        turbod_cache_put(w->cache, key, *out);
+    return st;
 }
 
 turbo_status turbod_host_linear(turbo_weights *w, const char *name, int64_t out_dim, int64_t in_dim,

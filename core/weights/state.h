@@ -3,6 +3,7 @@
 #ifndef TURBOD_WEIGHTS_STATE_H
 #define TURBOD_WEIGHTS_STATE_H
 
+#include "weights/cache.h"
 #include "weights/index.h"
 #include "weights/quant/quant.h"
 #include "weights/weights.h"
@@ -33,6 +34,9 @@ struct turbo_weights {
     turbod_weights_opts opts;
     turbod_index *index; /* NULL after unmap */
     turbod_quant *quant;
+    turbod_cache *cache; /* or NULL */
+    bool cache_tried;
+    uint64_t linear; /* bytes of matrices, once they have been counted */
     handle *handles;
     turbod_weights_sums *sums; /* while it counts: no handles are made */
     int32_t vocab; /* known once it has been counted; 0 before */
@@ -49,6 +53,10 @@ bool weights_real_name(const turbo_weights *w, const char *name, char *out, size
  * elements (ndim 1), a matrix of d0 rows of d1 elements (2), or d0 elements of any shape (0). */
 turbo_status weights_take(turbo_weights *view, const char *name, const char *suffix, uint32_t ndim,
                           int64_t d0, int64_t d1, const turbod_st_tensor **out, turbo_err *err);
+/* Opened when it is asked for first; NULL: none. Of a folder, while its model opens. */
+turbod_cache *weights_cache(turbo_weights *w);
+/* That many bytes of the files have become handles. */
+void weights_done(turbo_weights *w, uint64_t bytes);
 /* A tensor has become part of a handle. */
 void weights_used(turbo_weights *w, const turbod_st_tensor *t);
 /* From here on ptr is w's to free. */

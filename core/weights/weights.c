@@ -56,6 +56,10 @@ turbo_status turbod_weights_unmap(turbo_weights *w, turbo_err *err)
             turbod_index_close(v->index);
             v->index = NULL;
         }
+    for (turbo_weights *v = st ? NULL : w->owned; v; v = v->next)
+        turbod_cache_keep(v->cache);
+    if (!st)
+        turbod_cache_keep(w->cache);
     if (w->opts.progress)
         w->opts.progress(w->opts.progress_ctx, w->total, w->total);
     return st;
@@ -127,6 +131,7 @@ void turbod_weights_close(turbo_weights *w)
         free(h);
     }
     turbod_gguf_drop(&w->ordered);
+    turbod_cache_close(w->cache); /* handles pointed into it */
     turbod_index_close(w->index);
     turbod_quant_close(w->quant);
     for (int32_t i = 0; i < w->n_rules; i++) {
@@ -142,6 +147,27 @@ turbo_weights *weights_base(turbo_weights *w)
     while (w->base)
         w = w->base;
     return w;
+}
+
+turbod_cache *weights_cache(turbo_weights *w)
+{
+    char options[160];
+    const char *format = w->opts.model_format ? w->opts.model_format : "";
+    const char *quantize = w->opts.quantize ? w->opts.quantize : "";
+    if (w->cache_tried || !w->index || !w->folder || !w->opts.cache_dir || !*w->opts.cache_dir)
+        return w->cache;
+    w->cache_tried = true;
+    int n = snprintf(options, sizeof options, "model_format %s, quantize %s, nonfinite %d", format,
+                     quantize, w->opts.allow_nonfinite);
+    if (n > 0 && (size_t)n < sizeof options)
+        w->cache =
+            turbod_cache_open(&(turbod_cache_opts){.dir = w->opts.cache_dir,
+                                                   .most = w->opts.cache_dir_size,
+                                                   .folder = w->folder,
+                                                   .options = options,
+                                                   .expected = w->linear ? w->linear : w->total,
+                                                   .device = w->opts.device});
+    return w->cache;
 }
 
 bool weights_real_name(const turbo_weights *w, const char *name, char *out, size_t cap)
@@ -255,12 +281,17 @@ turbo_status weights_take(turbo_weights *view, const char *name, const char *suf
     return TURBO_OK;
 }
 
+void weights_done(turbo_weights *w, uint64_t bytes)
+{
+    w->done = bytes < w->total - w->done ? w->done + bytes : w->total;
+    if (w->opts.progress)
+        w->opts.progress(w->opts.progress_ctx, w->done, w->total);
+}
+
 void weights_used(turbo_weights *w, const turbod_st_tensor *t)
 {
     turbod_gguf_release(w->ordered, t);
-    w->done += t->bytes;
-    if (w->opts.progress)
-        w->opts.progress(w->opts.progress_ctx, w->done, w->total);
+    weights_done(w, t->bytes);
 }
 
 turbo_status weights_keep(turbo_weights *w, handle_kind kind, void *ptr, turbo_err *err)
@@ -302,6 +333,7 @@ turbo_status turbod_weights_count(turbo_weights *w, const turbo_host *host,
     if (!st)
         vtbl->close(model);
     w->sums = NULL;
+    w->linear = sums->linear;
     close_owned(w); /* opening the model asks for its views again */
     return st;
 }

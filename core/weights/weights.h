@@ -19,6 +19,8 @@ typedef struct turbod_weights_opts {
     const char
         *quantize; /* NULL or "": matrices are kept as stored; "int8", "int4": those that are not
                            * quantised become so, but for embeddings; with int4 the head becomes int8 */
+    const char *cache_dir; /* NULL or "": none; see cache.h */
+    uint64_t cache_dir_size;
 } turbod_weights_opts;
 
 /* What a model takes when it opens. Bytes as turbok.h counts them, to be compared with

@@ -22,6 +22,13 @@ for question in "Hello, who are you?" "What is the capital of France?" "Tell me 
         [ "$got" = "$want" ] || { echo "$type: $got"; echo "folder: $want"; exit 1; }
     done
 done
+# Repacked once, and mapped the second time.
+want=$(say "$demo" "Hello, who are you?")
+for i in 1 2; do
+    got=$(TURBO_ENGINE_CACHE_DIR="$tmp/cache" say "$tmp/Q8_0.gguf" "Hello, who are you?")
+    [ "$got" = "$want" ] || { echo "from the cache: $got"; echo "folder: $want"; exit 1; }
+done
+[ "$(ls "$tmp/cache" | wc -l)" = 1 ] || { ls "$tmp/cache"; exit 1; }
 ids=$("$TURBO" tokenize "$demo" --trusted '<|im_start|>user x <|im_end|>')
 got=$("$TURBO" tokenize "$tmp/Q8_0.gguf" --trusted '<|im_start|>user x <|im_end|>')
 [ "$got" = "$ids" ] || { echo "ids $got, $ids"; exit 1; }

@@ -25,7 +25,10 @@ turbo_status runner_open(runner *r, const turbo_model_vtbl *vtbl, const char *fo
         st = turbod_err(err, TURBO_EUNSUPPORTED, "the plugin does not know this config.json");
     if (!st)
         st = vtbl->describe(host, r->config, &r->info, err);
-    turbod_weights_opts w = {.device = r->device, .quantize = o->quantize};
+    turbod_weights_opts w = {.device = r->device,
+                             .quantize = o->quantize,
+                             .cache_dir = o->cache_dir,
+                             .cache_dir_size = UINT64_MAX};
     if (!st)
         st = turbod_weights_open(folder, &w, &r->weights, err);
     if (!st)

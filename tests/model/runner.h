@@ -13,6 +13,7 @@ typedef struct runner_opts {
     int threads;
     int32_t kv_dtype;
     int32_t max_tokens; /* of the sequence, and of one step */
+    const char *cache_dir; /* NULL: none */
     const char *quantize; /* see turbod_weights_opts */
     bool exact; /* grids of quantised matrices are multiplied in fp32 */
     const turbod_registry *registry; /* for models that hold another one, or NULL */

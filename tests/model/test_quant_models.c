@@ -1,6 +1,7 @@
 /* Models whose layers are quantised, in every format: the logits are those of the same folder with the codes
  * written out as numbers, the plan counts what is taken, and the views of a folder find quantised
  * matrices. */
+#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -47,7 +49,8 @@ static const turbo_model_vtbl *plugin_of(const char *folder)
 }
 
 /* Logits [TOKENS,VOCAB]; the matrices of the plan are those that were made. */
-static void run(const char *folder, const char *quantize, bool exact, float *logits)
+static void run_cached(const char *folder, const char *quantize, bool exact, const char *cache_dir,
+                       float *logits)
 {
     runner r;
     turbo_err err = {{0}};
@@ -55,6 +58,7 @@ static void run(const char *folder, const char *quantize, bool exact, float *log
                      .kv_dtype = TURBO_F32,
                      .max_tokens = TOKENS,
                      .quantize = quantize,
+                     .cache_dir = cache_dir,
                      .exact = exact};
     if (runner_open(&r, plugin_of(folder), folder, &o, &err))
         fail_msg("%s", err.text);
@@ -76,6 +80,34 @@ static void run(const char *folder, const char *quantize, bool exact, float *log
     assert_int_equal(sums.params, 2 * 96 * 64 + 5 * 64 + 2 * (128 * 64 + 64 * 64 + 3 * 192 * 64));
     turbod_weights_close(w);
     runner_close(&r);
+}
+
+static void run(const char *folder, const char *quantize, bool exact, float *logits)
+{
+    run_cached(folder, quantize, exact, NULL, logits);
+}
+
+/* want: of a run without a cache. Written, and then mapped, repacked matrices are the same bits. */
+static void check_cache(const char *folder, const float *want)
+{
+    static float got[TOKENS * VOCAB];
+    char cache[96], path[400];
+    snprintf(cache, sizeof cache, "%s/cache", folder);
+    for (int i = 0; i < 2; i++) {
+        memset(got, 0, sizeof got);
+        run_cached(folder, "", false, cache, got);
+        assert_memory_equal(got, want, sizeof got);
+    }
+    DIR *d = opendir(cache);
+    assert_non_null(d);
+    int files = 0;
+    for (struct dirent *e; (e = readdir(d));) {
+        snprintf(path, sizeof path, "%s/%s", cache, e->d_name);
+        files += unlink(path) == 0;
+    }
+    closedir(d);
+    assert_int_equal(files, 1);
+    assert_int_equal(rmdir(cache), 0);
 }
 
 /* Root mean square of the difference by that of the numbers. */
@@ -101,6 +133,8 @@ static void compare(const char *config, const char *family)
         double exact = relative(got, want);
         run(quantised, "", false, got);
         double fast = relative(got, want);
+        if (config == llama)
+            check_cache(quantised, got);
         printf("%s, %s: %.2e in fp32, %.2e as computed\n", family, quant_cases[i].name, exact,
                fast);
         /* 8-bit activations on the way through layers of noise; 4.5e-2 was measured */
