@@ -194,14 +194,16 @@ int main(int argc, char **argv)
     }
     while (argc == 1 && n < MAX_SEEDS && (seeds[n] = fuzz_seed((int)n, &sizes[n])))
         n++;
-    for (size_t i = 0; i < n; i++) { /* as they are, all must pass */
+    int rc = argc == 1 && !n;
+    if (rc)
+        printf("there is no seed; srcdir and TURBO_PLUGIN_PATH say where they come from\n");
+    for (size_t i = 0; i < n && !rc; i++) { /* as they are, all must pass */
         memcpy(input, seeds[i], input_size = sizes[i]);
-        if (LLVMFuzzerTestOneInput(input, input_size)) {
+        rc = LLVMFuzzerTestOneInput(input, input_size) != 0;
+        if (rc)
             printf("seed %zu is refused\n", i);
-            return 1;
-        }
     }
-    for (; argc == 1 && (seconds ? time(NULL) - start < seconds : done < runs); done++) {
+    for (; argc == 1 && !rc && (seconds ? time(NULL) - start < seconds : done < runs); done++) {
         size_t i = noise((uint32_t)n), other = noise((uint32_t)n);
         memcpy(input, seeds[i], input_size = sizes[i]);
         for (uint32_t k = 1 + noise(noise(3) ? 4 : 16); k; k--)
@@ -217,5 +219,5 @@ int main(int argc, char **argv)
     if (*folder)
         rmdir(folder);
     printf("%zu seeds, %ld mutations, %ld s\n", n, done, (long)(time(NULL) - start));
-    return 0;
+    return rc;
 }
