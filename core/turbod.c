@@ -20,6 +20,7 @@
 #define EX_ENGINE 75
 #define SICK_AFTER_S 60.0 /* an engine that shows no step for so long gets no watchdog ping */
 #define HUNG_AFTER_S 4.0 /* an engine that ends no step for so long is not waited for at the end */
+#define LOOK_MS 250 /* a server whose engine failed ends within a second of the fault */
 #define TICK_MS 20 /* how often a drain looks whether it is done */
 
 typedef struct daemon_state {
@@ -237,10 +238,10 @@ static void drain(daemon_state *d)
         turbod_log(TURBO_LOG_WARN, "stopping at once");
 }
 
-/* How often the main thread looks round: for the watchdog and the throughput line. */
+/* How often the main thread looks round: for an engine that failed, the watchdog and the throughput line. */
 static int tick_ms(const turbod_conf *c, int beat)
 {
-    int tick = beat > 0 && beat < 1000 ? beat : 1000;
+    int tick = beat > 0 && beat < LOOK_MS ? beat : LOOK_MS;
     return c->log_stats_ms > 0 && c->log_stats_ms < tick ? (int)c->log_stats_ms : tick;
 }
 

@@ -54,6 +54,11 @@ uint64_t turbok_device_context(const turbok_device *d)
     return d->backend ? d->backend->context(d) : 0;
 }
 
+turbo_status turbok_device_wait(turbok_device *d, turbo_err *err)
+{
+    return d->backend ? d->backend->wait(d, err) : TURBO_OK;
+}
+
 void *turbok_space_new(turbok_device *d, uint64_t bytes)
 {
     size_t size = turbok_alloc_size(bytes ? (size_t)bytes : 1);

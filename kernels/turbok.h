@@ -62,6 +62,9 @@ bool turbok_device_on_host(const turbok_device *d);
 uint64_t turbok_device_vacant(turbok_device *d);
 /* Bytes that its driver took when it was opened, as measured then; 0 on the CPU. */
 uint64_t turbok_device_context(const turbok_device *d);
+/* Waits for everything that was asked of the device so far and tells the first error it had: whatever is copied to
+ * or from it, or zeroed, is good only after OK. After an error it is done for. On the CPU always OK. */
+turbo_status turbok_device_wait(turbok_device *d, turbo_err *err);
 /* Zeroed memory that ops work on, and host memory for the other end of copies; NULL: there is no more. On the
  * CPU both are plain memory. The caller counts it. */
 void *turbok_space_new(turbok_device *d, uint64_t bytes);

@@ -256,7 +256,10 @@ turbo_status turbok_vector_new(turbok_device *d, int32_t dtype, const void *data
         v->data = turbok_alloc(d, TURBOK_MEM_VECTOR, (size_t)n * sizeof(float));
     if (!v || !v->data) {
         free(v);
-        return turbok_fail(err, TURBO_ENOMEM, "no memory for a vector of %lld", (long long)n);
+        return turbok_fail(err, TURBO_ENOMEM,
+                           "no memory for a vector of %lld; use a smaller model, or end what else "
+                           "uses the memory",
+                           (long long)n);
     }
     v->n = n;
     float *wide = v->data;

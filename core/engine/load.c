@@ -405,6 +405,8 @@ turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, t
     if (!st)
         st =
             turbok_kv_pool_new(e->device, &e->facts.plan.dims, e->facts.plan.blocks, &e->pool, err);
+    if (!st) /* the zeros of its memory, too */
+        st = turbok_device_wait(e->device, err);
     clocked(e, TURBOD_LOAD_KV, &t);
     return st;
 }

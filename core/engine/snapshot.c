@@ -153,17 +153,39 @@ static void give_back(turbod_engine *e, turbok_kv_table *t)
     turbod_leave(e);
 }
 
-static bool write_all(turbod_engine *e, stream *f, const header *h, const turbod_snapshot *s,
-                      const turbok_kv_table *t, char *block)
+/* One block into memory (out) or out of it (in). The engine goes on meanwhile, but where a device copies: that takes
+ * one command after the other, and only good news says that the copy is good. */
+static turbo_status move_block(turbod_engine *e, int32_t block, void *out, const void *in,
+                               turbo_err *err)
 {
+    bool alone = !turbok_device_on_host(e->device);
+    if (alone)
+        turbod_visit(e);
+    if (out)
+        turbok_kv_block_read(e->pool, block, out);
+    else
+        turbok_kv_block_write(e->pool, block, in);
+    turbo_status st = turbok_device_wait(e->device, err);
+    if (alone)
+        turbod_leave(e);
+    return st;
+}
+
+static turbo_status write_all(turbod_engine *e, stream *f, const header *h,
+                              const turbod_snapshot *s, const turbok_kv_table *t, char *block,
+                              turbo_err *err)
+{
+    turbo_status st = TURBO_OK;
     bool ok = put(f, h, sizeof *h) && put(f, s->note, s->n_note) &&
               put(f, s->ids, s->n_ids * sizeof *s->ids);
-    for (int32_t i = 0; i < t->n && ok; i++) {
-        turbok_kv_block_read(e->pool, t->blocks[i], block);
-        ok = put(f, block, h->block_bytes);
+    for (int32_t i = 0; i < t->n && ok && !st; i++) {
+        st = move_block(e, t->blocks[i], block, NULL, err);
+        ok = st || put(f, block, h->block_bytes);
     }
     turbok_kv_key sum = turbok_hash_end(&f->sum);
-    return ok && put(f, &sum, sizeof sum) && !fsync(f->fd);
+    if (!st && !(ok && put(f, &sum, sizeof sum) && !fsync(f->fd)))
+        st = turbod_err(err, TURBO_EIO, "the snapshot could not be written: %s", strerror(errno));
+    return st;
 }
 
 static turbo_status write_file(turbod_engine *e, const char *folder, const char *name,
@@ -188,7 +210,9 @@ static turbo_status write_file(turbod_engine *e, const char *folder, const char 
         f.fd = openat(dir, temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (!st && f.fd < 0)
         st = turbod_err(err, TURBO_EIO, "slot_save_path cannot be written: %s", strerror(errno));
-    if (!st && (!write_all(e, &f, &h, s, t, block) || renameat(dir, temp, dir, name) || fsync(dir)))
+    if (!st)
+        st = write_all(e, &f, &h, s, t, block, err);
+    if (!st && (renameat(dir, temp, dir, name) || fsync(dir)))
         st = turbod_err(err, TURBO_EIO, "the snapshot could not be written: %s", strerror(errno));
     if (f.fd >= 0)
         close(f.fd);
@@ -296,7 +320,7 @@ static turbo_status read_blocks(turbod_engine *e, stream *f, const header *h,
         if (!get(f, block, h->block_bytes))
             st = damaged(f, err);
         else if (i < (uint64_t)t->n)
-            turbok_kv_block_write(e->pool, t->blocks[i], block);
+            st = move_block(e, t->blocks[i], NULL, block, err);
     }
     free(block);
     want = turbok_hash_end(&f->sum);

@@ -147,14 +147,42 @@ void turbod_fail_all(turbod_engine *e, turbo_status status, const char *message)
         turbod_fail(e, e->sched.flows->head, status, message);
 }
 
+static const char broken[] = "the model could not compute this step; the server needs a restart";
+
+/* The caches are unknown now, and a plugin or device that failed once cannot be trusted with the rest: the
+ * engine stops serving and /health says so. */
+static void give_up(turbod_engine *e, const char *what, const turbo_err *err)
+{
+    turbod_log(TURBO_LOG_ERROR, "%s failed: %s", what, err->text);
+    atomic_store(&e->failed, true);
+    for (int32_t i = 0; i < e->sched.n_running; i++)
+        turbod_holding_taint(e->sched.running[i], e->pool);
+    turbod_fail_all(e, TURBO_EINTERNAL, broken);
+    turbod_publish_gauges(e);
+}
+
+/* A device that breaks while nobody asks anything is noticed all the same. */
+static void look_after_device(turbod_engine *e)
+{
+    turbo_err err = {{0}};
+    if (!atomic_load(&e->failed) && turbok_device_wait(e->device, &err))
+        give_up(e, "the device", &err);
+}
+
 static bool step(turbod_engine *e)
 {
     int64_t t0 = turbod_now();
+    if (atomic_load(&e->failed)) { /* who was let in at the last moment */
+        turbod_fail_all(e, TURBO_EINTERNAL, broken);
+        return false;
+    }
     reap(e);
     turbod_sched_plan(&e->sched);
     turbod_publish_gauges(e);
-    if (!e->sched.n_items)
+    if (!e->sched.n_items) {
+        look_after_device(e);
         return false;
+    }
     note_starts(e);
 
     turbo_err err = {{0}};
@@ -172,15 +200,7 @@ static bool step(turbod_engine *e)
         st = turbod_engine_forward(e, &e->batch.b, e->drawn, e->logits, &err);
     }
     if (st) {
-        /* The caches of this step are unknown now, and a plugin that failed once cannot be trusted
-         * with the rest: the engine stops serving and /health says so. */
-        turbod_log(TURBO_LOG_ERROR, "forward failed: %s", err.text);
-        atomic_store(&e->failed, true);
-        for (int32_t i = 0; i < e->sched.n_running; i++)
-            turbod_holding_taint(e->sched.running[i], e->pool);
-        turbod_fail_all(e, TURBO_EINTERNAL,
-                        "the model could not compute this step; the server needs a restart");
-        turbod_publish_gauges(e);
+        give_up(e, "forward", &err);
         return true;
     }
     for (int32_t i = 0; i < e->sched.n_items; i++) {

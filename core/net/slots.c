@@ -166,6 +166,10 @@ static void restore(turbod_exchange *x, const char *id, const char *name)
         turbod_reply_error(x, 404, "snapshot_not_found", "filename", "there is no such snapshot");
         return;
     }
+    if (st == TURBO_EINTERNAL) { /* not the file's fault */
+        turbod_reply_status(x, st, "filename", &err);
+        return;
+    }
     if (st) {
         turbod_clean_message(err.text);
         int status = st == TURBO_ENOMEM ? 503 : st == TURBO_EIO ? 500 : 400;

@@ -104,8 +104,15 @@ static void cuda_host_give(turbok_device *d, void *p, size_t bytes)
 
 static uint64_t cuda_vacant(turbok_device *d)
 {
+    turbok_cu *cu = self_of(d)->cu;
     size_t vacant = 0, total = 0;
-    return self_of(d)->cu->drv.mem_info(&vacant, &total) ? 0 : vacant;
+    turbok_cu_note(cu, cu->drv.mem_info(&vacant, &total), "free memory is not known");
+    return vacant;
+}
+
+static turbo_status cuda_wait(turbok_device *d, turbo_err *err)
+{
+    return turbok_cu_wait(self_of(d)->cu, err);
 }
 
 void turbok_cuda_upload(turbok_device *d, void *to, const void *from, size_t bytes)
@@ -180,6 +187,7 @@ const turbok_backend *turbok_backend_entry(void)
         .block_copy = cuda_block_copy,
         .block_read = cuda_block_read,
         .block_write = cuda_block_write,
+        .wait = cuda_wait,
         .steps_bytes = turbok_cuda_steps_bytes,
         .steps_open = turbok_cuda_steps_open,
         .step_begin = turbok_cuda_step_begin,

@@ -86,6 +86,9 @@ turbo_status turbok_cu_result(const turbok_cu_driver *d, int result, const char 
         name = "unknown error";
     if (d->error_string(result, &text) || !text)
         text = "no description";
-    return turbok_fail(err, result == TURBOK_CU_OUT_OF_MEMORY ? TURBO_ENOMEM : TURBO_EINTERNAL,
-                       "%s: %s %d (%s)", what, name, result, text);
+    if (result == TURBOK_CU_OUT_OF_MEMORY)
+        return turbok_fail(err, TURBO_ENOMEM,
+                           "%s: %s %d (%s); end what else uses the device, or use a smaller model",
+                           what, name, result, text);
+    return turbok_fail(err, TURBO_EINTERNAL, "%s: %s %d (%s)", what, name, result, text);
 }

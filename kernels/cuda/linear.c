@@ -92,9 +92,13 @@ turbo_status turbok_cuda_linear_rows_new(turbok_device *d, int32_t dtype, const 
         turbok_cuda_upload(d, (char *)w->data + at, parts[i].data, size);
         at += size;
     }
-    *res = w;
     const turbok_cuda *s = d->exec.self;
-    return turbok_cu_status(s->cu, err);
+    turbo_status st = turbok_cu_status(s->cu, err);
+    if (st)
+        turbok_cuda_linear_free(d, w);
+    else
+        *res = w;
+    return st;
 }
 
 void turbok_cuda_linear_free(turbok_device *d, turbo_linear *w)

@@ -98,8 +98,11 @@ turbo_status turbok_kv_pool_new(turbok_device *d, const turbok_kv_dims *dims, in
             release_map(d, p->map, total);
         }
         free(p);
-        return turbok_fail(err, TURBO_ENOMEM, "no memory for a KV cache of %llu MiB",
-                           (unsigned long long)(total >> 20));
+        return turbok_fail(
+            err, TURBO_ENOMEM,
+            "no memory for a KV cache of %llu MiB; lower cache_max_entry_count, or end what "
+            "else uses the memory",
+            (unsigned long long)(total >> 20));
     }
     d->mem[TURBOK_MEM_KV] += total;
     d->mem[TURBOK_MEM_KV_INDEX] += lists_bytes(n_blocks);

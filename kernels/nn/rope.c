@@ -160,7 +160,9 @@ static turbo_status upload_tables(turbok_device *d, const turbo_rope *r, turbo_e
     size_t half = (size_t)r->spec.dim / 2, n = table_floats(&r->spec);
     float *all = calloc(half + 2 * n, sizeof *all);
     if (!all)
-        return turbok_fail(err, TURBO_ENOMEM, "no memory for RoPE tables");
+        return turbok_fail(
+            err, TURBO_ENOMEM,
+            "no memory for RoPE tables; use a smaller model, or end what else uses the memory");
     fill_tables(r, all, all + half, all + half + n);
     d->backend->upload(d, r->inv, all, half * sizeof *all);
     d->backend->upload(d, r->cosine, all + half, n * sizeof *all);
@@ -188,7 +190,9 @@ turbo_status turbok_rope_new(turbok_device *d, const turbo_rope_spec *theirs, tu
     r->sine = turbok_alloc(d, TURBOK_MEM_ROPE, n * sizeof(float));
     if (!r->inv || !r->cosine || !r->sine) {
         turbok_rope_free(d, r);
-        return turbok_fail(err, TURBO_ENOMEM, "no memory for RoPE tables");
+        return turbok_fail(
+            err, TURBO_ENOMEM,
+            "no memory for RoPE tables; use a smaller model, or end what else uses the memory");
     }
     if (d->backend) {
         st = upload_tables(d, r, err);

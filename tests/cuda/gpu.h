@@ -12,7 +12,9 @@
 
 typedef struct fake_driver {
     void *library; /* NULL: the real one runs */
-    fakecuda_fail_fn fail;
+    fakecuda_fail_fn plant;
+    fakecuda_fired_fn fired;
+    fakecuda_kernels_fn kernels;
     fakecuda_calls_fn calls;
     fakecuda_live_fn live;
     fakecuda_why_fn why;
@@ -32,7 +34,9 @@ static inline fake_driver fake_driver_open(void)
         fprintf(stderr, "%s\n", dlerror());
         abort();
     }
-    *(void **)(void *)&fake.fail = dlsym(fake.library, FAKECUDA_FAIL);
+    *(void **)(void *)&fake.plant = dlsym(fake.library, FAKECUDA_FAIL);
+    *(void **)(void *)&fake.fired = dlsym(fake.library, FAKECUDA_FIRED);
+    *(void **)(void *)&fake.kernels = dlsym(fake.library, FAKECUDA_KERNELS);
     *(void **)(void *)&fake.calls = dlsym(fake.library, FAKECUDA_CALLS);
     *(void **)(void *)&fake.live = dlsym(fake.library, FAKECUDA_LIVE);
     *(void **)(void *)&fake.why = dlsym(fake.library, FAKECUDA_WHY);

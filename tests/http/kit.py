@@ -59,6 +59,12 @@ def null_model(**keys):
     return folder
 
 
+def fake_card(**env):
+    """The environment of a turbod whose card is the build's own driver; env: what is planted in it."""
+    return {"TURBO_CUDA_DRIVER": os.path.join(os.path.dirname(TURBOD), "kernels", "cuda", "hostrun",
+                                              ".libs", "fakecuda.so"), **env}
+
+
 class Server:
     """One process on a free port. flags: options as {"port": 0}; files are in its own folder; env:
     further environment variables; an option None is not given at all."""

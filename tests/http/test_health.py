@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kit import Server, null_model, until
+from kit import Server, fake_card, null_model, until
 from test_keys import USER, bearer, write_keys
 
 
@@ -72,6 +72,36 @@ def test_an_engine_that_failed_is_not_healthy():
     assert set(seen) <= {"failed", "draining"}
     assert s.process.wait(20) == 75
     assert "null_fail_step 3" in s.read_log()
+
+
+def test_a_card_that_breaks_in_a_stream():
+    """An error event, no token behind it, 503 for others, and the end of the process with 75."""
+    s = Server(model=null_model(), device="cuda", env=fake_card(FAKECUDA_FAIL="cuGraphLaunch:700:700"))
+    assert "backend: cuda:0 host run" in s.read_log()
+    stream = s.open_stream(max_tokens=900)
+    got = b""
+    while True:
+        more = stream.recv(65536)
+        if not more:
+            break
+        got += more
+    stream.close()
+    events = got.split(b"data: ")[1:]
+    assert b'"code":"engine_error"' in events[-2] and b"[DONE]" in events[-1], got[-500:]
+    assert 2 <= len(events) < 702 and b'"finish_reason":"' not in got
+    try:
+        assert health(s) == (503, {"status": "failed"})
+        assert s.post("/v1/completions", {"prompt": "a"}).code == "engine_error"
+    except OSError:  # it has ended already
+        pass
+    assert s.process.wait(20) == 75
+    assert "CUDA_ERROR_PLANTED 700" in s.read_log()
+
+
+def test_an_idle_card_that_breaks_is_noticed():
+    s = Server(model=null_model(), device="cuda", env=fake_card(FAKECUDA_FAIL="cuStreamSynchronize:4:719"))
+    assert s.process.wait(20) == 75
+    assert "the device failed" in s.read_log()
 
 
 def test_draining():

@@ -37,6 +37,7 @@ int fake_enter(int call, bool on_device)
         fake.fail_after-- == 1) {
         if (!fake.fail_once)
             fake.fail_after = 1;
+        fake.fired++;
         if (fake.fail_result >= TURBOK_CU_ILLEGAL_ADDRESS)
             fake_broke(fake.fail_result, "planted");
         return fake.fail_result;
@@ -45,6 +46,8 @@ int fake_enter(int call, bool on_device)
 }
 
 EXPORT void fakecuda_fail(const char *name, long n, int result, int once);
+EXPORT long fakecuda_fired(void);
+EXPORT void fakecuda_kernels(int run);
 EXPORT long fakecuda_calls(const char *name);
 EXPORT size_t fakecuda_live(const char *what);
 EXPORT const char *fakecuda_why(void);
@@ -63,8 +66,19 @@ void fakecuda_fail(const char *name, long n, int result, int once)
     fake.fail_after = n;
     fake.fail_result = result;
     fake.fail_once = once;
+    fake.fired = 0;
     if (!n)
         fake.broken = 0;
+}
+
+long fakecuda_fired(void)
+{
+    return fake.fired;
+}
+
+void fakecuda_kernels(int run)
+{
+    fake.idle = !run;
 }
 
 long fakecuda_calls(const char *name)
@@ -112,8 +126,9 @@ void *fake_take(size_t bytes, bool pinned)
         free(r);
         return NULL;
     }
-    memset(all, GUARD_BYTE, room + 2 * GUARD);
+    memset(all, GUARD_BYTE, GUARD);
     memset(all + GUARD, FAKE_POISON, bytes);
+    memset(all + GUARD + bytes, GUARD_BYTE, room - bytes + GUARD);
     *r = (range){ranges, all + GUARD, bytes, pinned};
     ranges = r;
     *(pinned ? &fake_live_pinned : &fake_live_device) += bytes;
@@ -197,7 +212,7 @@ static void run_one(const work *w)
         memset(w->to, w->value, w->bytes);
     } else if (!w->kernel) {
         memcpy(w->to, w->own ? w->own : w->from, w->bytes);
-    } else {
+    } else if (!fake.idle) {
         char why[200] = "";
         if (hostrun_launch(w->kernel, w->grid, w->block, w->shared, w->own, why, sizeof why)) {
             fprintf(stderr, "fakecuda: %s\n", why);

@@ -52,6 +52,16 @@ static int copy_list(const work *from, struct turbok_cu_graph_exec *to)
     return 0;
 }
 
+/* "cuGraphLaunch:5:700" */
+static void plant(const char *text)
+{
+    char name[64];
+    long n;
+    int result;
+    if (text && sscanf(text, "%63[^:]:%ld:%d", name, &n, &result) == 3)
+        fakecuda_fail(name, n, result, 1);
+}
+
 EXPORT int cuInit(unsigned flags);
 int cuInit(unsigned flags)
 {
@@ -63,6 +73,7 @@ int cuInit(unsigned flags)
     fake.devices = n ? (int)strtol(n, NULL, 10) : 1;
     fake.capability = c ? (int)strtol(c, NULL, 10) : 90;
     fake.version = v ? (int)strtol(v, NULL, 10) : 13000;
+    plant(getenv("FAKECUDA_FAIL"));
     return 0;
 }
 
@@ -150,10 +161,10 @@ int cuDevicePrimaryCtxRetain(turbok_cu_context *ctx, int device)
 EXPORT int cuDevicePrimaryCtxRelease_v2(int device);
 int cuDevicePrimaryCtxRelease_v2(int device)
 {
-    ENTER(primary_release, false);
+    int r = fake_enter(CALL_primary_release, true);
     (void)device;
     fake_live_contexts--;
-    return 0;
+    return r;
 }
 
 EXPORT int cuCtxSetCurrent(turbok_cu_context ctx);
@@ -194,7 +205,7 @@ int cuMemAlloc_v2(turbok_cu_ptr *p, size_t bytes)
 EXPORT int cuMemFree_v2(turbok_cu_ptr p);
 int cuMemFree_v2(turbok_cu_ptr p)
 {
-    int r = fake_enter(CALL_mem_free, false);
+    int r = fake_enter(CALL_mem_free, true);
     fake_flush_all();
     int freed = fake_give((void *)(uintptr_t)p, false);
     return r ? r : freed;
@@ -212,7 +223,7 @@ int cuMemHostAlloc(void **p, size_t bytes, unsigned flags)
 EXPORT int cuMemFreeHost(void *p);
 int cuMemFreeHost(void *p)
 {
-    int r = fake_enter(CALL_host_free, false);
+    int r = fake_enter(CALL_host_free, true);
     fake_flush_all();
     int freed = fake_give(p, true);
     return r ? r : freed;
@@ -237,6 +248,10 @@ int cuMemcpyDtoHAsync_v2(void *dst, turbok_cu_ptr src, size_t bytes, turbok_cu_s
     if (!fake_inside((void *)(uintptr_t)src, bytes, false))
         return TURBOK_CU_INVALID;
     work w = {.to = dst, .from = (void *)(uintptr_t)src, .bytes = bytes};
+    if (!fake_inside(dst, bytes, true)) { /* pageable: done when the call returns */
+        int r = s->capture ? TURBOK_CU_INVALID : fake_append(s, &w, NULL, 0);
+        return r ? r : fake_flush(s);
+    }
     memset(dst, FAKE_POISON, bytes); /* nobody may look before it has waited */
     return fake_append(s, &w, NULL, 0);
 }
@@ -285,7 +300,7 @@ int cuStreamCreate(turbok_cu_stream *s, unsigned flags)
 EXPORT int cuStreamDestroy_v2(turbok_cu_stream s);
 int cuStreamDestroy_v2(turbok_cu_stream s)
 {
-    int r = fake_enter(CALL_stream_destroy, false);
+    int r = fake_enter(CALL_stream_destroy, true);
     for (int i = 0; i < FAKE_STREAMS; i++)
         if (fake_streams[i] == s)
             fake_streams[i] = NULL;
@@ -329,7 +344,7 @@ int cuEventCreate(turbok_cu_event *e, unsigned flags)
 EXPORT int cuEventDestroy_v2(turbok_cu_event e);
 int cuEventDestroy_v2(turbok_cu_event e)
 {
-    int r = fake_enter(CALL_event_destroy, false);
+    int r = fake_enter(CALL_event_destroy, true);
     free(e);
     fake_live_events--;
     return r;
@@ -373,7 +388,7 @@ int cuModuleLoadData(turbok_cu_module *m, const void *image)
 EXPORT int cuModuleUnload(turbok_cu_module m);
 int cuModuleUnload(turbok_cu_module m)
 {
-    int r = fake_enter(CALL_module_unload, false);
+    int r = fake_enter(CALL_module_unload, true);
     free(m);
     fake_live_modules--;
     return r;
@@ -493,7 +508,7 @@ int cuGraphLaunch(turbok_cu_graph_exec e, turbok_cu_stream s)
 EXPORT int cuGraphExecDestroy(turbok_cu_graph_exec e);
 int cuGraphExecDestroy(turbok_cu_graph_exec e)
 {
-    int r = fake_enter(CALL_graph_exec_destroy, false);
+    int r = fake_enter(CALL_graph_exec_destroy, true);
     fake_drop(e->first);
     free(e);
     fake_live_graphs--;
@@ -503,7 +518,7 @@ int cuGraphExecDestroy(turbok_cu_graph_exec e)
 EXPORT int cuGraphDestroy(turbok_cu_graph g);
 int cuGraphDestroy(turbok_cu_graph g)
 {
-    int r = fake_enter(CALL_graph_destroy, false);
+    int r = fake_enter(CALL_graph_destroy, true);
     fake_drop(g->first);
     free(g);
     fake_live_graphs--;

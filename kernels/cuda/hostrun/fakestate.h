@@ -25,6 +25,8 @@ extern struct fake_state {
     long fail_after; /* calls to go; 0: no fault */
     int fail_result;
     bool fail_once;
+    _Atomic long fired; /* read while the engine runs */
+    bool idle; /* kernels do nothing */
     int broken; /* result of every later call */
     int version, devices, capability;
     size_t memory;
@@ -62,6 +64,7 @@ struct turbok_cu_module {
 
 extern struct turbok_cu_stream *fake_streams[FAKE_STREAMS]; /* memory is freed when all are idle */
 
+void fakecuda_fail(const char *name, long n, int result, int once);
 /* What a call must return before it does anything; 0: it may go on. */
 int fake_enter(int call, bool on_device);
 void *fake_take(size_t bytes, bool pinned);
