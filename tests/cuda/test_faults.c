@@ -103,11 +103,8 @@ static bool saved(turbod_engine *e)
     return true;
 }
 
-static outcome run(void)
+static turbod_engine_opts options(void)
 {
-    outcome o = {0};
-    turbo_err err = {{0}};
-    turbod_engine *e = NULL;
     turbod_engine_opts opts = small();
     opts.model_dir = folder;
     opts.registry = registry;
@@ -118,6 +115,15 @@ static outcome run(void)
     opts.max_batch = 2;
     opts.max_step_tokens = 32;
     opts.threads = 1;
+    return opts;
+}
+
+static outcome run(void)
+{
+    outcome o = {0};
+    turbo_err err = {{0}};
+    turbod_engine *e = NULL;
+    turbod_engine_opts opts = options();
     turbo_status st = turbod_engine_open(&opts, &e, &err);
     o.opened = !st;
     o.noticed = st;
@@ -202,6 +208,116 @@ static void test_each_call(void **state)
     assert_true(runs > 100);
 }
 
+/* What a machine may be like, and the sentence that says what to do. */
+static void test_refusals(void **state)
+{
+    static const struct {
+        const char *variable, *value, *device, *says;
+        turbo_status status;
+    } rows[] = {
+        {"TURBO_CUDA_DRIVER", "/nonexistent/libcuda.so", "cuda",
+         "no CUDA driver; device = \"cpu\" does without", TURBO_EUNSUPPORTED},
+        {"FAKECUDA_VERSION", "11080", "cuda",
+         "is for CUDA 11.8, 12.0 or later is needed; update the NVIDIA driver", TURBO_EUNSUPPORTED},
+        {"FAKECUDA_DEVICES", "0", "cuda", "sees no device; device = \"cpu\" does without",
+         TURBO_EUNSUPPORTED},
+        {"FAKECUDA_CAPABILITY", "75", "cuda",
+         "has compute capability 7.5, 8.0 or later is needed; device = \"cpu\" does without",
+         TURBO_EUNSUPPORTED},
+        {"FAKECUDA_DEVICES", "2", "cuda:2",
+         "no cuda:2, the driver sees 2 devices; use cuda:0 to cuda:1", TURBO_EINVAL},
+        {"FAKECUDA_DEVICES", "1", "cuda:x", "use auto, cpu, cuda or cuda:1", TURBO_EINVAL},
+        {"FAKECUDA_DEVICES", "1", "gpu", "use auto, cpu, cuda or cuda:1", TURBO_EINVAL},
+        {"FAKECUDA_MEMORY", "65536", "cuda", "are free beside weights and workspaces; lower it",
+         TURBO_ENOMEM},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        turbo_err err = {{0}};
+        turbod_engine *e = NULL;
+        turbod_engine_opts opts = options();
+        const char *was = getenv(rows[i].variable);
+        char *kept = was ? strdup(was) : NULL;
+        opts.device = rows[i].device;
+        setenv(rows[i].variable, rows[i].value, 1);
+        turbo_status st = turbod_engine_open(&opts, &e, &err);
+        if (kept)
+            setenv(rows[i].variable, kept, 1);
+        else
+            unsetenv(rows[i].variable);
+        free(kept);
+        if (st != rows[i].status || !strstr(err.text, rows[i].says))
+            fail_msg("%s=%s, %s: status %d, \"%s\"", rows[i].variable, rows[i].value,
+                     rows[i].device, st, err.text);
+        nothing_left(rows[i].variable, (long)i);
+    }
+}
+
+/* Another process takes the memory between the plan and any of the allocations. */
+static void test_memory_goes(void **state)
+{
+    (void)state;
+    kernels(false);
+    for (long n = 1;; n++) {
+        fake.plant("cuMemAlloc_v2", n, OUT_OF_MEMORY, 0);
+        outcome o = run();
+        bool fired = fake.fired();
+        fake.plant(NULL, 0, 0, 0);
+        nothing_left("memory", n);
+        if (!fired)
+            break;
+        if (o.opened || !(strstr(o.text, "; lower") || strstr(o.text, "; use a smaller")))
+            fail_msg("allocation %ld and all behind it fail: \"%s\"", n, o.text);
+    }
+}
+
+/* Every number of the weights becomes NaN. */
+static void spoil(void)
+{
+    char path[128];
+    uint64_t header;
+    const uint32_t nan = 0x7fc00000;
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    assert_int_equal(fread(&header, sizeof header, 1, f), 1);
+    assert_int_equal(fseek(f, 0, SEEK_END), 0);
+    long size = ftell(f);
+    assert_int_equal(fseek(f, (long)header + 8, SEEK_SET), 0);
+    for (long at = (long)header + 8; at + 4 <= size; at += 4)
+        assert_int_equal(fwrite(&nan, sizeof nan, 1, f), 1);
+    assert_int_equal(fclose(f), 0);
+}
+
+/* Logits that are no numbers: no token, an error, and the engine goes on. The last test: the weights stay so. */
+static void test_no_numbers(void **state)
+{
+    turbo_err err = {{0}};
+    turbod_engine *e = NULL;
+    turbod_engine_opts opts = options();
+    (void)state;
+    fake.kernels(true);
+    spoil();
+    assert_int_not_equal(turbod_engine_open(&opts, &e, &err), TURBO_OK);
+    assert_non_null(strstr(err.text, "finite"));
+    opts.allow_nonfinite = true;
+    if (turbod_engine_open(&opts, &e, &err))
+        fail_msg("%s", err.text);
+    for (int i = 0; i < 2; i++) { /* drawn by the device, and by the host */
+        static result r;
+        turbod_request_spec spec = ask(prompt, PROMPT, ANSWER);
+        spec.params.n_logprobs = i ? 3 : 0;
+        start_spec(e, &r, spec);
+        finish(&r);
+        assert_int_equal(r.end.kind, TURBOD_EV_ERROR);
+        assert_int_equal(r.end.status, TURBO_EDATA);
+        assert_int_equal(r.n, 0);
+    }
+    assert_true(turbod_engine_age(e) >= 0);
+    turbod_engine_close(e);
+    nothing_left("no numbers", 0);
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -233,7 +349,12 @@ static int tear_down(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_each_call)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_memory_goes),
+        cmocka_unit_test(test_each_call),
+        cmocka_unit_test(test_no_numbers),
+    };
     if (getenv("TURBO_CHECK_GPU")) {
         printf("SKIP: faults can be planted in the driver of the build only\n");
         return 77;
@@ -241,5 +362,5 @@ int main(void)
     mallopt(M_MMAP_THRESHOLD, 64 << 20); /* hundreds of starts: buffers are used again */
     mallopt(M_TRIM_THRESHOLD, 1 << 30);
     fake = fake_driver_open();
-    return engine_kit_main(tests, 1, set_up, tear_down);
+    return engine_kit_main(tests, sizeof tests / sizeof tests[0], set_up, tear_down);
 }
