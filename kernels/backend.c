@@ -101,7 +101,7 @@ void turbok_pinned_free(turbok_device *d, void *p, uint64_t bytes)
 
 uint64_t turbok_steps_bytes(const turbok_device *d, const turbok_steps *s)
 {
-    return d->backend ? d->backend->steps_bytes(s, turbok_device_ops(d)->act_dtype) : 0;
+    return d->backend ? d->backend->steps_bytes(d, s) : 0;
 }
 
 turbo_status turbok_steps_open(turbok_device *d, const turbok_steps *s, turbo_err *err)

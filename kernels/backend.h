@@ -23,7 +23,7 @@ struct turbok_backend {
     void (*host_give)(turbok_device *d, void *p, size_t bytes);
 
     uint64_t (*rows_bytes)(int32_t dtype, const turbok_part *parts, int32_t n, int64_t in,
-                           uint32_t flags);
+                           uint32_t flags, turbo_err *err);
     turbo_status (*linear_rows_new)(turbok_device *d, int32_t dtype, const turbok_part *parts,
                                     int32_t n, int64_t in, uint32_t flags, turbo_linear **w,
                                     turbo_err *err);
@@ -36,7 +36,7 @@ struct turbok_backend {
     void (*block_write)(turbok_device *d, void *to, const void *from, size_t bytes);
 
     turbo_status (*wait)(turbok_device *d, turbo_err *err);
-    uint64_t (*steps_bytes)(const turbok_steps *s, int32_t act_dtype);
+    uint64_t (*steps_bytes)(const turbok_device *d, const turbok_steps *s);
     turbo_status (*steps_open)(turbok_device *d, const turbok_steps *s, turbo_err *err);
     turbo_status (*step_begin)(turbok_device *d, const turbo_batch *b, const turbok_row *rows,
                                turbo_batch *as, bool *replay, turbo_err *err);

@@ -106,17 +106,22 @@ static uint64_t run_bytes(const turbok_device *d, int32_t dtype, const turbok_pa
 }
 
 uint64_t turbok_linear_rows_bytes(const turbok_device *d, int32_t dtype, const turbok_part *parts,
-                                  int32_t n, int64_t in, uint32_t flags)
+                                  int32_t n, int64_t in, uint32_t flags, turbo_err *err)
 {
     uint64_t sum = 0;
     if (d && d->backend)
-        return d->backend->rows_bytes(dtype, parts, n, in, flags);
+        return d->backend->rows_bytes(dtype, parts, n, in, flags, err);
     for (int32_t i = 0, k; i < n; i += k) {
         int64_t rows;
         k = run_of(parts, i, n, &rows);
         uint64_t bytes = run_bytes(d, dtype, parts + i, k, rows, in, flags);
-        if (!bytes || __builtin_add_overflow(sum, bytes, &sum))
+        if (!bytes || __builtin_add_overflow(sum, bytes, &sum)) {
+            turbok_fail(err, TURBO_EINVAL,
+                        "%lld x %lld cannot be stored; f32, f16 and bf16 can, and 8 or 4 bits in "
+                        "groups of a multiple of 16 that divides the inputs",
+                        (long long)rows, (long long)in);
             return 0;
+        }
     }
     return sum;
 }
@@ -125,7 +130,7 @@ uint64_t turbok_grid_bytes(const turbok_device *d, const turbok_grid *g, int64_t
                            bool has_bias, uint32_t flags)
 {
     const turbok_part whole = {.grid = g, .rows = out, .bias = has_bias ? g : NULL};
-    return turbok_linear_rows_bytes(d, TURBO_F32, &whole, 1, in, flags);
+    return turbok_linear_rows_bytes(d, TURBO_F32, &whole, 1, in, flags, NULL);
 }
 
 /* ---- the definition ------------------------------------------------------------------------------------- */

@@ -132,9 +132,10 @@ typedef struct turbok_part {
     int32_t reserved;
     const turbok_grid *grid; /* or NULL */
 } turbok_part;
-/* What turbok_linear_rows_new takes; of all pointers only which are NULL matters (data may be NULL). */
+/* What turbok_linear_rows_new takes; of all pointers only which are NULL matters (data may be NULL). 0: the
+ * device cannot store it, and err (NULL allowed) says why and what to do. */
 uint64_t turbok_linear_rows_bytes(const turbok_device *d, int32_t dtype, const turbok_part *parts,
-                                  int32_t n, int64_t in, uint32_t flags);
+                                  int32_t n, int64_t in, uint32_t flags, turbo_err *err);
 turbo_status turbok_linear_rows_new(turbok_device *d, int32_t dtype, const turbok_part *parts,
                                     int32_t n, int64_t in, uint32_t flags, turbo_linear **w,
                                     turbo_err *err);
@@ -325,6 +326,7 @@ typedef struct turbok_steps {
     int32_t max_tokens, max_seqs, max_len; /* max_len: of a sequence */
     int32_t n_heads, head_dim, embed_dim, vocab;
     int32_t block_tokens;
+    bool quantised; /* some matrix is a grid */
 } turbok_steps;
 
 /* A device may draw tokens itself, so that logits need not leave it. What it must know of a sequence for that

@@ -26,7 +26,7 @@ uint64_t turbok_linear_bytes(const turbok_device *d, int32_t dtype, int64_t out,
     size_t bytes;
     const turbok_part whole = {.rows = out, .bias = has_bias ? &whole : NULL};
     if (d && d->backend)
-        return d->backend->rows_bytes(dtype, &whole, 1, in, flags);
+        return d->backend->rows_bytes(dtype, &whole, 1, in, flags, NULL);
     (void)flags;
     if (!sizes(dtype, out, in, &tiles, &bytes))
         return 0;

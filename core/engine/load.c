@@ -177,6 +177,7 @@ static turbok_steps steps_of(const turbod_engine *e, const turbod_engine_opts *o
         .embed_dim = m->embed_dim,
         .vocab = m->vocab,
         .block_tokens = o->block_tokens,
+        .quantised = e->quantised,
     };
 }
 
@@ -235,6 +236,7 @@ static turbo_status make_plan(turbod_engine *e, const turbod_engine_opts *o, tur
                                   err);
     if (st)
         return st;
+    e->quantised = sums.quantised;
     turbod_plan_in in = {.info = &f->model, .vtbl = e->model_vtbl, .weights = &sums};
     turbod_engine_plan_in(o, &in);
     plan_for_device(e, o, &in);

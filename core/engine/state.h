@@ -37,6 +37,7 @@ struct turbod_engine {
     turbo_logprob *tops; /* [max_batch, 20] */
     int32_t max_batch, max_step_tokens, queue_size;
     bool prefix_caching, cache_per_tenant;
+    bool quantised; /* some matrix of the model is */
 
     turbod_inbox inbox;
     turbod_sched sched;

@@ -79,6 +79,15 @@ static int32_t as_parts(const piece *p, const turbok_grid *grids, int32_t n, tur
     return dtype;
 }
 
+/* What a device says of a matrix, with the tensor it is about. */
+static turbo_status named(const piece *p, turbo_status st, const turbo_err *why, turbo_err *err)
+{
+    const turbod_st_tensor *t = p->t;
+    for (int i = 0; !t && i < TURBOD_QUANT_TENSORS; i++)
+        t = p->quant.t[i];
+    return turbod_err(err, st, "%.80s: %.160s", t ? t->name : "a matrix", why->text);
+}
+
 /* A matrix of n pieces, total rows. */
 static turbo_status count_linear(turbo_weights *w, const piece *p, int32_t n, int64_t total,
                                  int64_t in, uint32_t flags, turbo_err *err)
@@ -92,13 +101,14 @@ static turbo_status count_linear(turbo_weights *w, const piece *p, int32_t n, in
     int32_t dtype = as_parts(p, grids, n, parts);
     for (int32_t i = 0; i < n; i++) /* a tensor without a file has no data */
         parts[i].bias = p[i].bias ? weights_stand_in : NULL;
-    uint64_t bytes = turbok_linear_rows_bytes(w->opts.device, dtype, parts, n, in, flags);
+    turbo_err why = {{0}};
+    uint64_t bytes = turbok_linear_rows_bytes(w->opts.device, dtype, parts, n, in, flags, &why);
     turbo_status st =
-        bytes ? weights_add(&s->linear, bytes, err)
-              : turbod_err(err, TURBO_EINVAL, "a matrix of %lld x %lld cannot be stored",
-                           (long long)total, (long long)in);
-    for (int32_t i = 0; i < n && !st; i++)
+        bytes ? weights_add(&s->linear, bytes, err) : named(&p[0], TURBO_EUNSUPPORTED, &why, err);
+    for (int32_t i = 0; i < n && !st; i++) {
+        s->quantised = s->quantised || parts[i].grid;
         st = count_piece(s, &p[i], table, err);
+    }
     s->n_heads += !table && total == w->vocab;
     return st;
 }
@@ -152,8 +162,10 @@ static turbo_status make_linear(turbo_weights *w, const piece *p, int32_t n, int
             st = turbod_quant_grid(q, w->opts.device, w->opts.allow_nonfinite, &grids[i], err);
     }
     int32_t dtype = as_parts(p, grids, n, parts);
-    if (!st)
-        st = turbok_linear_rows_new(w->opts.device, dtype, parts, n, in_dim, flags, l, err);
+    turbo_err why = {{0}};
+    if (!st &&
+        (st = turbok_linear_rows_new(w->opts.device, dtype, parts, n, in_dim, flags, l, &why)))
+        st = named(&p[0], st, &why, err);
     for (int32_t i = 0; i < n; i++)
         (p[i].online ? turbok_grid_quantize_free : turbod_quant_grid_free)(&grids[i]);
     if (!st && (st = weights_keep(w, HANDLE_LINEAR, *l, err)))

@@ -32,6 +32,7 @@ typedef struct turbod_weights_sums {
     uint64_t matmul, matmul_stored; /* elements and bytes of matrices that every token passes */
     uint64_t table, table_stored; /* of matrices of which a token reads a row: embeddings */
     int32_t n_heads; /* matrices of [vocab, *] among matmul; 0: the head is the table */
+    bool quantised; /* some matrix is */
 } turbod_weights_sums;
 
 turbo_status turbod_weights_open(const char *folder, const turbod_weights_opts *opts,

@@ -115,19 +115,31 @@ static turbo_status cuda_wait(turbok_device *d, turbo_err *err)
     return turbok_cu_wait(self_of(d)->cu, err);
 }
 
+char *turbok_cuda_stage(turbok_cuda *s)
+{
+    int i = s->next_stage;
+    /* The copy that used this buffer before has ended; the other one's may still run. */
+    turbok_cu_note(s->cu, s->cu->drv.event_synchronize(s->staged[i]), "copy to the device");
+    return s->stage[i];
+}
+
+void turbok_cuda_sent(turbok_cuda *s)
+{
+    int i = s->next_stage;
+    s->next_stage = (i + 1) % STAGES;
+    turbok_cu_note(s->cu, s->cu->drv.event_record(s->staged[i], s->cu->stream),
+                   "copy to the device");
+}
+
 void turbok_cuda_upload(turbok_device *d, void *to, const void *from, size_t bytes)
 {
     turbok_cuda *s = self_of(d);
-    turbok_cu *cu = s->cu;
-    for (size_t done = 0; done < bytes && !turbok_cu_bad(cu); done += STAGE_BYTES) {
+    for (size_t done = 0; done < bytes && !turbok_cu_bad(s->cu); done += STAGE_BYTES) {
         size_t n = bytes - done < STAGE_BYTES ? bytes - done : STAGE_BYTES;
-        int i = s->next_stage;
-        s->next_stage = (i + 1) % STAGES;
-        /* The copy that used this buffer before has ended; the other one's may still run. */
-        turbok_cu_note(cu, cu->drv.event_synchronize(s->staged[i]), "copy to the device");
-        memcpy(s->stage[i], (const char *)from + done, n);
-        turbok_cu_to_device(cu, turbok_cu_at(to) + done, s->stage[i], n);
-        turbok_cu_note(cu, cu->drv.event_record(s->staged[i], cu->stream), "copy to the device");
+        char *stage = turbok_cuda_stage(s);
+        memcpy(stage, (const char *)from + done, n);
+        turbok_cu_to_device(s->cu, turbok_cu_at(to) + done, stage, n);
+        turbok_cuda_sent(s);
     }
 }
 

@@ -15,6 +15,14 @@ static bool sizes(int32_t dtype, int64_t out, int64_t in, size_t *bytes)
            !__builtin_mul_overflow(n, turbok_dtype_size(dtype), bytes);
 }
 
+static bool gridded(const turbok_part *parts, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (parts[i].grid)
+            return true;
+    return false;
+}
+
 /* Rows of all parts; false: not a matrix this device stores. */
 static bool shape_of(int32_t dtype, const turbok_part *parts, int32_t n, int64_t in, int64_t *out,
                      bool *has_bias, size_t *bytes)
@@ -22,22 +30,42 @@ static bool shape_of(int32_t dtype, const turbok_part *parts, int32_t n, int64_t
     *out = 0;
     *has_bias = false;
     for (int32_t i = 0; i < n; i++) {
-        if (parts[i].grid || parts[i].rows < 1 || __builtin_add_overflow(*out, parts[i].rows, out))
+        if (parts[i].rows < 1 || __builtin_add_overflow(*out, parts[i].rows, out))
             return false;
         *has_bias = *has_bias || parts[i].bias;
     }
     return sizes(dtype, *out, in, bytes);
 }
 
+static turbo_status no_such_matrix(int64_t in, turbo_err *err)
+{
+    return turbok_fail(
+        err, TURBO_EUNSUPPORTED,
+        "a matrix of %lld inputs of this kind cannot be stored on CUDA; use f32, f16 "
+        "or bf16, or device = \"cpu\"",
+        (long long)in);
+}
+
+turbo_status turbok_cuda_full(int64_t out, int64_t in, size_t bytes, turbo_err *err)
+{
+    return turbok_fail(err, TURBO_ENOMEM,
+                       "the device is full: no memory for a matrix of %lld x %lld (%zu MiB); use a "
+                       "smaller or quantised model, or end what else uses the device",
+                       (long long)out, (long long)in, bytes >> 20);
+}
+
 uint64_t turbok_cuda_rows_bytes(int32_t dtype, const turbok_part *parts, int32_t n, int64_t in,
-                                uint32_t flags)
+                                uint32_t flags, turbo_err *err)
 {
     size_t bytes;
     int64_t out;
     bool has_bias;
-    (void)flags; /* a table is read where it lies */
-    if (!shape_of(dtype, parts, n, in, &out, &has_bias, &bytes))
+    if (gridded(parts, n))
+        return turbok_cuda_grids_bytes(parts, n, in, flags, err);
+    if (!shape_of(dtype, parts, n, in, &out, &has_bias, &bytes)) {
+        no_such_matrix(in, err);
         return 0;
+    }
     return turbok_alloc_size(bytes) +
            (has_bias ? turbok_alloc_size((size_t)out * sizeof(float)) : 0);
 }
@@ -67,25 +95,19 @@ turbo_status turbok_cuda_linear_rows_new(turbok_device *d, int32_t dtype, const 
     bool has_bias;
     int64_t out;
     size_t bytes, at = 0;
-    (void)flags;
+    if (gridded(parts, n))
+        return turbok_cuda_grids_new(d, parts, n, in, flags, res, err);
     if (!shape_of(dtype, parts, n, in, &out, &has_bias, &bytes))
-        return turbok_fail(
-            err, TURBO_EUNSUPPORTED,
-            "a matrix of %lld inputs of this kind cannot be stored on CUDA; f32, f16 "
-            "and bf16 can, for others use device = \"cpu\"",
-            (long long)in);
-    turbo_linear *w = calloc(1, sizeof *w);
-    if (!w)
+        return no_such_matrix(in, err);
+    turbok_cuda_matrix *m = calloc(1, sizeof *m);
+    if (!m)
         return turbok_fail(err, TURBO_ENOMEM, "no memory for a weight handle");
+    turbo_linear *w = &m->l;
     *w = (turbo_linear){.dtype = dtype, .out = out, .in = in, .data_bytes = bytes};
     w->data = turbok_alloc(d, TURBOK_MEM_LINEAR, bytes);
     if (!w->data || (has_bias && put_bias(d, w, parts, n))) {
         turbok_cuda_linear_free(d, w);
-        return turbok_fail(
-            err, TURBO_ENOMEM,
-            "the device is full: no memory for a matrix of %lld x %lld (%zu MiB); use a "
-            "smaller or quantised model, or end what else uses the device",
-            (long long)out, (long long)in, bytes >> 20);
+        return turbok_cuda_full(out, in, bytes, err);
     }
     for (int32_t i = 0; i < n; i++) {
         size_t size = (size_t)parts[i].rows * (size_t)in * turbok_dtype_size(dtype);
@@ -105,6 +127,9 @@ void turbok_cuda_linear_free(turbok_device *d, turbo_linear *w)
 {
     if (!w)
         return;
+    for (int32_t i = 0; i < w->n_parts; i++)
+        turbok_cuda_linear_free(d, w->parts[i]);
+    free(w->parts);
     turbok_release(d, TURBOK_MEM_LINEAR, w->data, w->data_bytes);
     turbok_release(d, TURBOK_MEM_LINEAR, w->bias, (size_t)w->out * sizeof(float));
     free(w);
@@ -114,7 +139,9 @@ void turbok_cuda_multiply(turbok_cuda *s, const turbo_linear *w, const void *x, 
                           int32_t out_dtype, void *y)
 {
     int32_t out = (int32_t)w->out, in = (int32_t)w->in;
-    if (T <= TURBOK_CU_GEMV_ROWS && !s->cu->deterministic) {
+    if (w->parts || turbok_cuda_coded(w)) {
+        turbok_cuda_coded_multiply(s, w, x, T, out_dtype, y);
+    } else if (T <= TURBOK_CU_GEMV_ROWS && !s->cu->deterministic) {
         turbok_cu_gemv(s->cu, s->act, w->data, w->dtype, w->bias, out, in, x, T, out_dtype, y);
     } else if (s->blas && w->dtype == s->act && s->act != TURBO_F32 && !s->cu->deterministic) {
         turbok_blas_gemm(s->blas, s->act, w->data, out, in, x, T, out_dtype, y);

@@ -2,10 +2,34 @@
  * thread. */
 #include "cuda/state.h"
 
+/* Rows of another modality over the rows of a table: each stretch of neighbours is one copy. A step that has
+ * some is never replayed, so what b says on the host is what the device has. */
+static void put_embed_rows(turbok_cuda *s, const turbo_batch *b, int64_t E, void *out)
+{
+    size_t row = (size_t)E * turbok_dtype_size(s->act);
+    for (int32_t t = 0, n; b->embed_rows && t < b->n_tokens; t += n) {
+        int32_t from = b->embed_index[t];
+        n = 1;
+        while (t + n < b->n_tokens && from >= 0 && b->embed_index[t + n] == from + n)
+            n++;
+        if (from >= 0 && !turbok_cu_bad(s->cu))
+            turbok_cu_note(s->cu,
+                           s->cu->drv.copy_on_device(turbok_cu_at(out) + (size_t)t * row,
+                                                     turbok_cu_at(b->embed_rows) +
+                                                         (size_t)from * row,
+                                                     (size_t)n * row, s->cu->stream),
+                           "embedding of pictures");
+    }
+}
+
 static void op_embed(turbo_exec *x, const turbo_linear *table, const turbo_batch *b, void *out)
 {
     turbok_cuda *s = turbok_cuda_of(x);
-    (void)b; /* its copy on the device is what counts */
+    if (turbok_cuda_coded(table)) {
+        turbok_cuda_coded_rows(s, table, s->batch.tokens, s->batch.T, out);
+        put_embed_rows(s, b, table->in, out);
+        return;
+    }
     turbok_cu_embed(s->cu, s->act, table->data, table->dtype, (int32_t)table->in, &s->batch, out);
 }
 
@@ -66,6 +90,20 @@ static void op_attention(turbo_exec *x, const turbo_attn *a, const turbo_batch *
     turbok_cu_attention(s->cu, s->act, &layer, &s->batch, q, out, s->scratch, s->scratch_bytes);
 }
 
+/* Gate and up in one launch, where one covers it; false: nothing was done. */
+static bool gated_in_one(turbok_cuda *s, const turbo_linear *gate, const turbo_linear *up,
+                         int32_t act, const void *in, int32_t T, void *out)
+{
+    const turbok_cu_wq *g = turbok_cuda_coded(gate), *u = turbok_cuda_coded(up);
+    if (gate->parts || up->parts || !g != !u || s->cu->deterministic)
+        return false;
+    if (g)
+        return turbok_cu_wq_gated(s->cu, s->act, g, u, act, in, T, out);
+    return !gate->bias && !up->bias && gate->dtype == up->dtype &&
+           turbok_cu_gemv_gated(s->cu, s->act, gate->data, up->data, gate->dtype, act,
+                                (int32_t)gate->out, (int32_t)gate->in, in, T, out);
+}
+
 static void op_gated_mlp(turbo_exec *x, const turbo_linear *gate, const turbo_linear *up,
                          const turbo_linear *down, int32_t act, const void *in, int32_t T,
                          void *scratch, void *out)
@@ -73,9 +111,11 @@ static void op_gated_mlp(turbo_exec *x, const turbo_linear *gate, const turbo_li
     turbok_cuda *s = turbok_cuda_of(x);
     size_t half = (size_t)T * (size_t)gate->out * turbok_dtype_size(s->act);
     char *other = (char *)scratch + half;
-    turbok_cuda_multiply(s, gate, in, T, s->act, scratch);
-    turbok_cuda_multiply(s, up, in, T, s->act, other);
-    turbok_cu_activate(s->cu, s->act, act, scratch, other, (int64_t)T * gate->out, scratch);
+    if (!gated_in_one(s, gate, up, act, in, T, scratch)) {
+        turbok_cuda_multiply(s, gate, in, T, s->act, scratch);
+        turbok_cuda_multiply(s, up, in, T, s->act, other);
+        turbok_cu_activate(s->cu, s->act, act, scratch, other, (int64_t)T * gate->out, scratch);
+    }
     turbok_cuda_multiply(s, down, scratch, T, s->act, out);
 }
 

@@ -6,6 +6,7 @@
 #include "cuda/blas.h"
 #include "cuda/ops.h"
 #include "cuda/sample.h"
+#include "cuda/wq.h"
 #include "internal.h"
 
 #define STAGES 2 /* pinned buffers between a file and the device */
@@ -27,6 +28,7 @@ typedef struct turbok_cuda {
     char *scratch;
     size_t scratch_bytes;
     void *blas_space; /* workspace of the library; NULL in fp32 */
+    char *wq_scratch; /* of products with quantised matrices; NULL: there are none */
     turbok_cu_batch batch; /* of the running step */
     size_t upload_bytes;
     const int32_t *row_index; /* what ops->gather is given for the device's own copy */
@@ -48,6 +50,19 @@ typedef struct turbok_cuda {
     int32_t *pad; /* [5 * 2^BUCKETS] host arrays of a padded batch */
 } turbok_cuda;
 
+/* A matrix on this device. l.data is [out,in] of l.dtype, or the image of q; or l.parts has several, one below
+ * the other, none of them dense. */
+typedef struct turbok_cuda_matrix {
+    turbo_linear l; /* first: what handles point to */
+    turbok_cu_wq q; /* bits 0: not quantised */
+} turbok_cuda_matrix;
+
+static inline const turbok_cu_wq *turbok_cuda_coded(const turbo_linear *w)
+{
+    const turbok_cuda_matrix *m = (const turbok_cuda_matrix *)(const void *)w;
+    return m->q.bits ? &m->q : NULL;
+}
+
 static inline turbok_cuda *turbok_cuda_of(const turbo_exec *x)
 {
     return x->self;
@@ -56,22 +71,37 @@ static inline turbok_cuda *turbok_cuda_of(const turbo_exec *x)
 /* device.c: memory of the device; NULL: it is full. */
 void *turbok_cuda_take(turbok_device *d, size_t bytes);
 void turbok_cuda_give(turbok_device *d, void *p, size_t bytes);
-/* load.c: host memory of any kind to the device through pinned buffers, in stream order. */
+/* Host memory of any kind to the device through pinned buffers, in stream order. */
 void turbok_cuda_upload(turbok_device *d, void *to, const void *from, size_t bytes);
+/* A pinned buffer [STAGE_BYTES] whose last copy has ended; after the copies from it, sent. */
+char *turbok_cuda_stage(turbok_cuda *s);
+void turbok_cuda_sent(turbok_cuda *s);
 /* linear.c */
 uint64_t turbok_cuda_rows_bytes(int32_t dtype, const turbok_part *parts, int32_t n, int64_t in,
-                                uint32_t flags);
+                                uint32_t flags, turbo_err *err);
 turbo_status turbok_cuda_linear_rows_new(turbok_device *d, int32_t dtype, const turbok_part *parts,
                                          int32_t n, int64_t in, uint32_t flags, turbo_linear **w,
                                          turbo_err *err);
 void turbok_cuda_linear_free(turbok_device *d, turbo_linear *w);
+turbo_status turbok_cuda_full(int64_t out, int64_t in, size_t bytes, turbo_err *err);
+/* grids.c: the same of parts of which some are grids. 0, or an error: it cannot be, err says why. */
+uint64_t turbok_cuda_grids_bytes(const turbok_part *parts, int32_t n, int64_t in, uint32_t flags,
+                                 turbo_err *err);
+turbo_status turbok_cuda_grids_new(turbok_device *d, const turbok_part *parts, int32_t n,
+                                   int64_t in, uint32_t flags, turbo_linear **w, turbo_err *err);
+/* Rows `rows` of a quantised table, [n,in] act. */
+void turbok_cuda_coded_rows(turbok_cuda *s, const turbo_linear *w, const int32_t *rows, int32_t n,
+                            void *y);
+void turbok_cuda_coded_multiply(turbok_cuda *s, const turbo_linear *w, const void *x, int32_t T,
+                                int32_t out_dtype, void *y);
+uint64_t turbok_cuda_coded_scratch(const turbok_cu *cu);
 /* y [T,out] of out_dtype = x [T,in] W^T + bias */
 void turbok_cuda_multiply(turbok_cuda *s, const turbo_linear *w, const void *x, int32_t T,
                           int32_t out_dtype, void *y);
 /* ops.c */
 const turbo_ops *turbok_cuda_ops(const turbok_device *d);
 /* steps.c */
-uint64_t turbok_cuda_steps_bytes(const turbok_steps *s, int32_t act_dtype);
+uint64_t turbok_cuda_steps_bytes(const turbok_device *d, const turbok_steps *s);
 turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *s, turbo_err *err);
 void turbok_cuda_steps_close(turbok_device *d);
 turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, const turbok_row *rows,

@@ -36,10 +36,16 @@ static size_t attention_bytes(const turbok_steps *s)
         turbok_cu_attention_bytes(s->max_tokens, s->max_seqs, s->n_heads, s->head_dim, s->max_len));
 }
 
-uint64_t turbok_cuda_steps_bytes(const turbok_steps *s, int32_t act_dtype)
+static size_t wq_bytes(const turbok_cuda *s, const turbok_steps *steps)
 {
-    return inputs_bytes(s) + attention_bytes(s) + turbok_cuda_draw_bytes(s) +
-           (act_dtype == TURBO_F32 ? 0 : BLAS_BYTES);
+    return steps->quantised ? turbok_alloc_size(turbok_cuda_coded_scratch(s->cu)) : 0;
+}
+
+uint64_t turbok_cuda_steps_bytes(const turbok_device *d, const turbok_steps *s)
+{
+    const turbok_cuda *self = d->exec.self;
+    return inputs_bytes(s) + attention_bytes(s) + wq_bytes(self, s) + turbok_cuda_draw_bytes(s) +
+           (self->act == TURBO_F32 ? 0 : BLAS_BYTES);
 }
 
 turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *steps, turbo_err *err)
@@ -54,10 +60,12 @@ turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *steps,
     s->scratch = turbok_alloc(d, TURBOK_MEM_SCRATCH, s->scratch_bytes);
     if (s->act != TURBO_F32)
         s->blas_space = turbok_alloc(d, TURBOK_MEM_SCRATCH, BLAS_BYTES);
+    if (steps->quantised) /* zeroed like the other: products count finished pieces too */
+        s->wq_scratch = turbok_alloc(d, TURBOK_MEM_SCRATCH, wq_bytes(s, steps));
     s->host_inputs = turbok_pinned_new(d, s->inputs_bytes);
     s->pad = calloc(6 * (size_t)steps->max_seqs + 1, sizeof *s->pad);
     if (!turbok_cuda_draw_open(d) || !s->inputs || !s->scratch || !s->host_inputs || !s->pad ||
-        (s->act != TURBO_F32 && !s->blas_space))
+        (s->act != TURBO_F32 && !s->blas_space) || (steps->quantised && !s->wq_scratch))
         return turbok_fail(
             err, TURBO_ENOMEM,
             "the device is full: no memory for steps of %d tokens and %d sequences; lower "
@@ -75,6 +83,7 @@ void turbok_cuda_steps_close(turbok_device *d)
     turbok_release(d, TURBOK_MEM_SCRATCH, s->inputs, s->inputs_bytes);
     turbok_release(d, TURBOK_MEM_SCRATCH, s->scratch, s->scratch_bytes);
     turbok_release(d, TURBOK_MEM_SCRATCH, s->blas_space, BLAS_BYTES);
+    turbok_release(d, TURBOK_MEM_SCRATCH, s->wq_scratch, wq_bytes(s, &s->steps));
     turbok_pinned_free(d, s->host_inputs, s->inputs_bytes);
     free(s->pad);
 }

@@ -1,32 +1,9 @@
 /* The engine on a CUDA device against the engine on the CPU, on tiny checkpoints: logits, greedy tokens, recorded
  * steps, no memory taken after the start, nothing left behind. On the fake driver, or with TURBO_CHECK_GPU on
  * the machine's own. */
-#include "../unit/engine_kit.h"
+#include "on_gpu.h"
 
 #include <math.h>
-
-#include "conf/paths.h"
-#include "gpu.h"
-
-static fake_driver fake;
-
-static turbod_engine_opts on_cuda(const char *precision)
-{
-    turbod_engine_opts o = small();
-    o.device = "cuda";
-    o.device_precision = precision;
-    o.backend_path = turbod_backend_path();
-    return o;
-}
-
-static void nothing_left(void)
-{
-    static const char *const kinds[] = {"device", "pinned",  "streams", "events",
-                                        "graphs", "modules", "contexts"};
-    for (size_t i = 0; fake.library && i < sizeof kinds / sizeof kinds[0]; i++)
-        if (fake.live(kinds[i]))
-            fail_msg("%zu %s left behind", fake.live(kinds[i]), kinds[i]);
-}
 
 /* Largest difference of the logits of a prompt of n tokens, and how large logits are. */
 static double worst(const char *folder, const char *precision, int32_t kv, int32_t n, int32_t chunk,
@@ -121,11 +98,7 @@ static void test_tokens(void **state)
     }
     turbod_engine_close(e);
     e = open_engine(folder, on_cuda("f32"));
-    const turbod_engine_facts *f = turbod_engine_facts_of(e);
-    for (int k = 0; k < TURBOD_MEM_KINDS; k++)
-        if (f->plan.bytes[k] != f->alloc[k])
-            fail_msg("%s: planned %llu, taken %llu", turbod_mem_names[k],
-                     (unsigned long long)f->plan.bytes[k], (unsigned long long)f->alloc[k]);
+    as_planned(e);
     long taken = fake.library ? fake.calls("cuMemAlloc_v2") + fake.calls("cuMemHostAlloc") : 0;
     for (int round = 0; round < 2; round++) { /* the second one replays, and finds cached prompts */
         for (int i = 0; i < 7; i++)

@@ -393,7 +393,7 @@ static void test_parts(void **state)
         if (turbok_linear_rows_new(d, TURBO_F32, parts, n, in, 0, &all, &err))
             fail_msg("turbok_linear_rows_new: %s", err.text);
         assert_int_equal(turbok_device_alloc_bytes(d) - before,
-                         turbok_linear_rows_bytes(d, TURBO_F32, parts, n, in, 0));
+                         turbok_linear_rows_bytes(d, TURBO_F32, parts, n, in, 0, NULL));
         float y[4 * 180], part[4 * 70];
         memset(y, 0xff, sizeof y);
         ops->linear(ex, all, x, 4, y);

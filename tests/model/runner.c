@@ -33,6 +33,9 @@ turbo_status runner_open(runner *r, const turbo_model_vtbl *vtbl, const char *fo
         st = turbod_weights_open(folder, &w, &r->weights, err);
     if (!st)
         st = turbod_weights_check(r->weights, host, vtbl, r->config, err);
+    turbod_weights_sums sums; /* counting tells a head from other matrices */
+    if (!st)
+        st = turbod_weights_count(r->weights, host, vtbl, r->config, r->info.vocab, &sums, err);
     if (!st)
         st = vtbl->open(host, r->config, r->weights, turbok_device_ops(r->device), &r->model, err);
     if (!st)
