@@ -173,7 +173,7 @@ typedef struct bpe_buf {
 bool bpe_buf_add(bpe_buf *b, const char *p, size_t n); /* false: no memory */
 
 /* What one call of encode works with; nothing outlives the call but memory and the word cache. */
-enum { BPE_WORD_TEXT = 32, BPE_WORD_IDS = 9, BPE_WORDS = 8192 };
+enum { BPE_WORD_TEXT = 32, BPE_WORD_IDS = 9, BPE_WORDS = 32768 };
 
 typedef struct bpe_word {
     uint64_t hash; /* 0: empty */

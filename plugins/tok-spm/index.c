@@ -78,6 +78,8 @@ turbo_status spm_index(spm *s, turbo_err *err)
         st = build(s, is_user, false, &s->user, err);
     if (!st)
         st = build(s, is_cut, true, &s->specials, err);
+    if (!st && s->model_type == SPM_BPE)
+        st = spm_words_init(s, err);
     if (!st && s->model_type == SPM_UNIGRAM)
         st = build(s, is_word, false, &s->words, err);
     return st;

@@ -4,7 +4,7 @@
 
 #include "spm.h"
 
-static uint64_t hash(const char *p, size_t n)
+uint64_t spm_hash(const char *p, size_t n)
 {
     uint64_t h = 0xcbf29ce484222325u; /* FNV-1a, then mixed: low bits select the slot */
     for (size_t i = 0; i < n; i++)
@@ -35,7 +35,7 @@ void spm_map_free(spm_map *m)
 
 bool spm_map_add(spm_map *m, const char *text, uint32_t len, int32_t id)
 {
-    size_t i = hash(text, len) & m->mask;
+    size_t i = spm_hash(text, len) & m->mask;
     for (; m->slots[i].id >= 0; i = (i + 1) & m->mask)
         if (m->slots[i].len == len && !memcmp(m->slots[i].text, text, len))
             return false;
@@ -51,7 +51,7 @@ int32_t spm_map_find(const spm_map *m, const char *text, size_t len)
 {
     if (len == 0 || len > m->longest || !m->lens[len])
         return -1;
-    for (size_t i = hash(text, len) & m->mask; m->slots[i].id >= 0; i = (i + 1) & m->mask)
+    for (size_t i = spm_hash(text, len) & m->mask; m->slots[i].id >= 0; i = (i + 1) & m->mask)
         if (m->slots[i].len == len && !memcmp(m->slots[i].text, text, len))
             return m->slots[i].id;
     return -1;

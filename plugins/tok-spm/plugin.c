@@ -35,6 +35,7 @@ static void close_spm(void *p)
     spm_trie_free(&s->words);
     spm_trie_free(&s->user);
     spm_trie_free(&s->specials);
+    spm_words_free(s);
     free(s->pieces);
     free(s->forms);
     free(s->arena);

@@ -2,7 +2,7 @@
  *
  * proto.c reads the file, gguf.c reads a GGUF file instead, config.c applies the JSON files beside it, index.c builds the tables,
  * map.c and trie.c find pieces, special.c cuts trusted text at special tokens, normalize.c prepares
- * text, bpe.c and unigram.c segment it, plugin.c is the border. Nothing here knows a model by name.
+ * text, words.c cuts it where no piece does join it, bpe.c and unigram.c segment it, plugin.c is the border. Nothing here knows a model by name.
  */
 #ifndef SPM_H
 #define SPM_H
@@ -67,6 +67,42 @@ typedef struct spm_key {
     int32_t id;
 } spm_key;
 
+/* What one call of spm_bpe works with; nothing outlives the call but memory and the words. */
+enum { SPM_WORD_TEXT = 32, SPM_WORD_IDS = 9, SPM_WORDS = 16384 };
+
+typedef struct spm_cached {
+    uint64_t hash; /* 0: empty */
+    uint8_t len, n_ids;
+    char text[SPM_WORD_TEXT];
+    int32_t ids[SPM_WORD_IDS];
+} spm_cached;
+
+typedef struct spm_symbol {
+    const char *text;
+    uint32_t len; /* 0: merged away */
+    int32_t prev, next;
+    int32_t id; /* of a known piece, -1 */
+    bool frozen;
+} spm_symbol;
+
+typedef struct spm_candidate {
+    float score;
+    int32_t left, right;
+    uint32_t len; /* of both when it was made: a stale one no longer fits */
+    int32_t id;
+} spm_candidate;
+
+typedef struct spm_scratch {
+    struct spm_scratch *next;
+    spm_cached *words; /* [SPM_WORDS] */
+    spm_symbol *sym;
+    spm_candidate *heap;
+    size_t sym_cap, heap_n, heap_cap;
+    uint16_t *left_of; /* [pieces] once an UNUSED piece was formed: bytes of its latest left half */
+} spm_scratch;
+
+typedef struct spm_pool spm_pool;
+
 typedef struct spm {
     uint8_t *file; /* tokenizer.model, owned */
     char *forms; /* decoded forms, owned */
@@ -90,6 +126,9 @@ typedef struct spm {
     spm_trie words; /* Unigram: what may stand in a segmentation */
     spm_trie user; /* user-defined pieces */
     spm_trie specials; /* names that trusted text is cut at */
+    uint64_t *joined; /* bits: two characters stand beside each other in a piece of lookup */
+    bool cuts; /* texts may be cut where they do not */
+    spm_pool *pool;
 } spm;
 
 /* Growing output of an encoder. */
@@ -112,6 +151,7 @@ turbo_status spm_map_init(spm_map *m, size_t keys, turbo_err *err);
 void spm_map_free(spm_map *m);
 bool spm_map_add(spm_map *m, const char *text, uint32_t len, int32_t id); /* false: key exists */
 int32_t spm_map_find(const spm_map *m, const char *text, size_t len); /* -1: none */
+uint64_t spm_hash(const char *p, size_t n);
 turbo_status spm_trie_build(spm_trie *t, spm_key *keys, size_t n, turbo_err *err); /* sorts keys */
 void spm_trie_free(spm_trie *t);
 /* From *node to its child with this label. */
@@ -130,6 +170,13 @@ turbo_status spm_bytes(spm *s, const char *file, int32_t *found, turbo_err *err)
 /* Forms that decoding needs; fills name. */
 turbo_status spm_forms(spm *s, turbo_err *err);
 turbo_status spm_index(spm *s, turbo_err *err);
+
+turbo_status spm_words_init(spm *s, turbo_err *err); /* once lookup is full */
+void spm_words_free(spm *s);
+/* Bytes up to the first place where text, which is not empty, can be cut. */
+size_t spm_word(const spm *s, const char *text, size_t len);
+spm_scratch *spm_take(const spm *s); /* NULL: no memory */
+void spm_give(const spm *s, spm_scratch *c);
 
 /* Text in which special tokens may be named. */
 turbo_status spm_trusted(const spm *s, const char *text, size_t len, bool first, spm_ids *out,
