@@ -9,7 +9,7 @@
 #define MAX_BUFFERS 64
 
 turbok_cu *dev;
-bool dev_real;
+bool dev_real, dev_fast;
 static struct {
     char *base;
     size_t bytes;
@@ -22,7 +22,9 @@ void dev_begin(const char *name)
     turbo_err err = {""};
     char path[4096];
     const char *top = getenv("top_builddir");
-    dev_real = getenv("TURBO_CHECK_GPU") != NULL;
+    const char *card = getenv("TURBO_CHECK_GPU");
+    dev_real = card != NULL;
+    dev_fast = card && strcmp(card, "small");
     snprintf(path, sizeof path, "%s/kernels/cuda/hostrun/.libs/fakecuda.so", top ? top : ".");
     if (!dev_real)
         setenv("TURBO_CUDA_DRIVER", path, 0);

@@ -14,7 +14,9 @@
 #include "internal.h"
 
 extern turbok_cu *dev;
-extern bool dev_real; /* a card: larger shapes can be afforded */
+extern bool dev_real; /* a card */
+extern bool
+    dev_fast; /* a card with nothing that looks over its shoulder: larger shapes can be afforded */
 
 /* Opens the device; ends the program with 77 where there is none. */
 void dev_begin(const char *name);
