@@ -5,10 +5,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define EXPORT __attribute__((visibility("default")))
 #define GUARD 256
 #define GUARD_BYTE 0xa5
+#define VAST                                                                                       \
+    ((size_t)1 << 30) /* from here on pages are taken as they are touched, without poison */
 
 /* ---- faults and counts ----------------------------------------------------------------------- */
 
@@ -121,13 +124,20 @@ void *fake_take(size_t bytes, bool pinned)
 {
     range *r = calloc(1, sizeof *r);
     size_t room = (bytes + 255) / 256 * 256; /* what lies between end and guard is guard, too */
-    unsigned char *all = r ? aligned_alloc(256, room + 2 * GUARD) : NULL;
+    bool vast = bytes >= VAST;
+    unsigned char *all = r && !vast ? aligned_alloc(256, room + 2 * GUARD) : NULL;
+    if (r && vast) {
+        all = mmap(NULL, room + 2 * GUARD, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        all = all == MAP_FAILED ? NULL : all;
+    }
     if (!all) {
         free(r);
         return NULL;
     }
     memset(all, GUARD_BYTE, GUARD);
-    memset(all + GUARD, FAKE_POISON, bytes);
+    if (!vast)
+        memset(all + GUARD, FAKE_POISON, bytes);
     memset(all + GUARD + bytes, GUARD_BYTE, room - bytes + GUARD);
     *r = (range){ranges, all + GUARD, bytes, pinned};
     ranges = r;
@@ -156,7 +166,10 @@ int fake_give(void *p, bool pinned)
         bool ok = whole(r);
         *at = r->next;
         *(pinned ? &fake_live_pinned : &fake_live_device) -= r->bytes;
-        free(r->p - GUARD);
+        if (r->bytes >= VAST)
+            munmap(r->p - GUARD, (r->bytes + 255) / 256 * 256 + 2 * GUARD);
+        else
+            free(r->p - GUARD);
         free(r);
         if (!ok)
             fake_broke(TURBOK_CU_ILLEGAL_ADDRESS, "something wrote behind or before an allocation");

@@ -1,9 +1,10 @@
 /* kernels/cuda/hostrun/fakecuda.h: what a test may ask of and plant in the fake CUDA driver.
  *
- * fakecuda.so has the functions of driver.def. Its memory is the host's, poisoned and between guard bands; its
- * kernels run on the host (hostrun.h). Work is queued and done when somebody waits, so whoever does not wait
- * finds poison; a copy from pinned memory reads it then, too. A copy to pageable memory waits, as the real one does. A captured stream keeps a list that a graph
- * replays. Found by tests with dlsym in the library that TURBO_CUDA_DRIVER names. One thread at a time.
+ * fakecuda.so has the functions of driver.def. Its memory is the host's, poisoned and between guard bands (from
+ * 1 GiB on: zeros, and no memory until it is touched); its kernels run on the host (hostrun.h). Work is queued and
+ * done when somebody waits, so whoever does not wait finds poison; a copy from pinned memory reads it then, too. A
+ * copy to pageable memory waits, as the real one does. A captured stream keeps a list that a graph replays. Found
+ * by tests with dlsym in the library that TURBO_CUDA_DRIVER names. One thread at a time.
  * Environment, read by cuInit: FAKECUDA_MEMORY (bytes, default 1 GiB), FAKECUDA_DEVICES, FAKECUDA_CAPABILITY
  * (90), FAKECUDA_VERSION (13000), FAKECUDA_FAIL ("cuGraphLaunch:5:700": as fakecuda_fail, once). */
 #ifndef FAKECUDA_H
