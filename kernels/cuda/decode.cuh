@@ -17,6 +17,7 @@
 
 #define WARPS 4
 #define HEADS 8 /* query heads of an item */
+#define PART 32 /* pieces that are added at a time */
 
 /* Weights times scales can be small beyond the range of f16: codes of values are multiplied in bf16. */
 template <class T, bool coded> struct weight_type {
@@ -345,23 +346,60 @@ DEVICE int count_items(const struct turbok_cu_decode_args &a, int per_piece, int
     return chosen[0];
 }
 
-/* Adds n partial results of a head tile, one every `stride` slots, in order. */
-template <class T>
-DEVICE void add_pieces(const float *partial, int n, int64_t stride, int heads, int D, T *out)
+/* Adds n partial results of a head tile, one every `stride` slots, in order. room: HEADS * (PART + 2) floats.
+ * Loads wait long for memory that other blocks wrote: all of a part are on their way at once. */
+template <class T, int D>
+DEVICE_CALLED void add_pieces(const float *partial, int n, int64_t stride, int heads, int dim, float *room,
+                       T *out)
 {
-    for (int i = static_cast<int>(threadIdx.x); i < heads * D; i += 32 * WARPS) {
-        int h = i / D, d = i % D;
-        float m = -INFINITY, sum = 0, v = 0;
-        for (int p = 0; p < n; p++)
-            m = fmaxf(m, __ldcg(partial + p * stride + h * (D + 2) + D));
-        m = m > -INFINITY ? m : 0.0f;
-        for (int p = 0; p < n; p++) {
-            const float *at = partial + p * stride + h * (D + 2);
-            float w = exp2_fast(__ldcg(at + D) - m);
-            sum = fmaf(w, __ldcg(at + D + 1), sum);
-            v = fmaf(w, __ldcg(at + d), v);
+    constexpr int LANES = 32 * WARPS / HEADS; /* threads of a head while weights are found */
+    constexpr int MINE = HEADS * D / (32 * WARPS); /* numbers of the result a thread has */
+    int h = static_cast<int>(threadIdx.x) / LANES, l = static_cast<int>(threadIdx.x) % LANES;
+    float *weights = room, *total = room + HEADS * PART;
+    const float *mine = partial + h * (dim + 2) + dim;
+    float m = -INFINITY, sum = 0, v[MINE];
+    if (h < heads)
+        for (int p = l; p < n; p += LANES)
+            m = fmaxf(m, __ldcg(mine + p * stride));
+    UNROLL
+    for (int i = 1; i < LANES; i *= 2)
+        m = fmaxf(m, __shfl_xor_sync(FULL, m, i));
+    m = m > -INFINITY ? m : 0.0f;
+    UNROLL
+    for (int e = 0; e < MINE; e++)
+        v[e] = 0;
+    for (int from = 0; from < n; from += PART) {
+        int count = min(PART, n - from);
+        for (int p = l; p < count && h < heads; p += LANES) {
+            const float *at = mine + (from + p) * stride;
+            float w = exp2_fast(__ldcg(at) - m);
+            sum = fmaf(w, __ldcg(at + 1), sum);
+            weights[h * PART + p] = w;
         }
-        out[i] = from_f<T>(v / sum);
+        __syncthreads();
+        UNROLL
+        for (int e = 0; e < MINE; e++) {
+            int i = static_cast<int>(threadIdx.x) + e * 32 * WARPS, row = i / D, d = i % D;
+            if (row >= heads || d >= dim)
+                continue;
+            const float *at = partial + from * stride + row * (dim + 2) + d;
+#pragma unroll 8
+            for (int p = 0; p < count; p++)
+                v[e] = fmaf(weights[row * PART + p], __ldcg(at + p * stride), v[e]);
+        }
+        __syncthreads();
+    }
+    UNROLL
+    for (int i = 1; i < LANES; i *= 2)
+        sum += __shfl_xor_sync(FULL, sum, i);
+    if (l == 0)
+        total[h] = sum;
+    __syncthreads();
+    UNROLL
+    for (int e = 0; e < MINE; e++) {
+        int i = static_cast<int>(threadIdx.x) + e * 32 * WARPS, row = i / D, d = i % D;
+        if (row < heads && d < dim)
+            out[row * dim + d] = from_f<T>(v[e] / total[row]);
     }
 }
 
@@ -486,8 +524,8 @@ template <class T, int D, int BITS> DEVICE void decode_body(const struct turbok_
     int per_piece = at.kv.n_kv * ((G + HEADS - 1) / HEADS);
     float *o = reinterpret_cast<float *>(shared_dynamic()); /* [WARPS][HEADS][D] */
     int *starts = reinterpret_cast<int *>(o + WARPS * HEADS * D), *slots = starts + S + 1;
-    grid_wait();
     grid_release();
+    grid_wait();
     int span = count_items(a, per_piece, starts, slots), items = starts[S];
     clear_padding<T>(a.b, a.out, at.n_heads * n);
     int64_t stride = static_cast<int64_t>(per_piece) * HEADS * (n + 2);
@@ -513,7 +551,8 @@ template <class T, int D, int BITS> DEVICE void decode_body(const struct turbok_
             __syncthreads();
             if (last[0]) {
                 __threadfence();
-                add_pieces<T>(slot - it.piece * stride, it.n_pieces, stride, it.heads, n, out);
+                add_pieces<T, D>(slot - it.piece * stride, it.n_pieces, stride, it.heads, n, o,
+                                 out);
             }
         }
         __syncthreads();

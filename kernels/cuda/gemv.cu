@@ -1,69 +1,88 @@
-/* kernels/cuda/gemv.cu: y = x W^T for few rows of x: W is streamed once, straight into the A operand of
- * the tensor cores. A block has 16 rows of W (or 8 of gate and 8 of up), its warps share k. A lane's 16
- * bytes of a row are 8 inputs in a row; which of them a step of 16 calls k = 2j, 2j+1, 2j+8, 2j+9 does not
- * matter as long as x is taken in the same order. The first weights are asked for before the wait for the
- * kernel that makes x. */
+/* kernels/cuda/gemv.cu: y = x W^T for few rows of x: W is streamed once, through a queue in shared memory into
+ * the A operand of the tensor cores. A block takes tiles of 16 rows of W (or 8 of gate and 8 of up), its
+ * warps share k. Each thread has a queue of its own: what it asks for it also takes, so the copies need no
+ * barrier and go on across tiles. A lane's 16 bytes of a row are 8 inputs in a row; which of them a step of
+ * 16 calls k = 2j, 2j+1, 2j+8, 2j+9 does not matter as long as x is taken in the same order.
+ *
+ * There is one block a multiprocessor, and its queue leaves no room for a second: kernels that are let in early
+ * would else be put two to one multiprocessor and none to another. A block lets the next kernel in at once and fills
+ * its queue before it waits for the kernel that makes x, so that weights are on their way while small
+ * kernels run. */
 #include "cuda/kernels.h"
 #include "cuda/prims.cuh"
 
-#define WARPS 8
+#define WARPS 16
+#define THREADS (32 * WARPS)
+#define DEPTH 2 /* entries of a queue */
 
-template <class T, int NT, bool GATED> DEVICE void gemv(const struct turbok_cu_multiply_args &a)
-{
-    constexpr int AHEAD = NT == 1 ? 8 : 6; /* chunks of 32 inputs that are on their way at once */
-    TURBOK_SHARED(float, sums, WARPS * 16 * 8 * NT);
-    int lane = lane_id(), g = lane / 4, j = lane % 4, warp = warp_id();
-    int64_t o0 = static_cast<int64_t>(blockIdx.x) * (GATED ? 8 : 16), rows[2];
-    rows[0] = o0 + g;
-    rows[1] = GATED ? o0 + g : o0 + 8 + g;
-    bool there[2] = {rows[0] < a.out, rows[1] < a.out};
-    const T *w[2] = {static_cast<const T *>(a.w) + (there[0] ? rows[0] : 0) * a.in,
-                     static_cast<const T *>(GATED ? a.up : a.w) + (there[1] ? rows[1] : 0) * a.in};
-    const T *x = static_cast<const T *>(a.x);
-    float c[NT][4];
-    UNROLL
-    for (int n = 0; n < NT; n++)
-        c[n][0] = c[n][1] = c[n][2] = c[n][3] = 0;
-    bool waited = false;
-    /* chunks of 32 inputs: a warp takes AHEAD of them at a time, the warps one behind the other */
-    for (int64_t k0 = static_cast<int64_t>(warp) * AHEAD * 32; k0 < a.in;
-         k0 += WARPS * AHEAD * 32) {
-        uint4 u[AHEAD][2];
+/* The weights of one lane, in the order in which it multiplies them: entries of CHUNK inputs of two rows,
+ * every WARPS-th entry of a row, tile after tile. */
+template <class T, bool GATED, int CHUNK> struct weight_queue {
+    static constexpr int PIECES = CHUNK / 16; /* of 16 bytes: 32 inputs of one row, then of the other, ... */
+    const T *row[2]; /* where it asks next */
+    uint4 *room; /* [DEPTH][PIECES][THREADS], this thread's */
+    int size[2]; /* bytes of a piece: 16, or 0 beyond the last row */
+    int rest; /* inputs from here to the end of the row */
+    int tile, tiles;
+    const struct turbok_cu_multiply_args *a;
+
+    DEVICE_METHOD int first() const
+    {
+        return warp_id() * CHUNK + 8 * (lane_id() % 4);
+    }
+    DEVICE_METHOD void at_tile()
+    {
+        int g = lane_id() / 4, k = first();
+        rest = tile < tiles ? a->in - k : 0;
         UNROLL
-        for (int i = 0; i < AHEAD; i++) {
-            int64_t k = k0 + 32 * i + 8 * j;
-            UNROLL
-            for (int r = 0; r < 2; r++)
-                u[i][r] = k < a.in && there[r] ? load16_stream(w[r] + k) : make_uint4(0, 0, 0, 0);
-        }
-        if (!waited) {
-            grid_wait();
-            waited = true;
-        }
-        UNROLL
-        for (int i = 0; i < AHEAD; i++) {
-            int64_t k = k0 + 32 * i + 8 * j;
-            UNROLL
-            for (int n = 0; n < NT; n++) {
-                int64_t t = 8 * n + g;
-                uint4 v = t < a.T && k < a.in ? load16(x + t * a.in + k) : make_uint4(0, 0, 0, 0);
-                uint32_t m0[4] = {u[i][0].x, u[i][1].x, u[i][0].y, u[i][1].y}, b0[2] = {v.x, v.y};
-                uint32_t m1[4] = {u[i][0].z, u[i][1].z, u[i][0].w, u[i][1].w}, b1[2] = {v.z, v.w};
-                mma(c[n], m0, b0, T());
-                mma(c[n], m1, b1, T());
-            }
+        for (int i = 0; i < 2; i++) {
+            int64_t r = GATED ? tile * INT64_C(8) + g : tile * INT64_C(16) + 8 * i + g;
+            size[i] = r < a->out ? 16 : 0;
+            row[i] = static_cast<const T *>(GATED && i ? a->up : a->w) +
+                     (size[i] ? r : 0) * a->in + k;
         }
     }
-    if (!waited)
-        grid_wait();
-    grid_release();
+    DEVICE_METHOD void ask(int slot)
+    {
+        uint4 *to = room + slot * (PIECES * THREADS);
+        if (tile < tiles) {
+            UNROLL
+            for (int i = 0; i < PIECES; i++)
+                copy16_async(to + i * THREADS, row[i % 2] + i / 2 * 32,
+                             rest > i / 2 * 32 ? size[i % 2] : 0);
+            row[0] += WARPS * CHUNK;
+            row[1] += WARPS * CHUNK;
+            rest -= WARPS * CHUNK;
+            if (rest + 8 * (lane_id() % 4) <= 0) {
+                tile += static_cast<int>(gridDim.x);
+                at_tile();
+            }
+        }
+        copy_commit();
+    }
+};
+
+/* This lane's part of the B operand of an entry that begins at input k. */
+template <class T, int NT, int CHUNK>
+DEVICE void inputs(const struct turbok_cu_multiply_args &a, int k, uint4 v[CHUNK / 32][NT])
+{
     UNROLL
-    for (int n = 0; n < NT; n++)
+    for (int i = 0; i < CHUNK / 32; i++)
         UNROLL
-    for (int i = 0; i < 4; i++) /* [warp][token][row] */
-        sums[(warp * 8 * NT + 8 * n + 2 * j + i % 2) * 16 + g + i / 2 * 8] = c[n][i];
-    __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < 16 * 8 * NT; i += 32 * WARPS) {
+    for (int n = 0; n < NT; n++) {
+        int t = 8 * n + lane_id() / 4, at = k + 32 * i + 8 * (lane_id() % 4);
+        v[i][n] = t < a.T && at < a.in
+                      ? load16(static_cast<const T *>(a.x) + static_cast<int64_t>(t) * a.in + at)
+                      : make_uint4(0, 0, 0, 0);
+    }
+}
+
+/* Adds the warps' sums [warp][token][row] of a tile and stores its results. */
+template <class T, int NT, bool GATED>
+DEVICE void store_tile(const struct turbok_cu_multiply_args &a, int tile, const float *sums)
+{
+    int64_t o0 = static_cast<int64_t>(tile) * (GATED ? 8 : 16);
+    for (int i = static_cast<int>(threadIdx.x); i < 16 * 8 * NT; i += THREADS) {
         int row = i % 16, t = i / 16;
         float v = 0, other = 0;
         if (t >= a.T || (GATED && row >= 8) || o0 + row >= a.out)
@@ -78,22 +97,87 @@ template <class T, int NT, bool GATED> DEVICE void gemv(const struct turbok_cu_m
             v = activation(a.fn, to_f(from_f<T>(v))) * to_f(from_f<T>(other));
         else if (a.bias)
             v += a.bias[o0 + row];
-        put_element(a.out_dtype, a.y, t * a.out + o0 + row, v);
+        put_element(a.out_dtype, a.y, static_cast<int64_t>(t) * a.out + o0 + row, v);
     }
 }
 
-#define INSTANCES(T)                                                                               \
-    TURBOK_KERNEL(gemv8_##T, multiply, 32 * WARPS, 2)                                              \
-    {                                                                                              \
-        gemv<T, 1, false>(a);                                                                      \
-    }                                                                                              \
-    TURBOK_KERNEL(gemv16_##T, multiply, 32 * WARPS, 2)                                             \
-    {                                                                                              \
-        gemv<T, 2, false>(a);                                                                      \
-    }                                                                                              \
-    TURBOK_KERNEL(gemv_gated_##T, multiply, 32 * WARPS, 2)                                         \
-    {                                                                                              \
-        gemv<T, 1, true>(a);                                                                       \
+template <class T, int NT, bool GATED, int CHUNK>
+DEVICE void gemv(const struct turbok_cu_multiply_args &a)
+{
+    typedef weight_queue<T, GATED, CHUNK> queue;
+    constexpr int PIECES = queue::PIECES, SUMS = WARPS * 16 * 8 * NT;
+    TURBOK_SHARED(float, both, 2 * SUMS); /* of this tile and of the one before */
+    int lane = lane_id(), g = lane / 4, j = lane % 4, warp = warp_id(), slot = 0, turn = 0;
+    int entries = warp * CHUNK < a.in ? (a.in - warp * CHUNK - 1) / (WARPS * CHUNK) + 1 : 0;
+    queue q;
+    grid_release();
+    q.a = &a;
+    q.room = reinterpret_cast<uint4 *>(shared_dynamic()) + threadIdx.x;
+    q.tiles = (a.out - 1) / (GATED ? 8 : 16) + 1;
+    q.tile = entries ? static_cast<int>(blockIdx.x) : q.tiles;
+    q.at_tile();
+    UNROLL
+    for (int i = 0; i < DEPTH; i++)
+        q.ask(i);
+    grid_wait();
+    for (int tile = static_cast<int>(blockIdx.x); tile < q.tiles;
+         tile += static_cast<int>(gridDim.x), turn ^= 1) {
+        float c[NT][4], *sums = both + turn * SUMS;
+        uint4 next[CHUNK / 32][NT];
+        UNROLL
+        for (int n = 0; n < NT; n++)
+            c[n][0] = c[n][1] = c[n][2] = c[n][3] = 0;
+        inputs<T, NT, CHUNK>(a, warp * CHUNK, next);
+        for (int e = 0; e < entries; e++) {
+            const uint4 *w = q.room + slot * (PIECES * THREADS);
+            uint4 v[CHUNK / 32][NT], u[PIECES];
+            UNROLL
+            for (int i = 0; i < CHUNK / 32; i++)
+                UNROLL
+            for (int n = 0; n < NT; n++)
+                v[i][n] = next[i][n];
+            inputs<T, NT, CHUNK>(a, ((e + 1) * WARPS + warp) * CHUNK, next);
+            copy_wait<DEPTH - 1>();
+            UNROLL
+            for (int i = 0; i < PIECES; i++)
+                u[i] = w[i * THREADS];
+            UNROLL
+            for (int i = 0; i < CHUNK / 32; i++) {
+                const uint4 &lo = u[2 * i], &hi = u[2 * i + 1];
+                uint32_t m0[4] = {lo.x, hi.x, lo.y, hi.y}, m1[4] = {lo.z, hi.z, lo.w, hi.w};
+                UNROLL
+                for (int n = 0; n < NT; n++) {
+                    uint32_t b0[2] = {v[i][n].x, v[i][n].y}, b1[2] = {v[i][n].z, v[i][n].w};
+                    mma(c[n], m0, b0, T());
+                    mma(c[n], m1, b1, T());
+                }
+            }
+            q.ask(slot);
+            slot = slot + 1 < DEPTH ? slot + 1 : 0;
+        }
+        UNROLL
+        for (int n = 0; n < NT; n++)
+            UNROLL
+        for (int i = 0; i < 4; i++)
+            sums[(warp * 8 * NT + 8 * n + 2 * j + i % 2) * 16 + g + i / 2 * 8] = c[n][i];
+        __syncthreads();
+        store_tile<T, NT, GATED>(a, tile, sums);
     }
+}
+
+/* For devices with room for TURBOK_CU_GEMV_SHARED, and for those without. */
+#define KERNEL(name, T, NT, GATED)                                                                 \
+    TURBOK_KERNEL(name##_##T, multiply, THREADS, 1)                                                \
+    {                                                                                              \
+        gemv<T, NT, GATED, 128>(a);                                                                \
+    }                                                                                              \
+    TURBOK_KERNEL(name##_small_##T, multiply, THREADS, 1)                                          \
+    {                                                                                              \
+        gemv<T, NT, GATED, 64>(a);                                                                 \
+    }
+#define INSTANCES(T)                                                                               \
+    KERNEL(gemv8, T, 1, false)                                                                     \
+    KERNEL(gemv16, T, 2, false)                                                                    \
+    KERNEL(gemv_gated, T, 1, true)
 INSTANCES(bf16)
 INSTANCES(f16)

@@ -170,14 +170,15 @@ struct turbok_cu_multiply_any_args { /* y = x W^T + bias for any sizes and types
     int64_t out, in;
     int32_t T, w_dtype, out_dtype, reserved;
 };
-struct turbok_cu_multiply_args { /* types of weights and x are the kernel's; in % 8 == 0 */
+struct turbok_cu_multiply_args { /* types of weights and x are the kernel's; in % 8 == 0, < 2^30 */
     const void *w, *up; /* [out,in]; up: y = fn(w x) * (up x) */
     const float *bias; /* [out] or NULL; not with up */
     const void *x; /* [T,in] */
     void *y; /* [T,out] of out_dtype */
-    int64_t out, in;
-    int32_t T, out_dtype, fn, reserved;
+    int32_t out, in, T, out_dtype, fn, reserved;
 };
+/* Shared memory of the queues of gemv.cu, of its kernels and of the small ones. */
+enum { TURBOK_CU_GEMV_SHARED = 128 << 10, TURBOK_CU_GEMV_SHARED_SMALL = 64 << 10 };
 #define turbok_cu_gemv_any_args turbok_cu_multiply_any_args
 #define turbok_cu_gemm_any_args turbok_cu_multiply_any_args
 

@@ -14,6 +14,7 @@
 
 #ifdef __CUDACC__
 #define DEVICE static __device__ __forceinline__
+#define DEVICE_CALLED static __device__ __noinline__ /* keeps its registers from the caller */
 #define DEVICE_OF __device__ __forceinline__ /* of a specialisation */
 #define DEVICE_METHOD __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
@@ -29,6 +30,7 @@ DEVICE char *shared_dynamic()
 #else
 #include "cuda/hostrun/device.h"
 #define DEVICE static inline
+#define DEVICE_CALLED static inline
 #define DEVICE_OF inline
 #define DEVICE_METHOD inline
 #define UNROLL

@@ -101,8 +101,8 @@ template <class T> DEVICE void rope_store_body(const struct turbok_cu_rope_store
     int D = at.kv.head_dim, H = at.n_heads, K = at.kv.n_kv, half = at.rope_dim / 2, l = lane_id();
     float *c = reinterpret_cast<float *>(shared_dynamic()), *s = c + half;
     float *row = s + half + warp_id() * D;
-    grid_wait();
     grid_release();
+    grid_wait();
     int64_t t = blockIdx.x;
     int seq = a.b.seq_of[t], pos = a.b.positions[t];
     if (at.rope_dim)

@@ -54,8 +54,8 @@ template <class Each> DEVICE float2 statistics(bool layer, int64_t E, float *roo
 template <class T> DEVICE void rmsnorm_body(const struct turbok_cu_rmsnorm_args &a)
 {
     TURBOK_SHARED(float, room, 33);
-    grid_wait();
     grid_release();
+    grid_wait();
     int64_t row = static_cast<int64_t>(blockIdx.x) * a.E, at = 8 * threadIdx.x;
     T *h = static_cast<T *>(a.h) + row, *out = static_cast<T *>(a.out) + row;
     const T *delta = a.delta ? static_cast<const T *>(a.delta) + row : nullptr;
@@ -112,8 +112,8 @@ TURBOK_KERNEL_ACT(gather, 256, 4)
 
 template <class T> DEVICE void activate_body(const struct turbok_cu_activate_args &a)
 {
-    grid_wait();
     grid_release();
+    grid_wait();
     const T *gate = static_cast<const T *>(a.gate), *up = static_cast<const T *>(a.up);
     T *out = static_cast<T *>(a.out);
     int64_t wide = a.n / 8 * 8;
