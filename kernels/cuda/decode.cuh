@@ -18,6 +18,7 @@
 #define WARPS 4
 #define HEADS 8 /* query heads of an item */
 #define PART 32 /* pieces that are added at a time */
+#define TAIL TURBOK_CU_PARTIAL_TAIL
 
 /* Weights times scales can be small beyond the range of f16: codes of values are multiplied in bf16. */
 template <class T, bool coded> struct weight_type {
@@ -202,11 +203,10 @@ template <class T, int D, int BITS> struct decoder {
     }
 
     /* Keys t .. t+KEYS-1, whose K has been loaded; begins to load those at `next` (below end). */
-    DEVICE_METHOD void step(int t, int next, int end, float scale)
+    /* Scores of keys t.., and their largest: powers of 2. */
+    DEVICE_METHOD float scores(int t, float scale, float s[2 * KT][4]) const
     {
-        float s[2 * KT][4];
         int j = lane_id() % 4;
-        load_values(t);
         UNROLL
         for (int n = 0; n < 2 * KT; n++) {
             s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
@@ -233,8 +233,12 @@ template <class T, int D, int BITS> struct decoder {
             s[n][i] = pos >= from && pos < to ? x * scale : -INFINITY;
             top = fmaxf(top, s[n][i]);
         }
-        if (next < end)
-            load_keys(next);
+        return top;
+    }
+    /* Adds the values of the keys whose scores are s. */
+    DEVICE_METHOD void add(float s[2 * KT][4], float top)
+    {
+        int j = lane_id() % 4;
         top = fmaxf(top, __shfl_xor_sync(FULL, top, 1));
         top = fmaxf(top, __shfl_xor_sync(FULL, top, 2));
         float now = fmaxf(m, top), ref = now > -INFINITY ? now : 0.0f;
@@ -309,6 +313,7 @@ DEVICE int count_items(const struct turbok_cu_decode_args &a, int per_piece, int
     int S = a.b.S, l = lane_id();
     if (warp_id() == 0) {
         float keys = 0;
+#pragma unroll 1
         for (int s = l; s < S; s += 32) {
             pieces p = pieces_of(a, s, 1 << 30);
             keys += p.n ? static_cast<float>(p.span) : 0.0f;
@@ -320,6 +325,7 @@ DEVICE int count_items(const struct turbok_cu_decode_args &a, int per_piece, int
             span =
                 max(64, (static_cast<int>(fminf(keys / fmaxf(waves, 1.0f), 1e9f)) + 64) / 64 * 64);
         int before = 0, slot = 0;
+#pragma unroll 1
         for (int base = 0; base < S; base += 32) {
             int n = base + l < S ? pieces_of(a, base + l, span).n : 0, sum = n;
             int many = n > 1 ? n : 0, sum_many = many;
@@ -346,46 +352,68 @@ DEVICE int count_items(const struct turbok_cu_decode_args &a, int per_piece, int
     return chosen[0];
 }
 
-/* Adds n partial results of a head tile, one every `stride` slots, in order. room: HEADS * (PART + 2) floats.
- * Loads wait long for memory that other blocks wrote: all of a part are on their way at once. */
+DEVICE float2 tail_of(const float *row)
+{
+    return __ldcg(reinterpret_cast<const float2 *>(row));
+}
+
+/* Adds n partial results of a head tile, one every `stride` slots, in order. room: HEADS * (PART + 1 + D)
+ * floats. Loads wait long for what other blocks wrote: many are on their way at once. */
 template <class T, int D>
-DEVICE_CALLED void add_pieces(const float *partial, int n, int64_t stride, int heads, int dim, float *room,
-                       T *out)
+DEVICE_CALLED void add_pieces(const float *partial, int n, int64_t stride, int heads, int dim,
+                              float *room, T *out)
 {
     constexpr int LANES = 32 * WARPS / HEADS; /* threads of a head while weights are found */
-    constexpr int MINE = HEADS * D / (32 * WARPS); /* numbers of the result a thread has */
+    constexpr int EACH = PART / LANES; /* pieces of a part whose weights a thread finds */
     int h = static_cast<int>(threadIdx.x) / LANES, l = static_cast<int>(threadIdx.x) % LANES;
-    float *weights = room, *total = room + HEADS * PART;
-    const float *mine = partial + h * (dim + 2) + dim;
-    float m = -INFINITY, sum = 0, v[MINE];
+    float *weights = room, *total = room + HEADS * PART, *sums = total + HEADS;
+    const float *mine = partial + h * (dim + TAIL) + dim;
+    float m = -INFINITY, sum = 0;
+    float2 at[EACH]; /* largest score and sum of weights, of the first part */
+    UNROLL
+    for (int k = 0; k < EACH; k++) {
+        int p = l + k * LANES;
+        at[k] = h < heads && p < n ? tail_of(mine + p * stride) : make_float2(-INFINITY, 0.0f);
+        m = fmaxf(m, at[k].x);
+    }
     if (h < heads)
-        for (int p = l; p < n; p += LANES)
+#pragma unroll 1
+        for (int p = l + PART; p < n; p += LANES)
             m = fmaxf(m, __ldcg(mine + p * stride));
     UNROLL
     for (int i = 1; i < LANES; i *= 2)
         m = fmaxf(m, __shfl_xor_sync(FULL, m, i));
     m = m > -INFINITY ? m : 0.0f;
-    UNROLL
-    for (int e = 0; e < MINE; e++)
-        v[e] = 0;
+#pragma unroll 1
     for (int from = 0; from < n; from += PART) {
         int count = min(PART, n - from);
-        for (int p = l; p < count && h < heads; p += LANES) {
-            const float *at = mine + (from + p) * stride;
-            float w = exp2_fast(__ldcg(at) - m);
-            sum = fmaf(w, __ldcg(at + 1), sum);
+        UNROLL
+        for (int k = 0; k < EACH; k++) {
+            int p = l + k * LANES;
+            if (h >= heads || p >= count)
+                continue;
+            if (from)
+                at[k] = tail_of(mine + (from + p) * stride);
+            float w = exp2_fast(at[k].x - m);
+            sum = fmaf(w, at[k].y, sum);
             weights[h * PART + p] = w;
         }
         __syncthreads();
-        UNROLL
-        for (int e = 0; e < MINE; e++) {
-            int i = static_cast<int>(threadIdx.x) + e * 32 * WARPS, row = i / D, d = i % D;
-            if (row >= heads || d >= dim)
+#pragma unroll 1
+        for (int i = 4 * static_cast<int>(threadIdx.x); i < heads * D; i += 4 * 32 * WARPS) {
+            int row = i / D, d = i % D;
+            if (d >= dim)
                 continue;
-            const float *at = partial + from * stride + row * (dim + 2) + d;
+            const float *piece = partial + from * stride + row * (dim + TAIL) + d;
+            float4 v = from ? *reinterpret_cast<float4 *>(sums + i) : make_float4(0, 0, 0, 0);
 #pragma unroll 8
-            for (int p = 0; p < count; p++)
-                v[e] = fmaf(weights[row * PART + p], __ldcg(at + p * stride), v[e]);
+            for (int p = 0; p < count; p++) {
+                float4 x = __ldcg(reinterpret_cast<const float4 *>(piece + p * stride));
+                float w = weights[row * PART + p];
+                v.x = fmaf(w, x.x, v.x), v.y = fmaf(w, x.y, v.y);
+                v.z = fmaf(w, x.z, v.z), v.w = fmaf(w, x.w, v.w);
+            }
+            *reinterpret_cast<float4 *>(sums + i) = v;
         }
         __syncthreads();
     }
@@ -395,12 +423,10 @@ DEVICE_CALLED void add_pieces(const float *partial, int n, int64_t stride, int h
     if (l == 0)
         total[h] = sum;
     __syncthreads();
-    UNROLL
-    for (int e = 0; e < MINE; e++) {
-        int i = static_cast<int>(threadIdx.x) + e * 32 * WARPS, row = i / D, d = i % D;
-        if (row < heads && d < dim)
-            out[row * dim + d] = from_f<T>(v[e] / total[row]);
-    }
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < heads * D; i += 32 * WARPS)
+        if (i % D < dim)
+            out[i / D * dim + i % D] = from_f<T>(sums[i] / total[i / D]);
 }
 
 /* What a block knows of the item it works on. */
@@ -436,10 +462,12 @@ DEVICE work work_of(const struct turbok_cu_decode_args &a, int item, const int *
     return w;
 }
 
-/* The keys of an item; sums of each warp to o [WARPS][HEADS][D], wm and wl [WARPS][HEADS]. */
+/* The keys of an item; sums of each warp to o [WARPS][HEADS][D], wm and wl [WARPS][HEADS]. Not waited: this is
+ * the block's first, and only what was there before the step has been read so far. Keys of earlier steps need
+ * not wait for the kernel that stores the new ones. */
 template <class T, int D, int BITS>
 DEVICE void run_item(const struct turbok_cu_decode_args &a, const work &it, float *o, float *wm,
-                     float *wl)
+                     float *wl, bool waited)
 {
     typedef decoder<T, D, BITS> dec;
     const turbok_cu_attn &at = a.at;
@@ -457,13 +485,32 @@ DEVICE void run_item(const struct turbok_cu_decode_args &a, const work &it, floa
     UNROLL
     for (int e = 0; e < D / 16; e++)
         w.acc[e][0] = w.acc[e][1] = w.acc[e][2] = w.acc[e][3] = 0;
-    int t = it.begin + warp_id() * dec::KEYS;
-    if (t < it.end)
-        w.load_keys(t);
-    w.load_query(static_cast<const T *>(a.q) + it.row, it.heads);
     float scale = at.scale * 1.44269504f; /* powers of 2 */
-    for (; t < it.end; t += WARPS * dec::KEYS)
-        w.step(t, t + WARPS * dec::KEYS, it.end, scale);
+    /* Keys are asked for one turn ahead; the turn before the first only does that. One copy of the code: it
+     * comes from memory again after each layer's weights went by. */
+    constexpr int STRIDE = WARPS * dec::KEYS;
+#pragma unroll 1
+    for (int t = it.begin + warp_id() * dec::KEYS - STRIDE; t < it.end; t += STRIDE) {
+        bool begun = t >= it.begin;
+        int next = t + STRIDE;
+        float s[2 * dec::KT][4], top = 0;
+        if (begun) {
+            w.load_values(t);
+            top = w.scores(t, scale, s);
+        } else if (!waited && next + dec::KEYS >= len) { /* keys of this step are among them */
+            grid_wait();
+            waited = true;
+        }
+        if (next < it.end)
+            w.load_keys(next);
+        if (begun) {
+            w.add(s, top);
+            continue;
+        }
+        if (!waited)
+            grid_wait();
+        w.load_query(static_cast<const T *>(a.q) + it.row, it.heads);
+    }
     UNROLL
     for (int i = 1; i < 4; i *= 2) {
         w.l += __shfl_xor_sync(FULL, w.l, i);
@@ -483,11 +530,12 @@ DEVICE void run_item(const struct turbok_cu_decode_args &a, const work &it, floa
     }
 }
 
-/* Adds the warps: to out when the item is all of its sequence, else to slot [HEADS][n+2]. */
+/* Adds the warps: to out when the item is all of its sequence, else to slot [HEADS][n+TAIL]. */
 template <class T, int D>
 DEVICE void add_warps(const work &it, const float *o, const float *wm, const float *wl, int n,
                       float *slot, T *out)
 {
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < it.heads * n; i += 32 * WARPS) {
         int h = i / n, d = i % n;
         float m = -INFINITY, sum = 0, v = 0;
@@ -505,10 +553,10 @@ DEVICE void add_warps(const work &it, const float *o, const float *wm, const flo
             out[i] = from_f<T>(v / sum);
             continue;
         }
-        slot[h * (n + 2) + d] = v;
+        slot[h * (n + TAIL) + d] = v;
         if (d == 0) {
-            slot[h * (n + 2) + n] = m;
-            slot[h * (n + 2) + n + 1] = sum;
+            slot[h * (n + TAIL) + n] = m;
+            slot[h * (n + TAIL) + n + 1] = sum;
         }
     }
 }
@@ -525,19 +573,19 @@ template <class T, int D, int BITS> DEVICE void decode_body(const struct turbok_
     float *o = reinterpret_cast<float *>(shared_dynamic()); /* [WARPS][HEADS][D] */
     int *starts = reinterpret_cast<int *>(o + WARPS * HEADS * D), *slots = starts + S + 1;
     grid_release();
-    grid_wait();
     int span = count_items(a, per_piece, starts, slots), items = starts[S];
-    clear_padding<T>(a.b, a.out, at.n_heads * n);
-    int64_t stride = static_cast<int64_t>(per_piece) * HEADS * (n + 2);
+    bool waited = false;
+    int64_t stride = static_cast<int64_t>(per_piece) * HEADS * (n + TAIL);
     for (int item = static_cast<int>(blockIdx.x); item < items;
          item += static_cast<int>(gridDim.x)) {
         if (threadIdx.x == 0)
             its[0] = work_of(a, item, starts, span);
         __syncthreads();
         const work &it = its[0]; /* in shared memory: registers are short */
-        float *slot = a.partial + (static_cast<int64_t>(slots[it.seq]) + it.rest) * HEADS * (n + 2);
+        float *slot = a.partial + (static_cast<int64_t>(slots[it.seq]) + it.rest) * HEADS * (n + TAIL);
         T *out = static_cast<T *>(a.out) + it.row;
-        run_item<T, D, BITS>(a, it, o, wm, wl);
+        run_item<T, D, BITS>(a, it, o, wm, wl, waited);
+        waited = true;
         __syncthreads();
         add_warps<T, D>(it, o, wm, wl, n, slot, out);
         if (it.n_pieces > 1) {
@@ -557,6 +605,9 @@ template <class T, int D, int BITS> DEVICE void decode_body(const struct turbok_
         }
         __syncthreads();
     }
+    if (!waited)
+        grid_wait();
+    clear_padding<T>(a.b, a.out, at.n_heads * n);
 }
 
 #endif

@@ -24,6 +24,7 @@ template <class T, bool GATED, int CHUNK> struct weight_queue {
     int size[2]; /* bytes of a piece: 16, or 0 beyond the last row */
     int rest; /* inputs from here to the end of the row */
     int tile, tiles;
+    uint64_t policy;
     const struct turbok_cu_multiply_args *a;
 
     DEVICE_METHOD int first() const
@@ -48,8 +49,8 @@ template <class T, bool GATED, int CHUNK> struct weight_queue {
         if (tile < tiles) {
             UNROLL
             for (int i = 0; i < PIECES; i++)
-                copy16_async(to + i * THREADS, row[i % 2] + i / 2 * 32,
-                             rest > i / 2 * 32 ? size[i % 2] : 0);
+                copy16_async_once(to + i * THREADS, row[i % 2] + i / 2 * 32,
+                                  rest > i / 2 * 32 ? size[i % 2] : 0, policy);
             row[0] += WARPS * CHUNK;
             row[1] += WARPS * CHUNK;
             rest -= WARPS * CHUNK;
@@ -112,6 +113,7 @@ DEVICE void gemv(const struct turbok_cu_multiply_args &a)
     queue q;
     grid_release();
     q.a = &a;
+    q.policy = once_policy();
     q.room = reinterpret_cast<uint4 *>(shared_dynamic()) + threadIdx.x;
     q.tiles = (a.out - 1) / (GATED ? 8 : 16) + 1;
     q.tile = entries ? static_cast<int>(blockIdx.x) : q.tiles;

@@ -138,12 +138,14 @@ struct turbok_cu_attend_args { /* any type and head size: one block a token and 
     const void *q; /* [T,H,D] act */
     void *out; /* [T,H,D] act */
 };
+/* A partial result of a head: [D] numbers, the largest score, the sum of weights, and room to a multiple of 16 bytes. */
+enum { TURBOK_CU_PARTIAL_TAIL = 4 };
 struct turbok_cu_decode_args { /* one new token a sequence; sequences with more are left alone */
     turbok_cu_attn at;
     turbok_cu_batch b;
     const void *q; /* [T,H,D] act */
     void *out; /* [T,H,D] act */
-    float *partial; /* [slots][8][D+2] */
+    float *partial; /* [slots][8][D + TURBOK_CU_PARTIAL_TAIL] */
     uint32_t *arrived; /* [S * K * tiles of 8 heads], 0 before and after */
     int32_t slots; /* 0: every sequence and KV head in one piece */
     int32_t block_shift; /* log2 of block_tokens; -1: no power of two */

@@ -20,7 +20,7 @@ enum {
 
 static uint64_t slot_bytes(int32_t head_dim)
 {
-    return HEADS * ((uint64_t)head_dim + 2) * sizeof(float);
+    return HEADS * ((uint64_t)head_dim + TURBOK_CU_PARTIAL_TAIL) * sizeof(float);
 }
 
 static uint64_t counter_bytes(uint64_t S, uint64_t per_sequence)

@@ -324,6 +324,28 @@ DEVICE void copy16_async(void *to, const void *from, int n = 16)
     hostrun::copy_async(to, from, static_cast<size_t>(n), 16);
 #endif
 }
+/* The same for what is read once: it makes way first in the second cache, where the code of kernels and what
+ * they hand each other stay. policy: of once_policy(). */
+DEVICE uint64_t once_policy()
+{
+    uint64_t p = 0;
+#ifdef __CUDACC__
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(p));
+#endif
+    return p;
+}
+DEVICE void copy16_async_once(void *to, const void *from, int n, uint64_t policy)
+{
+#ifdef __CUDACC__
+    uint32_t s = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    asm volatile(
+        "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(s),
+        "l"(from), "r"(n), "l"(policy));
+#else
+    (void)policy;
+    copy16_async(to, from, n);
+#endif
+}
 DEVICE void copy_commit()
 {
 #ifdef __CUDACC__

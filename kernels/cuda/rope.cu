@@ -102,12 +102,15 @@ template <class T> DEVICE void rope_store_body(const struct turbok_cu_rope_store
     float *c = reinterpret_cast<float *>(shared_dynamic()), *s = c + half;
     float *row = s + half + warp_id() * D;
     grid_release();
-    grid_wait();
+    /* The inputs of a step were there before its first kernel. */
     int64_t t = blockIdx.x;
     int seq = a.b.seq_of[t], pos = a.b.positions[t];
+    int64_t table = seq < 0 ? 0 : seq * static_cast<int64_t>(a.b.table_stride);
+    int block = seq < 0 ? 0 : a.b.tables[table + pos / at.kv.block_tokens];
     if (at.rope_dim)
         angles(at, pos, seq < 0 ? 0 : a.b.rope_lens[seq], c, s);
     __syncthreads();
+    grid_wait();
     const T *in = static_cast<const T *>(a.qkv) + t * (H + 2 * K) * D;
     int end = min(H + 2 * K, static_cast<int>(blockIdx.y + 1) * a.per_block);
     for (int h = static_cast<int>(blockIdx.y) * a.per_block + warp_id(); h < end;
@@ -129,7 +132,6 @@ template <class T> DEVICE void rope_store_body(const struct turbok_cu_rope_store
                 q[i] = from_f<T>(row[i]);
         } else if (seq >= 0) {
             int value = h >= H + K, head_kv = h - H - value * K;
-            int block = a.b.tables[seq * a.b.table_stride + pos / at.kv.block_tokens];
             int slot = pos % at.kv.block_tokens;
             char *plane = kv_plane(at.kv, block, at.layer, value, head_kv);
             if (at.kv.dtype >= KV_INT4)

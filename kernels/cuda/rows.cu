@@ -54,15 +54,20 @@ template <class Each> DEVICE float2 statistics(bool layer, int64_t E, float *roo
 template <class T> DEVICE void rmsnorm_body(const struct turbok_cu_rmsnorm_args &a)
 {
     TURBOK_SHARED(float, room, 33);
-    grid_release();
-    grid_wait();
     int64_t row = static_cast<int64_t>(blockIdx.x) * a.E, at = 8 * threadIdx.x;
+    bool whole = a.E % 8 == 0 && a.E <= 8 * static_cast<int64_t>(blockDim.x), mine = at < a.E;
+    float w[8], bias[8];
+    grid_release();
+    UNROLL
+    for (int i = 0; i < 8; i++) { /* weights do not wait for the kernel before */
+        w[i] = whole && mine ? a.w[at + i] : 0.0f;
+        bias[i] = whole && mine && a.bias ? a.bias[at + i] : 0.0f;
+    }
+    grid_wait();
     T *h = static_cast<T *>(a.h) + row, *out = static_cast<T *>(a.out) + row;
     const T *delta = a.delta ? static_cast<const T *>(a.delta) + row : nullptr;
-    if (a.E % 8 == 0 &&
-        a.E <= 8 * static_cast<int64_t>(blockDim.x)) { /* the row stays in registers */
+    if (whole) { /* the row stays in registers */
         float v[8] = {0, 0, 0, 0, 0, 0, 0, 0}, d[8];
-        bool mine = at < a.E;
         if (mine) {
             load8f(h + at, v);
             if (delta) {
@@ -84,7 +89,7 @@ template <class T> DEVICE void rmsnorm_body(const struct turbok_cu_rmsnorm_args 
         float r = 1.0f / sqrtf(s.y + a.eps);
         UNROLL
         for (int i = 0; i < 8; i++)
-            v[i] = a.w[at + i] * ((v[i] - s.x) * r) + (a.bias ? a.bias[at + i] : 0.0f);
+            v[i] = w[i] * ((v[i] - s.x) * r) + bias[i];
         store8f(out + at, v);
         return;
     }
