@@ -31,7 +31,8 @@ static bool aligned(const void *p)
 /* The tensor-core kernels take rows of whole 16 bytes of one 16-bit type. */
 static bool tensor(int32_t act, int32_t w_dtype, int32_t in, const void *w, const void *x)
 {
-    return act != TURBO_F32 && w_dtype == act && in % 8 == 0 && in < 1 << 30 && aligned(w) && aligned(x);
+    return act != TURBO_F32 && w_dtype == act && in % 8 == 0 && in < 1 << 30 && aligned(w) &&
+           aligned(x);
 }
 
 /* One block a multiprocessor; rows: of a tile. */
@@ -40,7 +41,8 @@ static void stream(turbok_cu *cu, int kernel, int32_t act, const struct turbok_c
                    int rows)
 {
     enum { SUMS = 32 << 10 }; /* what the kernels have beside their queues, at most */
-    unsigned tiles = ((unsigned)a->out + (unsigned)rows - 1) / (unsigned)rows, most = (unsigned)cu->sm_count;
+    unsigned tiles = ((unsigned)a->out + (unsigned)rows - 1) / (unsigned)rows,
+             most = (unsigned)cu->sm_count;
     bool small = cu->shared_optin < TURBOK_CU_GEMV_SHARED + SUMS;
     turbok_cu_launch(cu, kernel + (act == TURBO_BF16) + 2 * small,
                      TURBOK_CU_DIM(tiles < most ? tiles : most), TURBOK_CU_DIM(512),

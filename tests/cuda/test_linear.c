@@ -69,9 +69,25 @@ static void gated(int32_t act, int32_t out, int32_t in, int32_t T)
     dev_drop();
 }
 
+/* The products that stream weights: several tiles a block, rows of several entries with rests. */
+static void streamed(int32_t act)
+{
+    static const int32_t rows[] = {1, 2, 7, 8};
+    for (size_t k = 0; k < 4; k++)
+        product(act, act, k % 2 ? TURBO_F32 : act, 33 + (int32_t)k, 2056, rows[k], k > 1, false);
+    product(act, act, act, 16, 8, 1, false, false);
+    product(act, act, act, 150, 4104, 2, true, false);
+    product(act, act, act, 2300, 72, 1, false, false);
+    product(act, act, act, 40, 2600, 13, true, true);
+    gated(act, 21, 2056, 3);
+    gated(act, 8, 40, 8);
+    gated(act, 75, 4360, 1);
+}
+
 int main(void)
 {
     dev_begin("linear");
+    int all = dev->shared_optin;
     for (int i = 0; i < 3; i++)
         for (int k = 0; k < 3; k++) { /* all types of weights with all of activations */
             product(dev_act(i), dev_act(k), dev_act(i), 19, 40, 3, k == 1, false);
@@ -79,17 +95,13 @@ int main(void)
             product(dev_act(i), dev_act(k), dev_act(i), 70, 24, 67, true, true);
         }
     for (int i = 0; i < 2; i++) {
-        static const int32_t rows[] = {1, 2, 7, 8};
-        for (size_t k = 0; k < 4; k++)
-            product(dev_act(i), dev_act(i), k % 2 ? TURBO_F32 : dev_act(i), 33 + (int32_t)k, 2056,
-                    rows[k], k > 1, false);
-        product(dev_act(i), dev_act(i), dev_act(i), 16, 8, 1, false, false);
-        product(dev_act(i), dev_act(i), dev_act(i), 40, 2600, 13, true, true);
+        streamed(dev_act(i));
+        dev->shared_optin = 99 << 10; /* as if the device had room for small queues only */
+        streamed(dev_act(i));
+        dev->shared_optin = all;
         product(dev_act(i), dev_act(i), dev_act(i), 150, 136, 40, true, true);
         product(dev_act(i), dev_act(i), TURBO_F32, 136, 72, 150, false, true);
         product(dev_act(i), dev_act(i), dev_act(i), 130, 264, 129, true, true);
-        gated(dev_act(i), 21, 2056, 3);
-        gated(dev_act(i), 8, 40, 8);
     }
     return dev_end();
 }
