@@ -13,12 +13,8 @@
 #ifndef TURBOK_CUDA_DECODE_CUH
 #define TURBOK_CUDA_DECODE_CUH
 
+#include "cuda/decode_add.cuh"
 #include "cuda/kv.cuh"
-
-#define WARPS 4
-#define HEADS 8 /* query heads of an item */
-#define PART 32 /* pieces that are added at a time */
-#define TAIL TURBOK_CU_PARTIAL_TAIL
 
 /* Weights times scales can be small beyond the range of f16: codes of values are multiplied in bf16. */
 template <class T, bool coded> struct weight_type {
@@ -313,7 +309,7 @@ DEVICE int count_items(const struct turbok_cu_decode_args &a, int per_piece, int
     int S = a.b.S, l = lane_id();
     if (warp_id() == 0) {
         float keys = 0;
-#pragma unroll 1
+        UNROLL_BY(1)
         for (int s = l; s < S; s += 32) {
             pieces p = pieces_of(a, s, 1 << 30);
             keys += p.n ? static_cast<float>(p.span) : 0.0f;
@@ -325,7 +321,7 @@ DEVICE int count_items(const struct turbok_cu_decode_args &a, int per_piece, int
             span =
                 max(64, (static_cast<int>(fminf(keys / fmaxf(waves, 1.0f), 1e9f)) + 64) / 64 * 64);
         int before = 0, slot = 0;
-#pragma unroll 1
+        UNROLL_BY(1)
         for (int base = 0; base < S; base += 32) {
             int n = base + l < S ? pieces_of(a, base + l, span).n : 0, sum = n;
             int many = n > 1 ? n : 0, sum_many = many;
@@ -350,83 +346,6 @@ DEVICE int count_items(const struct turbok_cu_decode_args &a, int per_piece, int
     }
     __syncthreads();
     return chosen[0];
-}
-
-DEVICE float2 tail_of(const float *row)
-{
-    return __ldcg(reinterpret_cast<const float2 *>(row));
-}
-
-/* Adds n partial results of a head tile, one every `stride` slots, in order. room: HEADS * (PART + 1 + D)
- * floats. Loads wait long for what other blocks wrote: many are on their way at once. */
-template <class T, int D>
-DEVICE_CALLED void add_pieces(const float *partial, int n, int64_t stride, int heads, int dim,
-                              float *room, T *out)
-{
-    constexpr int LANES = 32 * WARPS / HEADS; /* threads of a head while weights are found */
-    constexpr int EACH = PART / LANES; /* pieces of a part whose weights a thread finds */
-    int h = static_cast<int>(threadIdx.x) / LANES, l = static_cast<int>(threadIdx.x) % LANES;
-    float *weights = room, *total = room + HEADS * PART, *sums = total + HEADS;
-    const float *mine = partial + h * (dim + TAIL) + dim;
-    float m = -INFINITY, sum = 0;
-    float2 at[EACH]; /* largest score and sum of weights, of the first part */
-    UNROLL
-    for (int k = 0; k < EACH; k++) {
-        int p = l + k * LANES;
-        at[k] = h < heads && p < n ? tail_of(mine + p * stride) : make_float2(-INFINITY, 0.0f);
-        m = fmaxf(m, at[k].x);
-    }
-    if (h < heads)
-#pragma unroll 1
-        for (int p = l + PART; p < n; p += LANES)
-            m = fmaxf(m, __ldcg(mine + p * stride));
-    UNROLL
-    for (int i = 1; i < LANES; i *= 2)
-        m = fmaxf(m, __shfl_xor_sync(FULL, m, i));
-    m = m > -INFINITY ? m : 0.0f;
-#pragma unroll 1
-    for (int from = 0; from < n; from += PART) {
-        int count = min(PART, n - from);
-        UNROLL
-        for (int k = 0; k < EACH; k++) {
-            int p = l + k * LANES;
-            if (h >= heads || p >= count)
-                continue;
-            if (from)
-                at[k] = tail_of(mine + (from + p) * stride);
-            float w = exp2_fast(at[k].x - m);
-            sum = fmaf(w, at[k].y, sum);
-            weights[h * PART + p] = w;
-        }
-        __syncthreads();
-#pragma unroll 1
-        for (int i = 4 * static_cast<int>(threadIdx.x); i < heads * D; i += 4 * 32 * WARPS) {
-            int row = i / D, d = i % D;
-            if (d >= dim)
-                continue;
-            const float *piece = partial + from * stride + row * (dim + TAIL) + d;
-            float4 v = from ? *reinterpret_cast<float4 *>(sums + i) : make_float4(0, 0, 0, 0);
-#pragma unroll 8
-            for (int p = 0; p < count; p++) {
-                float4 x = __ldcg(reinterpret_cast<const float4 *>(piece + p * stride));
-                float w = weights[row * PART + p];
-                v.x = fmaf(w, x.x, v.x), v.y = fmaf(w, x.y, v.y);
-                v.z = fmaf(w, x.z, v.z), v.w = fmaf(w, x.w, v.w);
-            }
-            *reinterpret_cast<float4 *>(sums + i) = v;
-        }
-        __syncthreads();
-    }
-    UNROLL
-    for (int i = 1; i < LANES; i *= 2)
-        sum += __shfl_xor_sync(FULL, sum, i);
-    if (l == 0)
-        total[h] = sum;
-    __syncthreads();
-#pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < heads * D; i += 32 * WARPS)
-        if (i % D < dim)
-            out[i / D * dim + i % D] = from_f<T>(sums[i] / total[i / D]);
 }
 
 /* What a block knows of the item it works on. */
@@ -489,7 +408,7 @@ DEVICE void run_item(const struct turbok_cu_decode_args &a, const work &it, floa
     /* Keys are asked for one turn ahead; the turn before the first only does that. One copy of the code: it
      * comes from memory again after each layer's weights went by. */
     constexpr int STRIDE = WARPS * dec::KEYS;
-#pragma unroll 1
+    UNROLL_BY(1)
     for (int t = it.begin + warp_id() * dec::KEYS - STRIDE; t < it.end; t += STRIDE) {
         bool begun = t >= it.begin;
         int next = t + STRIDE;
@@ -535,7 +454,7 @@ template <class T, int D>
 DEVICE void add_warps(const work &it, const float *o, const float *wm, const float *wl, int n,
                       float *slot, T *out)
 {
-#pragma unroll 1
+    UNROLL_BY(1)
     for (int i = static_cast<int>(threadIdx.x); i < it.heads * n; i += 32 * WARPS) {
         int h = i / n, d = i % n;
         float m = -INFINITY, sum = 0, v = 0;

@@ -18,6 +18,8 @@
 #define DEVICE_OF __device__ __forceinline__ /* of a specialisation */
 #define DEVICE_METHOD __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
+#define UNROLL_BY(n) TURBOK_PRAGMA(unroll n)
+#define TURBOK_PRAGMA(text) _Pragma(#text)
 #define TURBOK_KERNEL(name, args, threads, blocks)                                                 \
     extern "C" __global__ void __launch_bounds__(threads, blocks)                                  \
         name(const __grid_constant__ struct turbok_cu_##args##_args a)
@@ -34,6 +36,7 @@ DEVICE char *shared_dynamic()
 #define DEVICE_OF inline
 #define DEVICE_METHOD inline
 #define UNROLL
+#define UNROLL_BY(n)
 #define TURBOK_KERNEL(name, args, threads, blocks)                                                 \
     static void name##_run(const struct turbok_cu_##args##_args &a);                               \
     static void name##_entry(const void *p)                                                        \
@@ -310,58 +313,7 @@ DEVICE void put_element(int dtype, void *p, int64_t i, float v)
         static_cast<bf16 *>(p)[i] = from_f<bf16>(v);
 }
 
-/* Asynchronous copies to shared memory: 16 bytes, of which those from n (0..16) on become zero; a group is
- * what was begun since the last commit; wait until at most `pending` groups are on their way. */
-DEVICE void copy16_async(void *to, const void *from, int n = 16)
-{
-#ifdef __CUDACC__
-    uint32_t s = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(s), "l"(from),
-                 "r"(n));
-#else
-    hostrun::aligned(to, 16, "an asynchronous copy");
-    hostrun::aligned(from, 16, "an asynchronous copy");
-    hostrun::copy_async(to, from, static_cast<size_t>(n), 16);
-#endif
-}
-/* The same for what is read once: it makes way first in the second cache, where the code of kernels and what
- * they hand each other stay. policy: of once_policy(). */
-DEVICE uint64_t once_policy()
-{
-    uint64_t p = 0;
-#ifdef __CUDACC__
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(p));
-#endif
-    return p;
-}
-DEVICE void copy16_async_once(void *to, const void *from, int n, uint64_t policy)
-{
-#ifdef __CUDACC__
-    uint32_t s = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-    asm volatile(
-        "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(s),
-        "l"(from), "r"(n), "l"(policy));
-#else
-    (void)policy;
-    copy16_async(to, from, n);
-#endif
-}
-DEVICE void copy_commit()
-{
-#ifdef __CUDACC__
-    asm volatile("cp.async.commit_group;" ::: "memory");
-#else
-    hostrun::copy_commit();
-#endif
-}
-template <int pending> DEVICE void copy_wait()
-{
-#ifdef __CUDACC__
-    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
-#else
-    hostrun::copy_wait(pending);
-#endif
-}
+#include "cuda/prims_copy.cuh"
 
 /* ---- barriers and launches ---------------------------------------------------------------------- */
 
