@@ -95,7 +95,7 @@ static void load(turbod_weights_opts o, turbok_isa isa, bool more, float *out)
         assert_int_equal(turbok_device_mem(o.device, TURBOK_MEM_LINEAR) -
                              (c ? turbok_linear_bytes(o.device, TURBO_BF16, 70, IN, false, 0) : 0),
                          turbok_linear_bytes(o.device, TURBO_BF16, TALL, IN, false, 0) +
-                             turbok_linear_rows_bytes(o.device, TURBO_BF16, parts, 2, IN, 0));
+                             turbok_linear_rows_bytes(o.device, TURBO_BF16, parts, 2, IN, 0, NULL));
     turbod_weights_close(w);
     assert_int_equal(turbok_device_alloc_bytes(o.device), 0);
     turbok_device_close(o.device);
