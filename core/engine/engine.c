@@ -27,7 +27,7 @@ void turbod_engine_defaults(turbod_engine_opts *o)
         .max_batch = 64,
         .max_step_tokens = 256, /* a CPU is as fast with 64 rows as with thousands */
         .queue_size = 1024,
-        .max_step_stretch = 2,
+        .max_step_stretch = 4,
         .image_bytes = (uint64_t)256 << 20,
         .prefix_caching = true,
         .cache_per_tenant = true,

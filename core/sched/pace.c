@@ -41,7 +41,7 @@ int32_t turbod_pace_budget(const turbod_pace *p, int32_t n_decodes, int64_t back
         return most;
     double ease =
         TURBOD_PACE_EASE * (decode + (double)backlog * p->token_ns / TURBOD_PACE_PATIENCE);
-    double allowed = p->stretch * p->usual_ns - decode;
+    double allowed = (p->stretch - 1) * decode;
     allowed = ease < allowed ? ease : allowed;
     if (allowed < TURBOD_PACE_UNSEEN_NS)
         allowed = TURBOD_PACE_UNSEEN_NS;
@@ -53,21 +53,15 @@ int32_t turbod_pace_budget(const turbod_pace *p, int32_t n_decodes, int64_t back
 
 void turbod_pace_note(turbod_pace *p, int32_t n_decodes, int32_t n_prompt, int64_t ns)
 {
-    if (!n_prompt)
+    if (!n_prompt) {
         blend(&p->decode_ns[bucket_of(n_decodes)], (double)ns);
-    double decode = n_decodes ? decode_cost(p, n_decodes) : 0;
-    if (decode > 0) {
-        double share = (double)ns / TURBOD_PACE_USUAL_NS;
-        bool fresh = p->usual_ns <= 0 || share > 1;
-        p->usual_ns = fresh ? decode : p->usual_ns + (decode - p->usual_ns) * share;
-    }
-    if (!n_prompt)
         return;
+    }
     if (p->mixed && !n_decodes)
         return;
     p->mixed = n_decodes > 0;
     /* Where decoding waits for memory the first prompt tokens cost nothing: then the estimate sinks until
      * the chunk is large enough to show. */
-    double rest = (double)ns - decode;
+    double rest = (double)ns - (n_decodes ? decode_cost(p, n_decodes) : 0);
     blend(&p->token_ns, rest > 0 ? rest / n_prompt : 0);
 }

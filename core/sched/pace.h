@@ -2,9 +2,9 @@
  *
  * A prompt that joins a step makes every stream in it wait longer for its next token. The pace learns what
  * a step costs that only decodes, and what a prompt token adds beside it. At ease prompts may add half of
- * the plain step. The more prompt tokens wait, the more they may add, until the step takes `stretch` times what plain
- * steps usually take, over the last seconds: a step with few streams has room for more of a prompt than one with many,
- * so that steps last about as long whoever is in them. It steers speed only, never results. Engine thread. */
+ * the plain step. The more prompt tokens wait, the more they may add, up to `stretch` times the plain step:
+ * a long queue costs more by waiting, and by small batches, than streams gain. It steers speed only, never
+ * results. Engine thread. */
 #ifndef TURBOD_PACE_H
 #define TURBOD_PACE_H
 
@@ -14,13 +14,11 @@
 #define TURBOD_PACE_EASE 0.5 /* of a plain step: what prompts add while few tokens wait */
 /* They may add twice that when what waits would take so many plain steps, three times at twice as many ... */
 #define TURBOD_PACE_PATIENCE 2000.0
-#define TURBOD_PACE_USUAL_NS 2e9 /* how long the past is that tells what is usual */
 #define TURBOD_PACE_UNSEEN_NS 100e3 /* what a prompt may always add to a step: nobody notices */
 
 typedef struct turbod_pace {
     double stretch;
     double decode_ns[12]; /* of a step that only decodes, by log2 of its sequences; 0 not known */
-    double usual_ns; /* what the decodes of a step cost lately; 0 not known */
     double token_ns; /* what one prompt token adds; 0 not known */
     bool
         mixed; /* token_ns was seen beside decodes, where a token costs more than in a large chunk */

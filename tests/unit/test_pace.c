@@ -89,29 +89,9 @@ static void test_bounds(void **state)
     assert_int_equal(turbod_pace_budget(&r, 4, 0, 4096), 99);
 }
 
-/* Steps last about as long whoever is in them: what decodes do not take of the usual step times stretch,
- * prompts may. */
-static void test_even(void **state)
-{
-    (void)state;
-    const machine m = {.base = 714286,
-                       .decode = 285714,
-                       .token = 190e3}; /* 1 stream 1 ms, 8 streams 3 */
-    turbod_pace p = {.stretch = 2};
-    turbod_pace_note(&p, 8, 0, (int64_t)cost(&m, 8, 0));
-    for (int i = 0; i < 20000; i++)
-        turbod_pace_note(&p, 1, i % 2, (int64_t)cost(&m, 1, i % 2));
-    assert_int_equal(turbod_pace_budget(&p, 1, 1 << 30, 256), 5);
-    assert_int_equal(turbod_pace_budget(&p, 8, 1 << 30, 256), 1); /* many came at once */
-    for (int i = 0; i < 20000; i++)
-        turbod_pace_note(&p, 8, 0, (int64_t)cost(&m, 8, 0));
-    assert_int_equal(turbod_pace_budget(&p, 8, 1 << 30, 256), 15); /* that is usual now */
-    assert_int_equal(turbod_pace_budget(&p, 1, 1 << 30, 256), 26);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_converges),
-                                       cmocka_unit_test(test_even), cmocka_unit_test(test_bounds)};
+                                       cmocka_unit_test(test_bounds)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
