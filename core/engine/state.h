@@ -64,12 +64,12 @@ struct turbod_engine {
 
 /* load.c: fills everything up to pool; turbod_engine_close undoes a part of it. */
 turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err);
-/* Counts what was taken, kind by kind, into facts and metrics, beside what was planned. */
 /* Gives the workspaces back; the device is still there, or was never opened. */
 void turbod_engine_unload(turbod_engine *e);
 /* load.c: runs one batch: logits [n_rows,V] into host, but for rows [n_rows] that the device draws. */
 turbo_status turbod_engine_forward(turbod_engine *e, const turbo_batch *b, turbok_row *rows,
                                    float *host, turbo_err *err);
+/* Counts what was taken, kind by kind, into facts and metrics, beside what was planned. */
 void turbod_engine_audit(turbod_engine *e);
 
 /* step.c: one pass of the engine thread. False when there was nothing to do. */

@@ -198,8 +198,7 @@ template <class T, int D, int BITS> struct decoder {
         qsum += __shfl_xor_sync(FULL, qsum, 2);
     }
 
-    /* Keys t .. t+KEYS-1, whose K has been loaded; begins to load those at `next` (below end). */
-    /* Scores of keys t.., and their largest: powers of 2. */
+    /* Scores of keys t .. t+KEYS-1, whose K has been loaded, and their largest: powers of 2. */
     DEVICE_METHOD float scores(int t, float scale, float s[2 * KT][4]) const
     {
         int j = lane_id() % 4;
@@ -501,7 +500,8 @@ template <class T, int D, int BITS> DEVICE void decode_body(const struct turbok_
             its[0] = work_of(a, item, starts, span);
         __syncthreads();
         const work &it = its[0]; /* in shared memory: registers are short */
-        float *slot = a.partial + (static_cast<int64_t>(slots[it.seq]) + it.rest) * HEADS * (n + TAIL);
+        int64_t row = (static_cast<int64_t>(slots[it.seq]) + it.rest) * HEADS;
+        float *slot = a.partial + row * (n + TAIL);
         T *out = static_cast<T *>(a.out) + it.row;
         run_item<T, D, BITS>(a, it, o, wm, wl, waited);
         waited = true;

@@ -11,7 +11,7 @@
 #include "cuda/hostrun/fakecuda.h"
 
 typedef struct fake_driver {
-    void *library; /* NULL: the real one runs */
+    void *handle; /* NULL: the real one runs */
     fakecuda_fail_fn plant;
     fakecuda_fired_fn fired;
     fakecuda_kernels_fn kernels;
@@ -29,17 +29,17 @@ static inline fake_driver fake_driver_open(void)
         return fake;
     snprintf(path, sizeof path, "%s/kernels/cuda/hostrun/.libs/fakecuda.so", top ? top : ".");
     setenv("TURBO_CUDA_DRIVER", path, 1);
-    fake.library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!fake.library) {
+    fake.handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!fake.handle) {
         fprintf(stderr, "%s\n", dlerror());
         abort();
     }
-    *(void **)(void *)&fake.plant = dlsym(fake.library, FAKECUDA_FAIL);
-    *(void **)(void *)&fake.fired = dlsym(fake.library, FAKECUDA_FIRED);
-    *(void **)(void *)&fake.kernels = dlsym(fake.library, FAKECUDA_KERNELS);
-    *(void **)(void *)&fake.calls = dlsym(fake.library, FAKECUDA_CALLS);
-    *(void **)(void *)&fake.live = dlsym(fake.library, FAKECUDA_LIVE);
-    *(void **)(void *)&fake.why = dlsym(fake.library, FAKECUDA_WHY);
+    *(void **)(void *)&fake.plant = dlsym(fake.handle, FAKECUDA_FAIL);
+    *(void **)(void *)&fake.fired = dlsym(fake.handle, FAKECUDA_FIRED);
+    *(void **)(void *)&fake.kernels = dlsym(fake.handle, FAKECUDA_KERNELS);
+    *(void **)(void *)&fake.calls = dlsym(fake.handle, FAKECUDA_CALLS);
+    *(void **)(void *)&fake.live = dlsym(fake.handle, FAKECUDA_LIVE);
+    *(void **)(void *)&fake.why = dlsym(fake.handle, FAKECUDA_WHY);
     return fake;
 }
 

@@ -22,7 +22,7 @@ static inline void nothing_left(void)
 {
     static const char *const kinds[] = {"device", "pinned",  "streams", "events",
                                         "graphs", "modules", "contexts"};
-    for (size_t i = 0; fake.library && i < sizeof kinds / sizeof kinds[0]; i++)
+    for (size_t i = 0; fake.handle && i < sizeof kinds / sizeof kinds[0]; i++)
         if (fake.live(kinds[i]))
             fail_msg("%zu %s left behind", fake.live(kinds[i]), kinds[i]);
 }

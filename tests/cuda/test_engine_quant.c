@@ -107,13 +107,13 @@ static void test_tokens(void **state)
             result *r = on ? got : want;
             as_planned(e);
             long taken =
-                fake.library ? fake.calls("cuMemAlloc_v2") + fake.calls("cuMemHostAlloc") : 0;
+                fake.handle ? fake.calls("cuMemAlloc_v2") + fake.calls("cuMemHostAlloc") : 0;
             for (int i = 0; i < 3; i++)
                 start(e, &r[i], prompts[i], 3 + 5 * i, 8 + i, &p);
             for (int i = 0; i < 3; i++)
                 finish(&r[i]);
             all_blocks_back(e);
-            if (fake.library && on) {
+            if (fake.handle && on) {
                 assert_true(fake.calls("cuGraphInstantiateWithFlags") <
                             fake.calls("cuGraphLaunch"));
                 assert_int_equal(fake.calls("cuMemAlloc_v2") + fake.calls("cuMemHostAlloc"), taken);

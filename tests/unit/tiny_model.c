@@ -139,6 +139,25 @@ void tiny_model_write(const tiny_model *m, char *folder)
     write_config(m, folder);
 }
 
+void tiny_model_overflow(const tiny_model *m, const char *folder)
+{
+    const float huge = 3e38f;
+    char path[128];
+    uint64_t header;
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    FILE *f = fopen(path, "r+b");
+    if (!f || fread(&header, 8, 1, f) != 1)
+        abort();
+    /* Behind the two tables and the last norm: wqkv of layer 0, whose first group is 2 heads of q, then k. */
+    int32_t D = m->embed / m->heads, row = m->heads / m->kv_heads * D;
+    long at = 8 + (long)header + 4L * (2L * m->vocab * m->embed + m->embed + (long)row * m->embed);
+    int bad = fseek(f, at, SEEK_SET);
+    for (int i = 0; i < m->embed; i++)
+        bad |= fwrite(&huge, 4, 1, f) != 1;
+    if (fclose(f) || bad)
+        abort();
+}
+
 void tiny_model_remove(const char *folder)
 {
     static const char *const files[] = {"config.json", "model.safetensors", "generation_config.json",

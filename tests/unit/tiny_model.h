@@ -14,6 +14,9 @@ typedef struct tiny_model {
 
 /* Makes a temporary folder with config.json and model.safetensors; its name goes to folder [64]. */
 void tiny_model_write(const tiny_model *m, char *folder);
+/* Makes a weight of the first key of layer 0 so large, in a folder of f32 weights, that every token's key holds an
+ * infinity. */
+void tiny_model_overflow(const tiny_model *m, const char *folder);
 void tiny_model_remove(const char *folder);
 
 #endif
