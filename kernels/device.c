@@ -20,6 +20,7 @@ turbo_status turbok_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
 }
 
 #define HUGE_FROM (4u << 20)
+#define LOADING_SPIN_US 2000
 #define SCRATCH_LEAST TURBO_FULL_HEAD /* head size that the scratch of a new device is made for */
 
 size_t turbok_alloc_size(size_t bytes)
@@ -124,7 +125,9 @@ turbo_status turbok_device_open(const turbok_device_opts *o, turbok_device **out
     d->isa = isa;
     d->exact = o->exact;
     d->exec.prim = prim_of(isa);
-    turbo_status st = turbok_pool_new(o->threads, o->pin, o->spin_us, &d->exec.pool, err);
+    /* Beside a card the threads only load weights: between two pieces they wait for a copy, never for long. */
+    int spin_us = o->on == TURBOK_ON_CUDA && o->spin_us < 0 ? LOADING_SPIN_US : o->spin_us;
+    turbo_status st = turbok_pool_new(o->threads, o->pin, spin_us, &d->exec.pool, err);
     if (!st && o->on == TURBOK_ON_CUDA) {
         st = turbok_backend_load(o->path, d, err);
         if (!st)

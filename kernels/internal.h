@@ -107,7 +107,7 @@ size_t turbok_alloc_size(size_t bytes);
 void *turbok_alloc(turbok_device *d, turbok_mem kind, size_t bytes);
 void turbok_release(turbok_device *d, turbok_mem kind, void *p, size_t bytes);
 #define TURBOK_BUILD                                                                               \
-    __VERSION__ " turbok 4" /* to be raised when a struct here or in turbok.h changes */
+    __VERSION__ " turbok 5" /* to be raised when a struct here or in turbok.h changes */
 /* Of matrices as they lie in memory: to be raised when tiles, stripes or turbok_tiles change, also for one instruction
  * set. Files of the old layout are not used any more. */
 #define TURBOK_LAYOUT 1
@@ -160,6 +160,19 @@ bool turbok_rows_gridded(const turbok_part *parts, int32_t n);
 turbo_status turbok_rows_grid_new(turbok_device *d, int32_t dtype, const turbok_part *parts,
                                   int32_t n, int64_t in, uint32_t flags, turbo_linear **w,
                                   turbo_err *err);
+/* quantize.c: rows of floats to codes and scales of g's bits and group, as turbok_grid has them, on the caller's
+ * thread; scratch [turbok_quantize_scratch(in)]. False: a number is not finite. quantizable: can the data of
+ * part become its grid? */
+size_t turbok_quantize_scratch(int64_t in);
+bool turbok_quantizable(const turbok_part *part, int64_t in);
+bool turbok_quantize_rows(const turbok_prim *prim, const turbok_grid *g, int32_t dtype,
+                          const void *data, int64_t rows, int64_t in, void *scratch, uint8_t *codes,
+                          void *scale);
+/* Is the grid of a part still to be made of its data? Then coded_new makes it first, on the CPU. */
+bool turbok_rows_to_code(const turbok_part *parts, int32_t n);
+turbo_status turbok_rows_coded_new(turbok_device *d, int32_t dtype, const turbok_part *parts,
+                                   int32_t n, int64_t in, uint32_t flags, turbo_linear **w,
+                                   turbo_err *err);
 /* weights.c: the bias of parts, into w. */
 turbo_status turbok_fill_bias(turbok_device *d, turbo_linear *w, const turbok_part *parts,
                               int32_t n);

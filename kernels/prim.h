@@ -60,8 +60,21 @@ typedef struct turbok_prim {
     /* Weights for codes: p[j] *= scale[j], j < n <= 64; returns sum p[j] * zero[j] with p as it was.
      * Arrays have room for 64; p from n on may be overwritten, scale and zero there may be anything. */
     float (*weights)(float *p, int64_t n, const float *scale, const float *zero);
+    /* Finite floats to codes of quantised weights, one a byte: `groups` groups one behind the other, and the
+     * scale of each. 8 bits: code - 128 times scale, which is rounded up to bf16 if `rounded`; 4 bits:
+     * code - 8. cpu/encode.c has the rules. The same bits on every instruction set. */
+    void (*encode)(int bits, bool rounded, const float *w, int64_t groups, int64_t group,
+                   uint8_t *codes, float *scale);
     const turbok_grid_prim *grid; /* products with quantised matrices: grid.h */
 } turbok_prim;
+
+/* What the largest number of a group becomes, in the order in which scales are tried. */
+#define TURBOK_ENCODE_ENDS                                                                         \
+    {                                                                                              \
+        -8.0f, -7.4f, -6.8f, 7.4f                                                                  \
+    }
+void turbok_encode(int bits, bool rounded, const float *w, int64_t groups, int64_t group,
+                   uint8_t *codes, float *scale); /* the scalar one */
 
 extern const turbok_prim turbok_prim_scalar;
 #if defined(__x86_64__)

@@ -1,6 +1,5 @@
-/* kernels/quantize.c: rows of floats to a grid, for weights that come without one. Caller's thread and the
- * pool. Plain rounding: nothing is known of the activations. */
-#include <math.h>
+/* kernels/quantize.c: rows of floats to a grid, for weights that come without one: all rows at once, or some into
+ * a caller's memory. Caller's thread and the pool. */
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,167 +7,119 @@
 #include "cpu/half.h"
 #include "internal.h"
 
-typedef struct quantizer {
-    const char *data; /* [rows,in] of dtype */
-    int32_t dtype, bits, group;
-    int64_t in;
-    uint8_t *codes;
-    void *scale;
-    _Atomic int64_t bad; /* a row that is not finite, or -1 */
-} quantizer;
-
-/* Codes of n numbers for scale s, at most `top` from `middle`; returns the sum of squared errors. */
-static float round_to(const float *w, int64_t n, float s, int middle, int top, uint8_t *code)
+size_t turbok_quantize_scratch(int64_t in)
 {
-    float inverse = s == 0.0f ? 0.0f : 1.0f / s, error = 0;
-    for (int64_t i = 0; i < n; i++) {
-        float v = w[i] * inverse, most = (float)top, least = (float)-middle;
-        v = v > most ? most : v < least ? least : v;
-        v = v + 12582912.0f - 12582912.0f; /* to the nearest integer: 1.5 * 2^23 */
-        code[i] = (uint8_t)((int)v + middle);
-        float e = w[i] - v * s;
-        error += e * e;
-    }
-    return error;
+    return ((size_t)in * (sizeof(float) + 1 + sizeof(float)) + 63) / 64 * 64;
 }
 
-/* The scale with which codes fit w best, in the sense of least squares. */
-static float fitted(const float *w, int64_t n, int middle, const uint8_t *code, float fallback)
+bool turbok_quantize_rows(const turbok_prim *prim, const turbok_grid *g, int32_t dtype,
+                          const void *data, int64_t rows, int64_t in, void *scratch, uint8_t *codes,
+                          void *scale)
 {
-    float up = 0, down = 0;
-    for (int64_t i = 0; i < n; i++) {
-        float c = (float)(code[i] - middle);
-        up += w[i] * c;
-        down += c * c;
+    float *w = scratch, *s = w + in;
+    uint8_t *code = (uint8_t *)(s + in);
+    int64_t groups = in / g->group;
+    size_t row_bytes = (size_t)in * turbok_dtype_size(dtype);
+    for (int64_t r = 0; r < rows; r++) {
+        const char *row = (const char *)data + (size_t)r * row_bytes;
+        uint8_t *to = codes + (size_t)r * (size_t)in * (size_t)g->bits / 8;
+        bool whole = g->group == in; /* one scale a row stays fp32 */
+        if (!turbok_all_finite(dtype, row, row_bytes))
+            return false;
+        prim->widen(dtype, row, in, w);
+        prim->encode(g->bits, !whole, w, groups, g->group, g->bits == 8 ? to : code, s);
+        for (int64_t i = 0; g->bits == 4 && i < in / 2; i++)
+            to[i] = (uint8_t)(code[2 * i] | code[2 * i + 1] << 4);
+        if (whole)
+            memcpy((float *)scale + r, s, sizeof *s);
+        else
+            prim->narrow(TURBO_BF16, s, groups, (uint16_t *)scale + r * groups);
     }
-    return down > 0 ? up / down : fallback;
-}
-
-/* Symmetric 8 bits: no code is clipped, an element is off by half a scale at most. The scale is rounded up
- * to bf16 except where one stands for a whole row. */
-static float eight_bits(const quantizer *z, const float *w, uint8_t *code)
-{
-    float most = 0;
-    for (int64_t i = 0; i < z->group; i++)
-        most = fabsf(w[i]) > most ? fabsf(w[i]) : most;
-    float s = most / 127.0f;
-    if (z->group != z->in)
-        s = turbok_bf16_to_f32(turbok_bf16_above(s));
-    (void)round_to(w, z->group, s, 128, 127, code);
-    return s;
-}
-
-/* Codes -8..7: the largest number becomes -8 or something near, whichever of some scales has the least
- * squared error, each once as it is and once fitted. */
-static float four_bits(const quantizer *z, const float *w, uint8_t *code, uint8_t *try)
-{
-    static const float ends[] = {-8.0f, -7.4f, -6.8f, 7.4f};
-    float most = 0, best = INFINITY, s = 0;
-    for (int64_t i = 0; i < z->group; i++)
-        most = fabsf(w[i]) > fabsf(most) ? w[i] : most;
-    (void)round_to(w, z->group, 0, 8, 7, code); /* of zeros */
-    for (int k = 0; k < 8 && most != 0.0f; k++) {
-        float t = k % 2 ? fitted(w, z->group, 8, try, most / ends[k / 2]) : most / ends[k / 2];
-        t = turbok_bf16_to_f32(turbok_f32_to_bf16(t));
-        float error = round_to(w, z->group, t, 8, 7, try);
-        if (error < best) {
-            best = error;
-            s = t;
-            memcpy(code, try, (uint32_t)z->group);
-        }
-    }
-    return s;
-}
-
-static void quantize_row(quantizer *z, int64_t row, float *w, uint8_t *code, uint8_t *try)
-{
-    int64_t groups = z->in / z->group;
-    turbok_prim_scalar.widen(z->dtype,
-                             z->data + (size_t)(row * z->in) * turbok_dtype_size(z->dtype), z->in,
-                             w);
-    float strange = 0;
-    for (int64_t i = 0; i < z->in; i++)
-        strange += w[i] - w[i];
-    if (strange != 0.0f) {
-        atomic_store(&z->bad, row);
-        return;
-    }
-    for (int64_t g = 0; g < groups; g++) {
-        const float *part = w + g * z->group;
-        uint8_t *to = code + g * z->group;
-        float s = z->bits == 8 ? eight_bits(z, part, to) : four_bits(z, part, to, try);
-        size_t at = (size_t)(row * groups + g);
-        if (z->group == z->in) {
-            memcpy((float *)z->scale + at, &s, sizeof s);
-        } else {
-            uint16_t h = turbok_f32_to_bf16(s);
-            memcpy((uint16_t *)z->scale + at, &h, sizeof h);
-        }
-    }
-    uint8_t *out = z->codes + (size_t)row * (size_t)z->in * (size_t)z->bits / 8;
-    if (z->bits == 8)
-        memcpy(out, code, (size_t)z->in);
-    else
-        for (int64_t i = 0; i < z->in / 2; i++)
-            out[i] = (uint8_t)(code[2 * i] | code[2 * i + 1] << 4);
+    return true;
 }
 
 typedef struct quantize_job {
-    quantizer z;
-    char *scratch; /* [threads] of row_bytes */
-    size_t row_bytes;
+    const turbok_prim *prim;
+    const turbok_grid *g;
+    const char *data; /* [rows,in] of dtype */
+    int32_t dtype;
+    int64_t in;
+    size_t row_bytes, code_bytes, scale_bytes; /* of a row */
+    uint8_t *codes;
+    char *scale;
+    char *scratch; /* [threads] */
+    _Atomic int64_t bad; /* a row that is not finite, or -1 */
 } quantize_job;
 
-static void quantize_rows(void *ctx, int64_t from, int64_t to, int thread)
+static void quantize_some(void *ctx, int64_t from, int64_t to, int thread)
 {
     quantize_job *j = ctx;
-    char *mine = j->scratch + (size_t)thread * j->row_bytes;
-    uint8_t *code = (uint8_t *)mine + (size_t)j->z.in * sizeof(float);
     for (int64_t r = from; r < to; r++)
-        quantize_row(&j->z, r, (float *)(void *)mine, code, code + j->z.in);
+        if (!turbok_quantize_rows(j->prim, j->g, j->dtype, j->data + (size_t)r * j->row_bytes, 1,
+                                  j->in,
+                                  j->scratch + (size_t)thread * turbok_quantize_scratch(j->in),
+                                  j->codes + (size_t)r * j->code_bytes,
+                                  j->scale + (size_t)r * j->scale_bytes))
+            atomic_store(&j->bad, r);
+}
+
+bool turbok_quantizable(const turbok_part *part, int64_t in)
+{
+    const turbok_grid *g = part->grid;
+    return (part->dtype == TURBO_F32 || part->dtype == TURBO_F16 || part->dtype == TURBO_BF16) &&
+           part->rows >= 1 && part->rows <= INT32_MAX && in >= 1 && in <= TURBOK_GRID_IN &&
+           (g->bits == 8 || g->bits == 4) && g->group >= 1 && in % g->group == 0 &&
+           (g->group == in || g->group % 16 == 0) && (g->bits == 8 || in % 2 == 0);
 }
 
 turbo_status turbok_grid_quantize(turbok_device *d, int32_t dtype, const void *data, int64_t rows,
                                   int64_t in, int32_t bits, int32_t group, turbok_grid *g,
                                   turbo_err *err)
 {
-    if ((dtype != TURBO_F32 && dtype != TURBO_F16 && dtype != TURBO_BF16) || rows < 1 || in < 1 ||
-        rows > INT32_MAX || in > TURBOK_GRID_IN || (bits != 8 && bits != 4) || group < 1 ||
-        in % group || (group != in && group % 16) || (bits == 4 && in % 2))
+    const turbok_grid form = {
+        .bits = bits,
+        .group = group,
+        .scale_dtype = group == in ? TURBO_F32 : TURBO_BF16,
+        .offset = bits == 8 ? 128 : 8,
+    };
+    if (!turbok_quantizable(&(turbok_part){.rows = rows, .grid = &form, .dtype = dtype}, in))
         return turbok_fail(
             err, TURBO_EINVAL,
             "%lld x %lld numbers of type %d cannot become %d bits in groups of %d: f32, "
             "f16 and bf16 can, 8 and 4 bits, groups a multiple of 16 that divides the inputs",
             (long long)rows, (long long)in, dtype, bits, group);
-    size_t codes = (size_t)rows * (size_t)in * (size_t)bits / 8;
-    size_t scales = (size_t)rows * (size_t)(in / group) * (group == in ? 4 : 2);
-    size_t at = (codes + 63) / 64 * 64, threads = (size_t)turbok_pool_threads(d->exec.pool);
     quantize_job j = {
-        .z = {data, dtype, bits, group, in, malloc(at + scales), NULL, -1},
-        .row_bytes = ((size_t)in * 6 + 63) / 64 * 64,
+        .prim = d->exec.prim,
+        .g = &form,
+        .data = data,
+        .dtype = dtype,
+        .in = in,
+        .row_bytes = (size_t)in * turbok_dtype_size(dtype),
+        .code_bytes = (size_t)in * (size_t)bits / 8,
+        .scale_bytes = (size_t)(in / group) * turbok_dtype_size(form.scale_dtype),
+        .bad = -1,
     };
-    j.scratch = calloc(threads, j.row_bytes);
-    if (!j.z.codes || !j.scratch) {
-        free(j.z.codes);
+    size_t at = ((size_t)rows * j.code_bytes + 63) / 64 * 64;
+    j.codes = calloc(1, at + (size_t)rows * j.scale_bytes);
+    j.scratch = calloc((size_t)turbok_pool_threads(d->exec.pool), turbok_quantize_scratch(in));
+    if (!j.codes || !j.scratch) {
+        free(j.codes);
         free(j.scratch);
         return turbok_fail(err, TURBO_ENOMEM, "no memory to quantise %lld x %lld numbers",
                            (long long)rows, (long long)in);
     }
-    j.z.scale = j.z.codes + at;
-    turbok_pool_for(d->exec.pool, rows, 8, quantize_rows, &j);
+    j.scale = (char *)j.codes + at;
+    turbok_pool_for(d->exec.pool, rows, 8, quantize_some, &j);
     free(j.scratch);
-    int64_t bad = atomic_load(&j.z.bad);
+    int64_t bad = atomic_load(&j.bad);
     if (bad >= 0) {
-        free(j.z.codes);
+        free(j.codes);
         return turbok_fail(err, TURBO_EDATA, "row %lld holds a number that is not finite",
                            (long long)bad);
     }
-    *g = (turbok_grid){.bits = bits,
-                       .group = group,
-                       .scale_dtype = group == in ? TURBO_F32 : TURBO_BF16,
-                       .offset = bits == 8 ? 128 : 8,
-                       .codes = j.z.codes,
-                       .scale = j.z.scale};
+    *g = form;
+    g->codes = j.codes;
+    g->scale = j.scale;
     return TURBO_OK;
 }
 
@@ -176,4 +127,39 @@ void turbok_grid_quantize_free(turbok_grid *g)
 {
     free((void *)(uintptr_t)g->codes); /* one block: turbok_grid_quantize */
     *g = (turbok_grid){0};
+}
+
+bool turbok_rows_to_code(const turbok_part *parts, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (parts[i].grid && !parts[i].grid->codes && parts[i].data)
+            return true;
+    return false;
+}
+
+turbo_status turbok_rows_coded_new(turbok_device *d, int32_t dtype, const turbok_part *parts,
+                                   int32_t n, int64_t in, uint32_t flags, turbo_linear **res,
+                                   turbo_err *err)
+{
+    turbok_part *coded = calloc((size_t)n, sizeof *coded);
+    turbok_grid *made = calloc((size_t)n, sizeof *made);
+    turbo_status st =
+        coded && made ? TURBO_OK : turbok_fail(err, TURBO_ENOMEM, "no memory for a weight handle");
+    for (int32_t i = 0; i < n && !st; i++) {
+        const turbok_grid *g = parts[i].grid;
+        coded[i] = parts[i];
+        if (!turbok_rows_to_code(&parts[i], 1))
+            continue;
+        st = turbok_grid_quantize(d, parts[i].dtype, parts[i].data, parts[i].rows, in, g->bits,
+                                  g->group, &made[i], err);
+        coded[i].data = NULL;
+        coded[i].grid = &made[i];
+    }
+    if (!st)
+        st = turbok_linear_rows_new(d, dtype, coded, n, in, flags, res, err);
+    for (int32_t i = 0; made && i < n; i++)
+        turbok_grid_quantize_free(&made[i]);
+    free(made);
+    free(coded);
+    return st;
 }

@@ -102,6 +102,9 @@ typedef struct turbok_speed {
 turbo_status turbok_measure(turbok_device *d, size_t buffer_bytes, int rounds, turbok_speed *out,
                             turbo_err *err);
 
+/* Is each number finite? bytes of F32, F16 or BF16 at any alignment. Pure. */
+bool turbok_all_finite(int32_t dtype, const void *p, size_t bytes);
+
 /* Runs fn(ctx, i, n) for i = 0..n-1 on the pool, n = number of threads, and returns when all did.
  * For load-time work such as repacking or scanning. */
 typedef void (*turbok_task)(void *ctx, int i, int n);
@@ -124,13 +127,24 @@ turbo_status turbok_linear_new(turbok_device *d, int32_t dtype, const void *data
  * activations for each. A part without bias has zeros there when another part has one. No copy is made
  * besides the handle. */
 typedef struct turbok_grid turbok_grid;
+/* Where numbers lie in a file that is open. */
+typedef struct turbok_file {
+    int32_t fd;
+    int32_t reserved;
+    uint64_t at;
+} turbok_file;
 typedef struct turbok_part {
-    const void *data; /* NULL with a grid */
+    const void *data; /* NULL with a grid, unless the grid is still to be made */
     int64_t rows;
     const void *bias; /* [rows] of bias_dtype or NULL */
     int32_t bias_dtype;
+    int32_t finite; /* not 0: data that holds NaN or infinity is refused with TURBO_EDATA */
+    /* Or NULL. Codes NULL and data there: rows of dtype become bits and group of the grid, as
+     * turbok_grid_quantize makes them. */
+    const turbok_grid *grid;
+    const turbok_file *file; /* or NULL; the same bytes as data, for who would rather read */
+    int32_t dtype; /* of data that becomes a grid */
     int32_t reserved;
-    const turbok_grid *grid; /* or NULL */
 } turbok_part;
 /* What turbok_linear_rows_new takes; of all pointers only which are NULL matters (data may be NULL). 0: the
  * device cannot store it, and err (NULL allowed) says why and what to do. */
@@ -354,13 +368,16 @@ uint64_t turbok_steps_bytes(const turbok_device *d, const turbok_steps *s);
 turbo_status turbok_steps_open(turbok_device *d, const turbok_steps *s, turbo_err *err);
 /* Around the forward() of a step: begin brings the inputs to the device and says what forward() is to be
  * called with, *as, whose n_rows is that of logits; when *replay is set it is not to be called. rows [n_rows],
- * or NULL: all logits go to the host; the same in both calls. end draws and waits; of the other rows it copies
- * the logits to host memory (pinned, [R,V]). On the CPU as is b, and end does nothing: logits is host memory.
- * After an error the device is done for. */
+ * or NULL: all logits go to the host; the same in all three calls. end draws, and of the other rows copies the
+ * logits to host memory (pinned, [R,V]); wait returns when both are done. On the CPU as is b, and end and wait do
+ * nothing: logits is host memory. After an error the device is done for.
+ * A device that draws may be given one step more before the wait of the step before, when all rows of that
+ * one are drawn. A token of the batch may then be ~r: what row r of the step before draws. Waits are in order. */
 turbo_status turbok_step_begin(turbok_device *d, const turbo_batch *b, const turbok_row *rows,
                                turbo_batch *as, bool *replay, turbo_err *err);
 turbo_status turbok_step_end(turbok_device *d, float *logits, turbok_row *rows, int32_t R,
                              float *host, turbo_err *err);
+turbo_status turbok_step_wait(turbok_device *d, turbok_row *rows, int32_t R, turbo_err *err);
 
 /* Reads back one token's K or V of a layer as fp32 [K,D]; for tests and tools. */
 void turbok_kv_read(const turbok_kv_pool *p, const turbok_kv_table *t, int32_t layer, int32_t pos,

@@ -1,4 +1,5 @@
 /* kernels/weights.c: weight handles: repacking into tiles, vectors. Caller's thread and the pool. */
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,6 +33,32 @@ uint64_t turbok_linear_bytes(const turbok_device *d, int32_t dtype, int64_t out,
         return 0;
     return turbok_alloc_size(bytes) +
            (has_bias ? (uint64_t)tiles * TURBOK_TILE * sizeof(float) : 0);
+}
+
+#define SCAN_PIECE ((int64_t)1 << 20)
+
+typedef struct scan {
+    const char *data;
+    int64_t bytes;
+    int32_t dtype;
+    _Atomic bool bad;
+} scan;
+
+static void scan_pieces(void *ctx, int64_t from, int64_t to, int thread)
+{
+    scan *s = ctx;
+    int64_t end = to * SCAN_PIECE < s->bytes ? to * SCAN_PIECE : s->bytes;
+    (void)thread;
+    if (!turbok_all_finite(s->dtype, s->data + from * SCAN_PIECE,
+                           (size_t)(end - from * SCAN_PIECE)))
+        atomic_store(&s->bad, true);
+}
+
+static bool finite_part(turbok_device *d, const turbok_part *p, int32_t dtype, int64_t in)
+{
+    scan s = {p->data, p->rows * in * (int64_t)turbok_dtype_size(dtype), dtype, false};
+    turbok_pool_for(d->exec.pool, (s.bytes + SCAN_PIECE - 1) / SCAN_PIECE, 1, scan_pieces, &s);
+    return !atomic_load(&s.bad);
 }
 
 typedef struct repack {
@@ -161,6 +188,8 @@ turbo_status turbok_linear_rows_new(turbok_device *d, int32_t dtype, const turbo
     bool has_bias = false, known = true;
     if (d->backend)
         return d->backend->linear_rows_new(d, dtype, parts, n, in, flags, res, err);
+    if (turbok_rows_to_code(parts, n))
+        return turbok_rows_coded_new(d, dtype, parts, n, in, flags, res, err);
     if (turbok_rows_gridded(parts, n))
         return turbok_rows_grid_new(d, dtype, parts, n, in, flags, res, err);
     turbo_linear *w = calloc(1, sizeof *w);
@@ -180,6 +209,11 @@ turbo_status turbok_linear_rows_new(turbok_device *d, int32_t dtype, const turbo
                            "a matrix of %lld x %lld of type %d cannot be stored; f32, f16 and bf16 can",
                            (long long)out, (long long)in, dtype);
     }
+    for (int32_t i = 0; i < n; i++)
+        if (parts[i].finite && !finite_part(d, &parts[i], dtype, in)) {
+            free(w);
+            return turbok_fail(err, TURBO_EDATA, "a number is not finite");
+        }
     w->data = turbok_alloc(d, TURBOK_MEM_LINEAR, w->data_bytes);
     if (!w->data || (has_bias && turbok_fill_bias(d, w, parts, n))) {
         size_t mib = w->data_bytes >> 20;

@@ -457,6 +457,8 @@ static int run_offline(cli_args *a)
     if (!st)
         st = want_least(a, "queue_size", (int64_t)s.n_asks < 65536 ? (int64_t)s.n_asks : 65536,
                         &err);
+    if (!st) /* nobody waits for a token */
+        st = want_least(a, "max_step_stretch", 1000, &err);
     if (!st)
         st = open_and_run(&s, a->conf->max_batch_size * (longest + a->conf->cache_block_seq_len),
                           longest, offline_once, &err);
@@ -538,7 +540,8 @@ const cli_cmd cli_bench_offline = {
     .words = "MODEL [flags]",
     .summary = "Measures the throughput of many requests at once, without HTTP.",
     .about = "All requests are queued at once; prompts are random tokens, answers have their full "
-             "length.\n",
+             "length.\n"
+             "max_step_stretch is 1000 unless you set it.\n",
     .flags = offline_flags,
     .keys = MODEL_KEYS,
     .min_words = 0,

@@ -173,6 +173,20 @@ static turbo_status read_environment(turbod_conf *c, turbo_err *err)
     return st;
 }
 
+/* On a card a step of many sequences or tokens takes little longer than one of few: other defaults suit it. */
+static turbo_status suit_device(turbod_conf *c, turbo_err *err)
+{
+    static const char *const rows[][2] = {{"max_batch_size", "256"},
+                                          {"max_prefill_token_num", "2048"}};
+    turbo_status st = TURBO_OK;
+    for (size_t i = 0; i < 2 && !st && !strncmp(c->device, "cuda", 4); i++) {
+        const turbod_opt *o = turbod_opt_find("engine", rows[i][0], strlen(rows[i][0]));
+        if (c->origins[o - turbod_opts] == TURBOD_FROM_DEFAULT)
+            st = turbod_opt_set(c, o, rows[i][1], TURBOD_FROM_DEFAULT, "default", err);
+    }
+    return st;
+}
+
 static turbo_status cross_checks(const turbod_conf *c, turbo_err *err)
 {
     if (c->cache_block_seq_len % 8)
@@ -230,6 +244,10 @@ turbo_status turbod_conf_load(int argc, char **argv, turbod_extra_flag extra, vo
     }
     if (!st)
         st = turbod_conf_fill_models(c, err);
+    if (!st)
+        st = suit_device(c, err);
+    for (size_t i = 0; !st && i < c->n_models; i++)
+        st = suit_device(c->models[i], err);
     if (!st)
         st = cross_checks(c, err);
     for (size_t i = 0; !st && i < c->n_models; i++) {

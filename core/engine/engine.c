@@ -61,6 +61,11 @@ static void *engine_main(void *arg)
         busy = turbod_step(e);
         turbod_leave(e);
     }
+    if (e->flight) { /* nothing may use memory that is about to be given back */
+        turbo_err err;
+        (void)turbok_step_wait(e->device, e->flight->drawn, e->flight->n_rows, &err);
+        e->flight = NULL;
+    }
     turbod_take_arrivals(e, 0);
     turbod_fail_all(e, TURBO_ECANCELLED, "the server is shutting down");
     return NULL;
@@ -120,9 +125,11 @@ turbo_status turbod_engine_open(const turbod_engine_opts *o, turbod_engine **out
     turbod_plan_summary(&e->facts.plan, summary, sizeof summary);
     atomic_store(&e->metrics.kv_total, turbok_kv_pool_total(e->pool));
     atomic_store(&e->metrics.kv_free, turbok_kv_pool_free_count(e->pool));
-    turbod_log(TURBO_LOG_INFO, "model %s: %d layers, vocabulary %d, %s; %s, loaded in %.2f s",
+    turbod_log(TURBO_LOG_INFO,
+               "model %s: %d layers, vocabulary %d, %s; %s, loaded in %.2f s, %.2f of them weights",
                e->facts.model.arch, e->facts.model.n_layers, e->facts.model.vocab, summary,
-               e->facts.device, e->facts.load_seconds);
+               e->facts.device, e->facts.load_seconds,
+               e->metrics.load_seconds[TURBOD_LOAD_WEIGHTS]);
     *out = e;
     return TURBO_OK;
 }
@@ -154,7 +161,11 @@ void turbod_engine_close(turbod_engine *e)
     turbok_device_close(e->device);
     turbod_config_close(e->config);
     free(e->rows);
-    free(e->drawn);
+    for (int i = 0; i < 2; i++) {
+        free(e->flights[i].rows);
+        free(e->flights[i].drawn);
+        free(e->flights[i].items);
+    }
     free(e->row_req);
     free(e->tops);
     for (turbod_flow *f = e->flows, *next; f; f = next) {

@@ -347,8 +347,15 @@ static turbo_status open_workspace(turbod_engine *e, turbo_err *err)
     if (!st)
         st = take_host(e, p->tops, &tops, err);
     e->row_req = calloc((size_t)p->max_batch, sizeof *e->row_req);
-    e->drawn = calloc((size_t)p->max_batch, sizeof *e->drawn);
-    if (!st && (!e->row_req || !e->drawn))
+    bool room = e->row_req;
+    for (int i = 0; i < 2; i++) {
+        turbod_flight *f = &e->flights[i];
+        f->rows = calloc((size_t)p->max_batch, sizeof *f->rows);
+        f->drawn = calloc((size_t)p->max_batch, sizeof *f->drawn);
+        f->items = calloc((size_t)p->max_batch, sizeof *f->items);
+        room = room && f->rows && f->drawn && f->items;
+    }
+    if (!st && !room)
         st = turbod_err(err, TURBO_ENOMEM, "no memory for %d sampling rows", p->max_batch);
     e->rows = rows;
     e->tops = tops;
@@ -388,6 +395,7 @@ turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, t
         st = open_device(e, o, err);
     if (!st)
         st = make_plan(e, o, err);
+    clocked(e, TURBOD_LOAD_DEVICE, &t);
     if (!st)
         st = open_weights(e, err);
     clocked(e, TURBOD_LOAD_WEIGHTS, &t);

@@ -192,7 +192,7 @@ static void core_series(const page *g)
 
 static void load_series(const page *g)
 {
-    static const char *const stages[] = {"files", "weights", "workspace", "kv", "rest"};
+    static const char *const stages[] = {"files", "device", "weights", "workspace", "kv", "rest"};
     turbod_metrics_head(g->o, g->prefix, "model_load_seconds", "gauge",
                         "Time to load the model, by stage.");
     for (size_t i = 0; i < g->n; i++)

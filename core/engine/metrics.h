@@ -22,6 +22,7 @@ typedef struct turbod_hist {
 /* What loading consists of; the label "stage" of model_load_seconds. */
 enum {
     TURBOD_LOAD_FILES, /* config, plugins, tokenizer */
+    TURBOD_LOAD_DEVICE, /* opening it, and the plan */
     TURBOD_LOAD_WEIGHTS,
     TURBOD_LOAD_WORKSPACE,
     TURBOD_LOAD_KV,

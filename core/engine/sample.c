@@ -82,7 +82,7 @@ static bool drawn(turbod_engine *e, turbod_request *r, const turbo_sample_row *r
     if (!row->status && row->token >= 0 && row->token < e->facts.model.vocab)
         return true;
     turbod_log(TURBO_LOG_ERROR, "request %s: numeric error at token %d", r->id,
-               r->n_tokens - r->n_prompt);
+               r->n_tokens - r->unknown - r->n_prompt);
     turbod_holding_taint(r, e->pool);
     turbod_fail(e, r, TURBO_EDATA, "numeric_error: the model's logits are not finite");
     return false;
@@ -91,13 +91,16 @@ static bool drawn(turbod_engine *e, turbod_request *r, const turbo_sample_row *r
 /* One sampled token of one request. */
 static void advance(turbod_engine *e, turbod_request *r, const turbo_sample_row *row)
 {
+    int32_t at = r->n_tokens - r->unknown;
     if (!drawn(e, r, row))
         return;
     if (!r->by_device) {
         const struct turbod_sampler *s = &e->samplers[r->programs];
         s->vtbl->accept(s->self, r->sampler_state, &r->params, row->token);
     }
-    r->tokens[r->n_tokens++] = row->token;
+    r->tokens[at] = row->token;
+    r->n_tokens = at + 1;
+    r->unknown = 0;
     note_time(e, r);
     if (is_stop_id(r, row->token)) {
         finish(e, r, TURBOD_FINISH_STOP, row->token);
@@ -142,16 +145,16 @@ static void advance(turbod_engine *e, turbod_request *r, const turbo_sample_row 
 
 /* Rows of the requests that one sampler draws for, into e->rows; returns how many. A request whose policy
  * fails now has ended and has no row. */
-static int32_t gather_rows(turbod_engine *e, bool programs)
+static int32_t gather_rows(turbod_engine *e, turbod_flight *f, bool programs)
 {
     size_t V = (size_t)e->facts.model.vocab;
     int32_t n = 0;
-    for (int32_t i = 0; i < e->batch.b.n_rows; i++) {
-        turbod_request *r = e->batch.rows[i];
+    for (int32_t i = 0; i < f->n_rows; i++) {
+        turbod_request *r = f->rows[i];
         if (!r || r->by_device || r->programs != programs)
             continue;
         float *logits = e->logits + (size_t)i * V;
-        e->batch.rows[i] = NULL;
+        f->rows[i] = NULL;
         turbo_err err = {{0}};
         turbo_status st = r->steer && r->steer->draw
                               ? r->steer->draw(r->steer, logits, &r->params, &err)
@@ -173,10 +176,10 @@ static int32_t gather_rows(turbod_engine *e, bool programs)
     return n;
 }
 
-static void sample_some(turbod_engine *e, bool programs)
+static void sample_some(turbod_engine *e, turbod_flight *f, bool programs)
 {
     struct turbod_sampler *s = &e->samplers[programs];
-    int32_t n = gather_rows(e, programs);
+    int32_t n = gather_rows(e, f, programs);
     if (!n)
         return;
     turbo_err err = {{0}};
@@ -192,25 +195,28 @@ static void sample_some(turbod_engine *e, bool programs)
 }
 
 /* Rows that the device has drawn. */
-static void take_drawn(turbod_engine *e)
+static void take_drawn(turbod_engine *e, turbod_flight *f)
 {
-    for (int32_t i = 0; i < e->batch.b.n_rows; i++) {
-        turbod_request *r = e->batch.rows[i];
-        const turbo_sample_row row = {.token = e->drawn[i].token, .status = e->drawn[i].status};
-        if (!r->by_device)
+    for (int32_t i = 0; i < f->n_rows; i++) {
+        turbod_request *r = f->rows[i];
+        const turbo_sample_row row = {.token = f->drawn[i].token, .status = f->drawn[i].status};
+        if (!r || !r->by_device)
             continue;
-        e->batch.rows[i] = NULL;
+        f->rows[i] = NULL;
         advance(e, r, &row);
     }
 }
 
-turbo_status turbod_place_rows(turbod_engine *e, turbo_err *err)
+turbo_status turbod_place_rows(turbod_engine *e, turbod_flight *f, turbo_err *err)
 {
     turbo_status st = TURBO_OK;
-    for (int32_t i = 0; i < e->batch.b.n_rows && !st; i++) {
-        turbod_request *r = e->batch.rows[i];
-        e->drawn[i].place = r->by_device ? r->place : -1;
-        if (r->by_device && !r->placed)
+    f->n_rows = e->batch.b.n_rows;
+    f->ahead = e->device_draws;
+    for (int32_t i = 0; i < f->n_rows; i++) {
+        turbod_request *r = f->rows[i] = e->batch.rows[i];
+        f->drawn[i].place = r->by_device ? r->place : -1;
+        f->ahead = f->ahead && r->by_device;
+        if (r->by_device && !r->placed && !st)
             st = turbok_place_begin(e->device, r->place, &r->params, r->tokens, r->n_prompt,
                                     r->n_tokens, err);
         r->placed = true;
@@ -218,9 +224,21 @@ turbo_status turbod_place_rows(turbod_engine *e, turbo_err *err)
     return st;
 }
 
-void turbod_sample_rows(turbod_engine *e)
+void turbod_expect_rows(turbod_flight *f)
 {
-    take_drawn(e);
-    sample_some(e, false);
-    sample_some(e, true);
+    for (int32_t i = 0; i < f->n_rows; i++) {
+        turbod_request *r = f->rows[i];
+        if (!r)
+            continue;
+        r->tokens[r->n_tokens++] = ~i;
+        r->unknown = 1;
+    }
+}
+
+void turbod_sample_rows(turbod_engine *e, turbod_flight *f)
+{
+    take_drawn(e, f);
+    sample_some(e, f, false);
+    sample_some(e, f, true);
+    f->n_rows = 0;
 }

@@ -9,6 +9,18 @@
 #include "engine/media.h"
 #include "sched/batch.h"
 
+/* A step from its launch until its rows have become tokens. */
+typedef struct turbod_flight {
+    turbod_request **rows; /* [max_batch] whose row it is; NULL: nobody's any more */
+    turbok_row *drawn; /* [max_batch] the rows as the device sees them */
+    int32_t n_rows;
+    turbod_request **items; /* [max_batch] whose tokens it computes; NULL: it has ended */
+    int32_t n_items;
+    int32_t n_decodes, n_prompt; /* tokens */
+    bool ahead; /* the device draws all rows: the next step can be launched before this one lands */
+    int64_t t0;
+} turbod_flight;
+
 struct turbod_engine {
     turbod_engine_facts facts;
     char *model_dir;
@@ -31,7 +43,8 @@ struct turbod_engine {
     float *logits; /* [max_batch, V] host memory */
     float *device_logits; /* the same where the model writes them; of a CPU: logits */
     bool device_draws; /* the tokens of samplers[0], for requests that it can */
-    turbok_row *drawn; /* [max_batch] rows of the batch as the device sees them */
+    turbod_flight flights[2], *flight; /* the one that is on its way between two passes, or NULL */
+    int64_t t_landed;
     turbo_sample_row *rows; /* [max_batch] */
     turbod_request **row_req; /* [max_batch] whose row it is */
     turbo_logprob *tops; /* [max_batch, 20] */
@@ -66,7 +79,8 @@ struct turbod_engine {
 turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err);
 /* Gives the workspaces back; the device is still there, or was never opened. */
 void turbod_engine_unload(turbod_engine *e);
-/* load.c: runs one batch: logits [n_rows,V] into host, but for rows [n_rows] that the device draws. */
+/* load.c: starts one batch: logits [n_rows,V] into host, but for rows [n_rows] that the device draws. They are
+ * there after turbok_step_wait. */
 turbo_status turbod_engine_forward(turbod_engine *e, const turbo_batch *b, turbok_row *rows,
                                    float *host, turbo_err *err);
 /* Counts what was taken, kind by kind, into facts and metrics, beside what was planned. */
@@ -88,10 +102,13 @@ turbok_kv_key turbod_engine_root(const turbod_engine *e, const char *tenant, con
 /* step.c: the pool's counts to the metrics. */
 void turbod_publish_gauges(turbod_engine *e);
 
-/* sample.c: who draws the rows of the batch, into drawn; a device is told what it does not know yet. */
-turbo_status turbod_place_rows(turbod_engine *e, turbo_err *err);
-/* Samples the rows of the batch and advances their requests. */
-void turbod_sample_rows(turbod_engine *e);
+/* sample.c: the rows of the batch become those of f, and who draws them; a device is told what it does not know
+ * yet. */
+turbo_status turbod_place_rows(turbod_engine *e, turbod_flight *f, turbo_err *err);
+/* The rows' tokens, before they are drawn, as ~row. */
+void turbod_expect_rows(turbod_flight *f);
+/* Samples the rows and advances their requests. */
+void turbod_sample_rows(turbod_engine *e, turbod_flight *f);
 void turbod_end(turbod_engine *e, turbod_request *r, const turbod_event *ev, int end_kind);
 
 #endif

@@ -1,4 +1,4 @@
-/* core/engine/step.c: one step: arrivals and cancels, plan, forward, sample.
+/* core/engine/step.c: one pass: arrivals and cancels, plan, launch, and the sampling of what has landed.
  * Engine thread only. Nothing here allocates. */
 #include "engine/state.h"
 #include "sched/holding.h"
@@ -13,9 +13,22 @@ static void left_queue(turbod_engine *e, turbod_request *r)
     atomic_fetch_sub(&e->n_queued, 1);
 }
 
+/* What is still computed and drawn for r is nobody's. */
+static void disown(turbod_flight *f, const turbod_request *r)
+{
+    for (int32_t i = 0; i < f->n_rows; i++)
+        if (f->rows[i] == r)
+            f->rows[i] = NULL;
+    for (int32_t i = 0; i < f->n_items; i++)
+        if (f->items[i] == r)
+            f->items[i] = NULL;
+}
+
 void turbod_end(turbod_engine *e, turbod_request *r, const turbod_event *ev, int end_kind)
 {
     bool was_queued = !r->started;
+    disown(&e->flights[0], r);
+    disown(&e->flights[1], r);
     turbod_sched_remove(&e->sched, r);
     atomic_fetch_add_explicit(&e->metrics.ended[end_kind], 1, memory_order_relaxed);
     turbod_hist_add(&e->metrics.e2e, (double)(turbod_now() - r->t_submit) * 1e-9);
@@ -34,7 +47,7 @@ static turbod_timings timings_of(const turbod_request *r)
     return (turbod_timings){
         .prompt_n = r->n_prompt,
         .cached_n = r->cached,
-        .predicted_n = r->n_tokens - r->n_prompt,
+        .predicted_n = r->n_tokens - r->unknown - r->n_prompt,
         .queue_ms = (double)((r->t_start ? r->t_start : now) - r->t_submit) * 1e-6,
         .prompt_ms = r->t_first ? (double)(r->t_first - r->t_start) * 1e-6 : 0,
         .predicted_ms = r->t_first ? (double)(r->t_last - r->t_first) * 1e-6 : 0,
@@ -158,6 +171,8 @@ static void give_up(turbod_engine *e, const char *what, const turbo_err *err)
     for (int32_t i = 0; i < e->sched.n_running; i++)
         turbod_holding_taint(e->sched.running[i], e->pool);
     turbod_fail_all(e, TURBO_EINTERNAL, broken);
+    e->flight = NULL;
+    turbod_sched_landed(&e->sched);
     turbod_publish_gauges(e);
 }
 
@@ -169,54 +184,96 @@ static void look_after_device(turbod_engine *e)
         give_up(e, "the device", &err);
 }
 
+/* Starts the planned step. On a CPU it is done then. */
+static turbo_status launch(turbod_engine *e, turbod_flight *f, turbo_err *err)
+{
+    turbo_status st = TURBO_OK;
+    note_starts(e);
+    if (e->media) /* pictures are no part of what the pace learns */
+        st = turbod_media_compute(e->media, &e->sched, turbok_device_exec(e->device), err);
+    f->t0 = turbod_now();
+    if (st)
+        return st;
+    turbod_batch_build(&e->batch, &e->sched);
+    st = turbod_place_rows(e, f, err);
+    if (!st)
+        st = turbod_engine_forward(e, &e->batch.b, f->drawn, e->logits, err);
+    if (st)
+        return st;
+    turbod_sched_started(&e->sched);
+    f->n_items = e->sched.n_items;
+    for (int32_t i = 0; i < f->n_items; i++)
+        f->items[i] = e->sched.items[i].req;
+    f->n_decodes = e->sched.n_decodes;
+    f->n_prompt = e->sched.n_tokens - e->sched.n_decodes;
+    atomic_fetch_add_explicit(&e->metrics.steps, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&e->metrics.prefill_tokens, (uint64_t)f->n_prompt,
+                              memory_order_relaxed);
+    turbod_hist_add(&e->metrics.step_tokens, (double)e->batch.b.n_tokens);
+    return TURBO_OK;
+}
+
+/* Waits for a step. What was expected of it is known then, and others may find what it computed. */
+static turbo_status land(turbod_engine *e, turbod_flight *f, turbo_err *err)
+{
+    turbo_status st = turbok_step_wait(e->device, f->drawn, f->n_rows, err);
+    if (st)
+        return st;
+    for (int32_t i = 0; i < f->n_rows; i++) {
+        turbod_request *r = f->rows[i];
+        if (r && r->unknown)
+            r->tokens[r->n_tokens - 1] = f->drawn[i].token > 0 ? f->drawn[i].token : 0;
+    }
+    for (int32_t i = 0; i < f->n_items; i++) {
+        turbod_request *r = f->items[i];
+        if (r && r->phase == TURBOD_RUNNING)
+            turbod_holding_advance(r, e->pool, turbod_sched_known(&e->sched, r));
+    }
+    f->n_items = 0;
+    int64_t from = f->t0 > e->t_landed ? f->t0 : e->t_landed;
+    turbod_sample_rows(e, f);
+    e->t_landed = turbod_now();
+    turbod_pace_note(&e->sched.pace, f->n_decodes, f->n_prompt, e->t_landed - from);
+    return TURBO_OK;
+}
+
+/* Plans a step, starts it, and lets the step before it land meanwhile, if that one is still on its way. The new
+ * one lands in the same pass, unless the device draws its rows and others will follow it. */
 static bool step(turbod_engine *e)
 {
-    int64_t t0 = turbod_now();
+    turbod_flight *before = e->flight, *f = NULL;
+    turbo_err err = {{0}};
+    turbo_status st = TURBO_OK;
     if (atomic_load(&e->failed)) { /* who was let in at the last moment */
         turbod_fail_all(e, TURBO_EINTERNAL, broken);
         return false;
     }
     reap(e);
+    if (before)
+        turbod_expect_rows(before);
     turbod_sched_plan(&e->sched);
     turbod_publish_gauges(e);
-    if (!e->sched.n_items) {
+    if (!before && !e->sched.n_items) {
         look_after_device(e);
         return false;
     }
-    note_starts(e);
-
-    turbo_err err = {{0}};
-    turbo_status st = TURBO_OK;
-    if (e->media) { /* pictures are no part of what the pace learns */
-        int64_t t1 = turbod_now();
-        st = turbod_media_compute(e->media, &e->sched, turbok_device_exec(e->device), &err);
-        t0 += turbod_now() - t1;
+    if (e->sched.n_items) {
+        f = &e->flights[before == e->flights];
+        st = launch(e, f, &err);
     }
-    if (!st) {
-        turbod_batch_build(&e->batch, &e->sched);
-        st = turbod_place_rows(e, &err);
+    if (!f)
+        turbod_sched_landed(&e->sched);
+    if (!st && before)
+        st = land(e, before, &err);
+    if (!st && f && (!f->ahead || !e->sched.n_running)) {
+        turbod_sched_landed(&e->sched);
+        st = land(e, f, &err);
+        f = NULL;
     }
-    if (!st) {
-        st = turbod_engine_forward(e, &e->batch.b, e->drawn, e->logits, &err);
-    }
-    if (st) {
+    e->flight = f;
+    if (st)
         give_up(e, "forward", &err);
-        return true;
-    }
-    for (int32_t i = 0; i < e->sched.n_items; i++) {
-        turbod_request *r = e->sched.items[i].req;
-        r->computed += e->sched.items[i].n_new;
-        turbod_holding_advance(r, e->pool);
-    }
-    atomic_fetch_add_explicit(&e->metrics.steps, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&e->metrics.prefill_tokens,
-                              (uint64_t)(e->sched.n_tokens - e->sched.n_decodes),
-                              memory_order_relaxed);
-    turbod_hist_add(&e->metrics.step_tokens, (double)e->batch.b.n_tokens);
-    turbod_sample_rows(e);
     turbod_publish_gauges(e);
-    turbod_pace_note(&e->sched.pace, e->sched.n_decodes, e->sched.n_tokens - e->sched.n_decodes,
-                     turbod_now() - t0);
     return true;
 }
 

@@ -29,6 +29,8 @@ static turbo_status run_chunk(turbod_engine *e, turbok_kv_table *table, const in
     b->b.n_seqs = 1;
     b->b.n_rows = rows;
     turbo_status st = turbod_engine_forward(e, &b->b, NULL, logits, err);
+    if (!st)
+        st = turbok_step_wait(e->device, NULL, rows, err);
     table->len = done + n;
     return st;
 }

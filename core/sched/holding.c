@@ -99,18 +99,17 @@ void turbod_holding_announce(turbod_request *r, turbok_kv_pool *p)
     r->announced = r->n_tokens;
 }
 
-void turbod_holding_advance(turbod_request *r, turbok_kv_pool *p)
+void turbod_holding_advance(turbod_request *r, turbok_kv_pool *p, int32_t n)
 {
     int32_t bt = block_tokens(p);
-    r->table.len = r->computed;
-    if (r->computed / bt > r->published) {
-        name_to(r, p, r->computed);
-        for (; r->published < r->computed / bt; r->published++)
+    if (n / bt > r->published) {
+        name_to(r, p, n);
+        for (; r->published < n / bt; r->published++)
             publish_full(r, p, r->published, true);
     }
     /* The end of the prompt is where a second answer to it, or a dialogue's next turn, begins. */
-    if (r->computed == r->announced)
-        publish_tail(r, p, r->computed, true);
+    if (n == r->announced)
+        publish_tail(r, p, n, true);
 }
 
 void turbod_holding_release(turbod_request *r, turbok_kv_pool *p)

@@ -13,8 +13,8 @@ void turbod_holding_name(turbod_request *r, const turbok_kv_pool *p);
 int32_t turbod_holding_find(turbod_request *r, turbok_kv_pool *p);
 /* The request is about to compute the rest of its prompt. */
 void turbod_holding_announce(turbod_request *r, turbok_kv_pool *p);
-/* computed has grown. */
-void turbod_holding_advance(turbod_request *r, turbok_kv_pool *p);
+/* Its first n tokens are computed, more than before. */
+void turbod_holding_advance(turbod_request *r, turbok_kv_pool *p, int32_t n);
 /* Gives all blocks back; what was computed stays cached as long as there is room. */
 void turbod_holding_release(turbod_request *r, turbok_kv_pool *p);
 /* Nobody may find what this request computed: its numbers were not finite. */

@@ -37,6 +37,8 @@ static double decode_cost(const turbod_pace *p, int32_t n)
 int32_t turbod_pace_budget(const turbod_pace *p, int32_t n_decodes, int64_t backlog, int32_t most)
 {
     double decode = n_decodes ? decode_cost(p, n_decodes) : 0;
+    if (p->stretch >= TURBOD_PACE_OFF)
+        return most;
     if (decode <= 0 || p->token_ns <= 0)
         return most;
     double ease =

@@ -14,6 +14,7 @@
 #define TURBOD_PACE_EASE 0.5 /* of a plain step: what prompts add while few tokens wait */
 /* They may add twice that when what waits would take so many plain steps, three times at twice as many ... */
 #define TURBOD_PACE_PATIENCE 2000.0
+#define TURBOD_PACE_OFF 1000.0 /* a stretch from which on nobody minds waiting */
 #define TURBOD_PACE_UNSEEN_NS 100e3 /* what a prompt may always add to a step: nobody notices */
 
 typedef struct turbod_pace {

@@ -106,6 +106,29 @@ static int32_t index_of(const turbod_sched *s, const turbod_request *r)
     return i;
 }
 
+void turbod_sched_started(turbod_sched *s)
+{
+    s->air = s->step;
+    for (int32_t i = 0; i < s->n_items; i++) {
+        turbod_request *r = s->items[i].req;
+        r->air_step = s->step;
+        r->air_new = s->items[i].n_new;
+        r->computed += r->air_new;
+        r->table.len = r->computed;
+    }
+}
+
+void turbod_sched_landed(turbod_sched *s)
+{
+    s->air = 0;
+}
+
+int32_t turbod_sched_known(const turbod_sched *s, const turbod_request *r)
+{
+    int32_t air = s->air && r->air_step == s->air ? r->air_new : 0;
+    return r->computed > air ? r->computed - air : 0;
+}
+
 static void leave(turbod_sched *s, turbod_request *r)
 {
     int32_t i = index_of(s, r);
@@ -118,6 +141,10 @@ static void leave(turbod_sched *s, turbod_request *r)
     r->flow->n_running--;
     r->flow->service -= r->prepaid;
     r->prepaid = 0;
+    int32_t known = turbod_sched_known(s, r);
+    if (known < r->computed) /* what is in the air is not kept for others */
+        r->computed = r->table.len = known;
+    r->air_step = 0;
     turbod_holding_release(r, s->pool);
 }
 
@@ -240,8 +267,10 @@ static void plan_decodes(turbod_sched *s)
 {
     for (int32_t i = 0; i < s->n_running && s->n_tokens < s->max_step_tokens; i++) {
         turbod_request *r = s->running[i];
-        /* Without room it keeps what it has and waits: those in this step are about to free blocks. */
-        if (pending(r) == 1 && r->step != s->step && reserve(s, r, r->computed + 1))
+        /* Without room it keeps what it has and waits: those in this step are about to free blocks. Whose last
+         * token is still being drawn has no further step. */
+        if (pending(r) == 1 && r->n_tokens < r->n_prompt + r->max_tokens && r->step != s->step &&
+            reserve(s, r, r->computed + 1))
             plan_one(s, r, 1);
     }
 }
@@ -273,11 +302,12 @@ static void plan_prompts(turbod_sched *s, int32_t *budget)
     }
 }
 
-/* The first request of a flow that was not passed over in this step. */
+/* The first request of a flow that was not passed over in this step. One that lost its place while its last
+ * token is drawn waits for it. */
 static turbod_request *candidate(const turbod_sched *s, const turbod_flow *f)
 {
     turbod_request *r = f->head;
-    while (r && r->step == s->step)
+    while (r && (r->step == s->step || r->unknown))
         r = r->next;
     return r;
 }

@@ -45,6 +45,7 @@ typedef struct turbod_sched {
     turbod_pace pace;
     double used_share; /* how much of max_tokens answers have used: a moving average */
     uint64_t next_order, step;
+    uint64_t air; /* the step that was started and has not landed, or 0 */
     int64_t n_lent; /* references that a snapshot holds while it is written */
 } turbod_sched;
 
@@ -58,6 +59,11 @@ void turbod_sched_arrive(turbod_sched *s, turbod_request *r);
 void turbod_sched_plan(turbod_sched *s);
 /* Takes a request out of queue or running set; its KV goes back to the pool. */
 void turbod_sched_remove(turbod_sched *s, turbod_request *r);
+/* The planned step has been started: its tokens count as computed. landed: nothing is in the air. */
+void turbod_sched_started(turbod_sched *s);
+void turbod_sched_landed(turbod_sched *s);
+/* Tokens of r that are in the KV cache for certain. */
+int32_t turbod_sched_known(const turbod_sched *s, const turbod_request *r);
 /* free + cached + referenced == total, and the referenced ones are those of running requests. */
 bool turbod_sched_balanced(const turbod_sched *s);
 

@@ -56,8 +56,11 @@ struct turbod_request {
     turbod_phase phase;
     _Atomic bool started; /* its first step was counted; others may read it */
     int32_t *tokens; /* [n_prompt + max_tokens] */
-    int32_t n_tokens; /* prompt and sampled so far */
+    int32_t n_tokens; /* prompt and sampled so far, and with `unknown` one more */
+    int32_t unknown; /* 1: the last token is being drawn: ~row of the step that draws it */
     int32_t computed; /* of them in the KV cache */
+    uint64_t air_step; /* the last step it was started in: while that is in the air ... */
+    int32_t air_new; /* ... its last tokens that are only being computed */
     int32_t cached; /* of the prompt found in the cache at first admission */
     int32_t rope_len; /* fixes a length-dependent RoPE base for the whole request */
     uint64_t order; /* number of its first admission: smaller is older; 0 before */

@@ -58,6 +58,7 @@ turbo_status turbod_gguf_order(turbod_gguf_ordered **list, const turbod_st_tenso
     *o = (turbod_gguf_ordered){*of, of, *list};
     o->t.rows = NULL;
     o->t.data = data;
+    o->t.at = 0;
     *list = o;
     *t = &o->t;
     return TURBO_OK;

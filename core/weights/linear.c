@@ -64,17 +64,25 @@ static turbo_status count_piece(turbod_weights_sums *s, const piece *p, bool tab
 }
 
 /* Pieces as parts of a matrix; grids [n] are those of the quantised ones. The type of the others. */
-static int32_t as_parts(const piece *p, const turbok_grid *grids, int32_t n, turbok_part *parts)
+static int32_t as_parts(const turbo_weights *w, const piece *p, const turbok_grid *grids, int32_t n,
+                        turbok_part *parts, turbok_file *files)
 {
     int32_t dtype = TURBO_F32;
     for (int32_t i = 0; i < n; i++) {
-        bool coded = !p[i].t || p[i].online;
-        parts[i] = (turbok_part){.data = coded ? NULL : p[i].t->data,
-                                 .grid = coded ? &grids[i] : NULL,
+        const turbod_st_tensor *t = p[i].t;
+        bool coded = !t || p[i].online;
+        parts[i] = (turbok_part){.grid = coded ? &grids[i] : NULL,
                                  .rows = p[i].quant.rows,
                                  .bias = p[i].bias ? p[i].bias->data : NULL,
                                  .bias_dtype = p[i].bias ? p[i].bias->dtype : 0};
-        dtype = coded ? dtype : p[i].t->dtype;
+        if (!t)
+            continue;
+        files[i] = (turbok_file){.fd = t->fd, .at = t->at};
+        parts[i].data = t->data;
+        parts[i].file = t->at ? &files[i] : NULL;
+        parts[i].finite = !coded && !w->opts.allow_nonfinite;
+        parts[i].dtype = t->dtype;
+        dtype = coded ? dtype : t->dtype;
     }
     return dtype;
 }
@@ -88,6 +96,16 @@ static turbo_status named(const piece *p, turbo_status st, const turbo_err *why,
     return turbod_err(err, st, "%.80s: %.160s", t ? t->name : "a matrix", why->text);
 }
 
+/* The same of all pieces; of numbers that are not finite, the tensor that has them. */
+static turbo_status refused(const turbo_weights *w, const piece *p, int32_t n, turbo_status st,
+                            const turbo_err *why, turbo_err *err)
+{
+    for (int32_t i = 0; i < n && st == TURBO_EDATA; i++)
+        if (p[i].t && weights_finite(w, p[i].t, err))
+            return TURBO_EDATA;
+    return named(&p[0], st, why, err);
+}
+
 /* A matrix of n pieces, total rows. */
 static turbo_status count_linear(turbo_weights *w, const piece *p, int32_t n, int64_t total,
                                  int64_t in, uint32_t flags, turbo_err *err)
@@ -96,9 +114,10 @@ static turbo_status count_linear(turbo_weights *w, const piece *p, int32_t n, in
     bool table = flags & TURBO_LINEAR_TABLE;
     turbok_part parts[MAX_PARTS];
     turbok_grid grids[MAX_PARTS];
+    turbok_file files[MAX_PARTS];
     for (int32_t i = 0; i < n; i++)
         grids[i] = p[i].quant.grid;
-    int32_t dtype = as_parts(p, grids, n, parts);
+    int32_t dtype = as_parts(w, p, grids, n, parts, files);
     for (int32_t i = 0; i < n; i++) /* a tensor without a file has no data */
         parts[i].bias = p[i].bias ? weights_stand_in : NULL;
     turbo_err why = {{0}};
@@ -125,7 +144,7 @@ static turbo_status take_quant(turbo_weights *view, const char *name, int64_t ro
     *p = (turbod_quant_part){.rows = rows, .in = in};
     if (!w->index || k < 0 || (size_t)k >= sizeof asked ||
         !weights_real_name(view, asked, full, sizeof full))
-        return TURBO_OK; /* weights_take() says why not */
+        return TURBO_OK; /* weights_find() says why not */
     full[strlen(full) - strlen(".weight")] = '\0'; /* views change beginnings only */
     turbo_status st = turbod_quant_find(w->quant, w->index, full, rows, in, p, err);
     return st || !p->format || w->sums ? st : turbod_quant_scan(p, err);
@@ -137,7 +156,7 @@ static turbo_status take_piece(turbo_weights *w, const char *name, int64_t rows,
     *p = (piece){0};
     turbo_status st = take_quant(w, name, rows, in_dim, &p->quant, err);
     if (!st && !p->quant.format) {
-        st = weights_take(w, name, ".weight", 2, rows, in_dim, &p->t, err);
+        st = weights_find(w, name, ".weight", 2, rows, in_dim, &p->t, err);
         if (!st)
             choose_online(weights_base(w), p, name, flags);
     }
@@ -152,22 +171,23 @@ static turbo_status make_linear(turbo_weights *w, const piece *p, int32_t n, int
 {
     turbok_part parts[MAX_PARTS];
     turbok_grid grids[MAX_PARTS] = {0};
+    turbok_file files[MAX_PARTS];
     turbo_status st = TURBO_OK;
     for (int32_t i = 0; i < n && !st; i++) {
         const turbod_quant_part *q = &p[i].quant;
         if (p[i].online)
-            st = turbok_grid_quantize(w->opts.device, p[i].t->dtype, p[i].t->data, q->rows, q->in,
-                                      q->grid.bits, q->grid.group, &grids[i], err);
+            grids[i] = q->grid; /* its codes are made by the device */
         else if (!p[i].t)
             st = turbod_quant_grid(q, w->opts.device, w->opts.allow_nonfinite, &grids[i], err);
     }
-    int32_t dtype = as_parts(p, grids, n, parts);
+    int32_t dtype = as_parts(w, p, grids, n, parts, files);
     turbo_err why = {{0}};
     if (!st &&
         (st = turbok_linear_rows_new(w->opts.device, dtype, parts, n, in_dim, flags, l, &why)))
-        st = named(&p[0], st, &why, err);
+        st = refused(w, p, n, st, &why, err);
     for (int32_t i = 0; i < n; i++)
-        (p[i].online ? turbok_grid_quantize_free : turbod_quant_grid_free)(&grids[i]);
+        if (!p[i].online)
+            turbod_quant_grid_free(&grids[i]);
     if (!st && (st = weights_keep(w, HANDLE_LINEAR, *l, err)))
         turbok_linear_free(w->opts.device, *l);
     return st;

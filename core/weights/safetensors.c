@@ -119,6 +119,8 @@ static turbo_status read_tensor(const turbod_st *f, const cJSON *v, uint64_t dat
         return FAULT("%s: tensor %.100s has %llu bytes of data, its shape needs %llu", f->name,
                      t->name, (unsigned long long)t->bytes, (unsigned long long)(total_bits / 8));
     t->data = f->map + data_at + b;
+    t->fd = f->fd;
+    t->at = data_at + (uint64_t)b;
     return TURBO_OK;
 }
 

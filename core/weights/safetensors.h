@@ -16,6 +16,8 @@ typedef struct turbod_st_tensor {
     const char *name;
     const uint8_t *data; /* any alignment; valid while the file is mapped */
     uint64_t bytes;
+    int fd; /* of the file, which has the same bytes from `at` on; at 0: there is none to read */
+    uint64_t at;
     uint64_t dims[8];
     uint32_t ndim;
     int32_t dtype; /* TURBO_*, or -1 for a type this version computes nothing with */

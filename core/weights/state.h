@@ -49,8 +49,13 @@ struct turbo_weights {
 turbo_weights *weights_base(turbo_weights *w);
 /* name as the folder has it; false when it is too long. */
 bool weights_real_name(const turbo_weights *w, const char *name, char *out, size_t cap);
-/* Finds the tensor name + suffix, and checks type, shape and, unless it only counts, numbers: a vector of d0
- * elements (ndim 1), a matrix of d0 rows of d1 elements (2), or d0 elements of any shape (0). */
+/* Finds the tensor name + suffix, and checks type and shape: a vector of d0 elements (ndim 1), a matrix of d0 rows
+ * of d1 elements (2), or d0 elements of any shape (0). */
+turbo_status weights_find(turbo_weights *view, const char *name, const char *suffix, uint32_t ndim,
+                          int64_t d0, int64_t d1, const turbod_st_tensor **out, turbo_err *err);
+/* Its numbers, unless it only counts or they may be anything. On the caller's thread: for few. */
+turbo_status weights_finite(const turbo_weights *w, const turbod_st_tensor *t, turbo_err *err);
+/* Both. */
 turbo_status weights_take(turbo_weights *view, const char *name, const char *suffix, uint32_t ndim,
                           int64_t d0, int64_t d1, const turbod_st_tensor **out, turbo_err *err);
 /* Opened when it is asked for first; NULL: none. Of a folder, while its model opens. */

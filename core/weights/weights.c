@@ -190,48 +190,6 @@ bool weights_real_name(const turbo_weights *w, const char *name, char *out, size
 /* ---- handles ------------------------------------------------------------------------------------
  */
 
-typedef struct finite_scan {
-    const turbod_st_tensor *t;
-    _Atomic bool bad;
-} finite_scan;
-
-/* A number is NaN or infinite exactly when its exponent bits are all set. Four or two numbers at a
- * time: the exponent plus its lowest bit carries into the place of the sign just then, and never
- * further. Data may be unaligned; n is in bytes. */
-static bool any_nonfinite(const uint8_t *p, uint64_t n, int32_t dtype)
-{
-    const uint64_t ones = dtype == TURBO_F32 ? 0x0000000100000001u : 0x0001000100010001u;
-    const uint64_t exponent = ones * (dtype == TURBO_F32   ? 0x7f800000u
-                                      : dtype == TURBO_F16 ? 0x7c00u
-                                                           : 0x7f80u);
-    const uint64_t lowest = ones * (dtype == TURBO_F32   ? 0x00800000u
-                                    : dtype == TURBO_F16 ? 0x0400u
-                                                         : 0x0080u);
-    const uint64_t sign = ones * (dtype == TURBO_F32 ? 0x80000000u : 0x8000u);
-    uint64_t carry = 0, i = 0;
-    for (; n - i >= 8; i += 8) {
-        uint64_t v;
-        memcpy(&v, p + i, 8);
-        carry |= (v & exponent) + lowest;
-    }
-    if (i < n) { /* the rest, filled up with zeros */
-        uint64_t v = 0;
-        memcpy(&v, p + i, n - i);
-        carry |= (v & exponent) + lowest;
-    }
-    return (carry & sign) != 0;
-}
-
-static void scan_part(void *ctx, int i, int n)
-{
-    finite_scan *s = ctx;
-    uint64_t size = s->t->dtype == TURBO_F32 ? 4 : 2, count = s->t->bytes / size;
-    uint64_t from = count / (uint64_t)n * (uint64_t)i;
-    uint64_t to = i == n - 1 ? count : count / (uint64_t)n * (uint64_t)(i + 1);
-    if (any_nonfinite(s->t->data + from * size, (to - from) * size, s->t->dtype))
-        s->bad = true;
-}
-
 /* A vector of d0 elements (ndim 1), a matrix of d0 rows of d1 elements (2), which may have more
  * dimensions in the file, or d0 elements of any shape (0). */
 static bool fits(const turbod_st_tensor *t, uint32_t ndim, int64_t d0, int64_t d1)
@@ -247,7 +205,7 @@ static bool fits(const turbod_st_tensor *t, uint32_t ndim, int64_t d0, int64_t d
            all / (uint64_t)d0 == (uint64_t)d1;
 }
 
-turbo_status weights_take(turbo_weights *view, const char *name, const char *suffix, uint32_t ndim,
+turbo_status weights_find(turbo_weights *view, const char *name, const char *suffix, uint32_t ndim,
                           int64_t d0, int64_t d1, const turbod_st_tensor **out, turbo_err *err)
 {
     char asked[640], full[640];
@@ -267,18 +225,26 @@ turbo_status weights_take(turbo_weights *view, const char *name, const char *suf
         return turbod_err(err, TURBO_EUNSUPPORTED,
                           "tensor %.100s is %s; F32, F16 or BF16 is needed", full, t->dtype_name);
     turbo_status st = w->sums ? TURBO_OK : turbod_gguf_order(&w->ordered, &t, err);
-    if (st)
-        return st;
-    finite_scan scan = {.t = t};
-    if (!w->sums && !w->opts.allow_nonfinite)
-        turbok_parallel(w->opts.device, scan_part, &scan);
-    if (scan.bad)
-        return turbod_err(err, TURBO_EDATA,
-                          "tensor %.120s holds NaN or infinity; the file is damaged "
-                          "(allow_nonfinite = true loads it all the same)",
-                          full);
-    *out = t;
-    return TURBO_OK;
+    if (!st)
+        *out = t;
+    return st;
+}
+
+turbo_status weights_finite(const turbo_weights *w, const turbod_st_tensor *t, turbo_err *err)
+{
+    if (w->sums || w->opts.allow_nonfinite || turbok_all_finite(t->dtype, t->data, t->bytes))
+        return TURBO_OK;
+    return turbod_err(err, TURBO_EDATA,
+                      "tensor %.120s holds NaN or infinity; the file is damaged "
+                      "(allow_nonfinite = true loads it all the same)",
+                      t->name);
+}
+
+turbo_status weights_take(turbo_weights *view, const char *name, const char *suffix, uint32_t ndim,
+                          int64_t d0, int64_t d1, const turbod_st_tensor **out, turbo_err *err)
+{
+    turbo_status st = weights_find(view, name, suffix, ndim, d0, d1, out, err);
+    return st ? st : weights_finite(weights_base(view), *out, err);
 }
 
 void weights_done(turbo_weights *w, uint64_t bytes)

@@ -181,6 +181,7 @@ const turbok_prim turbok_prim_scalar = {
     .activate = activate_all,
     .gated = gated,
     .widen = widen,
+    .encode = turbok_encode,
     .narrow = narrow,
     .softmax = softmax,
     .quantize = quantize,

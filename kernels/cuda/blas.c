@@ -17,6 +17,7 @@ enum {
     R_16F = 2,
     R_16BF = 14,
     DESC_TRANSA = 3,
+    LAYOUT_COLS = 3,
     PREF_WORKSPACE = 1,
     OP_T = 1,
 };
@@ -35,8 +36,13 @@ typedef struct blas_choice {
 
 #define SHAPES 1024
 
+/* The choice of an algorithm costs more than the call that uses it, and steps with prompts in them have any number
+ * of rows: it is made for multiples of ROUND. */
+#define ROUND 64
+
 typedef struct shape {
     int32_t act, out, in, T, out_dtype;
+    int32_t now; /* rows that the layouts are set to, at most T */
     void *w, *x, *y; /* layouts; NULL: an empty place */
     blas_choice choice;
 } shape;
@@ -184,19 +190,35 @@ static shape *shape_of(turbok_blas *b, int32_t act, int32_t out, int32_t in, int
     s->act = act;
     s->out = out;
     s->in = in;
-    s->T = T;
+    s->T = s->now = T;
     s->out_dtype = out_dtype;
     return s;
+}
+
+/* Y = X W^T by the entry of a shape of at least T rows; false: the library refuses. */
+static bool multiply(turbok_blas *b, shape *s, int32_t T, const void *w, const void *x, void *y)
+{
+    const float one = 1, zero = 0;
+    const uint64_t cols = (uint64_t)T;
+    if (s && s->now != T) {
+        s->now = T;
+        if (b->layout_set(s->x, LAYOUT_COLS, &cols, sizeof cols) ||
+            b->layout_set(s->y, LAYOUT_COLS, &cols, sizeof cols))
+            return false;
+    }
+    return s && !b->matmul(b->handle, b->desc, &one, w, s->w, x, s->x, &zero, y, s->y, y, s->y,
+                           &s->choice.algo, b->space, b->space_bytes, b->cu->stream);
 }
 
 void turbok_blas_gemm(turbok_blas *b, int32_t act, const void *w, int32_t out, int32_t in,
                       const void *x, int32_t T, int32_t out_dtype, void *y)
 {
-    const float one = 1, zero = 0;
     if (turbok_cu_bad(b->cu) || T < 1)
         return;
-    shape *s = shape_of(b, act, out, in, T, out_dtype);
-    if (!s || b->matmul(b->handle, b->desc, &one, w, s->w, x, s->x, &zero, y, s->y, y, s->y,
-                        &s->choice.algo, b->space, b->space_bytes, b->cu->stream))
+    int32_t most = T <= ROUND ? T : (T + ROUND - 1) / ROUND * ROUND;
+    if (multiply(b, shape_of(b, act, out, in, most, out_dtype), T, w, x, y))
+        return;
+    /* What suits a few rows more may not be possible with these. */
+    if (most == T || !multiply(b, shape_of(b, act, out, in, T, out_dtype), T, w, x, y))
         turbok_cu_note(b->cu, TURBOK_CU_LAUNCH_FAILED, "cuBLASLt cannot multiply");
 }

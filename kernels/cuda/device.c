@@ -21,32 +21,13 @@ static void cuda_close(turbok_device *d)
         (void)drv->ctx_set(s->cu->ctx);
         (void)drv->stream_synchronize(s->cu->stream);
         turbok_cuda_steps_close(d);
-        for (int i = 0; i < STAGES; i++) {
-            if (s->staged[i])
-                (void)drv->event_destroy(s->staged[i]);
-            if (s->stage[i])
-                (void)drv->host_free(s->stage[i]);
-        }
+        turbok_cuda_stages_close(s);
         turbok_blas_close(s->blas);
         turbok_cu_close(s->cu);
     }
+    free(s->coder);
     free(s);
     d->exec.self = NULL;
-}
-
-static turbo_status make_stages(turbok_cuda *s, turbo_err *err)
-{
-    const turbok_cu_driver *drv = &s->cu->drv;
-    for (int i = 0; i < STAGES; i++) {
-        void *p = NULL;
-        int r = drv->host_alloc(&p, STAGE_BYTES, TURBOK_CU_HOST_PORTABLE);
-        s->stage[i] = p;
-        if (!r)
-            r = drv->event_create(&s->staged[i], TURBOK_CU_EVENT_NO_TIMING);
-        if (r)
-            return turbok_cu_result(drv, r, "no pinned memory for copies", err);
-    }
-    return TURBO_OK;
 }
 
 static turbo_status cuda_open(turbok_device *d, const turbok_device_opts *o, turbo_err *err)
@@ -63,7 +44,7 @@ static turbo_status cuda_open(turbok_device *d, const turbok_device_opts *o, tur
         return st;
     s->cu->deterministic = o->deterministic;
     snprintf(d->name, sizeof d->name, "%s", s->cu->name);
-    st = make_stages(s, err);
+    st = turbok_cuda_stages_open(s, err);
     if (!st)
         st = turbok_blas_open(s->cu, &s->blas, err);
     if (!st)
@@ -115,34 +96,6 @@ static turbo_status cuda_wait(turbok_device *d, turbo_err *err)
     return turbok_cu_wait(self_of(d)->cu, err);
 }
 
-char *turbok_cuda_stage(turbok_cuda *s)
-{
-    int i = s->next_stage;
-    /* The copy that used this buffer before has ended; the other one's may still run. */
-    turbok_cu_note(s->cu, s->cu->drv.event_synchronize(s->staged[i]), "copy to the device");
-    return s->stage[i];
-}
-
-void turbok_cuda_sent(turbok_cuda *s)
-{
-    int i = s->next_stage;
-    s->next_stage = (i + 1) % STAGES;
-    turbok_cu_note(s->cu, s->cu->drv.event_record(s->staged[i], s->cu->stream),
-                   "copy to the device");
-}
-
-void turbok_cuda_upload(turbok_device *d, void *to, const void *from, size_t bytes)
-{
-    turbok_cuda *s = self_of(d);
-    for (size_t done = 0; done < bytes && !turbok_cu_bad(s->cu); done += STAGE_BYTES) {
-        size_t n = bytes - done < STAGE_BYTES ? bytes - done : STAGE_BYTES;
-        char *stage = turbok_cuda_stage(s);
-        memcpy(stage, (const char *)from + done, n);
-        turbok_cu_to_device(s->cu, turbok_cu_at(to) + done, stage, n);
-        turbok_cuda_sent(s);
-    }
-}
-
 static uint64_t cuda_context(const turbok_device *d)
 {
     return self_of(d)->cu->context_bytes;
@@ -176,8 +129,6 @@ static void cuda_block_write(turbok_device *d, void *to, const void *from, size_
     turbok_cu_wait(cu, NULL);
 }
 
-TURBO_EXPORT const turbok_backend *turbok_backend_entry(void);
-
 const turbok_backend *turbok_backend_entry(void)
 {
     static const turbok_backend backend = {
@@ -204,6 +155,7 @@ const turbok_backend *turbok_backend_entry(void)
         .steps_open = turbok_cuda_steps_open,
         .step_begin = turbok_cuda_step_begin,
         .step_end = turbok_cuda_step_end,
+        .step_wait = turbok_cuda_step_wait,
         .draws_as = "std",
         .draws = turbok_cuda_draws,
         .place_begin = turbok_cuda_place_begin,

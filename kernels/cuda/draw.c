@@ -56,18 +56,20 @@ bool turbok_cuda_draw_open(turbok_device *d)
     size_t S = (size_t)s->steps.max_seqs;
     s->draw_bytes = turbok_cuda_draw_bytes(&s->steps);
     s->draw = turbok_alloc(d, TURBOK_MEM_SCRATCH, s->draw_bytes);
-    s->host_drawn = turbok_pinned_new(d, drawn_bytes(s));
+    for (int i = 0; i < AHEAD; i++)
+        s->host_drawn[i] = turbok_pinned_new(d, drawn_bytes(s));
     s->asked = calloc(S, sizeof *s->asked);
     s->lists = calloc(PLACE_NUMBERS > mask_words(&s->steps) ? PLACE_NUMBERS : mask_words(&s->steps),
                       sizeof *s->lists);
-    return s->draw && s->host_drawn && s->asked && s->lists;
+    return s->draw && s->host_drawn[0] && s->host_drawn[1] && s->asked && s->lists;
 }
 
 void turbok_cuda_draw_close(turbok_device *d)
 {
     turbok_cuda *s = d->exec.self;
     turbok_release(d, TURBOK_MEM_SCRATCH, s->draw, s->draw_bytes);
-    turbok_pinned_free(d, s->host_drawn, drawn_bytes(s));
+    for (int i = 0; i < AHEAD; i++)
+        turbok_pinned_free(d, s->host_drawn[i], drawn_bytes(s));
     free(s->asked);
     free(s->lists);
 }
@@ -188,10 +190,16 @@ void turbok_cuda_draw_rows(turbok_cuda *s, const turbok_row *rows, int32_t n, in
     }
 }
 
-void turbok_cuda_draw(turbok_cuda *s, const turbok_cu_sample_row *rows, int32_t R, float *logits)
+const int32_t *turbok_cuda_drawn(const turbok_cuda *s)
+{
+    return (const int32_t *)(const void *)s->draw;
+}
+
+void turbok_cuda_draw(turbok_cuda *s, const turbok_cu_sample_row *rows, int32_t R, float *logits,
+                      int32_t *host)
 {
     const layout l = layout_of(&s->steps);
     int32_t *tokens = (int32_t *)(void *)s->draw, S = s->steps.max_seqs;
     turbok_cu_sample(s->cu, rows, R, s->steps.vocab, logits, s->draw + l.sums, tokens, tokens + S);
-    turbok_cu_to_host(s->cu, s->host_drawn, turbok_cu_at(tokens), drawn_bytes(s));
+    turbok_cu_to_host(s->cu, host, turbok_cu_at(tokens), drawn_bytes(s));
 }

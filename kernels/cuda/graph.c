@@ -3,20 +3,23 @@
 
 #include <string.h>
 
+/* Many sequences wait for arithmetic, and padding costs as much as they do. */
+static const int32_t sizes[BUCKETS] = {1,   2,   4,   8,   16,  32,  64,  128,
+                                       192, 256, 320, 384, 448, 512, 768, 1024};
+
 int turbok_cuda_bucket(const turbok_cuda *s, const turbo_batch *b)
 {
     int bucket = 0;
     if (!s->graphs || b->n_tokens != b->n_seqs || b->n_rows != b->n_seqs || b->embed_rows)
         return -1;
-    while (1 << bucket < b->n_seqs)
+    while (bucket < BUCKETS && sizes[bucket] < b->n_seqs)
         bucket++;
     return bucket < BUCKETS ? bucket : -1;
 }
 
 int32_t turbok_cuda_bucket_size(const turbok_cuda *s, int bucket)
 {
-    int32_t n = 1 << bucket;
-    return n < s->steps.max_seqs ? n : s->steps.max_seqs;
+    return sizes[bucket] < s->steps.max_seqs ? sizes[bucket] : s->steps.max_seqs;
 }
 
 static const int32_t *padded(int32_t **at, const int32_t *from, int32_t have, int32_t n)
@@ -47,10 +50,11 @@ void turbok_cuda_pad(turbok_cuda *s, const turbo_batch *b, int32_t n, turbo_batc
 turbo_status turbok_cuda_graph_begin(turbok_cuda *s, int bucket, bool *replay, turbo_err *err)
 {
     turbok_cu *cu = s->cu;
-    if (s->recorded[bucket]) {
+    turbok_cu_graph_exec have = s->recorded[bucket][s->begun % AHEAD];
+    if (have) {
         *replay = true;
         if (!turbok_cu_bad(cu))
-            turbok_cu_note(cu, cu->drv.graph_launch(s->recorded[bucket], cu->stream),
+            turbok_cu_note(cu, cu->drv.graph_launch(have, cu->stream),
                            "the recorded step does not start");
         return turbok_cu_status(cu, err);
     }
@@ -65,23 +69,23 @@ turbo_status turbok_cuda_graph_end(turbok_cuda *s, turbo_err *err)
 {
     turbok_cu *cu = s->cu;
     turbok_cu_graph g = NULL;
-    int bucket = s->recording, r = cu->drv.capture_end(cu->stream, &g);
+    turbok_cu_graph_exec *to = &s->recorded[s->recording][s->begun % AHEAD];
+    int r = cu->drv.capture_end(cu->stream, &g);
     s->recording = -1;
     turbok_cu_note(cu, r, "the step cannot be recorded");
     if (!turbok_cu_bad(cu))
-        turbok_cu_note(cu, cu->drv.graph_instantiate(&s->recorded[bucket], g, 0),
-                       "the step cannot be recorded");
+        turbok_cu_note(cu, cu->drv.graph_instantiate(to, g, 0), "the step cannot be recorded");
     if (g)
         (void)cu->drv.graph_destroy(g);
     if (!turbok_cu_bad(cu))
-        turbok_cu_note(cu, cu->drv.graph_launch(s->recorded[bucket], cu->stream),
+        turbok_cu_note(cu, cu->drv.graph_launch(*to, cu->stream),
                        "the recorded step does not start");
     return turbok_cu_status(cu, err);
 }
 
 void turbok_cuda_graphs_free(turbok_cuda *s)
 {
-    for (int i = 0; i < BUCKETS; i++)
-        if (s->recorded[i])
-            (void)s->cu->drv.graph_exec_destroy(s->recorded[i]);
+    for (int i = 0; i < BUCKETS * AHEAD; i++)
+        if (s->recorded[i / AHEAD][i % AHEAD])
+            (void)s->cu->drv.graph_exec_destroy(s->recorded[i / AHEAD][i % AHEAD]);
 }

@@ -1,5 +1,5 @@
-/* kernels/cuda/graph.h: steps that only decode, recorded once for each batch of 1, 2, 4 ... sequences and
- * replayed. Engine thread. */
+/* kernels/cuda/graph.h: steps that only decode, recorded for some sizes of the batch and replayed. Engine
+ * thread. */
 #ifndef TURBOK_CUDA_GRAPH_H
 #define TURBOK_CUDA_GRAPH_H
 
@@ -7,7 +7,7 @@
 
 /* The bucket of a batch, or -1: it is computed op by op. */
 int turbok_cuda_bucket(const turbok_cuda *s, const turbo_batch *b);
-/* Its sequences: 1, 2, 4 ... and at most as many as a step may have. */
+/* Its sequences, at most as many as a step may have. */
 int32_t turbok_cuda_bucket_size(const turbok_cuda *s, int bucket);
 /* b with n tokens, sequences and rows, the added ones of no consequence; its arrays are s's. */
 void turbok_cuda_pad(turbok_cuda *s, const turbo_batch *b, int32_t n, turbo_batch *as);

@@ -105,21 +105,73 @@ static turbok_grid rows_of(const turbok_grid *g, int64_t first, int64_t in)
 /* A slab: rows of one part, as a small matrix of its own in a pinned buffer. */
 typedef struct slab {
     turbok_cu_wq q;
-    turbok_grid g;
+    turbok_grid g; /* codes NULL: they are made tile by tile ... */
+    turbok_cuda_source from; /* ... of these numbers, from byte `offset` on */
+    uint64_t offset;
+    const turbok_prim *prim;
+    char *scratch; /* [threads, code_scratch] */
     const void *bias;
     int32_t bias_dtype;
     char *image;
     _Atomic bool bad, other_codes; /* other_codes: not those of e4m3 */
+    _Atomic bool unread;
 } slab;
+
+/* Where a thread makes the codes of a tile: numbers, codes and scales of its rows, and what that needs. */
+typedef struct code_places {
+    size_t codes, scale, rest, all;
+} code_places;
+
+static code_places code_scratch(const turbok_cu_wq *q, int32_t dtype)
+{
+    size_t in = (size_t)q->in;
+    code_places p;
+    p.codes = (TILE * in * turbok_dtype_size(dtype) + 63) / 64 * 64;
+    p.scale = p.codes + (TILE * in * (size_t)q->bits / 8 + 63) / 64 * 64;
+    p.rest = p.scale + (TILE * (size_t)q->groups * sizeof(float) + 63) / 64 * 64;
+    p.all = p.rest + turbok_quantize_scratch(q->in);
+    return p;
+}
+
+/* Tiles of a slab that has numbers. */
+static void code_tiles(slab *s, int64_t from, int64_t to, char *mine)
+{
+    const code_places at = code_scratch(&s->q, s->from.dtype);
+    size_t row = (size_t)s->q.in * turbok_dtype_size(s->from.dtype);
+    turbok_grid g = s->g;
+    g.codes = (uint8_t *)mine + at.codes;
+    g.scale = mine + at.scale;
+    for (int64_t t = from; t < to; t++) {
+        int64_t first = t * TILE, rows = s->q.out - first < TILE ? s->q.out - first : TILE;
+        const char *bias = s->bias;
+        if (!turbok_cuda_fetch(&s->from, s->offset + (uint64_t)first * row, (size_t)rows * row,
+                               mine)) {
+            atomic_store(&s->unread, true);
+            return;
+        }
+        if (!turbok_quantize_rows(s->prim, &g, s->from.dtype, mine, rows, s->q.in, mine + at.rest,
+                                  (uint8_t *)mine + at.codes, mine + at.scale)) {
+            atomic_store(&s->bad, true);
+            return;
+        }
+        if (bias)
+            bias += (size_t)first * turbok_dtype_size(s->bias_dtype);
+        turbok_cu_wq_pack(&s->q, &g, first, rows, bias, s->bias_dtype, t, t + 1, s->image);
+    }
+}
 
 static void pack_tiles(void *ctx, int64_t from, int64_t to, int thread)
 {
     slab *s = ctx;
     int64_t first = from * TILE, end = to * TILE < s->q.out ? to * TILE : s->q.out;
-    turbok_grid g = rows_of(&s->g, first, s->q.in);
     bool e4m3 = false;
+    if (!s->g.codes) {
+        code_tiles(s, from, to,
+                   s->scratch + (size_t)thread * code_scratch(&s->q, s->from.dtype).all);
+        return;
+    }
+    turbok_grid g = rows_of(&s->g, first, s->q.in);
     g.perm = NULL; /* once for the whole matrix */
-    (void)thread;
     if (turbok_cu_wq_check(&g, end - first, s->q.in, &e4m3, NULL))
         atomic_store(&s->bad, true);
     if (!e4m3)
@@ -175,6 +227,29 @@ static void send_slab(turbok_cuda *s, const turbok_cuda_matrix *m, const slab *p
     turbok_cuda_sent(s);
 }
 
+/* Room for the codes of a tile, of each thread; kept for the next matrix. NULL: no memory. */
+static char *room_for_codes(turbok_device *d, const turbok_cu_wq *q, int32_t dtype)
+{
+    turbok_cuda *s = d->exec.self;
+    size_t need = (size_t)turbok_pool_threads(d->exec.pool) * code_scratch(q, dtype).all;
+    if (s->coder_bytes < need) {
+        free(s->coder);
+        s->coder = malloc(need);
+        s->coder_bytes = s->coder ? need : 0;
+    }
+    return s->coder;
+}
+
+static turbo_status bad_codes(const slab *p, const turbok_part *part, int64_t in, bool *e4m3,
+                              turbo_err *err)
+{
+    if (atomic_load(&p->unread))
+        return turbok_cuda_unread(err);
+    if (!p->g.codes)
+        return turbok_fail(err, TURBO_EDATA, "a number is not finite");
+    return turbok_cu_wq_check(part->grid, part->rows, in, e4m3, err); /* once more, for the words */
+}
+
 /* Rows of a part, which is tile `tile` of m and on. *e4m3: the codes are those of the type. */
 static turbo_status pack_part(turbok_device *d, const turbok_cuda_matrix *m,
                               const turbok_part *part, int64_t tile, bool *e4m3, turbo_err *err)
@@ -182,6 +257,10 @@ static turbo_status pack_part(turbok_device *d, const turbok_cuda_matrix *m,
     turbok_cuda *s = d->exec.self;
     const turbok_grid *g = part->grid;
     int64_t in = m->q.in, most = slab_rows(&m->q);
+    if (!g->codes && !turbok_quantizable(part, in))
+        return turbok_fail(err, TURBO_EINVAL,
+                           "a matrix of type %d cannot become %d bits in groups of %d", part->dtype,
+                           g->bits, g->group);
     if (g->perm) {
         bool unused;
         turbo_status st = turbok_cu_wq_check(g, 0, in, &unused, err);
@@ -189,17 +268,26 @@ static turbo_status pack_part(turbok_device *d, const turbok_cuda_matrix *m,
             return st;
     }
     for (int64_t row = 0; row < part->rows && !turbok_cu_bad(s->cu); row += most) {
-        slab p = {.g = rows_of(g, row, in), .bias_dtype = part->bias_dtype};
+        slab p = {
+            .g = g->codes ? rows_of(g, row, in) : *g,
+            .from = {part->data, part->file, part->dtype, true},
+            .offset = (uint64_t)(row * in) * turbok_dtype_size(part->dtype),
+            .prim = d->exec.prim,
+            .bias_dtype = part->bias_dtype,
+        };
         int64_t rows = part->rows - row < most ? part->rows - row : most;
         turbo_status st = turbok_cu_wq_plan(&p.g, rows, in, m->q.bias, &p.q, err);
         if (st)
             return st;
         if (part->bias)
             p.bias = (const char *)part->bias + (size_t)row * turbok_dtype_size(part->bias_dtype);
-        p.image = turbok_cuda_stage(s);
+        if (!p.g.codes && !(p.scratch = room_for_codes(d, &m->q, part->dtype)))
+            return turbok_fail(err, TURBO_ENOMEM, "no memory to quantise rows of %lld numbers",
+                               (long long)in);
+        p.image = turbok_cuda_stage(s, STAGE_BYTES);
         turbok_pool_for(d->exec.pool, p.q.tiles, 1, pack_tiles, &p);
-        if (atomic_load(&p.bad)) /* once more, for the words */
-            return turbok_cu_wq_check(g, part->rows, in, e4m3, err);
+        if (atomic_load(&p.bad) || atomic_load(&p.unread))
+            return bad_codes(&p, part, in, e4m3, err);
         *e4m3 = *e4m3 && !atomic_load(&p.other_codes);
         send_slab(s, m, &p, tile + row / TILE);
     }

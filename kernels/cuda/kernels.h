@@ -13,7 +13,9 @@
  * padding: then seq_of[t] is -1 (nothing is stored for the token, its rows are zero or anything finite),
  * kv_lens[s] is 0 (attention gives zeros), row_index[r] is 0, tokens and positions are 0. */
 typedef struct turbok_cu_batch {
-    const int32_t *tokens; /* [T] */
+    const int32_t *tokens; /* [T]; ~r: what row r of the step before drew */
+    const int32_t
+        *drawn; /* [rows of the step before] or -1, after an error; NULL without such tokens */
     const int32_t *positions; /* [T] */
     const int32_t *cu_seqlens; /* [S+1]; of padding: as the one before */
     const int32_t *seq_of; /* [T] sequence of each token, -1: padding */
@@ -79,6 +81,10 @@ struct turbok_cu_embed_args {
     void *out; /* [T,E] act */
     int64_t E;
     int32_t dtype, reserved;
+};
+struct turbok_cu_resolve_args {
+    turbok_cu_batch b;
+    int32_t *tokens; /* [T] those of b, which become ids */
 };
 struct turbok_cu_rmsnorm_args { /* one block a row; bias: LayerNorm */
     void *h; /* [T,E] act */

@@ -17,6 +17,13 @@ void turbok_cu_embed(turbok_cu *cu, int32_t act, const void *table, int32_t dtyp
                      TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, &a);
 }
 
+void turbok_cu_resolve(turbok_cu *cu, const turbok_cu_batch *b)
+{
+    struct turbok_cu_resolve_args a = {.b = *b, .tokens = (int32_t *)(uintptr_t)b->tokens};
+    turbok_cu_launch(cu, TURBOK_CU_resolve, TURBOK_CU_DIM(blocks_of(cu, b->T, 256)),
+                     TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, &a);
+}
+
 static void norm(turbok_cu *cu, int32_t act, const struct turbok_cu_rmsnorm_args *a, int32_t T)
 {
     /* A thread keeps 8 numbers in registers; rows that do not fit are read twice. */

@@ -109,13 +109,15 @@ turbo_status turbok_cuda_linear_rows_new(turbok_device *d, int32_t dtype, const 
         turbok_cuda_linear_free(d, w);
         return turbok_cuda_full(out, in, bytes, err);
     }
-    for (int32_t i = 0; i < n; i++) {
+    const turbok_cuda *s = d->exec.self;
+    turbo_status st = TURBO_OK;
+    for (int32_t i = 0; i < n && !st; i++) {
         size_t size = (size_t)parts[i].rows * (size_t)in * turbok_dtype_size(dtype);
-        turbok_cuda_upload(d, (char *)w->data + at, parts[i].data, size);
+        const turbok_cuda_source from = {parts[i].data, parts[i].file, dtype, parts[i].finite};
+        st = turbok_cuda_send(d, (char *)w->data + at, &from, size, err);
         at += size;
     }
-    const turbok_cuda *s = d->exec.self;
-    turbo_status st = turbok_cu_status(s->cu, err);
+    st = st ? st : turbok_cu_status(s->cu, err);
     if (st)
         turbok_cuda_linear_free(d, w);
     else

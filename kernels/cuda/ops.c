@@ -26,6 +26,7 @@ static void op_embed(turbo_exec *x, const turbo_linear *table, const turbo_batch
 {
     turbok_cuda *s = turbok_cuda_of(x);
     if (turbok_cuda_coded(table)) {
+        turbok_cu_resolve(s->cu, &s->batch);
         turbok_cuda_coded_rows(s, table, s->batch.tokens, s->batch.T, out);
         put_embed_rows(s, b, table->in, out);
         return;

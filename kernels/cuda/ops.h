@@ -10,6 +10,8 @@
 /* table [V,E] of dtype. */
 void turbok_cu_embed(turbok_cu *cu, int32_t act, const void *table, int32_t dtype, int32_t E,
                      const turbok_cu_batch *b, void *out);
+/* Tokens of b that stand for rows of the step before become what those drew. embed does that by itself. */
+void turbok_cu_resolve(turbok_cu *cu, const turbok_cu_batch *b);
 void turbok_cu_rmsnorm(turbok_cu *cu, int32_t act, void *h, const void *delta, const float *w,
                        float eps, int32_t T, int32_t E, void *out);
 void turbok_cu_layernorm(turbok_cu *cu, int32_t act, void *h, const void *delta, const float *w,

@@ -25,6 +25,14 @@ template <class T> DEVICE void copy_row(const T *in, T *out, int64_t n)
         out[i] = in[i];
 }
 
+/* What stands for a token, or for the row that draws it. What failed there is taken no further. */
+DEVICE int64_t token_of(const turbok_cu_batch &b, int32_t id)
+{
+    if (id >= 0)
+        return id;
+    return b.drawn[~id] < 0 ? 0 : b.drawn[~id];
+}
+
 template <class T> DEVICE void embed_body(const struct turbok_cu_embed_args &a)
 {
     grid_wait();
@@ -33,11 +41,18 @@ template <class T> DEVICE void embed_body(const struct turbok_cu_embed_args &a)
     int32_t row = a.b.embed_index ? a.b.embed_index[t] : -1;
     if (row >= 0)
         return copy_row(static_cast<const T *>(a.b.embed_rows) + row * a.E, out, a.E);
-    int64_t at = a.b.tokens[t] * a.E;
+    int64_t at = token_of(a.b, a.b.tokens[t]) * a.E;
     for (int64_t i = threadIdx.x; i < a.E; i += blockDim.x)
         out[i] = from_f<T>(element_of(a.dtype, a.table, at + i));
 }
 TURBOK_KERNEL_ACT(embed, 256, 4)
+
+TURBOK_KERNEL(resolve, resolve, 256, 4)
+{
+    grid_wait();
+    for (int64_t t = thread_of_grid(); t < a.b.T; t += threads_of_grid())
+        a.tokens[t] = static_cast<int32_t>(token_of(a.b, a.b.tokens[t]));
+}
 
 /* Statistics of a row whose numbers each thread sees through each(f): f(value). */
 template <class Each> DEVICE float2 statistics(bool layer, int64_t E, float *room, Each each)

@@ -9,9 +9,10 @@
 #include "cuda/wq.h"
 #include "internal.h"
 
-#define STAGES 2 /* pinned buffers between a file and the device */
+#define STAGES 4 /* pinned buffers between a file and the device */
 #define STAGE_BYTES ((size_t)8 << 20)
-#define BUCKETS 12 /* recorded steps: batches of 1, 2, 4 ... 2048 sequences */
+#define AHEAD 2 /* steps on the device at a time */
+#define BUCKETS 16 /* recorded steps, by size of the batch: graph.c */
 
 typedef struct turbok_cuda {
     turbok_cu *cu;
@@ -19,11 +20,19 @@ typedef struct turbok_cuda {
     turbok_blas *blas; /* NULL: no library, own kernels multiply */
     char *stage[STAGES];
     turbok_cu_event staged[STAGES];
-    int next_stage;
+    int stage_now;
+    size_t stage_used; /* of that one */
+    char *coder; /* grids.c: where numbers become codes, or NULL */
+    size_t coder_bytes;
 
     turbok_steps steps;
     int32_t stride; /* blocks a row of a block table has room for */
-    char *inputs, *host_inputs; /* device and pinned; one layout for both, packed for each step */
+    /* Steps that were begun and waited for. There may be two between: the one that is packed next has the pinned
+     * memory and the recordings of number begun % 2. */
+    uint64_t begun, waited;
+    turbok_cu_event done[AHEAD]; /* what the host waits for */
+    char *inputs,
+        *host_inputs[AHEAD]; /* device and pinned; one layout for both, packed for each step */
     size_t inputs_bytes;
     char *scratch;
     size_t scratch_bytes;
@@ -37,7 +46,7 @@ typedef struct turbok_cuda {
     /* draw.c */
     char *draw; /* device: tokens and status of the rows, sums, tokens of a new place, places */
     size_t draw_bytes;
-    int32_t *host_drawn; /* pinned [2 * max_seqs]: tokens, then status */
+    int32_t *host_drawn[AHEAD]; /* pinned [2 * max_seqs]: tokens, then status */
     turbok_cu_sample_row *asked; /* [max_seqs] of each place; index is filled for a step */
     int32_t *lists; /* [PLACE_NUMBERS] a place's lists on their way */
     bool drawing; /* the running step has rows to draw */
@@ -46,8 +55,8 @@ typedef struct turbok_cuda {
     bool replaying; /* the running step */
     bool graphs;
     int recording; /* bucket that is being recorded, -1: none */
-    turbok_cu_graph_exec recorded[BUCKETS];
-    int32_t *pad; /* [5 * 2^BUCKETS] host arrays of a padded batch */
+    turbok_cu_graph_exec recorded[BUCKETS][AHEAD];
+    int32_t *pad; /* [6 * max_seqs + 1] host arrays of a padded batch */
 } turbok_cuda;
 
 /* A matrix on this device. l.data is [out,in] of l.dtype, or the image of q; or l.parts has several, one below
@@ -68,13 +77,32 @@ static inline turbok_cuda *turbok_cuda_of(const turbo_exec *x)
     return x->self;
 }
 
-/* device.c: memory of the device; NULL: it is full. */
+/* device.c: the only symbol of the shared object. */
+TURBO_EXPORT const turbok_backend *turbok_backend_entry(void);
+/* memory of the device; NULL: it is full. */
 void *turbok_cuda_take(turbok_device *d, size_t bytes);
 void turbok_cuda_give(turbok_device *d, void *p, size_t bytes);
-/* Host memory of any kind to the device through pinned buffers, in stream order. */
+/* upload.c: host memory of any kind to the device through pinned buffers, in stream order. */
+turbo_status turbok_cuda_stages_open(turbok_cuda *s, turbo_err *err);
+void turbok_cuda_stages_close(turbok_cuda *s);
 void turbok_cuda_upload(turbok_device *d, void *to, const void *from, size_t bytes);
-/* A pinned buffer [STAGE_BYTES] whose last copy has ended; after the copies from it, sent. */
-char *turbok_cuda_stage(turbok_cuda *s);
+/* Numbers that are in memory, or in a file, which then counts. */
+typedef struct turbok_cuda_source {
+    const void *data;
+    const turbok_file *file; /* or NULL */
+    int32_t dtype;
+    bool finite; /* must be; of dtype */
+} turbok_cuda_source;
+/* The same of a source. EDATA: a number is not finite, or the file ends early; what the device has then is of no
+ * use. */
+turbo_status turbok_cuda_send(turbok_device *d, void *to, const turbok_cuda_source *from,
+                              size_t bytes, turbo_err *err);
+/* n bytes of a source from offset on, on the calling thread; false: the file cannot be read, which unread says. */
+bool turbok_cuda_fetch(const turbok_cuda_source *from, uint64_t offset, size_t n, void *to);
+turbo_status turbok_cuda_unread(turbo_err *err);
+/* Pinned memory, at most STAGE_BYTES, that no copy uses any more; small pieces share a buffer, so that one need not
+ * wait for the step that is on its way. After the copies from it, sent. */
+char *turbok_cuda_stage(turbok_cuda *s, size_t bytes);
 void turbok_cuda_sent(turbok_cuda *s);
 /* linear.c */
 uint64_t turbok_cuda_rows_bytes(int32_t dtype, const turbok_part *parts, int32_t n, int64_t in,
@@ -108,6 +136,7 @@ turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, cons
                                     turbo_batch *as, bool *replay, turbo_err *err);
 turbo_status turbok_cuda_step_end(turbok_device *d, float *logits, turbok_row *rows, int32_t R,
                                   float *host, turbo_err *err);
+turbo_status turbok_cuda_step_wait(turbok_device *d, turbok_row *rows, int32_t R, turbo_err *err);
 /* draw.c */
 size_t turbok_cuda_draw_bytes(const turbok_steps *s);
 bool turbok_cuda_draw_open(turbok_device *d); /* false: no memory */
@@ -119,7 +148,10 @@ turbo_status turbok_cuda_place_begin(turbok_device *d, int32_t place, const turb
 /* What the rows of a step, padded to R, are asked for, into out [R]. */
 void turbok_cuda_draw_rows(turbok_cuda *s, const turbok_row *rows, int32_t n, int32_t R,
                            turbok_cu_sample_row *out);
-/* Draws: what the rows ask for lies on the device, [R]. Tokens come to host_drawn. */
-void turbok_cuda_draw(turbok_cuda *s, const turbok_cu_sample_row *rows, int32_t R, float *logits);
+/* Draws: what the rows ask for lies on the device, [R]. Tokens and status come to `host`. */
+void turbok_cuda_draw(turbok_cuda *s, const turbok_cu_sample_row *rows, int32_t R, float *logits,
+                      int32_t *host);
+/* Where tokens lie on the device until the next step draws. */
+const int32_t *turbok_cuda_drawn(const turbok_cuda *s);
 
 #endif

@@ -3,7 +3,10 @@
  * All inputs lie one behind the other, packed for the step's T, S and R, so that one copy brings them over: first
  * what the rows ask of sampling, then numbers of 32 bits. Of a step that only decodes, T, S and R are rounded up
  * to the bucket and the step, drawing included, is recorded once a bucket and replayed: graph.c. Nothing here
- * allocates once steps are open. */
+ * allocates once steps are open.
+ *
+ * A step may be packed while the one before it runs: pinned memory and recordings are there twice, everything on
+ * the device once, because the stream keeps the order. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,6 +54,9 @@ uint64_t turbok_cuda_steps_bytes(const turbok_device *d, const turbok_steps *s)
 turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *steps, turbo_err *err)
 {
     turbok_cuda *s = d->exec.self;
+    free(s->coder); /* all matrices are there */
+    s->coder = NULL;
+    s->coder_bytes = 0;
     s->steps = *steps;
     s->stride = stride_of(steps);
     s->inputs_bytes = inputs_bytes(steps);
@@ -62,10 +68,17 @@ turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *steps,
         s->blas_space = turbok_alloc(d, TURBOK_MEM_SCRATCH, BLAS_BYTES);
     if (steps->quantised) /* zeroed like the other: products count finished pieces too */
         s->wq_scratch = turbok_alloc(d, TURBOK_MEM_SCRATCH, wq_bytes(s, steps));
-    s->host_inputs = turbok_pinned_new(d, s->inputs_bytes);
+    int r = 0;
+    for (int i = 0; i < AHEAD; i++) {
+        s->host_inputs[i] = turbok_pinned_new(d, s->inputs_bytes);
+        r = r ? r : s->cu->drv.event_create(&s->done[i], TURBOK_CU_EVENT_NO_TIMING);
+    }
     s->pad = calloc(6 * (size_t)steps->max_seqs + 1, sizeof *s->pad);
-    if (!turbok_cuda_draw_open(d) || !s->inputs || !s->scratch || !s->host_inputs || !s->pad ||
-        (s->act != TURBO_F32 && !s->blas_space) || (steps->quantised && !s->wq_scratch))
+    if (r)
+        return turbok_cu_result(&s->cu->drv, r, "no event to wait for", err);
+    if (!turbok_cuda_draw_open(d) || !s->inputs || !s->scratch || !s->host_inputs[0] ||
+        !s->host_inputs[1] || !s->pad || (s->act != TURBO_F32 && !s->blas_space) ||
+        (steps->quantised && !s->wq_scratch))
         return turbok_fail(
             err, TURBO_ENOMEM,
             "the device is full: no memory for steps of %d tokens and %d sequences; lower "
@@ -84,14 +97,18 @@ void turbok_cuda_steps_close(turbok_device *d)
     turbok_release(d, TURBOK_MEM_SCRATCH, s->scratch, s->scratch_bytes);
     turbok_release(d, TURBOK_MEM_SCRATCH, s->blas_space, BLAS_BYTES);
     turbok_release(d, TURBOK_MEM_SCRATCH, s->wq_scratch, wq_bytes(s, &s->steps));
-    turbok_pinned_free(d, s->host_inputs, s->inputs_bytes);
+    for (int i = 0; i < AHEAD; i++) {
+        turbok_pinned_free(d, s->host_inputs[i], s->inputs_bytes);
+        if (s->done[i])
+            (void)s->cu->drv.event_destroy(s->done[i]);
+    }
     free(s->pad);
 }
 
 /* The next n numbers of the packed inputs: where they are written, and their address on the device. */
 static int32_t *next(turbok_cuda *s, size_t *at, size_t n, const int32_t **on_device)
 {
-    int32_t *host = (int32_t *)(void *)(s->host_inputs + *at);
+    int32_t *host = (int32_t *)(void *)(s->host_inputs[s->begun % AHEAD] + *at);
     *on_device = (const int32_t *)(const void *)(s->inputs + *at);
     *at += n * sizeof(int32_t);
     return host;
@@ -108,10 +125,11 @@ static void pack(turbok_cuda *s, const turbo_batch *b, const turbok_row *rows, i
                  int32_t R)
 {
     turbok_cu_batch *o = &s->batch;
-    turbok_cu_sample_row *ask = (turbok_cu_sample_row *)(void *)s->host_inputs;
+    turbok_cu_sample_row *ask = (void *)s->host_inputs[s->begun % AHEAD];
     size_t at = (size_t)R * sizeof *ask;
     turbok_cuda_draw_rows(s, rows, b->n_rows, R, ask);
-    *o = (turbok_cu_batch){.T = T, .S = S, .R = R, .table_stride = s->stride};
+    *o = (turbok_cu_batch){
+        .T = T, .S = S, .R = R, .table_stride = s->stride, .drawn = turbok_cuda_drawn(s)};
     copy(next(s, &at, (size_t)T, &o->tokens), b->tokens, b->n_tokens, T);
     copy(next(s, &at, (size_t)T, &o->positions), b->positions, b->n_tokens, T);
     int32_t *seq_of = next(s, &at, (size_t)T, &o->seq_of);
@@ -171,6 +189,8 @@ turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, cons
     if (!s->inputs || b->n_tokens > s->steps.max_tokens || b->n_seqs > s->steps.max_seqs)
         return turbok_fail(err, TURBO_EINTERNAL,
                            "a step of %d tokens is larger than steps were opened for", b->n_tokens);
+    if (s->begun - s->waited >= AHEAD)
+        return turbok_fail(err, TURBO_EINTERNAL, "%d steps were begun and not waited for", AHEAD);
     turbok_cu_note(s->cu, s->cu->drv.ctx_set(s->cu->ctx), "the CUDA context cannot be used");
     describe_kv(s, b->kv->pool);
     int bucket = turbok_cuda_bucket(s, b);
@@ -189,7 +209,8 @@ turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, cons
         if (st || *replay)
             return st;
     }
-    turbok_cu_to_device(s->cu, turbok_cu_at(s->inputs), s->host_inputs, s->upload_bytes);
+    turbok_cu_to_device(s->cu, turbok_cu_at(s->inputs), s->host_inputs[s->begun % AHEAD],
+                        s->upload_bytes);
     return turbok_cu_status(s->cu, err);
 }
 
@@ -210,20 +231,35 @@ turbo_status turbok_cuda_step_end(turbok_device *d, float *logits, turbok_row *r
                                   float *host, turbo_err *err)
 {
     turbok_cuda *s = d->exec.self;
+    size_t turn = s->begun % AHEAD;
     if (s->recording >= 0 || (s->drawing && !s->replaying))
-        turbok_cuda_draw(s, (const turbok_cu_sample_row *)(void *)s->inputs, s->batch.R, logits);
+        turbok_cuda_draw(s, (const turbok_cu_sample_row *)(void *)s->inputs, s->batch.R, logits,
+                         s->host_drawn[turn]);
     if (s->recording >= 0) {
         turbo_status st = turbok_cuda_graph_end(s, err);
         if (st)
             return st;
     }
     logits_to_host(s, logits, rows, R, host);
-    turbo_status st = turbok_cu_wait(s->cu, err);
+    if (!turbok_cu_bad(s->cu))
+        turbok_cu_note(s->cu, s->cu->drv.event_record(s->done[turn], s->cu->stream),
+                       "the end of a step cannot be marked");
+    s->begun++;
+    return turbok_cu_status(s->cu, err);
+}
+
+turbo_status turbok_cuda_step_wait(turbok_device *d, turbok_row *rows, int32_t R, turbo_err *err)
+{
+    turbok_cuda *s = d->exec.self;
+    size_t turn = s->waited++ % AHEAD;
+    const int32_t *drawn = s->host_drawn[turn];
+    if (!turbok_cu_bad(s->cu))
+        turbok_cu_note(s->cu, s->cu->drv.event_synchronize(s->done[turn]), "the device failed");
     for (int32_t i = 0; rows && i < R; i++) {
         if (rows[i].place < 0)
             continue;
-        rows[i].token = s->host_drawn[i];
-        rows[i].status = (turbo_status)s->host_drawn[s->steps.max_seqs + i];
+        rows[i].token = drawn[i];
+        rows[i].status = (turbo_status)drawn[s->steps.max_seqs + i];
     }
-    return st;
+    return turbok_cu_status(s->cu, err);
 }

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/half.h"
 #include "cpu/quant.h"
 
 #define VW 8
@@ -66,6 +67,7 @@ LOCAL void store_bf16(char *p, __m256 v)
 }
 
 #include "simd/body.h"
+#include "simd/encode_body.h"
 
 const turbok_prim turbok_prim_avx2 = {
     .name = "avx2",
@@ -78,6 +80,7 @@ const turbok_prim turbok_prim_avx2 = {
     .narrow = narrow,
     .softmax = softmax,
     .quantize = quantize,
+    .encode = encode,
     .scores = scores,
     .weights = weights,
     .grid = &turbok_grid_avx2,

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/half.h"
 #include "cpu/quant.h"
 
 #define VW 16
@@ -64,11 +65,12 @@ LOCAL void store_bf16(char *p, __m512 v)
 }
 
 #include "simd/body.h"
+#include "simd/encode_body.h"
 
 #define PRIMITIVES                                                                                 \
     .gemm_tile = gemm_tile, .rmsnorm = rmsnorm, .layernorm = layernorm, .activate = activate,      \
     .gated = gated, .widen = widen, .narrow = narrow, .softmax = softmax, .quantize = quantize,    \
-    .scores = scores, .weights = weights
+    .scores = scores, .weights = weights, .encode = encode
 
 const turbok_prim turbok_prim_avx512 = {.name = "avx512", .grid = &turbok_grid_avx512, PRIMITIVES};
 const turbok_prim turbok_prim_avx512_vnni = {.name = "avx512 vnni",

@@ -5,11 +5,19 @@ Random bf16 weights of the true shapes, made on the device; Llama modelling code
 Prints one JSON line for each point: {"shape", "batch", "context", "ms", "tokens_s"}; ms is the median of the
 steps. With --fixed also the whole way of a fixed batch: prompts of 128 tokens, 128 tokens out, by batch.
 
+With --serve a list of requests is served in fixed batches, in their order: a batch has the length of its longest
+prompt and runs until its longest answer is complete; only tokens that were asked for count. The lengths are those of
+a trace (columns of the Azure traces), which `turbo bench offline --trace FILE --limit N` plays too, or all 128 and
+128. --write-trace makes one: lengths uniform in 16..240, from a seed.
+
     peer_transformers.py [--shapes 1.8b,7b] [--batches 1] [--context 512] [--steps 64] [--fixed 16,64,128]
-                         [--mode reduce-overhead]
+                         [--serve 16,64,128,256] [--trace FILE] [--requests 512] [--mode reduce-overhead]
+    peer_transformers.py --write-trace FILE [--requests 512]
 """
 import argparse
+import csv
 import json
+import random
 import statistics
 import sys
 import time
@@ -79,6 +87,35 @@ class Decoder:
         return tokens
 
 
+def write_trace(path, n):
+    """Requests that all come at once; the numbers depend on nothing but n."""
+    lengths = random.Random(7)
+    with open(path, "w", newline="") as f:
+        f.write("TIMESTAMP,ContextTokens,GeneratedTokens\n")
+        for _ in range(n):
+            f.write("2024-01-01 00:00:00.000000,%d,%d\n" % (lengths.randint(16, 240), lengths.randint(16, 240)))
+
+
+def read_trace(path, n):
+    with open(path, newline="") as f:
+        rows = [(int(r["ContextTokens"]), int(r["GeneratedTokens"])) for r in csv.DictReader(f)]
+    return rows[:n]
+
+
+def serve(torch, model, config, requests, batch, mode):
+    """Seconds for all requests; the last batch is filled up, as a compiled step has one size."""
+    most = max(i for i, _ in requests) + max(o for _, o in requests)
+    d = Decoder(torch, model, config, batch, most + 16, mode)
+    d.decode(d.prompt(16), 8)
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for at in range(0, len(requests), batch):
+        some = requests[at:at + batch]
+        d.decode(d.prompt(max(i for i, _ in some)), max(o for _, o in some) - 1)
+    torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--shapes", default="1.8b,7b")
@@ -86,8 +123,15 @@ def main():
     p.add_argument("--context", type=int, default=512)
     p.add_argument("--steps", type=int, default=64)
     p.add_argument("--fixed", default="")
+    p.add_argument("--serve", default="")
+    p.add_argument("--trace", default="")
+    p.add_argument("--write-trace", default="")
+    p.add_argument("--requests", type=int, default=512)
     p.add_argument("--mode", default="reduce-overhead")
     a = p.parse_args()
+    if a.write_trace:
+        return write_trace(a.write_trace, a.requests)
+    requests = read_trace(a.trace, a.requests) if a.trace else [(128, 128)] * a.requests
     try:
         import torch
     except ImportError:
@@ -124,6 +168,12 @@ def main():
             s = time.perf_counter() - begin
             print(json.dumps({"peer": "transformers", "shape": shape, "fixed_batch": batch, "seconds": s,
                               "tokens_s": batch * 128 / s}), flush=True)
+        for batch in [int(b) for b in a.serve.split(",") if b]:
+            torch._dynamo.reset()
+            s = serve(torch, model, config, requests, batch, a.mode)
+            print(json.dumps({"peer": "transformers", "shape": shape, "served_in_batches_of": batch,
+                              "requests": len(requests), "seconds": s,
+                              "tokens_s": sum(o for _, o in requests) / s}), flush=True)
         del model
         torch.cuda.empty_cache()
 

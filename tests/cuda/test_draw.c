@@ -181,6 +181,91 @@ static void test_preemption(void **state)
     turbod_engine_close(e);
 }
 
+/* Steps started so far, at each token of a request. */
+typedef struct watch {
+    result r;
+    long started[64];
+} watch;
+
+static void on_watched(void *ctx, const turbod_event *ev)
+{
+    watch *w = ctx;
+    if (ev->kind == TURBOD_EV_TOKEN)
+        w->started[w->r.n] = fake.calls("cuGraphLaunch");
+    on_event(&w->r, ev);
+}
+
+/* When a token is handed out, the step of the next one has been started, but for the last. */
+static void test_ahead(void **state)
+{
+    static watch w;
+    int32_t prompt[PROMPT];
+    turbo_err err = {{0}};
+    (void)state;
+    if (!fake.handle)
+        skip();
+    turbod_engine *e = open_engine(folder, on_cuda());
+    make_prompt(prompt, PROMPT, 3, VOCAB);
+    turbod_request_spec spec = ask(prompt, PROMPT, 12);
+    spec.params.n_logprobs = -1;
+    spec.on_event = on_watched;
+    spec.ctx = &w;
+    pthread_mutex_init(&w.r.mu, NULL);
+    pthread_cond_init(&w.r.done, NULL);
+    long before = fake.calls("cuGraphLaunch");
+    assert_int_equal(turbod_engine_submit(e, &spec, &w.r.req, &err), TURBO_OK);
+    finish(&w.r);
+    assert_int_equal(w.r.n, 12);
+    for (int i = 0; i < 12; i++)
+        assert_int_equal(w.started[i] - before, i < 11 ? i + 1 : 11);
+    turbod_engine_close(e);
+}
+
+/* What ends while its next step is on its way: by a stop id, or cancelled; the others do not notice. */
+static void test_ends(void **state)
+{
+    static result want[KINDS], got[KINDS];
+    (void)state;
+    turbod_engine *e = open_engine(folder, on_cuda());
+    run(e, want, 20, ~0u);
+    for (int round = 0; round < 2; round++) {
+        gate = true;
+        for (int i = 0; i < KINDS; i++) {
+            if (i != 1) {
+                begin(e, &got[i], i, 20, false);
+                continue;
+            }
+            int32_t prompt[PROMPT];
+            make_prompt(prompt, PROMPT, 1, VOCAB);
+            turbod_request_spec spec = ask(prompt, PROMPT - 1, 21);
+            spec.params = params(1);
+            spec.params.n_logprobs = -1;
+            spec.stop_ids = &want[1].ids[7];
+            spec.n_stop_ids = 1;
+            start_spec(e, &got[1], spec);
+        }
+        gate = false;
+        if (round)
+            turbod_request_cancel(got[4].req);
+        for (int i = 0; i < KINDS; i++)
+            finish(&got[i]);
+        for (int i = 0; i < KINDS; i++) {
+            if (round && i == 4 && got[4].end.kind == TURBOD_EV_ERROR) {
+                assert_int_equal(got[4].end.status, TURBO_ECANCELLED);
+                assert_int_equal(got[4].end.timings.predicted_n, got[4].n);
+                assert_memory_equal(got[4].ids, want[4].ids, (size_t)got[4].n * sizeof(int32_t));
+            } else if (i != 1) {
+                same_tokens(&got[i], &want[i], i);
+            }
+        }
+        assert_int_equal(got[1].end.stop_token, want[1].ids[7]);
+        assert_true(got[1].n <= 7);
+        assert_memory_equal(got[1].ids, want[1].ids, (size_t)got[1].n * sizeof(int32_t));
+        all_blocks_back(e);
+    }
+    turbod_engine_close(e);
+}
+
 static void test_not_finite(void **state)
 {
     char bad[64];
@@ -219,10 +304,9 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tokens),
-        cmocka_unit_test(test_copies),
-        cmocka_unit_test(test_preemption),
-        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_tokens),     cmocka_unit_test(test_copies),
+        cmocka_unit_test(test_preemption), cmocka_unit_test(test_ahead),
+        cmocka_unit_test(test_ends),       cmocka_unit_test(test_not_finite),
     };
     fake = fake_driver_open();
     return engine_kit_main(tests, sizeof tests / sizeof tests[0], set_up, tear_down);

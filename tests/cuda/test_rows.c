@@ -77,10 +77,18 @@ static void rows_moved(int32_t act, int32_t T, int32_t E)
 {
     size_t es = turbok_dtype_size(act), n = (size_t)T * (size_t)E;
     enum { V = 37 };
-    int32_t index[64], tokens[64], which[64];
+    int32_t index[64], tokens[64], asked[64], drawn[64], which[64], back[64];
     for (int i = 0; i < 64; i++) {
+        drawn[i] = dev_range(-1, V - 1); /* -1: nothing could be drawn */
         index[i] = dev_range(0, T - 1);
-        tokens[i] = dev_range(0, V - 1);
+        tokens[i] = asked[i] = dev_range(0, V - 1);
+    }
+    for (int i = 0; i < 64; i++) {
+        int32_t row = dev_range(0, 63);
+        if (i % 3 == 0) { /* what a row of the step before drew */
+            asked[i] = ~row;
+            tokens[i] = drawn[row] < 0 ? 0 : drawn[row];
+        }
         which[i] = dev_range(-1, T - 1);
     }
     void *in = dev_numbers(act, n, 1, x), *out = dev_new(n * es, NULL);
@@ -92,7 +100,8 @@ static void rows_moved(int32_t act, int32_t T, int32_t E)
     for (int k = 0; k < 3; k++) {
         int32_t dtype = dev_act(k);
         void *table = dev_numbers(dtype, (size_t)V * (size_t)E, 1, y), *res = dev_new(n * es, NULL);
-        turbok_cu_batch b = {.tokens = dev_new(sizeof tokens, tokens),
+        turbok_cu_batch b = {.tokens = dev_new(sizeof asked, asked),
+                             .drawn = dev_new(sizeof drawn, drawn),
                              .embed_index = k ? dev_new(sizeof which, which) : NULL,
                              .embed_rows = in,
                              .T = T,
@@ -105,6 +114,10 @@ static void rows_moved(int32_t act, int32_t T, int32_t E)
                                             : dev_round(act, y[(size_t)tokens[t] * (size_t)E + e]);
             dev_near("embed", i, (double)got[i], (double)want, 0);
         }
+        turbok_cu_resolve(dev, &b);
+        dev_get(b.tokens, back, (size_t)T * sizeof *tokens);
+        for (int32_t t = 0; t < T; t++)
+            dev_near("resolve", (size_t)t, back[t], tokens[t], 0);
     }
     void *d = dev_numbers(act, n, 1, y);
     const float *bias = dev_numbers(TURBO_F32, (size_t)E, 1, w);

@@ -72,7 +72,7 @@ def test_every_series_is_there(exposed):
     itl = families["turbo:inter_token_latency_seconds"]
     assert min(float(l["le"]) for s, l, _ in itl.samples if s.endswith("_bucket")) == 0.0005
     assert {l["stage"] for _, l, _ in families["turbo:model_load_seconds"].samples} == {
-        "files", "weights", "workspace", "kv", "rest"}
+        "files", "device", "weights", "workspace", "kv", "rest"}
     assert {l["phase"] for _, l, _ in families["turbo:client_disconnects_total"].samples} == {
         "body", "queue", "prefill", "decode", "send"}
     assert {l["finished_reason"] for _, l, _ in families["turbo:request_success_total"].samples} == {

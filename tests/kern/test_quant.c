@@ -278,12 +278,41 @@ static void test_scores_and_weights(void **state)
         }
 }
 
+/* Codes of weights: those of the reference, to the bit, also of groups of zeros and at both ends of the range. */
+static void test_encode(void **state)
+{
+    enum { MOST = 4800 };
+    static const int64_t groups_of[] = {16, 32, 96, 128, 144, 7};
+    static const float scales[] = {0.03f, 1, 1e-38f, 3e38f, 0};
+    static float w[MOST], want_s[MOST], got_s[MOST];
+    static uint8_t want[MOST], got[MOST];
+    kit_rng r = {19};
+    (void)state;
+    for (int round = 0; round < 600; round++) {
+        int bits = bits_of[round % 2];
+        bool rounded = round % 3;
+        int64_t group = groups_of[round / 2 % 6], n = kit_range(&r, 1, 33);
+        kit_floats(&r, w, (size_t)(group * n));
+        for (int64_t i = 0; i < group * n; i++) /* a group in three has a scale of its own */
+            w[i] *= i / group % 3 ? 0.03f : scales[(i / group + round) % 5];
+        turbok_prim_scalar.encode(bits, rounded, w, n, group, want, want_s);
+        for (int d = 0; d < n_devices; d++) {
+            memset(got, 0xee, sizeof got);
+            devices[d]->exec.prim->encode(bits, rounded, w, n, group, got, got_s);
+            assert_memory_equal(got, want, (size_t)(group * n));
+            assert_int_equal(got[group * n], 0xee);
+            kit_equal("scale", got_s, want_s, (size_t)n * sizeof *got_s);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_error),      cmocka_unit_test(test_degenerate),
         cmocka_unit_test(test_not_finite), cmocka_unit_test(test_pools),
         cmocka_unit_test(test_tiles),      cmocka_unit_test(test_scores_and_weights),
+        cmocka_unit_test(test_encode),
     };
     return cmocka_run_group_tests_name("quantised keys and values", tests, open_devices,
                                        close_devices);

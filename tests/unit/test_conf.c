@@ -153,6 +153,35 @@ static void test_order(void **state)
     turbod_conf_free(c);
 }
 
+/* A card has other defaults, each of which the user's word replaces. */
+static void test_device_defaults(void **state)
+{
+    turbo_status st;
+    turbo_err err = {{0}};
+    (void)state;
+    turbod_conf *c = load("engine = { device = \"cuda:1\"; };", 0, NULL, &st, &err);
+    if (!c)
+        fail_msg("%s", err.text);
+    assert_int_equal(c->max_batch_size, 256);
+    assert_int_equal(c->max_prefill_token_num, 2048);
+    assert_int_equal(turbod_conf_origin(c, "max_batch_size"), TURBOD_FROM_DEFAULT);
+    turbod_conf_free(c);
+    c = load("engine = { device = \"cuda\"; max_batch_size = 300; };", 0, NULL, &st, &err);
+    assert_non_null(c);
+    assert_int_equal(c->max_batch_size, 300);
+    assert_int_equal(c->max_prefill_token_num, 2048);
+    turbod_conf_free(c);
+    c = load("engine = { device = \"cuda\"; };"
+             "models = ( { model = \"/a\"; }, { model = \"/b\"; device = \"cpu\"; } );",
+             0, NULL, &st, &err);
+    if (!c)
+        fail_msg("%s", err.text);
+    assert_int_equal(c->models[0]->max_batch_size, 256);
+    assert_int_equal(c->models[1]->max_batch_size, 64);
+    assert_int_equal(c->models[1]->max_prefill_token_num, 256);
+    turbod_conf_free(c);
+}
+
 static void test_refused_files(void **state)
 {
     (void)state;
@@ -487,14 +516,15 @@ int main(void)
 {
     unsetenv("TURBO_PLUGIN_PATH"); /* the one option that the test environment sets */
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),       cmocka_unit_test(test_keys_are_unique),
-        cmocka_unit_test(test_file_values),    cmocka_unit_test(test_order),
-        cmocka_unit_test(test_refused_files),  cmocka_unit_test(test_refused_flags),
-        cmocka_unit_test(test_file_itself),    cmocka_unit_test(test_deep_nesting),
-        cmocka_unit_test(test_sizes),          cmocka_unit_test(test_print_reads_back),
-        cmocka_unit_test(test_key_is_masked),  cmocka_unit_test(test_prescan),
-        cmocka_unit_test(test_nearest),        cmocka_unit_test(test_models),
-        cmocka_unit_test(test_refused_models), cmocka_unit_test(test_models_read_back),
+        cmocka_unit_test(test_defaults),         cmocka_unit_test(test_keys_are_unique),
+        cmocka_unit_test(test_file_values),      cmocka_unit_test(test_order),
+        cmocka_unit_test(test_device_defaults),  cmocka_unit_test(test_refused_files),
+        cmocka_unit_test(test_refused_flags),    cmocka_unit_test(test_file_itself),
+        cmocka_unit_test(test_deep_nesting),     cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_print_reads_back), cmocka_unit_test(test_key_is_masked),
+        cmocka_unit_test(test_prescan),          cmocka_unit_test(test_nearest),
+        cmocka_unit_test(test_models),           cmocka_unit_test(test_refused_models),
+        cmocka_unit_test(test_models_read_back),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

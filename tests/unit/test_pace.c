@@ -40,6 +40,18 @@ static double converged(const machine *m, int d, double stretch, int64_t backlog
     return mixed / cost(m, d, 0);
 }
 
+/* The largest stretch is none. */
+static void test_off(void **state)
+{
+    turbod_pace p = {.stretch = 1000};
+    (void)state;
+    turbod_pace_note(&p, 8, 0, 1000000);
+    turbod_pace_note(&p, 8, 4, 2000000);
+    assert_int_equal(turbod_pace_budget(&p, 8, 100, 2048), 2048);
+    p.stretch = 4;
+    assert_true(turbod_pace_budget(&p, 8, 100, 2048) < 8);
+}
+
 static void test_converges(void **state)
 {
     (void)state;
@@ -91,7 +103,7 @@ static void test_bounds(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_converges),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_off), cmocka_unit_test(test_converges),
                                        cmocka_unit_test(test_bounds)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* kernels/cuda/bench/bench-gpu.c: how near the kernels come to what the card gives: read bandwidth, products,
  * attention, and whole decode steps of model shapes, made of the launchers the backend uses, with random
  * weights made on the device. Times are those of events around replays of a graph; medians.
- *   bench-gpu [--quick] [--csv FILE] [read|gemv|decode|step|prefill|quant ...]   nothing named: all
+ *   bench-gpu [--quick] [--csv FILE] [read|gemv|decode|step|prefill|quant|load ...]   nothing named: all
  * --quick: small shapes and few rounds, to see that it runs (also on the host). */
 #include "bench-gpu.h"
 
@@ -141,14 +141,11 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(void);
-    } parts[] = {{"gemv", bench_gemv},
-                 {"decode", bench_decode},
-                 {"step", bench_step},
-                 {"prefill", bench_prefill},
-                 {"quant", bench_quant}};
+    } parts[] = {{"gemv", bench_gemv},       {"decode", bench_decode}, {"step", bench_step},
+                 {"prefill", bench_prefill}, {"quant", bench_quant},   {"load", bench_load}};
     turbo_err err = {""};
     bool all = true;
-    bool wanted[5] = {false};
+    bool wanted[sizeof parts / sizeof parts[0]] = {false};
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--quick"))
             quick = true;

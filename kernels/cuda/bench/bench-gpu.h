@@ -33,5 +33,6 @@ void bench_decode(void);
 void bench_step(void);
 void bench_prefill(void);
 void bench_quant(void); /* quant.c */
+void bench_load(void); /* load.c */
 
 #endif
