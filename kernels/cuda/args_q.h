@@ -93,6 +93,8 @@ struct turbok_cu_sample_args {
     int32_t *tokens; /* [n] */
     int32_t *status; /* [n] 0, or TURBO_EDATA: no numbers */
     int32_t V, data_error; /* data_error: TURBO_EDATA */
+    int32_t parts; /* of a row whose best were found by sample_best; 0: none were */
+    int32_t reserved;
 };
 
 /* Begins a sequence, or adds tokens that were not drawn. */

@@ -1,5 +1,5 @@
-/* kernels/cuda/decode_add.cuh: how the pieces of a sequence become one result of attention, decode.cuh. Must
- * not know where keys lie. */
+/* kernels/cuda/decode_add.cuh: how the pieces of a sequence become one result of attention,
+ * decode.cuh. Must not know where keys lie. */
 #ifndef TURBOK_CUDA_DECODE_ADD_CUH
 #define TURBOK_CUDA_DECODE_ADD_CUH
 
@@ -16,29 +16,32 @@ DEVICE float2 tail_of(const float *row)
     return __ldcg(reinterpret_cast<const float2 *>(row));
 }
 
-/* Adds n partial results of a head tile, one every `stride` slots, in order. room: HEADS * (PART + 1 + D)
- * floats. Loads wait long for what other blocks wrote: many are on their way at once. */
+/* Adds n partial results of a head tile [HEADS][dim+TAIL], in order: the one at `first`, then
+ * those from rest on, whose place 0 is not one of them. room: HEADS * (PART + 1 + D) floats.
+ * Loads wait long for what other blocks wrote: many are on their way at once. */
 template <class T, int D>
-DEVICE_CALLED void add_pieces(const float *partial, int n, int64_t stride, int heads, int dim,
+DEVICE_CALLED void add_pieces(const float *first, const float *rest, int n, int heads, int dim,
                               float *room, T *out)
 {
     constexpr int LANES = 32 * WARPS / HEADS; /* threads of a head while weights are found */
     constexpr int EACH = PART / LANES; /* pieces of a part whose weights a thread finds */
     int h = static_cast<int>(threadIdx.x) / LANES, l = static_cast<int>(threadIdx.x) % LANES;
     float *weights = room, *total = room + HEADS * PART, *sums = total + HEADS;
-    const float *mine = partial + h * (dim + TAIL) + dim;
+    const int mine = h * (dim + TAIL) + dim;
+    const int64_t stride = static_cast<int64_t>(HEADS) * (dim + TAIL);
+    auto piece_of = [&](int p) { return p ? rest + p * stride : first; };
     float m = -INFINITY, sum = 0;
     float2 at[EACH]; /* largest score and sum of weights, of the first part */
     UNROLL
     for (int k = 0; k < EACH; k++) {
         int p = l + k * LANES;
-        at[k] = h < heads && p < n ? tail_of(mine + p * stride) : make_float2(-INFINITY, 0.0f);
+        at[k] = h < heads && p < n ? tail_of(piece_of(p) + mine) : make_float2(-INFINITY, 0.0f);
         m = fmaxf(m, at[k].x);
     }
     if (h < heads)
         UNROLL_BY(1)
         for (int p = l + PART; p < n; p += LANES)
-            m = fmaxf(m, __ldcg(mine + p * stride));
+            m = fmaxf(m, __ldcg(piece_of(p) + mine));
     UNROLL
     for (int i = 1; i < LANES; i *= 2)
         m = fmaxf(m, __shfl_xor_sync(FULL, m, i));
@@ -52,7 +55,7 @@ DEVICE_CALLED void add_pieces(const float *partial, int n, int64_t stride, int h
             if (h >= heads || p >= count)
                 continue;
             if (from)
-                at[k] = tail_of(mine + (from + p) * stride);
+                at[k] = tail_of(piece_of(from + p) + mine);
             float w = exp2_fast(at[k].x - m);
             sum = fmaf(w, at[k].y, sum);
             weights[h * PART + p] = w;
@@ -63,11 +66,11 @@ DEVICE_CALLED void add_pieces(const float *partial, int n, int64_t stride, int h
             int row = i / D, d = i % D;
             if (d >= dim)
                 continue;
-            const float *piece = partial + from * stride + row * (dim + TAIL) + d;
+            const int number = row * (dim + TAIL) + d;
             float4 v = from ? *reinterpret_cast<float4 *>(sums + i) : make_float4(0, 0, 0, 0);
             UNROLL_BY(8)
             for (int p = 0; p < count; p++) {
-                float4 x = __ldcg(reinterpret_cast<const float4 *>(piece + p * stride));
+                float4 x = __ldcg(reinterpret_cast<const float4 *>(piece_of(from + p) + number));
                 float w = weights[row * PART + p];
                 v.x = fmaf(w, x.x, v.x), v.y = fmaf(w, x.y, v.y);
                 v.z = fmaf(w, x.z, v.z), v.w = fmaf(w, x.w, v.w);

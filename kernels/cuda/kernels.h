@@ -151,7 +151,9 @@ struct turbok_cu_decode_args { /* one new token a sequence; sequences with more 
     turbok_cu_batch b;
     const void *q; /* [T,H,D] act */
     void *out; /* [T,H,D] act */
-    float *partial; /* [slots][8][D + TURBOK_CU_PARTIAL_TAIL] */
+    /* [slots][8][D + TURBOK_CU_PARTIAL_TAIL]: of each block the piece that goes on from another one, then of each
+     * the piece that goes on in another one */
+    float *partial;
     uint32_t *arrived; /* [S * K * tiles of 8 heads], 0 before and after */
     int32_t slots; /* 0: every sequence and KV head in one piece */
     int32_t block_shift; /* log2 of block_tokens; -1: no power of two */

@@ -13,9 +13,8 @@ void turbok_cu_attention_full(turbok_cu *cu, int32_t act, const void *qkv, int32
 
 enum {
     HEADS = 8, /* of an item of decode.cuh */
-    SLOTS = 4096, /* partial results at most: 8 for each block of up to 512 */
-    BLOCKS_PER_SM = 3,
-    PIECE = 64, /* keys of the smallest piece */
+    BLOCKS = 512, /* at most */
+    UNIT = 64, /* keys of the smallest piece */
 };
 
 static uint64_t slot_bytes(int32_t head_dim)
@@ -28,11 +27,12 @@ static uint64_t counter_bytes(uint64_t S, uint64_t per_sequence)
     return (S * per_sequence * sizeof(uint32_t) + 255) / 256 * 256;
 }
 
-/* Slots that a launch can need: every sequence in pieces of the smallest size, or the most there are. */
+/* Slots that a launch can need: a block works on a piece of a sequence that began before it and on one
+ * that goes on after it. */
 static uint64_t slots_of(uint64_t S, uint64_t per_sequence, int32_t max_kv)
 {
-    uint64_t n = S * per_sequence * (((uint64_t)max_kv + PIECE - 1) / PIECE);
-    return n < SLOTS ? n : SLOTS;
+    uint64_t units = S * per_sequence * (((uint64_t)max_kv + UNIT - 1) / UNIT);
+    return 2 * (units < BLOCKS ? units : BLOCKS);
 }
 
 uint64_t turbok_cu_attention_bytes(int32_t max_T, int32_t max_B, int32_t n_heads, int32_t head_dim,
@@ -69,6 +69,8 @@ static int32_t shift_of(int32_t block_tokens)
             {TURBOK_CU_##name##128q4_f16, TURBOK_CU_##name##128q4_bf16},                           \
     }
 static const int decode_kernels[6][2] = KINDS(decode), prefill_kernels[6][2] = KINDS(prefill);
+/* Blocks of a multiprocessor, as decode_bf16.cu has it. */
+static const int decode_blocks[6] = {3, 2, 3, 2, 3, 2};
 
 /* Sequences with more than `shortest` new tokens. */
 static void prefill(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const turbok_cu_batch *b,
@@ -87,22 +89,23 @@ static void prefill(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const t
                      4 * KEYS * padded * 2, TURBOK_CU_PDL, &a);
 }
 
-static void decode(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const turbok_cu_batch *b,
-                   const void *q, void *out, void *scratch, uint64_t scratch_bytes)
+static void decode(turbok_cu *cu, int kernel, int blocks_per_sm, const turbok_cu_attn *at,
+                   const turbok_cu_batch *b, const void *q, void *out, void *scratch,
+                   uint64_t scratch_bytes)
 {
     int32_t D = at->kv.head_dim, G = at->n_heads / at->kv.n_kv, padded = D > 64 ? 128 : 64;
     uint64_t per = (uint64_t)at->kv.n_kv * (uint64_t)((G + HEADS - 1) / HEADS);
     uint64_t counters = counter_bytes((uint64_t)b->S, per);
     uint64_t slots = slots_of((uint64_t)b->S, per, b->max_kv);
     struct turbok_cu_decode_args a = {.at = *at, .b = *b, .q = q, .out = out, .arrived = scratch};
-    unsigned blocks = (unsigned)cu->sm_count * BLOCKS_PER_SM;
-    blocks = blocks < SLOTS / 8 ? blocks : SLOTS / 8;
+    unsigned blocks = (unsigned)(cu->sm_count * blocks_per_sm);
+    blocks = blocks < BLOCKS ? blocks : BLOCKS;
     a.block_shift = shift_of(at->kv.block_tokens);
     a.partial = (float *)((char *)scratch + counters);
     if (scratch_bytes >= counters + slots * slot_bytes(D))
         a.slots = (int32_t)slots;
     size_t shared =
-        sizeof(float) * 4 * HEADS * (size_t)padded + (2 * (size_t)b->S + 2) * sizeof(int);
+        sizeof(float) * 4 * HEADS * (size_t)padded + ((size_t)b->S + 4) / 4 * 4 * sizeof(int);
     turbok_cu_launch(cu, kernel, TURBOK_CU_DIM(blocks), TURBOK_CU_DIM(128), shared, TURBOK_CU_PDL,
                      &a);
 }
@@ -116,7 +119,8 @@ void turbok_cu_attention(turbok_cu *cu, int32_t act, const turbok_cu_attn *at,
         /* one way for every token, whether it came alone or in a prompt */
         prefill(cu, prefill_kernels[kind][bf16], at, b, q, out, 0);
     } else if (kind >= 0 && b->S <= 1024) {
-        decode(cu, decode_kernels[kind][bf16], at, b, q, out, scratch, scratch_bytes);
+        decode(cu, decode_kernels[kind][bf16], decode_blocks[kind], at, b, q, out, scratch,
+               scratch_bytes);
         if (b->max_new > 1)
             prefill(cu, prefill_kernels[kind][bf16], at, b, q, out, 1);
     } else if (kind >= 0) {

@@ -412,7 +412,7 @@ DEVICE float to_f8(int8_t v)
     return static_cast<float>(v);
 }
 /* W numbers in a register: 2 of 16 bits or 4 of 8. */
-template <class C, int W, class Get> void mma_lanes(void *const *lanes, Get get)
+template <class C, int W, class A, class B> void mma_lanes(void *const *lanes, A get_a, B get_b)
 {
     for (int row = 0; row < 16; row++)
         for (int col = 0; col < 8; col++) {
@@ -421,12 +421,16 @@ template <class C, int W, class Get> void mma_lanes(void *const *lanes, Get get)
                 int quad = k / W % 4, at = k % W, high = k / (4 * W);
                 auto *x = static_cast<mma_arg *>(lanes[row % 8 * 4 + quad]);
                 auto *y = static_cast<mma_arg *>(lanes[col * 4 + quad]);
-                sum += get(x->a, (row / 8 + 2 * high) * W + at) * get(y->b, high * W + at);
+                sum += get_a(x->a, (row / 8 + 2 * high) * W + at) * get_b(y->b, high * W + at);
             }
             auto *z = static_cast<mma_arg *>(lanes[row % 8 * 4 + col / 2]);
             C *c = static_cast<C *>(z->c) + row / 8 * 2 + col % 2;
             *c = static_cast<C>(static_cast<double>(*c) + sum);
         }
+}
+template <class C, int W, class Get> void mma_lanes(void *const *lanes, Get get)
+{
+    mma_lanes<C, W>(lanes, get, get);
 }
 template <class T> void mma_float(void *const *lanes, unsigned)
 {

@@ -91,14 +91,37 @@ DEVICE key_t64 block_min(key_t64 v, key_t64 *room)
     return v;
 }
 
-/* The best id, by samp_argmax; -1 when one is NaN or +inf or none is finite. The same in all threads. */
-DEVICE int best_of(const float *l, int V, key_t64 *room)
+/* The best of l[from..to-1] as a key, by this thread's share of them; 0: one is NaN or +inf. */
+DEVICE key_t64 best_key(const float *l, int from, int to)
 {
+    const int tid = (int)threadIdx.x, step = 4 * THREADS;
     key_t64 best = ~0ull;
-    for (int i = (int)threadIdx.x; i < V; i += THREADS) {
-        key_t64 k = !(l[i] <= MOST) ? 0 : key_of(l[i], i); /* 0: no logit has it */
+    const auto see = [&](float v, int i) {
+        key_t64 k = !(v <= MOST) ? 0 : key_of(v, i); /* 0: no logit has it */
         best = k < best ? k : best;
+    };
+    int i = from;
+    if ((uintptr_t)(l + from) % 16 == 0) {
+        const int wide = from + (to - from) / 4 * 4;
+        UNROLL_BY(4)
+        for (int k = from + 4 * tid; k < wide; k += step) {
+            const float4 v = *(const float4 *)(l + k);
+            see(v.x, k);
+            see(v.y, k + 1);
+            see(v.z, k + 2);
+            see(v.w, k + 3);
+        }
+        i = wide;
     }
+    for (i += tid; i < to; i += THREADS)
+        see(l[i], i);
+    return best;
+}
+
+/* The best id, by samp_argmax, of the best keys of all threads; -1 when one is NaN or +inf or none is finite. The
+ * same in all threads. */
+DEVICE int best_of(key_t64 best, key_t64 *room)
+{
     best = block_min(best, room);
     return best == 0 || logit_of(best) < -MOST ? -1 : (int)(uint32_t)best;
 }
@@ -448,6 +471,23 @@ DEVICE void accept(turbok_cu_sample_state *st, uint32_t *counts, int id)
 }
 } // namespace
 
+/* The best of part x of row y, as a key where the row's sums will be: few rows leave most of the device idle in `sample`. */
+TURBOK_KERNEL(sample_best, sample, 512, 1)
+{
+    TURBOK_SHARED(key_t64, room, THREADS / 32);
+    const int n = (int)blockIdx.y, x = (int)blockIdx.x;
+    const int each = ((a.V + a.parts - 1) / a.parts + 3) / 4 * 4, from = min(x * each, a.V);
+    grid_release();
+    grid_wait();
+    const int index = a.rows[n].index;
+    if (index < 0)
+        return;
+    const float *l = a.logits + (int64_t)index * a.V;
+    const key_t64 best = block_min(best_key(l, from, min(from + each, a.V)), room);
+    if (threadIdx.x == 0)
+        a.sums[(int64_t)n * 2 * ((a.V + BLOCK - 1) / BLOCK) + x] = double_of(best);
+}
+
 TURBOK_KERNEL(sample, sample, 512, 1)
 {
     TURBOK_SHARED(key_t64, keys, PORTION);
@@ -465,17 +505,20 @@ TURBOK_KERNEL(sample, sample, 512, 1)
         return;
     }
     float *l = a.logits + (int64_t)p.index * a.V;
-    const int own = best_of(l, a.V, keys);
+    double *sums = a.sums + (int64_t)n * 2 * ((a.V + BLOCK - 1) / BLOCK);
+    key_t64 part = ~0ull;
+    if ((int)threadIdx.x < a.parts)
+        part = bits_of(sums[threadIdx.x]);
+    const int own = best_of(a.parts ? part : best_key(l, 0, a.V), keys);
     int best = own, id = own;
     if (own >= 0 && shape(l, p, a.V))
-        best = best_of(l, a.V, keys);
+        best = best_of(best_key(l, 0, a.V), keys);
     if (own >= 0 && best >= 0 && p.temperature > 0) {
         const double inv = 1.0 / (double)p.temperature, u = uniform(p.seed, p.state->position);
         const filters f = {p.top_k > 0 && p.top_k < a.V, p.top_p < 1, p.min_p > 0, (double)p.top_p,
                            (double)p.min_p};
         const space s = {keys, room, bins, count};
         const candidates c = {l, a.V, (double)l[best], inv};
-        double *sums = a.sums + (int64_t)n * 2 * ((a.V + BLOCK - 1) / BLOCK);
         id = f.top_k || f.top_p || f.min_p ? draw_filtered(s, c, p, f, best, u, sums)
                                            : draw_all(l, a.V, best, inv, u, sums, room, keys);
     } else if (best >= 0) {

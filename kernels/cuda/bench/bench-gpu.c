@@ -1,7 +1,8 @@
 /* kernels/cuda/bench/bench-gpu.c: how near the kernels come to what the card gives: read bandwidth, products,
  * attention, and whole decode steps of model shapes, made of the launchers the backend uses, with random
  * weights made on the device. Times are those of events around replays of a graph; medians.
- *   bench-gpu [--quick] [--csv FILE] [read|gemv|decode|step|prefill|quant|load ...]   nothing named: all
+ *   bench-gpu [--quick] [--csv FILE] [--batch N] [read|gemv|decode|step|parts|prefill|quant|load ...]
+ * Nothing named: all. parts: what a step is made of, by the size of the batch (N: that one only).
  * --quick: small shapes and few rounds, to see that it runs (also on the host). */
 #include "bench-gpu.h"
 
@@ -10,6 +11,7 @@
 
 turbok_cu *cu;
 bool quick;
+int32_t only_batch;
 double read_rate;
 static FILE *csv;
 
@@ -141,8 +143,9 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(void);
-    } parts[] = {{"gemv", bench_gemv},       {"decode", bench_decode}, {"step", bench_step},
-                 {"prefill", bench_prefill}, {"quant", bench_quant},   {"load", bench_load}};
+    } parts[] = {{"gemv", bench_gemv},   {"decode", bench_decode},   {"step", bench_step},
+                 {"parts", bench_parts}, {"prefill", bench_prefill}, {"quant", bench_quant},
+                 {"load", bench_load}};
     turbo_err err = {""};
     bool all = true;
     bool wanted[sizeof parts / sizeof parts[0]] = {false};
@@ -151,6 +154,8 @@ int main(int argc, char **argv)
             quick = true;
         else if (!strcmp(argv[i], "--csv") && i + 1 < argc)
             csv = fopen(argv[++i], "w");
+        else if (!strcmp(argv[i], "--batch") && i + 1 < argc)
+            only_batch = (int32_t)strtol(argv[++i], NULL, 10);
         else
             for (size_t k = 0; k < sizeof parts / sizeof parts[0]; k++)
                 if (!strcmp(argv[i], parts[k].name)) {

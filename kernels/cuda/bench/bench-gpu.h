@@ -5,11 +5,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "cuda/blas.h"
 #include "cuda/ops.h"
+#include "cuda/sample.h"
 #include "internal.h"
 
 extern turbok_cu *cu;
 extern bool quick;
+extern int32_t only_batch; /* of parts; 0: all */
 extern double read_rate; /* bytes a second of the read kernel, in this run */
 
 void *room(size_t bytes); /* on the device; ends the program when there is none */
@@ -31,6 +34,7 @@ enum { SHAPES = 3 };
 void bench_gemv(void);
 void bench_decode(void);
 void bench_step(void);
+void bench_parts(void); /* of a step, each alone */
 void bench_prefill(void);
 void bench_quant(void); /* quant.c */
 void bench_load(void); /* load.c */

@@ -145,11 +145,15 @@ static void make_step(model *w, int32_t S, int32_t ctx, int32_t new, int32_t kv_
                              .layout = TURBO_QKV_GROUPED,
                              .scale = 0.088f,
                              .rope_dim = m->D,
+                             .rope_table = ctx,
                              .inv = upload(inv, sizeof *inv * (size_t)m->D / 2),
                              .rope_scale = 1};
     /* Any bits will do for codes; as numbers they must be some. */
     turbok_cu_random(cu, TURBO_BF16, w->at.kv.base, (int64_t)(block * (uint64_t)(S * per) / 2),
                      0.5f, 7);
+    float *angles = room(sizeof *angles * (size_t)ctx * (size_t)m->D / 2);
+    turbok_cu_random(cu, TURBO_F32, angles, (int64_t)ctx * m->D / 2, 0.5f, 8);
+    w->at.cosine = w->at.sine = angles;
     turbok_cu_batch *b = &w->b;
     *b = (turbok_cu_batch){
         .T = T, .S = S, .R = S, .max_new = new, .max_kv = ctx, .table_stride = per};
@@ -189,7 +193,7 @@ static void free_step(model *w)
         w->at.kv.base, w->at.inv,       w->b.tokens,  w->b.tables,    w->b.positions,
         w->b.seq_of,   w->b.cu_seqlens, w->b.kv_lens, w->b.row_index, w->h,
         w->x,          w->qkv,          w->q,         w->a,           w->mlp,
-        w->logits,     w->scratch};
+        w->logits,     w->scratch,      w->at.cosine};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         cu->drv.mem_free(turbok_cu_at(all[i]));
 }
@@ -237,42 +241,77 @@ void bench_decode(void)
 
 /* ---- whole steps ------------------------------------------------------------------------------------ */
 
+static turbok_blas *blas; /* NULL: own kernels multiply, as in the backend */
+
+static void open_blas(void)
+{
+    enum { SPACE = 32 << 20 };
+    turbo_err err;
+    if (turbok_blas_open(cu, &blas, &err))
+        fprintf(stderr, "bench-gpu: %s\n", err.text);
+    turbok_blas_space(blas, room(SPACE), SPACE);
+    printf("products of more than %d rows: %s\n", TURBOK_CU_GEMV_ROWS,
+           blas ? "cuBLASLt" : "own kernels");
+}
+
 static void multiply(const void *w, int32_t out, int32_t in, const void *x, int32_t T, int32_t type,
                      void *y)
 {
+    if (blas && T > TURBOK_CU_GEMV_ROWS) {
+        turbok_blas_gemm(blas, TURBO_BF16, w, out, in, x, T, type, y);
+        return;
+    }
     (T <= TURBOK_CU_GEMV_ROWS ? turbok_cu_gemv : turbok_cu_gemm)(cu, TURBO_BF16, w, TURBO_BF16,
                                                                  NULL, out, in, x, T, type, y);
+}
+
+/* What a layer does, one launch or few each. */
+typedef enum part { NORM, QKV, ROPE, ATTEND, OUT, SECOND_NORM, UP, DOWN, PARTS } part;
+
+static void run_part(model *w, part what, int32_t l, const void *delta)
+{
+    const shape *m = &w->m;
+    const layer *y = &w->layers[l];
+    int32_t T = w->b.T, act = TURBO_BF16, width = m->H * m->D;
+    char *up = (char *)w->mlp + (size_t)T * (size_t)m->I * 2;
+    w->at.layer = l;
+    switch (what) {
+    case NORM: turbok_cu_rmsnorm(cu, act, w->h, delta, y->norm, 1e-5f, T, m->E, w->x); break;
+    case QKV: multiply(y->qkv, width + 2 * m->K * m->D, m->E, w->x, T, act, w->qkv); break;
+    case ROPE: turbok_cu_rope_store(cu, act, &w->at, &w->b, w->qkv, w->q); break;
+    case ATTEND:
+        turbok_cu_attention(cu, act, &w->at, &w->b, w->q, w->a, w->scratch, w->scratch_bytes);
+        break;
+    case OUT: multiply(y->wo, m->E, width, w->a, T, act, w->x); break;
+    case SECOND_NORM: turbok_cu_rmsnorm(cu, act, w->h, w->x, y->norm, 1e-5f, T, m->E, w->x); break;
+    case UP:
+        if (turbok_cu_gemv_gated(cu, act, y->gate, y->up, act, TURBO_ACT_SILU, m->I, m->E, w->x, T,
+                                 w->mlp))
+            break;
+        multiply(y->gate, m->I, m->E, w->x, T, act, w->mlp);
+        multiply(y->up, m->I, m->E, w->x, T, act, up);
+        turbok_cu_activate(cu, act, TURBO_ACT_SILU, w->mlp, up, (int64_t)T * m->I, w->mlp);
+        break;
+    default: multiply(y->down, m->E, m->I, w->mlp, T, act, w->x);
+    }
+}
+
+static void run_head(void *ctx)
+{
+    model *w = ctx;
+    turbok_cu_gather(cu, TURBO_BF16, w->x, w->b.row_index, w->b.R, w->m.E, w->a);
+    multiply(w->head, w->m.V, w->m.E, w->a, w->b.R, TURBO_F32, w->logits);
 }
 
 static void run_step(void *ctx)
 {
     model *w = ctx;
-    const shape *m = &w->m;
-    int32_t T = w->b.T, act = TURBO_BF16, width = m->H * m->D;
-    turbok_cu_embed(cu, act, w->table, act, m->E, &w->b, w->h);
-    const void *delta = NULL;
-    for (int32_t l = 0; l < m->L; l++) {
-        const layer *y = &w->layers[l];
-        char *up = (char *)w->mlp + (size_t)T * (size_t)m->I * 2;
-        w->at.layer = l;
-        turbok_cu_rmsnorm(cu, act, w->h, delta, y->norm, 1e-5f, T, m->E, w->x);
-        multiply(y->qkv, width + 2 * m->K * m->D, m->E, w->x, T, act, w->qkv);
-        turbok_cu_rope_store(cu, act, &w->at, &w->b, w->qkv, w->q);
-        turbok_cu_attention(cu, act, &w->at, &w->b, w->q, w->a, w->scratch, w->scratch_bytes);
-        multiply(y->wo, m->E, width, w->a, T, act, w->x);
-        turbok_cu_rmsnorm(cu, act, w->h, w->x, y->norm, 1e-5f, T, m->E, w->x);
-        if (!turbok_cu_gemv_gated(cu, act, y->gate, y->up, act, TURBO_ACT_SILU, m->I, m->E, w->x, T,
-                                  w->mlp)) {
-            multiply(y->gate, m->I, m->E, w->x, T, act, w->mlp);
-            multiply(y->up, m->I, m->E, w->x, T, act, up);
-            turbok_cu_activate(cu, act, TURBO_ACT_SILU, w->mlp, up, (int64_t)T * m->I, w->mlp);
-        }
-        multiply(y->down, m->E, m->I, w->mlp, T, act, w->x);
-        delta = w->x;
-    }
-    turbok_cu_rmsnorm(cu, act, w->h, delta, w->layers[0].norm, 1e-5f, T, m->E, w->x);
-    turbok_cu_gather(cu, act, w->x, w->b.row_index, w->b.R, m->E, w->a);
-    multiply(w->head, m->V, m->E, w->a, w->b.R, TURBO_F32, w->logits);
+    turbok_cu_embed(cu, TURBO_BF16, w->table, TURBO_BF16, w->m.E, &w->b, w->h);
+    for (int32_t l = 0; l < w->m.L; l++)
+        for (int what = 0; what < PARTS; what++)
+            run_part(w, (part)what, l, l ? w->x : NULL);
+    turbok_cu_rmsnorm(cu, TURBO_BF16, w->h, w->x, w->layers[0].norm, 1e-5f, w->b.T, w->m.E, w->x);
+    run_head(ctx);
 }
 
 static double weight_bytes(const shape *m)
@@ -313,6 +352,96 @@ void bench_step(void)
             if (n > 2)
                 report("slope, 1000 tokens", turbok_kv_type_name(kv_types[t]), slope * 1000,
                        kv_bytes(&w.m, 1, kv_types[t]) * 1000 * w.m.L, 0, read_rate);
+        }
+        free_weights(&w);
+        if (quick)
+            return;
+    }
+}
+
+/* ---- the parts of a step, each alone, by the size of the batch ---------------------------------------- */
+
+typedef struct part_job {
+    model *w;
+    part what;
+    turbok_cu_sample_row *rows;
+    void *sums;
+    int32_t *tokens;
+} part_job;
+
+static void run_parts(void *ctx)
+{
+    part_job *j = ctx;
+    for (int32_t l = 0; l < j->w->m.L; l++)
+        run_part(j->w, j->what, l, l ? j->w->x : NULL);
+}
+
+static void run_draw(void *ctx)
+{
+    part_job *j = ctx;
+    turbok_cu_sample(cu, j->rows, j->w->b.R, j->w->m.V, j->w->logits, j->sums, j->tokens,
+                     j->tokens + j->w->b.R);
+}
+
+/* Microseconds of drawing a token of each row. */
+static double time_draw(model *w, float temperature, float top_p)
+{
+    int32_t n = w->b.R;
+    size_t bytes = sizeof(turbok_cu_sample_row) * (size_t)n;
+    turbok_cu_sample_row *rows = calloc((size_t)n, sizeof *rows);
+    turbok_cu_sample_state *states = room(sizeof *states * (size_t)n);
+    turbok_cu_fill(cu, turbok_cu_at(states), 0, sizeof *states * (size_t)n);
+    for (int32_t i = 0; i < n; i++)
+        rows[i] = (turbok_cu_sample_row){.state = states + i,
+                                         .temperature = temperature,
+                                         .top_p = top_p,
+                                         .repetition = 1,
+                                         .index = i};
+    part_job j = {.w = w,
+                  .rows = upload(rows, bytes),
+                  .sums = room((size_t)turbok_cu_sample_bytes(n, w->m.V)),
+                  .tokens = room(2 * sizeof(int32_t) * (size_t)n)};
+    double s = seconds(run_draw, &j, 9);
+    give(states), give(j.rows), give(j.sums), give(j.tokens);
+    free(rows);
+    return s * 1e6;
+}
+
+void bench_parts(void)
+{
+    static const int32_t batches[] = {1, 8, 64, 256};
+    open_blas();
+    printf("microseconds of a layer; %s\n", "sum: of a step, without drawing");
+    printf("%-5s %5s", "", "batch");
+    static const char *const names[] = {"norm", "qkv", "rope", "attn", "out", "norm", "up", "down"};
+    for (int what = 0; what < PARTS; what++)
+        printf(" %7s", names[what]);
+    printf(" %8s %8s %8s %8s %8s %8s\n", "head", "greedy", "random", "sum", "step", "of limit");
+    for (int i = 0; i < 2; i++) {
+        model w = {.m = shapes[i]};
+        if (quick)
+            w.m = (shape){"tiny", 2, 128, 256, 4, 2, 64, 512};
+        make_weights(&w);
+        for (int k = 0; k < (quick ? 2 : 4); k++) {
+            int32_t S = batches[k], ctx = quick ? 64 : 512;
+            if (only_batch && S != only_batch)
+                continue;
+            part_job j = {.w = &w};
+            make_step(&w, S, ctx, 1, TURBO_BF16, w.m.L);
+            double sum = 0,
+                   bytes = weight_bytes(&w.m) + kv_bytes(&w.m, ctx, TURBO_BF16) * w.m.L * S;
+            double step = seconds(run_step, &w, 9) * 1e6, head = seconds(run_head, &w, 9) * 1e6;
+            printf("%-5s %5d", w.m.name, (int)S);
+            for (int what = 0; what < PARTS; what++) {
+                j.what = (part)what;
+                double s = seconds(run_parts, &j, 9) * 1e6;
+                sum += s;
+                printf(" %7.2f", s / w.m.L);
+            }
+            printf(" %8.1f %8.1f %8.1f %8.0f %8.0f %8.3f\n", head, time_draw(&w, 0, 1),
+                   time_draw(&w, 1, 1), sum + head, step, bytes / step * 1e6 / read_rate);
+            fflush(stdout);
+            free_step(&w);
         }
         free_weights(&w);
         if (quick)
