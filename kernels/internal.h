@@ -7,6 +7,16 @@
 #include "pool.h"
 #include "prim.h"
 
+/* Of a local array that is written before it is read: not cleared first, as hardened builds do with locals. */
+#if defined(__has_attribute)
+#if __has_attribute(uninitialized)
+#define TURBOK_RAW __attribute__((uninitialized))
+#endif
+#endif
+#ifndef TURBOK_RAW
+#define TURBOK_RAW
+#endif
+
 /* Scratch of one thread: what attention needs for one work item. */
 typedef struct turbok_scratch {
     float *k; /* [D, 64] a chunk of keys in fp32, when the cache cannot be used in place */

@@ -124,7 +124,7 @@ static void stripe_times(const grid_job *j, const turbo_linear *w, int64_t s, fl
 static void take_stripes(void *ctx, int64_t from, int64_t to, int thread)
 {
     const grid_job *j = ctx;
-    _Alignas(64) float acc[2][TURBOK_ACT_ROWS * TURBOK_STRIPE];
+    _Alignas(64) float acc[2][TURBOK_ACT_ROWS * TURBOK_STRIPE] TURBOK_RAW;
     (void)thread;
     for (int64_t s = from; s < to; s++) {
         int64_t cols = j->w[0]->out - s * TURBOK_STRIPE;

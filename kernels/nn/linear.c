@@ -8,8 +8,12 @@
 #include "internal.h"
 
 #define ROWS 48     /* activation rows that share a pass over a tile; a multiple of 6 */
-#define AHEAD 1024 /* bytes fetched before they are used: tiles lie one behind the other */
-#define PIECE 1024  /* k of one piece: 64 * 1024 * 2 bytes = 128 KiB of bf16 */
+#define AHEAD 1024 /* bytes fetched before one row uses them: tiles lie one behind the other */
+/* k of one piece. Many rows: 64 * 1024 * 2 bytes = 128 KiB of bf16. Rows that compute about as long as memory takes
+ * to bring the tile: so few that the first-level cache holds the piece and the next one, which arrives meanwhile. */
+#define PIECE 1024
+#define FEW 16
+#define PIECE_OF_FEW 64
 
 typedef struct linear_job {
     const turbok_prim *prim;
@@ -27,14 +31,16 @@ static void tile_times(const turbok_prim *prim, const turbo_linear *w, int64_t t
 {
     size_t es = turbok_dtype_size(w->dtype);
     const char *tile = (const char *)w->data + (size_t)t * (size_t)w->in * TURBOK_TILE * es;
+    const int64_t piece = rows > 1 && rows <= FEW ? PIECE_OF_FEW : PIECE;
+    const size_t ahead = rows == 1 ? AHEAD : (size_t)piece * TURBOK_TILE * es;
     memset(acc, 0, (size_t)rows * TURBOK_TILE * sizeof *acc);
-    for (int64_t k = 0; k < w->in; k += PIECE) {
-        int64_t n = w->in - k < PIECE ? w->in - k : PIECE;
+    for (int64_t k = 0; k < w->in; k += piece) {
+        int64_t n = w->in - k < piece ? w->in - k : piece;
         for (int64_t r = 0; r < rows; r += TURBOK_TILE_ROWS) {
             int64_t m = rows - r < TURBOK_TILE_ROWS ? rows - r : TURBOK_TILE_ROWS;
             const char *at = tile + (size_t)k * TURBOK_TILE * es;
             prim->gemm_tile(w->dtype, at, TURBOK_TILE, in + r * w->in + k, w->in, (int)m, n,
-                            acc + r * TURBOK_TILE, at + AHEAD);
+                            acc + r * TURBOK_TILE, r ? NULL : at + ahead);
         }
     }
     if (w->bias)
@@ -46,7 +52,7 @@ static void tile_times(const turbok_prim *prim, const turbo_linear *w, int64_t t
 static void linear_tiles(void *ctx, int64_t from, int64_t to, int thread)
 {
     const linear_job *j = ctx;
-    _Alignas(64) float acc[2][ROWS * TURBOK_TILE];
+    _Alignas(64) float acc[2][ROWS * TURBOK_TILE] TURBOK_RAW;
     const turbo_linear *w = j->w[0];
     (void)thread;
     for (int64_t t = from; t < to; t++) {

@@ -53,14 +53,34 @@ ALWAYS vf weight(int32_t dtype, const char *w, int64_t ldw, int64_t k, int half,
     return load_as(dtype, w, k * ldw + lane);
 }
 
+/* What a pass over a tile brings into the cache while it computes: `bytes` every `steps` lines. */
+typedef struct fetch {
+    const char *at; /* NULL: nothing */
+    size_t bytes, stride;
+    int64_t steps;
+} fetch;
+
+/* Pass `pass` of `passes` that have the n lines at `ahead` brought. Each brings its share of lines that lie one
+ * behind the other, so that memory is read all the time and not in the first pass only. */
+ALWAYS fetch fetch_of(const char *ahead, size_t line, size_t stride, int64_t n, int pass, int passes)
+{
+    const int every = 4;
+    size_t share = line / (size_t)passes;
+    if (!ahead || (pass && stride != line))
+        return (fetch){0};
+    if (stride != line)
+        return (fetch){ahead, line, stride, 1};
+    return (fetch){ahead + (size_t)pass * share * (size_t)n, (size_t)every * share, (size_t)every * share, every};
+}
+
 /* rows x nv vectors, from `lane` on, over n steps of k. All three are constants where this is called.
  * The order of k is the same for every number of rows: that is what makes results independent of the
  * batch. */
 ALWAYS void tile_block(int32_t dtype, const char *w, int64_t ldw, const float *x, int64_t ldx,
-                       int rows, int nv, int lane, int64_t n, float *acc, const char *ahead)
+                       int rows, int nv, int lane, int64_t n, float *acc, fetch f)
 {
     const int step = dtype == TURBOK_U4_PAIR ? 2 : 1; /* k that one line of the tile holds */
-    const size_t line = turbok_bytes(dtype, (size_t)(step * TURBOK_TILE));
+    int64_t next = f.at ? 0 : -1;
     vf a[TURBOK_TILE_ROWS][TURBOK_TILE / VW];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
@@ -68,10 +88,12 @@ ALWAYS void tile_block(int32_t dtype, const char *w, int64_t ldw, const float *x
         for (int v = 0; v < nv; v++)
             a[r][v] = load(acc + r * TURBOK_TILE + lane + v * VW);
     for (int64_t k = 0; k < n; k += step) {
-        if (!lane && ahead) /* whole lines, once */
-#pragma GCC unroll 4
-            for (size_t at = 0; at < line; at += 64)
-                __builtin_prefetch(ahead + turbok_bytes(dtype, (size_t)(k * ldw)) + at, 0, 3);
+        if (k == next) {
+            for (size_t at = 0; at < f.bytes; at += 64)
+                __builtin_prefetch(f.at + at, 0, 3);
+            f.at += f.stride;
+            next += f.steps * step;
+        }
 #pragma GCC unroll 2
         for (int half = 0; half < step; half++) {
             vf wv[TURBOK_TILE / VW];
@@ -97,16 +119,19 @@ ALWAYS void tile_block(int32_t dtype, const char *w, int64_t ldw, const float *x
 ALWAYS void tile_rows(int32_t dtype, const char *w, int64_t ldw, const float *x, int64_t ldx,
                       int rows, int64_t n, float *acc, const void *ahead)
 {
-    if (rows == 1) {
-        tile_block(dtype, w, ldw, x, ldx, 1, TURBOK_TILE / VW, 0, n, acc, ahead);
-        return;
-    }
     /* Two rows (decode of a model whose KV heads serve two query heads each) leave registers free, and
      * too few chains to hide the latency of a multiply-add. */
-    const int nv = rows == 2 && 2 * NV * VW <= TURBOK_TILE ? 2 * NV : NV;
+    const int nv = rows == 1                                  ? TURBOK_TILE / VW
+                   : rows == 2 && 2 * NV * VW <= TURBOK_TILE ? 2 * NV
+                                                              : NV;
+    const int k_of_line = dtype == TURBOK_U4_PAIR ? 2 : 1;
+    const size_t line = turbok_bytes(dtype, (size_t)(k_of_line * TURBOK_TILE)),
+                 stride = turbok_bytes(dtype, (size_t)(k_of_line * ldw));
 #pragma GCC unroll 4
     for (int lane = 0; lane < TURBOK_TILE; lane += nv * VW)
-        tile_block(dtype, w, ldw, x, ldx, rows, nv, lane, n, acc, ahead);
+        tile_block(dtype, w, ldw, x, ldx, rows, nv, lane, n, acc,
+                   fetch_of(ahead, line, stride, n / k_of_line, lane / (nv * VW),
+                            TURBOK_TILE / (nv * VW)));
 }
 
 typedef void (*tile_fn)(const char *w, int64_t ldw, const float *x, int64_t ldx, int64_t n,

@@ -12,7 +12,10 @@
 #define NV (TURBOK_STRIPE / VL)
 #define PANEL 512 /* inputs whose codes are unpacked together: 16 KiB */
 #define ROWS_PANEL 16 /* from so many rows on that pays */
-#define AHEAD 1536 /* bytes fetched before they are used */
+#define AHEAD 1536 /* bytes fetched before one pass uses them */
+/* Bytes of codes that all rows of a product take before the next, where they need several passes: the first-level
+ * cache holds them and the next ones, which arrive meanwhile, in each pass a share. */
+#define PIECE 8192
 #define ALWAYS static inline __attribute__((always_inline))
 
 /* How codes lie: as in the stripe, or one a byte in a panel. */
@@ -25,6 +28,10 @@ typedef struct view {
     const char *params; /* scales of the first group; then zeros or minima */
     size_t param_step;
     int64_t first_group, groups;
+    int64_t from, to; /* blocks of each group that are taken; all, or some of one group, whose */
+    float *part; /* [rows][32] sums wait here */
+    const char *fetch, *fetch_end; /* with several passes: what comes next in memory */
+    size_t fetch_share; /* of it, for each block of each pass */
     vi table; /* T4 */
 } view;
 
@@ -109,7 +116,11 @@ ALWAYS void tile(int kind, int block, bool single, bool shifted, const view *m,
     const float *sum = shifted ? a->sum + first * w->groups : NULL;
     const size_t block_bytes = (size_t)(word_count(kind, block) * TURBOK_STRIPE * 4);
     const int64_t per = single ? 1 : w->group / block;
+    const int64_t from = single ? 0 : m->from, to = single ? 1 : m->to;
     const bool unsigned_codes = kind == U4 || kind == U4_PANEL;
+    const size_t share = m->fetch_share;
+    const char *fetch =
+        share ? m->fetch + (size_t)(lane / (nv * VL)) * share * (size_t)(m->groups * (to - from)) : NULL;
     vf acc[MANY][NV], part[MANY][NV];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
@@ -117,14 +128,15 @@ ALWAYS void tile(int kind, int block, bool single, bool shifted, const view *m,
         for (int v = 0; v < nv; v++)
             acc[r][v] = load_f(out + r * TURBOK_STRIPE + lane + v * VL);
     for (int64_t g = m->first_group; g < m->first_group + m->groups; g++) {
-        const char *codes = m->codes + (size_t)(g - m->first_group) * m->code_step + lane * 4;
+        const char *codes = m->codes + (size_t)(g - m->first_group) * m->code_step + lane * 4 +
+                            (size_t)from * block_bytes;
         const char *params = m->params + (size_t)(g - m->first_group) * m->param_step;
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
             for (int v = 0; v < nv; v++)
-                part[r][v] = splat_f(0);
-        for (int64_t i = 0; i < per; i++, codes += block_bytes) {
+                part[r][v] = from ? load_f(m->part + r * TURBOK_STRIPE + lane + v * VL) : splat_f(0);
+        for (int64_t i = from; i < to; i++, codes += block_bytes) {
             int64_t b = g * per + i;
             vi d[MANY][NV];
 #pragma GCC unroll 8
@@ -132,10 +144,15 @@ ALWAYS void tile(int kind, int block, bool single, bool shifted, const view *m,
 #pragma GCC unroll 8
                 for (int v = 0; v < nv; v++)
                     d[r][v] = begin(start[r * w->blocks + b]);
-            if (kind != U4_PANEL && !lane)
+            if (fetch < m->fetch_end) {
+                for (size_t at = 0; at < share; at += 64)
+                    __builtin_prefetch(fetch + at, 0, 3);
+                fetch += share;
+            } else if (kind != U4_PANEL && !share) {
 #pragma GCC unroll 16
                 for (size_t at = 0; at < block_bytes; at += 64)
                     __builtin_prefetch(codes + AHEAD + at, 0, 3);
+            }
             block_sums(kind, block, rows, nv, codes, m->table, q + b * block, w->depth, d);
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++) {
@@ -147,6 +164,14 @@ ALWAYS void tile(int kind, int block, bool single, bool shifted, const view *m,
                 }
             }
         }
+        if (to < per) {
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+                for (int v = 0; v < nv; v++)
+                    store_f(m->part + r * TURBOK_STRIPE + lane + v * VL, part[r][v]);
+            return; /* acc is as it was */
+        }
         close_group(w, shifted, params, lane, rows, nv, part, sum ? sum + g : NULL, w->groups, acc);
     }
 #pragma GCC unroll 8
@@ -156,11 +181,16 @@ ALWAYS void tile(int kind, int block, bool single, bool shifted, const view *m,
             store_f(out + r * TURBOK_STRIPE + lane + v * VL, acc[r][v]);
 }
 
-/* Few rows leave registers for all 32 outputs at once. */
+/* Passes that up to 4 rows take over the 32 outputs: few rows leave registers for all at once. */
+ALWAYS int passes(int64_t rows)
+{
+    return rows * NV <= WIDE ? 1 : rows * NV / 2 <= WIDE ? 2 : 4;
+}
+
 ALWAYS void tile_rows(int kind, int block, bool single, bool shifted, const view *m,
                       const turbok_acts *a, int64_t first, int rows, float *out)
 {
-    const int nv = rows * NV <= WIDE ? NV : rows * NV / 2 <= WIDE ? NV / 2 : NV / 4;
+    const int nv = NV / passes(rows);
 #pragma GCC unroll 4
     for (int lane = 0; lane < TURBOK_STRIPE; lane += nv * VL)
         tile(kind, block, single, shifted, m, a, first, rows, nv, lane, out);
@@ -169,13 +199,20 @@ ALWAYS void tile_rows(int kind, int block, bool single, bool shifted, const view
 ALWAYS void all_rows(int kind, int block, bool single, bool shifted, const view *m,
                      const turbok_acts *a, int64_t first, int64_t rows, float *out)
 {
-    for (int64_t r = 0; r < rows; r += 4, out += 4 * TURBOK_STRIPE)
+    view here = *m;
+    for (int64_t r = 0; r < rows; r += 4, out += 4 * TURBOK_STRIPE) {
+        m = &here;
+        if (r && here.fetch_share) {
+            here.part += 4 * TURBOK_STRIPE;
+            here.fetch += here.fetch_share * (size_t)(passes(4) * m->groups * (m->to - m->from));
+        }
         switch (rows - r) {
         case 1: tile_rows(kind, block, single, shifted, m, a, first + r, 1, out); break;
         case 2: tile_rows(kind, block, single, shifted, m, a, first + r, 2, out); break;
         case 3: tile_rows(kind, block, single, shifted, m, a, first + r, 3, out); break;
         default: tile_rows(kind, block, single, shifted, m, a, first + r, 4, out); break;
         }
+    }
 }
 
 #define SHAPES(name, kind)                                                                         \
@@ -196,6 +233,53 @@ SHAPES(run_u4, U4)
 SHAPES(run_t4, T4)
 SHAPES(run_panel, U4_PANEL)
 
+typedef void (*run_fn)(const view *m, const turbok_acts *a, int64_t first, int64_t rows, float *out);
+
+/* One piece for all rows, and meanwhile the next `bytes` into the cache. */
+static void run_piece(run_fn run, view m, size_t bytes, const turbok_acts *a, int64_t first,
+                      int64_t rows, float *out)
+{
+    int64_t blocks = m.groups * (m.to - m.from), turns = (rows + 3) / 4 * passes(rows < 4 ? rows : 4);
+    m.fetch = m.codes + (size_t)m.from * (m.w->code_bytes / (size_t)(m.w->group / m.w->block)) + bytes;
+    m.fetch_end = m.fetch + bytes;
+    m.fetch_share = (bytes / (size_t)(blocks * turns) + 63) / 64 * 64;
+    run(&m, a, first, rows, out);
+}
+
+/* All groups of a stripe, a piece at a time where rows take several passes. */
+static void in_pieces(run_fn run, view m, const turbok_acts *a, int64_t first, int64_t rows,
+                      float *out)
+{
+    const turbok_tiles *w = m.w;
+    const int64_t per = w->group / w->block, end = m.groups;
+    const size_t block_bytes = w->code_bytes / (size_t)per;
+    const int64_t blocks = PIECE / (int64_t)block_bytes, most = blocks / per;
+    float part[TURBOK_ACT_ROWS * TURBOK_STRIPE] TURBOK_RAW;
+    m.part = part;
+    if (rows <= 4 && passes(rows) == 1) {
+        run(&m, a, first, rows, out);
+        return;
+    }
+    for (int64_t g = 0; g < end && most; g += most) {
+        m.first_group = g;
+        m.groups = end - g < most ? end - g : most;
+        run_piece(run, m, m.code_step * (size_t)m.groups, a, first, rows, out);
+        m.codes += m.code_step * (size_t)most;
+        m.params += m.param_step * (size_t)most;
+    }
+    if (most)
+        return;
+    m.groups = 1;
+    for (m.first_group = 0; m.first_group < end; m.first_group++) {
+        for (m.from = 0; m.from < per; m.from = m.to) {
+            m.to = per - m.from < blocks ? per : m.from + blocks;
+            run_piece(run, m, block_bytes * (size_t)(m.to - m.from), a, first, rows, out);
+        }
+        m.codes += m.code_step;
+        m.params += m.param_step;
+    }
+}
+
 /* Codes of some groups one a byte: 4-bit codes as they are, or what the table has for them. */
 static void unpack(const view *m, bool table, char *panel)
 {
@@ -215,7 +299,7 @@ static void unpack(const view *m, bool table, char *panel)
 static void with_panels(view m, bool table, const turbok_acts *a, int64_t first, int64_t rows,
                         float *out)
 {
-    _Alignas(64) char panel[PANEL * TURBOK_STRIPE];
+    _Alignas(64) char panel[PANEL * TURBOK_STRIPE] TURBOK_RAW;
     int64_t most = PANEL / m.w->group, end = m.first_group + m.groups;
     size_t step = m.code_step;
     for (int64_t g = m.first_group; g < end; g += most) {
@@ -324,16 +408,17 @@ static void stripe(const turbok_tiles *w, const char *at, const turbok_acts *a, 
         .params = at + w->code_bytes,
         .param_step = w->group_bytes,
         .groups = w->groups,
+        .to = w->group / w->block,
         .table = w->kind == TURBOK_GRID_T4 ? table_of(w->itable) : splat32(0),
     };
     bool table = w->kind == TURBOK_GRID_T4;
     memset(acc, 0, (size_t)rows * TURBOK_STRIPE * sizeof *acc);
     if (w->kind == TURBOK_GRID_S8)
-        run_s8(&m, a, first, rows, acc);
+        in_pieces(run_s8, m, a, first, rows, acc);
     else if (rows >= ROWS_PANEL && w->group <= PANEL)
         with_panels(m, table, a, first, rows, acc);
     else
-        (table ? run_t4 : run_u4)(&m, a, first, rows, acc);
+        in_pieces(table ? run_t4 : run_u4, m, a, first, rows, acc);
 }
 
 static void quantize(const turbok_tiles *w, const float *x, int8_t *q, float *scale, int32_t *start,
