@@ -62,7 +62,8 @@ typedef struct fetch {
 
 /* Pass `pass` of `passes` that have the n lines at `ahead` brought. Each brings its share of lines that lie one
  * behind the other, so that memory is read all the time and not in the first pass only. */
-ALWAYS fetch fetch_of(const char *ahead, size_t line, size_t stride, int64_t n, int pass, int passes)
+ALWAYS fetch fetch_of(const char *ahead, size_t line, size_t stride, int64_t n, int pass,
+                      int passes)
 {
     const int every = 4;
     size_t share = line / (size_t)passes;
@@ -70,7 +71,8 @@ ALWAYS fetch fetch_of(const char *ahead, size_t line, size_t stride, int64_t n, 
         return (fetch){0};
     if (stride != line)
         return (fetch){ahead, line, stride, 1};
-    return (fetch){ahead + (size_t)pass * share * (size_t)n, (size_t)every * share, (size_t)every * share, every};
+    return (fetch){ahead + (size_t)pass * share * (size_t)n, (size_t)every * share,
+                   (size_t)every * share, every};
 }
 
 /* rows x nv vectors, from `lane` on, over n steps of k. All three are constants where this is called.
@@ -121,9 +123,9 @@ ALWAYS void tile_rows(int32_t dtype, const char *w, int64_t ldw, const float *x,
 {
     /* Two rows (decode of a model whose KV heads serve two query heads each) leave registers free, and
      * too few chains to hide the latency of a multiply-add. */
-    const int nv = rows == 1                                  ? TURBOK_TILE / VW
+    const int nv = rows == 1                                 ? TURBOK_TILE / VW
                    : rows == 2 && 2 * NV * VW <= TURBOK_TILE ? 2 * NV
-                                                              : NV;
+                                                             : NV;
     const int k_of_line = dtype == TURBOK_U4_PAIR ? 2 : 1;
     const size_t line = turbok_bytes(dtype, (size_t)(k_of_line * TURBOK_TILE)),
                  stride = turbok_bytes(dtype, (size_t)(k_of_line * ldw));

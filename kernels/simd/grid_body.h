@@ -120,7 +120,8 @@ ALWAYS void tile(int kind, int block, bool single, bool shifted, const view *m,
     const bool unsigned_codes = kind == U4 || kind == U4_PANEL;
     const size_t share = m->fetch_share;
     const char *fetch =
-        share ? m->fetch + (size_t)(lane / (nv * VL)) * share * (size_t)(m->groups * (to - from)) : NULL;
+        share ? m->fetch + (size_t)(lane / (nv * VL)) * share * (size_t)(m->groups * (to - from))
+              : NULL;
     vf acc[MANY][NV], part[MANY][NV];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
@@ -135,7 +136,8 @@ ALWAYS void tile(int kind, int block, bool single, bool shifted, const view *m,
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
             for (int v = 0; v < nv; v++)
-                part[r][v] = from ? load_f(m->part + r * TURBOK_STRIPE + lane + v * VL) : splat_f(0);
+                part[r][v] =
+                    from ? load_f(m->part + r * TURBOK_STRIPE + lane + v * VL) : splat_f(0);
         for (int64_t i = from; i < to; i++, codes += block_bytes) {
             int64_t b = g * per + i;
             vi d[MANY][NV];
@@ -233,14 +235,17 @@ SHAPES(run_u4, U4)
 SHAPES(run_t4, T4)
 SHAPES(run_panel, U4_PANEL)
 
-typedef void (*run_fn)(const view *m, const turbok_acts *a, int64_t first, int64_t rows, float *out);
+typedef void (*run_fn)(const view *m, const turbok_acts *a, int64_t first, int64_t rows,
+                       float *out);
 
 /* One piece for all rows, and meanwhile the next `bytes` into the cache. */
 static void run_piece(run_fn run, view m, size_t bytes, const turbok_acts *a, int64_t first,
                       int64_t rows, float *out)
 {
-    int64_t blocks = m.groups * (m.to - m.from), turns = (rows + 3) / 4 * passes(rows < 4 ? rows : 4);
-    m.fetch = m.codes + (size_t)m.from * (m.w->code_bytes / (size_t)(m.w->group / m.w->block)) + bytes;
+    int64_t blocks = m.groups * (m.to - m.from),
+            turns = (rows + 3) / 4 * passes(rows < 4 ? rows : 4);
+    m.fetch =
+        m.codes + (size_t)m.from * (m.w->code_bytes / (size_t)(m.w->group / m.w->block)) + bytes;
     m.fetch_end = m.fetch + bytes;
     m.fetch_share = (bytes / (size_t)(blocks * turns) + 63) / 64 * 64;
     run(&m, a, first, rows, out);
