@@ -115,6 +115,7 @@ typedef struct cli_event {
     bool finished; /* carries a finish_reason */
     bool length; /* and it is "length" */
     bool error, usage;
+    int32_t so_far; /* tokens of the answer up to here, of a chunk with text and usage; else 0 */
     int32_t prompt, completion, cached; /* with usage; cached 0 when not told */
     char message[160]; /* with error */
 } cli_event;
@@ -149,7 +150,7 @@ turbo_status cli_target_ask(const cli_target *t, const char *method, const char 
 typedef struct cli_prompts {
     const cli_target *target;
     const char *model;
-    bool chat, ignore_eos, tokenize; /* tokenize: the server has /tokenize */
+    bool chat, ignore_eos, continuous_usage, tokenize; /* tokenize: the server has /tokenize */
     int tokenize_field; /* which name it gives the text */
     double timeout, temperature; /* temperature < 0: not sent */
     const char *words[CLI_MAX_WORDS]; /* each one token behind others */
@@ -197,6 +198,7 @@ typedef struct cli_shot { /* one request: the plan, then what came of it. Times 
     double sent, first, last, end; /* first: first text; 0: never */
     double worst_gap;
     int32_t events, prompt, completion, cached;
+    int32_t so_far; /* tokens up to the last event with text, where the server counts them */
 } cli_shot;
 
 typedef struct cli_load {
@@ -210,8 +212,10 @@ typedef struct cli_load {
     void *ctx;
     bool progress;
     /* results */
-    cli_samples itl; /* seconds between events with text of one answer */
-    size_t itl_shared; /* of them zero: the events came in one read */
+    cli_samples gap; /* seconds between events with text of one answer */
+    size_t gap_zero; /* of them zero: the events came in one read */
+    cli_samples itl; /* of each token: its share of the gap, where the server counts tokens; else as gap */
+    bool counted; /* it does */
     cli_samples late; /* send after plan, open loop */
     cli_samples pass; /* one turn of the event loop */
     double wall, cpu; /* of this thread while the load ran */
@@ -244,7 +248,7 @@ typedef struct cli_about { /* what the run was: for table and JSON */
     const char *format;
     double rate, speed;
     int32_t concurrency, context;
-    bool ignore_eos;
+    bool ignore_eos, continuous_usage;
     uint64_t seed;
     size_t clipped_in, clipped_out;
     int64_t lost_in, lost_out; /* tokens that clipping took */

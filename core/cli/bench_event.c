@@ -3,7 +3,7 @@
  * Nearly all events carry a piece of text and nothing else that is measured. A JSON tree of each would
  * make the client the limit, so a key is looked for as its quoted bytes: inside a JSON string every quote
  * has a backslash before it, so `"text"` in the bytes is a string of its own and, before a colon, a key.
- * Only events with usage, an error or a finish_reason are parsed. */
+ * Only events with an error, a finish_reason, or usage and no text are parsed. */
 #include <string.h>
 
 #include "cli/bench.h"
@@ -84,8 +84,13 @@ bool cli_event_read(const char *data, size_t n, cli_event *e)
         return false;
     e->text = has_text(data, end, "\"text\"") || has_text(data, end, "\"content\"") ||
               has_text(data, end, "\"reasoning_content\"") || has_text(data, end, "\"arguments\"");
-    bool tree = ((v = value_of(data, end, "\"usage\"")) && *v == '{') ||
-                ((v = value_of(data, end, "\"finish_reason\"")) && *v == '"') ||
+    bool usage = (v = value_of(data, end, "\"usage\"")) && *v == '{';
+    const char *count = usage ? value_of(v, end, "\"completion_tokens\"") : NULL;
+    bool tree = ((v = value_of(data, end, "\"finish_reason\"")) && *v == '"') ||
                 ((v = value_of(data, end, "\"error\"")) && *v != 'n');
+    if (e->text && count)
+        for (; count < end && *count >= '0' && *count <= '9' && e->so_far < INT32_MAX / 10; count++)
+            e->so_far = 10 * e->so_far + (*count - '0');
+    tree |= usage && !e->text;
     return !tree || read_tree(data, n, e);
 }

@@ -105,13 +105,19 @@ static void on_event(void *ctx, const char *p, size_t n)
     if (e.text) {
         if (s->events++) {
             double gap = t - c->gap_from;
-            cli_samples_add(&l->itl, gap);
-            l->itl_shared += gap <= 0;
+            int32_t tokens = e.so_far - s->so_far;
+            tokens = !e.so_far || tokens < 1 ? 1 : tokens;
+            cli_samples_add(&l->gap, gap);
+            l->gap_zero += gap <= 0;
+            for (int32_t i = 0; i < tokens; i++)
+                cli_samples_add(&l->itl, gap / tokens);
             s->worst_gap = gap > s->worst_gap ? gap : s->worst_gap;
         } else {
             s->first = t;
         }
         s->last = c->gap_from = t;
+        s->so_far = e.so_far;
+        l->counted |= e.so_far > 0;
     }
     if (e.usage) {
         s->usage = true;
@@ -425,6 +431,7 @@ turbo_status cli_load_run(cli_load *l, turbo_err *err)
 void cli_load_free(cli_load *l)
 {
     cli_samples_free(&l->itl);
+    cli_samples_free(&l->gap);
     cli_samples_free(&l->late);
     cli_samples_free(&l->pass);
 }

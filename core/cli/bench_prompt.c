@@ -251,6 +251,7 @@ void cli_prompts_body(const cli_prompts *p, turbod_buf *out, const char *text, s
     if (p->ignore_eos)
         turbod_buf_str(out, ",\"ignore_eos\":true");
     if (stream)
-        turbod_buf_str(out, ",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
+        turbod_buf_printf(out, ",\"stream\":true,\"stream_options\":{\"include_usage\":true%s}",
+                          p->continuous_usage ? ",\"continuous_usage_stats\":true" : "");
     turbod_buf_str(out, "}");
 }

@@ -113,12 +113,14 @@ static void print_notes(cli_report *r, const cli_about *a, FILE *out)
     if (r->short_out)
         fprintf(out, "%zu answers ended before their length%s\n", r->short_out,
                 a->ignore_eos ? "" : " (--ignore-eos, where the server knows it)");
-    if (l->itl_shared)
-        fprintf(out, "%zu of %zu gaps are 0: their events came in one read\n", l->itl_shared,
-                l->itl.n);
-    if (l->itl.lost || l->late.lost || l->pass.lost)
+    if (l->gap_zero)
+        fprintf(out, "%zu of %zu gaps are 0: their events came in one read\n", l->gap_zero,
+                l->gap.n);
+    if (a->continuous_usage && !l->counted && l->gap.n)
+        fprintf(out, "the server counts no tokens in its events: ITL is that between events\n");
+    if (l->itl.lost || l->gap.lost || l->late.lost || l->pass.lost)
         fprintf(out, "WARNING: memory ran out; %zu samples are missing\n",
-                l->itl.lost + l->late.lost + l->pass.lost);
+                l->itl.lost + l->gap.lost + l->late.lost + l->pass.lost);
     double late = cli_samples_quantile(&l->late, 0.99) * 1e3;
     double pass = cli_samples_quantile(&l->pass, 0.99) * 1e3;
     if (late > LATE_MS || pass > LATE_MS)
@@ -171,7 +173,9 @@ void cli_report_print(cli_report *r, const cli_about *a, FILE *out)
                 per_second(r, (double)r->good));
     fprintf(out, "  %-22s%10s%10s%10s%10s%10s%9s\n", "ms", "p50", "p90", "p99", "max", "mean", "n");
     row(out, "first token (TTFT)", &r->ttft);
-    row(out, "between events (ITL)", &l->itl);
+    if (l->counted)
+        row(out, "between tokens (ITL)", &l->itl);
+    row(out, l->counted ? "between events" : "between events (ITL)", &l->gap);
     row(out, "a token, per request", &r->tpot);
     row(out, "end to end", &r->e2e);
     if (p50 > 0)
@@ -269,16 +273,17 @@ void cli_report_json(cli_report *r, const cli_about *a, FILE *out)
                 r->sent ? (double)r->good / (double)r->sent : 0);
     json_samples(out, "ttft_ms", &r->ttft);
     json_samples(out, "itl_ms", &l->itl);
+    json_samples(out, "gap_ms", &l->gap);
     json_samples(out, "tpot_ms", &r->tpot);
     json_samples(out, "e2e_ms", &r->e2e);
     json_samples(out, "client_late_ms", &l->late);
     json_samples(out, "client_turn_ms", &l->pass);
     fprintf(
         out,
-        "\"itl_same_read\":%zu,\"no_usage\":%zu,\"other_prompt_length\":%zu,\"short_answers\":%zu,"
+        "\"tokens_counted\":%s,\"gap_same_read\":%zu,\"no_usage\":%zu,\"other_prompt_length\":%zu,\"short_answers\":%zu,"
         "\"client_cpu_s\":%.6f,\"wall_s\":%.6f,\"bytes\":%llu,\"interrupted\":%s,\"gone\":%s,\n"
         "\"requests\":[",
-        l->itl_shared, r->no_usage, r->wrong_in, r->short_out, l->cpu, l->wall,
+        l->counted ? "true" : "false", l->gap_zero, r->no_usage, r->wrong_in, r->short_out, l->cpu, l->wall,
         (unsigned long long)l->bytes, l->interrupted ? "true" : "false",
         l->gone ? "true" : "false");
     for (size_t i = 0, n = 0; i < l->n; i++) {

@@ -37,6 +37,10 @@ static const cli_flag flags[] = {
     {"api-key-file", CLI_TEXT, "FILE", "File whose first line is the key.", 0, 0},
     {"ignore-eos", CLI_SWITCH, "",
      "Sends \"ignore_eos\": answers of the full length, where the server knows it.", 0, 0},
+    {"continuous-usage", CLI_SWITCH, "",
+     "Sends \"continuous_usage_stats\", which turbod, vLLM and SGLang know: the gap between two events is "
+     "then shared by the tokens in it.",
+     0, 0},
     {"temperature", CLI_NUM, "T", "Default: 0, greedy.", 0, 2},
     {"timeout", CLI_NUM, "S", "Gives a request up after S seconds without a byte. Default: 120.",
      0.05, 86400},
@@ -252,6 +256,7 @@ static turbo_status prepare(job *j, turbo_err *err)
         .target = &j->target,
         .chat = j->chat,
         .ignore_eos = cli_given(a, "ignore-eos"),
+        .continuous_usage = cli_given(a, "continuous-usage"),
         .timeout = cli_num(a, "timeout", 120),
         .temperature = cli_num(a, "temperature", 0),
     };
@@ -268,6 +273,7 @@ static turbo_status prepare(job *j, turbo_err *err)
         .concurrency = j->load.concurrency,
         .context = (int32_t)cli_int(a, "context", j->prompts.context),
         .ignore_eos = j->prompts.ignore_eos,
+        .continuous_usage = j->prompts.continuous_usage,
         .seed = (uint64_t)cli_int(a, "seed", 1),
     };
     if (!st && j->about.context && j->about.context <= j->prompts.overhead + 1)

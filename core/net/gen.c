@@ -395,6 +395,18 @@ void turbod_usage_json(turbod_buf *b, const turbod_gen *g)
                       (long long)cached);
 }
 
+void turbod_usage_so_far_json(turbod_buf *b, const turbod_gen *g)
+{
+    int64_t prompt = 0, out = 0;
+    for (int i = 0; i < g->n_choices; i++) {
+        const turbod_choice *c = &g->choices[i];
+        prompt += c->first_of_prompt ? (int64_t)g->prompts[c->prompt].n : 0;
+        out += c->done ? c->timings.predicted_n : c->n_tokens;
+    }
+    turbod_buf_printf(b, "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld}",
+                      (long long)prompt, (long long)out, (long long)(prompt + out));
+}
+
 void turbod_choice_end_json(turbod_buf *b, const turbod_choice *c)
 {
     const turbod_params *p = &c->gen->params;

@@ -26,7 +26,7 @@ typedef struct turbod_params {
     int32_t n_stops;
     int64_t n, max_tokens, max_completion, seed; /* max_tokens 0: the rest of the context */
     int64_t top_logprobs;                        /* chat; -1 not given */
-    bool stream, include_usage, logprobs, echo, ignore_eos, include_stop, keep_special, spaces,
+    bool stream, include_usage, continuous_usage, logprobs, echo, ignore_eos, include_stop, keep_special, spaces,
         return_ids, add_generation_prompt, continue_final, parallel;
     int32_t priority;
     char cache_salt[TURBOD_MAX_SALT + 1];
@@ -163,6 +163,8 @@ void turbod_logprobs_json(turbod_buf *b, turbod_choice *c, size_t from, size_t t
 size_t turbod_choice_records(const turbod_choice *c);
 void turbod_choice_end_json(turbod_buf *b, const turbod_choice *c); /* finish_reason, stop_reason */
 void turbod_usage_json(turbod_buf *b, const turbod_gen *g);
+/* The same of a stream that still runs, without what was cached. */
+void turbod_usage_so_far_json(turbod_buf *b, const turbod_gen *g);
 void turbod_timings_json(turbod_buf *b, const turbod_timings *t);
 void turbod_ids_json(turbod_buf *b, const int32_t *ids, size_t n);
 void turbod_choice_ids_json(turbod_buf *b, const turbod_choice *c, size_t from, size_t to);

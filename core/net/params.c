@@ -132,11 +132,17 @@ static bool read_stream_options(ctx *c, const turbod_field *f, const cJSON *v)
     for (const cJSON *o = v->child; o; o = o->next) {
         if (cJSON_IsNull(o))
             continue;
-        if (strcmp(o->string, "include_usage")) {
+        bool each = !strcmp(o->string, "continuous_usage_stats");
+        if (!each && strcmp(o->string, "include_usage")) {
             if (!turbod_unknown_field(c->x, &c->p->warnings, "stream_options.", o->string))
                 return false;
         } else if (!cJSON_IsBool(o)) {
-            return turbod_params_bad(c, "stream_options.include_usage", o, "true or false");
+            return turbod_params_bad(c,
+                                     each ? "stream_options.continuous_usage_stats"
+                                          : "stream_options.include_usage",
+                                     o, "true or false");
+        } else if (each) {
+            c->p->continuous_usage = cJSON_IsTrue(o);
         } else {
             c->p->include_usage = cJSON_IsTrue(o);
         }

@@ -41,7 +41,13 @@ static void close_chunk(turbod_gen *g)
         turbod_buf_str(o, "]");
     }
     g->warnings_sent = true;
-    turbod_buf_str(o, g->params.include_usage ? ",\"usage\":null}\n\n" : "}\n\n");
+    if (g->params.continuous_usage) {
+        turbod_buf_str(o, ",\"usage\":");
+        turbod_usage_so_far_json(o, g);
+        turbod_buf_str(o, "}\n\n");
+    } else {
+        turbod_buf_str(o, g->params.include_usage ? ",\"usage\":null}\n\n" : "}\n\n");
+    }
 }
 
 static void begin_choice(turbod_choice *c)

@@ -25,7 +25,7 @@ def once(speed, seconds, flags):
     load = os.getloadavg()[0]
     s = Server(**{"threads": 0, "cache_max_entry_count": "512MiB", "queue_timeout_ms": 600000, **flags})
     command = ["turbo", "bench", "serve", "http://127.0.0.1:%d" % s.port, "--trace", TRACE, "--speed",
-               str(speed), "--seconds", str(seconds), "--ignore-eos"]
+               str(speed), "--seconds", str(seconds), "--ignore-eos", "--continuous-usage"]
     with tempfile.NamedTemporaryFile(suffix=".json") as f:
         subprocess.run([TURBO] + command[1:] + ["--json", f.name], check=True,
                        stdout=subprocess.DEVNULL)

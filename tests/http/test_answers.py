@@ -44,6 +44,19 @@ def test_chat_stream(server):
     assert all("usage" not in e for e in server.stream(CHAT, HELLO))
 
 
+def test_continuous_usage(server):
+    ev = server.stream(CHAT, {**HELLO, "stream_options": {"include_usage": True,
+                                                          "continuous_usage_stats": True}})
+    counts = [e["usage"]["completion_tokens"] for e in ev]
+    assert counts == sorted(counts) and counts[-1] == counts[-2] > 1
+    last = ev[-1]["usage"]
+    assert all(e["usage"]["prompt_tokens"] == last["prompt_tokens"] for e in ev)
+    assert all(e["usage"]["total_tokens"] == e["usage"]["prompt_tokens"] + n for e, n in zip(ev, counts))
+    assert ev[-1]["choices"] == [] and ev[-2]["choices"]
+    r = server.post(CHAT, {**HELLO, "stream": True, "stream_options": {"continuous_usage_stats": 1}})
+    assert r.status == 400 and "continuous_usage_stats" in str(r.body)
+
+
 def test_length_and_defaults(server):
     r = server.chat("Tell me a story", max_tokens=3)
     assert r["choices"][0]["finish_reason"] == "length"

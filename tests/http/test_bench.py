@@ -62,6 +62,18 @@ def test_counts(null, endpoint, arrivals):
     idle(null)
 
 
+def test_tokens_of_events(null):
+    """With counts in the events each token has a gap; without, each event."""
+    words = ("--limit", 10, "--input", 50, "--output", 40, "--ignore-eos", "--rate", "inf", "--concurrency", 5)
+    r, out = bench(null.port, "--continuous-usage", *words)
+    assert r["tokens_counted"] and "between tokens (ITL)" in out
+    assert r["gap_ms"]["n"] == r["events"] - 10 <= r["itl_ms"]["n"] <= 400 - 10
+    if r["gap_ms"]["n"] < r["itl_ms"]["n"]:
+        assert r["itl_ms"]["mean"] < r["gap_ms"]["mean"]
+    r, out = bench(null.port, *words)
+    assert not r["tokens_counted"] and r["itl_ms"] == r["gap_ms"] and "between events (ITL)" in out
+
+
 def test_demo_model():
     s = Server(max_batch_size=16).baseline()
     r, _ = bench(s.port, "--limit", 12, "--rate", "inf", "--concurrency", 12, "--input", 77, "--output", 9,

@@ -385,6 +385,11 @@ static void test_events(void **state)
     e = event("{\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":4,"
               "\"prompt_tokens_details\":null}}");
     assert_true(e.usage && e.cached == 0);
+    e = event("{\"choices\":[{\"text\":\"a\"}],\"usage\":{\"prompt_tokens\":5,"
+              "\"completion_tokens\": 41}}");
+    assert_true(e.text && !e.usage && e.so_far == 41);
+    assert_true(event("{\"text\":\"a\",\"usage\":{\"completion_tokens\":9999999999}}").so_far > 0);
+    assert_int_equal(event("{\"text\":\"a\",\"usage\":null}").so_far, 0);
     e = event("{\"error\":{\"message\":\"no\",\"type\":\"x\",\"param\":null,\"code\":null}}");
     assert_true(e.error);
     assert_string_equal(e.message, "no");
