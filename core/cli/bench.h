@@ -214,7 +214,8 @@ typedef struct cli_load {
     /* results */
     cli_samples gap; /* seconds between events with text of one answer */
     size_t gap_zero; /* of them zero: the events came in one read */
-    cli_samples itl; /* of each token: its share of the gap, where the server counts tokens; else as gap */
+    cli_samples
+        itl; /* of each token: its share of the gap, where the server counts tokens; else as gap */
     bool counted; /* it does */
     cli_samples late; /* send after plan, open loop */
     cli_samples pass; /* one turn of the event loop */

@@ -278,14 +278,14 @@ void cli_report_json(cli_report *r, const cli_about *a, FILE *out)
     json_samples(out, "e2e_ms", &r->e2e);
     json_samples(out, "client_late_ms", &l->late);
     json_samples(out, "client_turn_ms", &l->pass);
-    fprintf(
-        out,
-        "\"tokens_counted\":%s,\"gap_same_read\":%zu,\"no_usage\":%zu,\"other_prompt_length\":%zu,\"short_answers\":%zu,"
-        "\"client_cpu_s\":%.6f,\"wall_s\":%.6f,\"bytes\":%llu,\"interrupted\":%s,\"gone\":%s,\n"
-        "\"requests\":[",
-        l->counted ? "true" : "false", l->gap_zero, r->no_usage, r->wrong_in, r->short_out, l->cpu, l->wall,
-        (unsigned long long)l->bytes, l->interrupted ? "true" : "false",
-        l->gone ? "true" : "false");
+    fprintf(out,
+            "\"tokens_counted\":%s,\"gap_same_read\":%zu,\"no_usage\":%zu,\"other_prompt_length\":%"
+            "zu,\"short_answers\":%zu,"
+            "\"client_cpu_s\":%.6f,\"wall_s\":%.6f,\"bytes\":%llu,\"interrupted\":%s,\"gone\":%s,\n"
+            "\"requests\":[",
+            l->counted ? "true" : "false", l->gap_zero, r->no_usage, r->wrong_in, r->short_out,
+            l->cpu, l->wall, (unsigned long long)l->bytes, l->interrupted ? "true" : "false",
+            l->gone ? "true" : "false");
     for (size_t i = 0, n = 0; i < l->n; i++) {
         if (l->shots[i].outcome == CLI_SHOT_UNSENT)
             continue;

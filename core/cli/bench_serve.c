@@ -38,7 +38,8 @@ static const cli_flag flags[] = {
     {"ignore-eos", CLI_SWITCH, "",
      "Sends \"ignore_eos\": answers of the full length, where the server knows it.", 0, 0},
     {"continuous-usage", CLI_SWITCH, "",
-     "Sends \"continuous_usage_stats\", which turbod, vLLM and SGLang know: the gap between two events is "
+     "Sends \"continuous_usage_stats\", which turbod, vLLM and SGLang know: the gap between two "
+     "events is "
      "then shared by the tokens in it.",
      0, 0},
     {"temperature", CLI_NUM, "T", "Default: 0, greedy.", 0, 2},

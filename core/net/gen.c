@@ -403,7 +403,8 @@ void turbod_usage_so_far_json(turbod_buf *b, const turbod_gen *g)
         prompt += c->first_of_prompt ? (int64_t)g->prompts[c->prompt].n : 0;
         out += c->done ? c->timings.predicted_n : c->n_tokens;
     }
-    turbod_buf_printf(b, "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld}",
+    turbod_buf_printf(b,
+                      "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld}",
                       (long long)prompt, (long long)out, (long long)(prompt + out));
 }
 

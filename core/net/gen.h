@@ -26,8 +26,8 @@ typedef struct turbod_params {
     int32_t n_stops;
     int64_t n, max_tokens, max_completion, seed; /* max_tokens 0: the rest of the context */
     int64_t top_logprobs;                        /* chat; -1 not given */
-    bool stream, include_usage, continuous_usage, logprobs, echo, ignore_eos, include_stop, keep_special, spaces,
-        return_ids, add_generation_prompt, continue_final, parallel;
+    bool stream, include_usage, continuous_usage, logprobs, echo, ignore_eos, include_stop,
+        keep_special, spaces, return_ids, add_generation_prompt, continue_final, parallel;
     int32_t priority;
     char cache_salt[TURBOD_MAX_SALT + 1];
     char policy[65];
