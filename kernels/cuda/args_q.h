@@ -24,6 +24,17 @@ typedef struct turbok_cu_qmat {
     const float *bias; /* [out] or NULL */
 } turbok_cu_qmat;
 
+enum { TURBOK_CU_WQ_CREW = 16 /* warps of a block of wq_stream.cuh */ };
+
+/* Where things stand in the dynamic shared memory of wq_stream.cuh, in bytes. */
+typedef struct turbok_cu_wq_stream {
+    int32_t depth; /* entries of a queue: 3, 4, 6 or 8 */
+    int32_t entries; /* of a tile */
+    int32_t entry_bytes; /* of one matrix: codes, scales, zeros, minima */
+    int32_t groups, shift; /* of a tile; input >> shift is its group, 31: one a row */
+    int32_t x_at, x_stride, sums_at /* or tables */, tile_at, reserved;
+} turbok_cu_wq_stream;
+
 /* out[r,o] = sum over k of x[r,k] W[o,k] + bias[o]. With m[1].codes: out = act(m[0] x) * (m[1] x), the two
  * of equal shape and format. */
 struct turbok_cu_wq_args {
@@ -36,6 +47,7 @@ struct turbok_cu_wq_args {
     int32_t rows, group, kind, scale_dtype, offset;
     int32_t steps; /* 16-input steps that share a scale: 1, 2 or 4 */
     int32_t split, out_f32, act, reserved;
+    turbok_cu_wq_stream stream;
 };
 
 /* Rows of the matrix as numbers: out[i,k] = W[row(i),k], row(i) = rows ? rows[i] : first + i; rows that are

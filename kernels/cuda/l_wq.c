@@ -10,26 +10,28 @@ enum {
     MOST_SPLIT = 16,
     BLOCKS = TURBOK_CU_WQ_COUNTERS / 4, /* that split sums */
     TILE_SUMS = 2 * THREADS * 16, /* bytes of a block's sums for 8 rows */
+    TABLE_BYTES = 256 * 8 * 4, /* of a table in shared memory: wq.cuh */
     SLAB = 64 /* rows at a time where a row's bits must not depend on T */
 };
 
 /* The kernels of one width and type. */
 typedef struct family {
-    int gemv, gemv2, gated, gemm16, gemm64, rows;
+    int stream, stream2, gemv, gemv2, gated, gemm16, gemm64, rows;
 } family;
 
 static family family_of(int32_t bits, int32_t act)
 {
+#define FAMILY(w, T)                                                                               \
+    {                                                                                              \
+        TURBOK_CU_##w##_stream_##T, TURBOK_CU_##w##_stream2_##T, TURBOK_CU_##w##_gemv_##T,         \
+            TURBOK_CU_##w##_gemv2_##T, TURBOK_CU_##w##_gated_##T, TURBOK_CU_##w##_gemm16_##T,      \
+            TURBOK_CU_##w##_gemm64_##T, TURBOK_CU_##w##_rows_##T                                   \
+    }
     static const family all[2][2] = {
-        {{TURBOK_CU_w4_gemv_f16, TURBOK_CU_w4_gemv2_f16, TURBOK_CU_w4_gated_f16,
-          TURBOK_CU_w4_gemm16_f16, TURBOK_CU_w4_gemm64_f16, TURBOK_CU_w4_rows_f16},
-         {TURBOK_CU_w4_gemv_bf16, TURBOK_CU_w4_gemv2_bf16, TURBOK_CU_w4_gated_bf16,
-          TURBOK_CU_w4_gemm16_bf16, TURBOK_CU_w4_gemm64_bf16, TURBOK_CU_w4_rows_bf16}},
-        {{TURBOK_CU_w8_gemv_f16, TURBOK_CU_w8_gemv2_f16, TURBOK_CU_w8_gated_f16,
-          TURBOK_CU_w8_gemm16_f16, TURBOK_CU_w8_gemm64_f16, TURBOK_CU_w8_rows_f16},
-         {TURBOK_CU_w8_gemv_bf16, TURBOK_CU_w8_gemv2_bf16, TURBOK_CU_w8_gated_bf16,
-          TURBOK_CU_w8_gemm16_bf16, TURBOK_CU_w8_gemm64_bf16, TURBOK_CU_w8_rows_bf16}},
+        {FAMILY(w4, f16), FAMILY(w4, bf16)},
+        {FAMILY(w8, f16), FAMILY(w8, bf16)},
     };
+#undef FAMILY
     return all[bits == 8][act == TURBO_BF16];
 }
 
@@ -120,9 +122,99 @@ static void launch_plain(turbok_cu *cu, int32_t bits, const struct turbok_cu_wq_
                      TURBOK_CU_PDL, a);
 }
 
+/* Rows [t, t + n) of a product of 16-bit activations. */
+static struct turbok_cu_wq_args rows_of(const struct turbok_cu_wq_args *a, int32_t t, int32_t n)
+{
+    struct turbok_cu_wq_args b = *a;
+    b.rows = n;
+    b.x = (const char *)a->x + t * a->in * 2;
+    b.out = (char *)a->out + t * a->ld * (a->out_f32 ? 4 : 2);
+    return b;
+}
+
+/* Inputs of an entry of wq_stream.cuh, which has two chunks. */
+static int32_t entry_inputs(const turbok_cu_wq *w)
+{
+    return w->bits == 4 ? 128 : 64;
+}
+
+/* Does wq_stream.cuh cover it? */
+static bool streams(const turbok_cu_wq *w)
+{
+    bool power = !(w->group & (w->group - 1));
+    bool numbers = w->kind == TURBOK_CU_Q_INT || (!w->zero && !w->min);
+    return numbers && (power || w->group == w->in) &&
+           (w->group == 32 || w->group % (w->bits == 4 ? 64 : 32) == 0);
+}
+
+/* The shared memory of a block, also in *bytes, for so many rows of x; depth 0: there is not enough. */
+static turbok_cu_wq_stream stream_plan(const turbok_cu *cu, const turbok_cu_wq *w, int matrices,
+                                       int32_t rows, int64_t *bytes)
+{
+    const int64_t k = entry_inputs(w), entries = (w->in + k - 1) / k;
+    const int64_t parts = w->group < k ? k / w->group : 1; /* of groups in an entry */
+    const int64_t belongs =
+        16 * ((int64_t)turbok_dtype_size(w->scale_dtype) + w->zero + 4 * w->min);
+    const int64_t entry_bytes = 1024 + parts * belongs, level = 16 * matrices * entry_bytes;
+    /* Rows are apart so that the lanes of a load meet in no bank. */
+    const int64_t x_stride = entries * k * 2 + (w->bits == 4 && parts < 4 ? 16 : 64);
+    const int64_t x = rows * x_stride;
+    const int64_t sums = w->kind == TURBOK_CU_Q_TABLE ? matrices * TABLE_BYTES
+                         : w->kind != TURBOK_CU_Q_INT ? 0
+                         : w->bits == 4 || w->min     ? entries * parts * 64
+                                                      : 0;
+    const int64_t tile = (int64_t)2 * TURBOK_CU_WQ_CREW * rows * matrices * 16 * 4;
+    const int64_t most = (cu->shared_optin - x - sums - tile) / level;
+    const int32_t depth = most >= 8 ? 8 : most >= 6 ? 6 : most >= 4 ? 4 : most == 3 ? 3 : 0;
+    int32_t shift = 31;
+    for (int32_t i = 5; w->group < w->in && i < 31; i++)
+        shift = w->group == 1 << i ? i : shift;
+    if (!depth)
+        return (turbok_cu_wq_stream){0};
+    *bytes = level * depth + x + sums + tile;
+    return (turbok_cu_wq_stream){
+        .depth = depth,
+        .entries = (int32_t)entries,
+        .entry_bytes = (int32_t)entry_bytes,
+        .groups = (int32_t)w->groups,
+        .shift = shift,
+        .x_at = (int32_t)(level * depth),
+        .x_stride = (int32_t)x_stride,
+        .sums_at = (int32_t)(level * depth + x),
+        .tile_at = (int32_t)(level * depth + x + sums),
+    };
+}
+
+/* At most 8 rows, in as few passes over the matrix as their activations fit beside the queues. False: nothing
+ * was done. matrices: 2 for a gated product. */
+static bool stream(turbok_cu *cu, const turbok_cu_wq *w, const family *f, int matrices,
+                   const struct turbok_cu_wq_args *a)
+{
+    turbok_cu_wq_stream plan = {0};
+    int64_t bytes = 0;
+    int32_t passes = 0, each = 0;
+    while (streams(w) && !plan.depth && ++passes <= a->rows) {
+        each = (a->rows + passes - 1) / passes;
+        plan = stream_plan(cu, w, matrices, each, &bytes);
+    }
+    if (!plan.depth)
+        return false;
+    unsigned most = (unsigned)cu->sm_count, tiles = over(w->out, 16);
+    for (int32_t t = 0; t < a->rows; t += each) {
+        struct turbok_cu_wq_args b = rows_of(a, t, a->rows - t < each ? a->rows - t : each);
+        b.stream = plan;
+        turbok_cu_launch(cu, matrices == 2 ? f->stream2 : f->stream,
+                         dim(tiles < most ? tiles : most, 1), dim(TURBOK_CU_WQ_CREW * 32, 1),
+                         (size_t)bytes, TURBOK_CU_PDL, &b);
+    }
+    return true;
+}
+
 static void few(turbok_cu *cu, const turbok_cu_wq *w, const family *f,
                 const struct turbok_cu_wq_args *a)
 {
+    if (stream(cu, w, f, 1, a))
+        return;
     /* Two tiles share the activations they load, which is what counts with more than two rows. */
     bool two = a->rows > 2 && w->tiles >= 2 * cu->sm_count / 3;
     turbok_cu_launch(cu, two ? f->gemv2 : f->gemv, dim(over(w->out, two ? 32 : 16), 1),
@@ -164,12 +256,9 @@ void turbok_cu_wq_linear(turbok_cu *cu, int32_t act, const turbok_cu_wq *w, cons
         many(cu, w, &f, &a, scratch);
     } else {
         int32_t slab = takes_64(cu, w) ? SLAB : 16;
-        int64_t out_row = ldy * (int64_t)turbok_dtype_size(out_dtype);
         for (int32_t t = 0; t < T; t += slab) {
-            a.rows = T - t < slab ? T - t : slab;
-            a.x = (const char *)x + t * w->in * (int64_t)turbok_dtype_size(act);
-            a.out = (char *)y + t * out_row;
-            many(cu, w, &f, &a, scratch);
+            struct turbok_cu_wq_args b = rows_of(&a, t, T - t < slab ? T - t : slab);
+            many(cu, w, &f, &b, scratch);
         }
     }
 }
@@ -189,11 +278,12 @@ bool turbok_cu_wq_gated(turbok_cu *cu, int32_t act, const turbok_cu_wq *gate,
     struct turbok_cu_wq_args a = args_of(gate, act, x, T, act, y);
     a.m[1] = up->m;
     a.act = fn;
+    family f = family_of(gate->bits, act);
     if (act == TURBO_F32)
         launch_plain(cu, gate->bits, &a);
-    else
-        turbok_cu_launch(cu, family_of(gate->bits, act).gated, dim((unsigned)gate->tiles, 1),
-                         dim(THREADS, 1), 0, TURBOK_CU_PDL, &a);
+    else if (!stream(cu, gate, &f, 2, &a))
+        turbok_cu_launch(cu, f.gated, dim((unsigned)gate->tiles, 1), dim(THREADS, 1), 0,
+                         TURBOK_CU_PDL, &a);
     return true;
 }
 

@@ -26,6 +26,18 @@ template <> DEVICE_OF uint32_t fma2<f16>(uint32_t a, uint32_t b, uint32_t c)
 }
 #endif
 
+/* (v & mask) | bits as one instruction, where a compiler would make two of constants. */
+DEVICE uint32_t mask_or(uint32_t v, uint32_t mask, uint32_t bits)
+{
+#ifdef __CUDACC__
+    uint32_t r;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(v), "r"(mask), "r"(bits));
+    return r;
+#else
+    return (v & mask) | bits;
+#endif
+}
+
 /* Products and sums of doubles that no compiler fuses. */
 DEVICE double mul_d(double a, double b)
 {

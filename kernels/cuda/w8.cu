@@ -1,8 +1,11 @@
 /* kernels/cuda/w8.cu: kernels for matrices of 8 bits; wq.cuh. */
 #include "cuda/wq_gemm.cuh"
 #include "cuda/wq_plain.cuh"
+#include "cuda/wq_stream.cuh"
 
 #define FOR(T) \
+    TURBOK_KERNEL(w8_stream_##T, wq, 512, 1) { wq::stream<T, 8, 1>(a); } \
+    TURBOK_KERNEL(w8_stream2_##T, wq, 512, 1) { wq::stream<T, 8, 2>(a); } \
     TURBOK_KERNEL(w8_gemv_##T, wq, 256, 3) { wq::gemv<T, 8, 1, false>(a); } \
     TURBOK_KERNEL(w8_gemv2_##T, wq, 256, 2) { wq::gemv<T, 8, 2, false>(a); } \
     TURBOK_KERNEL(w8_gated_##T, wq, 256, 2) { wq::gemv<T, 8, 2, true>(a); } \

@@ -1,5 +1,6 @@
 /* kernels/cuda/wq.cuh: quantised matrices: how codes lie, how they become numbers, and the product with few
- * rows. wq_gemm.cuh has the product with many, wq_plain.cuh everything that need not be fast.
+ * rows of any kind. wq_stream.cuh has that of the common kinds, wq_gemm.cuh the product with many rows,
+ * wq_plain.cuh everything that need not be fast.
  *
  * A lane's 16 bytes of a chunk are whole fragments of mma.sync m16n8k16 with the weights as its rows, so a
  * code goes from device memory through registers into the tensor core. Lane l has outputs r = l/4 and r + 8
@@ -71,12 +72,15 @@ template <class T, int BITS> struct group {
             int64_t i = at + 8 * h;
             scale[h] = scale_at(m.scale, a.scale_dtype, i);
             min[h] = !plain && m.min ? m.min[i] : 0;
-            uint32_t z = m.zero ? m.zero[i] : (uint32_t)a.offset;
-            if (BITS == 8 && sizeof(T) == 2 && type<T>::magic == 0x4300)
-                less[h] = __float_as_uint(-(8388608.0f + (float)z));
-            else
-                less[h] = ((type<T>::magic | 0x8000u | z) & 0xffff) * 0x10001u;
+            less_of(h, m.zero ? m.zero[i] : (uint32_t)a.offset);
         }
+    }
+    DEVICE_METHOD void less_of(int h, uint32_t zero)
+    {
+        if (BITS == 8 && type<T>::magic == 0x4300)
+            less[h] = __float_as_uint(-(8388608.0f + (float)zero));
+        else
+            less[h] = ((type<T>::magic | 0x8000u | zero) & 0xffff) * 0x10001u;
     }
 };
 
@@ -129,11 +133,16 @@ DEVICE void fragment8(int kind, const uint32_t v[2], const group<T, 8> &g, const
     }
 }
 
+DEVICE uint32_t word(uint4 v, int i)
+{
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
 template <class T, int BITS, class G>
 DEVICE void fragment(int kind, uint4 w, int s, const G &g, const uint32_t *table, uint32_t f[4])
 {
     if constexpr (BITS == 4) {
-        fragment4<T>(kind, s == 0 ? w.x : s == 1 ? w.y : s == 2 ? w.z : w.w, g, table, f);
+        fragment4<T>(kind, word(w, s), g, table, f);
     } else {
         const uint32_t v[2] = {s ? w.z : w.x, s ? w.w : w.y};
         fragment8<T>(kind, v, g, table, f);
@@ -192,7 +201,7 @@ template <bool GATED> DEVICE const qmat &matrix(const args &a, int i)
     return GATED && i ? a.m[1] : a.m[0];
 }
 
-/* ---- few rows -------------------------------------------------------------------------------------- */
+/* ---- few rows, of what wq_stream.cuh does not take ------------------------------------------------- */
 
 enum { UNIT = 4 }; /* chunks that a warp takes in a row; units go round the warps */
 
@@ -224,42 +233,41 @@ template <int BITS> DEVICE void load_x(const args &a, int lay, int chunk, int la
     }
 }
 
-/* One chunk of MT tiles: acc += its products. PLAIN: codes are numbers, one scale a chunk, no minimum. */
-template <class T, int BITS, int MT, bool GATED, bool PLAIN>
+/* One chunk of MT tiles: acc += its products. */
+template <class T, int BITS, int MT, bool GATED>
 DEVICE void gemv_chunk(const args &a, const uint32_t *table, const int64_t tile[MT], int chunk,
                        const uint4 w[MT], float acc[MT][4])
 {
     constexpr int STEPS = format<BITS>::STEPS, K = format<BITS>::K;
     const int lane = lane_id(), groups = (int)(a.in / a.group);
-    const int steps = PLAIN ? STEPS : a.steps < STEPS ? a.steps : STEPS;
-    const int kind = PLAIN ? (int)TURBOK_CU_Q_INT : a.kind;
-    const bool min = !PLAIN && a.m[0].min != 0;
+    const int steps = a.steps < STEPS ? a.steps : STEPS;
+    const bool min = a.m[0].min != 0;
     uint32_t b[STEPS][2], f[4];
     group<T, BITS> g[MT];
     float part[MT][4], sum[4];
     load_x<BITS>(a, steps, chunk, lane, b);
     UNROLL
     for (int s = 0; s < STEPS; s++) {
-        if (PLAIN ? s == 0 : s % steps == 0) {
+        if (s % steps == 0) {
             int at = (int)((unsigned)(chunk * K + s * 16) / (unsigned)a.group);
             at = at < groups ? at : groups - 1; /* beyond `in` activations are 0 */
             UNROLL
             for (int i = 0; i < MT; i++) {
                 g[i].load(a, matrix<GATED>(a, i), (tile[i] * groups + at) * 16 + (lane >> 2),
-                          PLAIN);
+                          false);
                 zero4(part[i]);
             }
             zero4(sum);
         }
         UNROLL
         for (int i = 0; i < MT; i++) {
-            fragment<T, BITS>(kind, w[i], s, g[i],
+            fragment<T, BITS>(a.kind, w[i], s, g[i],
                               table + (GATED && i ? TABLE : 0) + lane % TABLE_COPIES, f);
             mma(part[i], f, b[s], T());
         }
         if (min)
             mma_ones<T>(sum, b[s]);
-        if (PLAIN ? s == STEPS - 1 : (s + 1) % steps == 0) {
+        if ((s + 1) % steps == 0) {
             UNROLL
             for (int i = 0; i < MT; i++)
                 settle(g[i], part[i], sum, min, acc[i]);
@@ -267,7 +275,7 @@ DEVICE void gemv_chunk(const args &a, const uint32_t *table, const int64_t tile[
     }
 }
 
-template <class T, int BITS, int MT, bool GATED, bool PLAIN>
+template <class T, int BITS, int MT, bool GATED>
 DEVICE void gemv_sums(const args &a, const uint32_t *table, const int64_t tile[MT],
                       float acc[MT][4])
 {
@@ -297,7 +305,7 @@ DEVICE void gemv_sums(const args &a, const uint32_t *table, const int64_t tile[M
                 if (next < chunks)
                     w[i][c] = load16_stream(codes[i] + (int64_t)next * 512);
             }
-            gemv_chunk<T, BITS, MT, GATED, PLAIN>(a, table, tile, chunk, v, acc);
+            gemv_chunk<T, BITS, MT, GATED>(a, table, tile, chunk, v, acc);
         }
     }
 }
@@ -324,10 +332,7 @@ template <class T, int BITS, int MT, bool GATED> DEVICE void gemv(const args &a)
             fill_table<T, BITS>(a.m[1].table, table + (GATED ? TABLE : 0));
         __syncthreads();
     }
-    if (a.kind == TURBOK_CU_Q_INT && !a.m[0].min && a.steps >= format<BITS>::STEPS)
-        gemv_sums<T, BITS, MT, GATED, true>(a, table, tile, acc);
-    else
-        gemv_sums<T, BITS, MT, GATED, false>(a, table, tile, acc);
+    gemv_sums<T, BITS, MT, GATED>(a, table, tile, acc);
     UNROLL
     for (int i = 0; i < MT; i++)
         UNROLL

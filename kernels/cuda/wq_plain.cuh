@@ -7,11 +7,6 @@
 
 namespace wq
 {
-DEVICE uint32_t word(uint4 v, int i)
-{
-    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
-}
-
 /* Code of output r + 8h of a tile and input at(s, q, j), from a lane's words. */
 template <int BITS> DEVICE uint32_t code_at(int kind, uint4 w, int s, int h, int j)
 {

@@ -272,6 +272,40 @@ static void test_linear(void)
                 }
 }
 
+/* What decoding of a common format runs: several tiles for a block, several entries for a warp, entries that end
+ * beyond the inputs, rows that take two passes. */
+static void test_stream(void)
+{
+    static const struct {
+        int bits, kind, group, scale;
+        int64_t out, in;
+        int32_t act, rows;
+    } cases[] = {
+        {4, PLAIN, 32, TURBO_BF16, 150, 4384, TURBO_BF16, 1},
+        {4, ZERO, 128, TURBO_F16, 90, 2304, TURBO_BF16, 8},
+        {4, MIN, 32, TURBO_F16, 70, 2208, TURBO_F16, 4},
+        {4, MIN, 64, TURBO_F32, 100, 2240, TURBO_BF16, 5},
+        {4, ZERO, 256, TURBO_F32, 33, 4608, TURBO_F16, 2},
+        {4, FAR, 1088, TURBO_F32, 70, 1088, TURBO_BF16, 3},
+        {4, PLAIN, 32, TURBO_BF16, 20, 14336, TURBO_BF16, 8},
+        {8, PLAIN, 32, TURBO_BF16, 150, 2080, TURBO_BF16, 1},
+        {8, PLAIN, 1120, TURBO_F32, 90, 1120, TURBO_BF16, 6},
+        {8, ZERO, 64, TURBO_F16, 80, 1216, TURBO_F16, 8},
+        {8, MIN, 128, TURBO_BF16, 40, 2176, TURBO_BF16, 2},
+        {8, MIN, 32, TURBO_F32, 20, 96, TURBO_F16, 7},
+        {4, TABLE, 32, TURBO_F32, 90, 2240, TURBO_BF16, 2},
+        {8, TABLE, 128, TURBO_F32, 90, 2304, TURBO_BF16, 3},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        grid t = make_grid(cases[i].bits, cases[i].kind, cases[i].out, cases[i].in, cases[i].group,
+                           cases[i].scale, false);
+        run r = {.act = cases[i].act, .rows = cases[i].rows, .bias = i % 2};
+        r.out_dtype = i % 3 ? r.act : TURBO_F32;
+        linear_case(&t, &r, 1);
+        drop_grid(&t);
+    }
+}
+
 /* Inputs that several splits share, and more tiles than a block has. */
 static void test_split(void)
 {
@@ -290,12 +324,14 @@ static void test_split(void)
 static void test_gated(void)
 {
     for (int i = 0; i < 24; i++) {
-        int bits = i % 2 ? 4 : 8, group = i % 3 ? 128 : 32, kind = i % KINDS;
+        int bits = i % 2 ? 4 : 8, group = i % 3 ? 128 : i % 6 ? 48 : 32, kind = i % KINDS;
         if (bits == 8 && kind == FAR)
             continue;
         run r = {.act = i / 2 % 3, .rows = between(1, 8), .bias = i % 4 == 0};
         r.out_dtype = r.act;
-        int64_t out = between(1, 60), in = group * between(1, 6), n = out * r.rows;
+        bool wide = i < 8 && r.act != TURBO_F16; /* whose products do not become too large */
+        int64_t out = between(1, wide ? 200 : 60), in = group * between(1, wide ? 40 : 6);
+        int64_t n = out * r.rows;
         grid gate = make_grid(bits, kind, out, in, group, TURBO_BF16, false);
         grid up = make_grid(bits, kind, out, in, group, TURBO_BF16, false);
         turbok_cu_wq wg = put_grid(&gate, r.bias), wu = put_grid(&up, r.bias);
@@ -430,6 +466,7 @@ int main(void)
 {
     device_open();
     RUN(test_linear);
+    RUN(test_stream);
     RUN(test_split);
     RUN(test_gated);
     RUN(test_rows);

@@ -31,6 +31,19 @@ typedef struct shape {
 extern const shape shapes[];
 enum { SHAPES = 3 };
 
+/* The products of a decode step of one sequence with other weights than bf16. */
+enum { QUANT_QKV, QUANT_WO, QUANT_GATED, QUANT_DOWN };
+typedef struct products {
+    /* y = the matrix of a layer times x [T,in]; QUANT_GATED: gate, up and what joins them. */
+    void (*layer)(void *ctx, int which, int32_t layer, const void *x, int32_t T, void *y);
+    void (*head)(void *ctx, const shape *s, const void *x, float *logits);
+    void *ctx;
+    void *table; /* of embeddings, [V,E] bf16 */
+    double bytes; /* of all weights of a step */
+} products;
+/* Measures and reports a step of batch 1 at context 512 (parts.c). */
+void step_with(const shape *s, const products *p, const char *text);
+
 void bench_gemv(void);
 void bench_decode(void);
 void bench_step(void);

@@ -90,16 +90,23 @@ typedef struct model {
     float *logits;
     uint64_t scratch_bytes;
     int32_t layers_of_attention;
+    const products *with; /* other weights than layers and head, or NULL */
 } model;
+
+static const float *ones(int32_t n)
+{
+    float *v = calloc((size_t)n, sizeof *v);
+    for (int32_t i = 0; i < n; i++)
+        v[i] = 1;
+    const float *d = upload(v, sizeof *v * (size_t)n);
+    free(v);
+    return d;
+}
 
 static void make_weights(model *w)
 {
     const shape *m = &w->m;
-    float *ones = calloc((size_t)m->E, sizeof *ones);
-    for (int32_t i = 0; i < m->E; i++)
-        ones[i] = 1;
-    const float *norm = upload(ones, sizeof *ones * (size_t)m->E);
-    free(ones);
+    const float *norm = ones(m->E);
     for (int32_t l = 0; l < m->L; l++)
         w->layers[l] = (layer){.qkv = numbers((int64_t)(m->H + 2 * m->K) * m->D * m->E, 0.02f),
                                .wo = numbers((int64_t)m->E * m->H * m->D, 0.02f),
@@ -265,6 +272,36 @@ static void multiply(const void *w, int32_t out, int32_t in, const void *x, int3
                                                                  NULL, out, in, x, T, type, y);
 }
 
+/* Gate, up and what joins them. */
+static void join(model *w, const layer *y, int32_t T)
+{
+    const shape *m = &w->m;
+    char *up = (char *)w->mlp + (size_t)T * (size_t)m->I * 2;
+    if (turbok_cu_gemv_gated(cu, TURBO_BF16, y->gate, y->up, TURBO_BF16, TURBO_ACT_SILU, m->I, m->E,
+                             w->x, T, w->mlp))
+        return;
+    multiply(y->gate, m->I, m->E, w->x, T, TURBO_BF16, w->mlp);
+    multiply(y->up, m->I, m->E, w->x, T, TURBO_BF16, up);
+    turbok_cu_activate(cu, TURBO_BF16, TURBO_ACT_SILU, w->mlp, up, (int64_t)T * m->I, w->mlp);
+}
+
+static void product_of(model *w, int which, int32_t l, const void *x, void *y)
+{
+    const shape *m = &w->m;
+    const layer *d = &w->layers[l];
+    const int32_t T = w->b.T, width = m->H * m->D, act = TURBO_BF16;
+    if (w->with) {
+        w->with->layer(w->with->ctx, which, l, x, T, y);
+        return;
+    }
+    switch (which) {
+    case QUANT_QKV: multiply(d->qkv, width + 2 * m->K * m->D, m->E, x, T, act, y); break;
+    case QUANT_WO: multiply(d->wo, m->E, width, x, T, act, y); break;
+    case QUANT_GATED: join(w, d, T); break;
+    default: multiply(d->down, m->E, m->I, x, T, act, y);
+    }
+}
+
 /* What a layer does, one launch or few each. */
 typedef enum part { NORM, QKV, ROPE, ATTEND, OUT, SECOND_NORM, UP, DOWN, PARTS } part;
 
@@ -272,27 +309,19 @@ static void run_part(model *w, part what, int32_t l, const void *delta)
 {
     const shape *m = &w->m;
     const layer *y = &w->layers[l];
-    int32_t T = w->b.T, act = TURBO_BF16, width = m->H * m->D;
-    char *up = (char *)w->mlp + (size_t)T * (size_t)m->I * 2;
+    int32_t T = w->b.T, act = TURBO_BF16;
     w->at.layer = l;
     switch (what) {
     case NORM: turbok_cu_rmsnorm(cu, act, w->h, delta, y->norm, 1e-5f, T, m->E, w->x); break;
-    case QKV: multiply(y->qkv, width + 2 * m->K * m->D, m->E, w->x, T, act, w->qkv); break;
+    case QKV: product_of(w, QUANT_QKV, l, w->x, w->qkv); break;
     case ROPE: turbok_cu_rope_store(cu, act, &w->at, &w->b, w->qkv, w->q); break;
     case ATTEND:
         turbok_cu_attention(cu, act, &w->at, &w->b, w->q, w->a, w->scratch, w->scratch_bytes);
         break;
-    case OUT: multiply(y->wo, m->E, width, w->a, T, act, w->x); break;
+    case OUT: product_of(w, QUANT_WO, l, w->a, w->x); break;
     case SECOND_NORM: turbok_cu_rmsnorm(cu, act, w->h, w->x, y->norm, 1e-5f, T, m->E, w->x); break;
-    case UP:
-        if (turbok_cu_gemv_gated(cu, act, y->gate, y->up, act, TURBO_ACT_SILU, m->I, m->E, w->x, T,
-                                 w->mlp))
-            break;
-        multiply(y->gate, m->I, m->E, w->x, T, act, w->mlp);
-        multiply(y->up, m->I, m->E, w->x, T, act, up);
-        turbok_cu_activate(cu, act, TURBO_ACT_SILU, w->mlp, up, (int64_t)T * m->I, w->mlp);
-        break;
-    default: multiply(y->down, m->E, m->I, w->mlp, T, act, w->x);
+    case UP: product_of(w, QUANT_GATED, l, w->x, w->mlp); break;
+    default: product_of(w, QUANT_DOWN, l, w->mlp, w->x);
     }
 }
 
@@ -300,7 +329,10 @@ static void run_head(void *ctx)
 {
     model *w = ctx;
     turbok_cu_gather(cu, TURBO_BF16, w->x, w->b.row_index, w->b.R, w->m.E, w->a);
-    multiply(w->head, w->m.V, w->m.E, w->a, w->b.R, TURBO_F32, w->logits);
+    if (w->with)
+        w->with->head(w->with->ctx, &w->m, w->a, w->logits);
+    else
+        multiply(w->head, w->m.V, w->m.E, w->a, w->b.R, TURBO_F32, w->logits);
 }
 
 static void run_step(void *ctx)
@@ -312,6 +344,20 @@ static void run_step(void *ctx)
             run_part(w, (part)what, l, l ? w->x : NULL);
     turbok_cu_rmsnorm(cu, TURBO_BF16, w->h, w->x, w->layers[0].norm, 1e-5f, w->b.T, w->m.E, w->x);
     run_head(ctx);
+}
+
+void step_with(const shape *s, const products *p, const char *text)
+{
+    model w = {.m = *s, .table = p->table, .with = p};
+    const int32_t ctx = quick ? 64 : 512;
+    char name[96];
+    for (int32_t l = 0; l < s->L; l++)
+        w.layers[l].norm = l ? w.layers[0].norm : ones(s->E);
+    make_step(&w, 1, ctx, 1, TURBO_BF16, s->L);
+    snprintf(name, sizeof name, "%s, context %d", text, ctx);
+    report("step", name, seconds(run_step, &w, 15), p->bytes + kv_bytes(s, ctx, TURBO_BF16) * s->L,
+           0, read_rate);
+    free_step(&w);
 }
 
 static double weight_bytes(const shape *m)

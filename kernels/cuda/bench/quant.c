@@ -38,23 +38,47 @@ static turbok_cu_ptr images(const turbok_cu_wq *w, int32_t copies)
     return turbok_cu_at(p);
 }
 
-static void one(const char *name, int bits, int64_t out, int64_t in, int32_t T, bool gated)
+/* A format: group 0 is one scale a row. */
+typedef struct kind {
+    const char *name;
+    int32_t bits, group;
+    bool zero;
+} kind;
+/* AWQ and GPTQ; quantize = "int4", "int8"; int8 with a scale a row. */
+static const kind kinds[] = {{"w4 g128 zeros", 4, 128, true},
+                             {"w4 g32", 4, 32, false},
+                             {"w8 g32", 8, 32, false},
+                             {"w8 rows", 8, 0, false}};
+
+static bool plan_of(const kind *f, int64_t out, int64_t in, turbok_cu_wq *w)
 {
     static const uint8_t some;
     turbok_grid g = {
-        .bits = bits,
-        .group = bits == 4 ? 128 : (int32_t)in,
+        .bits = f->bits,
+        .group = f->group ? f->group : (int32_t)in,
         .scale_dtype = TURBO_BF16,
-        .offset = 128,
-        .zero = bits == 4 ? &some : NULL,
+        .offset = f->bits == 4 ? 8 : 128,
+        .zero = f->zero ? &some : NULL,
     };
-    quant_job j = {.T = T, .gated = gated};
     turbo_err err = {""};
-    char what[32], of[96];
-    if (turbok_cu_wq_plan(&g, out, in, false, &j.w, &err)) {
+    turbo_status st = turbok_cu_wq_plan(&g, out, in, false, w, &err);
+    if (st)
         fprintf(stderr, "bench-gpu: %s\n", err.text);
+    return !st;
+}
+
+static double bytes_of(const turbok_cu_wq *w)
+{
+    return (double)(w->out * w->in) * w->bits / 8 +
+           (double)(w->out * w->groups) * (w->zero ? 3 : 2);
+}
+
+static void one(const char *name, const kind *f, int64_t out, int64_t in, int32_t T, bool gated)
+{
+    quant_job j = {.T = T, .gated = gated};
+    char what[32], of[96];
+    if (!plan_of(f, out, in, &j.w))
         return;
-    }
     j.up = j.w;
     uint64_t enough = quick ? j.w.bytes : (uint64_t)1 << 30; /* far more than the second cache */
     j.copies = (int32_t)((enough + j.w.bytes - 1) / j.w.bytes);
@@ -65,8 +89,8 @@ static void one(const char *name, int bits, int64_t out, int64_t in, int32_t T, 
     j.scratch = room(turbok_cu_wq_scratch(cu, in, T));
     turbok_cu_fill(cu, turbok_cu_at(j.scratch), 0, TURBOK_CU_WQ_COUNTERS);
     double s = seconds(multiply, &j, 9) / j.copies;
-    double bytes = (double)(out * in) * bits / 8 + (double)(out * j.w.groups) * (j.w.zero ? 3 : 2);
-    snprintf(what, sizeof what, "w%d %s", bits, gated ? "gated" : T > 8 ? "gemm" : "gemv");
+    double bytes = bytes_of(&j.w);
+    snprintf(what, sizeof what, "%s %s", f->name, gated ? "gated" : T > 8 ? "gemm" : "gemv");
     snprintf(of, sizeof of, "%s %lld x %lld, T %d", name, (long long)out, (long long)in, T);
     if (T <= 64)
         report(what, of, s, bytes * (gated ? 2 : 1) + 2.0 * T * (double)(in + out), 0, read_rate);
@@ -80,20 +104,87 @@ static void one(const char *name, int bits, int64_t out, int64_t in, int32_t T, 
     give(j.scratch);
 }
 
+/* ---- a whole step ------------------------------------------------------------------------------------- */
+
+typedef struct quant_model {
+    turbok_cu_wq q[4]; /* qkv, wo, gate and up, down; placed anew for each layer */
+    turbok_cu_ptr images[5]; /* [layers], up beside gate */
+    turbok_cu_wq head; /* bits 0: dense, bf16 */
+    void *dense_head, *scratch;
+} quant_model;
+
+static void product(void *ctx, int which, int32_t layer, const void *x, int32_t T, void *y)
+{
+    quant_model *m = ctx;
+    turbok_cu_wq *w = &m->q[which];
+    turbok_cu_wq_place(w, m->images[which] + (uint64_t)layer * w->bytes);
+    if (which != QUANT_GATED) {
+        turbok_cu_wq_linear(cu, TURBO_BF16, w, x, T, TURBO_BF16, y, w->out, m->scratch);
+        return;
+    }
+    turbok_cu_wq up = *w;
+    turbok_cu_wq_place(&up, m->images[4] + (uint64_t)layer * w->bytes);
+    if (!turbok_cu_wq_gated(cu, TURBO_BF16, w, &up, TURBO_ACT_SILU, x, T, y))
+        turbok_cu_note(cu, TURBOK_CU_INVALID, "a gated product is not covered");
+}
+
+static void head_of(void *ctx, const shape *s, const void *x, float *logits)
+{
+    quant_model *m = ctx;
+    if (m->head.bits)
+        turbok_cu_wq_linear(cu, TURBO_BF16, &m->head, x, 1, TURBO_F32, logits, s->V, m->scratch);
+    else
+        turbok_cu_gemv(cu, TURBO_BF16, m->dense_head, TURBO_BF16, NULL, s->V, s->E, x, 1, TURBO_F32,
+                       logits);
+}
+
+/* head: its format, or NULL: bf16. */
+static void quant_step(const shape *s, const kind *f, const kind *head)
+{
+    const int64_t dims[4][2] = {{(s->H + 2 * s->K) * s->D, s->E},
+                                {s->E, s->H * s->D},
+                                {s->I, s->E},
+                                {s->E, s->I}};
+    quant_model m = {0};
+    double bytes = 0;
+    for (int i = 0; i < 4; i++) {
+        if (!plan_of(f, dims[i][0], dims[i][1], &m.q[i]))
+            return;
+        m.images[i] = images(&m.q[i], s->L);
+        bytes += bytes_of(&m.q[i]) * s->L * (i == QUANT_GATED ? 2 : 1);
+    }
+    m.images[4] = images(&m.q[QUANT_GATED], s->L);
+    if (head && plan_of(head, s->V, s->E, &m.head))
+        turbok_cu_wq_place(&m.head, images(&m.head, 1));
+    m.dense_head = numbers((int64_t)s->V * s->E, 0.02f);
+    m.scratch = room(turbok_cu_wq_scratch(cu, s->I, 8));
+    turbok_cu_fill(cu, turbok_cu_at(m.scratch), 0, TURBOK_CU_WQ_COUNTERS);
+    bytes += m.head.bits ? bytes_of(&m.head) : 2.0 * s->V * s->E;
+    const products p = {product, head_of, &m, m.dense_head, bytes};
+    char text[96];
+    snprintf(text, sizeof text, "%s %s, head %s", s->name, f->name, head ? head->name : "bf16");
+    step_with(s, &p, text);
+    for (int i = 0; i < 5; i++)
+        give((void *)(uintptr_t)m.images[i]);
+    if (m.head.bits)
+        give((void *)(uintptr_t)m.head.m.codes);
+    give(m.dense_head);
+    give(m.scratch);
+}
+
 void bench_quant(void)
 {
     static const int32_t rows[] = {1, 8, 16, 32, 64, 256};
-    const shape *m = &shapes[1];
-    for (int bits = 4; bits <= 8; bits += 4)
-        for (int k = 0; k < (quick ? 3 : 6); k++) {
-            int64_t I = quick ? 256 : m->I, E = quick ? 256 : m->E;
-            int64_t qkv = quick ? 64 : (m->H + 2 * m->K) * m->D;
-            one(m->name, bits, qkv, E, rows[k], false);
-            one(m->name, bits, E, E, rows[k], false);
-            if (rows[k] <= 8)
-                one(m->name, bits, I, E, rows[k], true);
-            else
-                one(m->name, bits, I, E, rows[k], false);
-            one(m->name, bits, E, I, rows[k], false);
+    static const shape tiny = {"tiny", 2, 128, 256, 4, 2, 64, 512};
+    const shape *m = quick ? &tiny : &shapes[1];
+    quant_step(m, &kinds[0], NULL);
+    quant_step(m, &kinds[1], &kinds[2]);
+    quant_step(m, &kinds[2], &kinds[2]);
+    for (size_t f = 0; f < sizeof kinds / sizeof kinds[0]; f++)
+        for (int k = 0; k < (quick ? 3 : kinds[f].group == 32 ? 2 : 6); k++) {
+            one(m->name, &kinds[f], (m->H + 2 * m->K) * m->D, m->E, rows[k], false);
+            one(m->name, &kinds[f], m->E, m->E, rows[k], false);
+            one(m->name, &kinds[f], m->I, m->E, rows[k], rows[k] <= 8);
+            one(m->name, &kinds[f], m->E, m->I, rows[k], false);
         }
 }
