@@ -38,6 +38,34 @@ DEVICE void copy16_async_once(void *to, const void *from, int n, uint64_t policy
     copy16_async(to, from, n);
 #endif
 }
+/* Where a lane's copies go. The address comes from a shuffle, so that ptxas does not see a base that all lanes
+ * share: of a copy to such a base plus an offset ptxas 13.0 makes an instruction that devices refuse
+ * (LDGSTS [R+UR] with a policy). */
+typedef struct copy_room {
+    char *p;
+    uint32_t address;
+} copy_room;
+DEVICE copy_room copy_room_of(char *p)
+{
+    copy_room r = {p, 0};
+#ifdef __CUDACC__
+    r.address = __shfl_sync(0xffffffffu, static_cast<uint32_t>(__cvta_generic_to_shared(p)),
+                            static_cast<int>(threadIdx.x % 32));
+#endif
+    return r;
+}
+/* copy16_async_once to r + at. */
+DEVICE void copy16_async_once(copy_room r, int at, const void *from, int n, uint64_t policy)
+{
+#ifdef __CUDACC__
+    asm volatile(
+        "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(
+            r.address + static_cast<uint32_t>(at)),
+        "l"(from), "r"(n), "l"(policy));
+#else
+    copy16_async_once(r.p + at, from, n, policy);
+#endif
+}
 DEVICE void copy_commit()
 {
 #ifdef __CUDACC__

@@ -38,9 +38,9 @@ template <class T, int I> DEVICE uint32_t nibbles(uint32_t v)
 template <int BITS, int MT, int NG> struct stream_queue {
     enum { K = entry_of<BITS>::K, CODES = entry_of<BITS>::CODES };
     const args *a;
-    const char *codes[MT], *extra[MT]; /* of the first tile: its first entry of this warp; its first group */
-    const char *next[MT], *belongs[MT]; /* codes it asks for next; extra of the tile */
+    const char *next[MT], *extra[MT]; /* codes it asks for next; its array at the tile's first group */
     char *room; /* [depth][MT][entry_bytes], the warp's */
+    copy_room mine; /* the lane's, in it */
     uint64_t policy;
     int tile, tiles, entry, chunks, inputs;
     int width, ahead; /* bytes of a group in this lane's array (0: it has none), inputs from the start of an
@@ -53,6 +53,7 @@ template <int BITS, int MT, int NG> struct stream_queue {
         a = &from;
         policy = once_policy();
         room = space + warp_id() * a->stream.depth * (MT * a->stream.entry_bytes);
+        mine = copy_room_of(room + at);
         tiles = (int)((a->out_dim + 15) / 16);
         tile = any ? (int)blockIdx.x : tiles;
         chunks = chunks_of(a->in, format<BITS>::K);
@@ -61,24 +62,35 @@ template <int BITS, int MT, int NG> struct stream_queue {
         if (width && rest >= NG * width)
             width = 0;
         ahead = !width ? 0 : rest < 0 ? at / size * share : rest / width * share;
+        entry = warp_id();
         UNROLL
         for (int i = 0; i < MT; i++) {
             const qmat &m = i ? a->m[1] : a->m[0];
-            codes[i] = (const char *)m.codes + warp_id() * CODES + lane_id() * 16;
+            next[i] = (const char *)m.codes + tile * tile_bytes() + entry * CODES + lane_id() * 16;
             extra[i] = rest < 0 ? (const char *)m.scale + at
                        : !width ? nullptr
                        : m.zero ? (const char *)m.zero + rest
                                 : (const char *)m.min + rest;
+            extra[i] += tile * group_bytes();
         }
-        at_tile();
     }
-    DEVICE_METHOD void at_tile()
+    DEVICE_METHOD int64_t tile_bytes() const
     {
+        return chunks * 512;
+    }
+    DEVICE_METHOD int64_t group_bytes() const
+    {
+        return a->stream.groups * width;
+    }
+    DEVICE_METHOD void next_tile()
+    {
+        const int64_t n = (int)gridDim.x, back = (entry - warp_id()) / CREW * (CREW * CODES);
+        tile += (int)gridDim.x;
         entry = warp_id();
         UNROLL
         for (int i = 0; i < MT; i++) {
-            next[i] = codes[i] + (int64_t)tile * (chunks * 512);
-            belongs[i] = extra[i] + (int64_t)tile * (a->stream.groups * width);
+            next[i] += n * tile_bytes() - back;
+            extra[i] += n * group_bytes();
         }
     }
     DEVICE_METHOD void ask(int slot)
@@ -86,22 +98,20 @@ template <int BITS, int MT, int NG> struct stream_queue {
         if (tile < tiles) {
             const int k = entry * K;
             const int64_t group = (int64_t)(k >> a->stream.shift) * width;
-            char *to = room + slot * (MT * a->stream.entry_bytes) + lane_id() * 16;
+            int to = slot * (MT * a->stream.entry_bytes);
             UNROLL
             for (int i = 0; i < MT; i++, to += a->stream.entry_bytes) {
-                copy16_async_once(to, next[i], 16, policy);
-                copy16_async_once(to + 512, next[i] + 512, entry * PAIR + 1 < chunks ? 16 : 0,
-                                  policy);
+                copy16_async_once(mine, to, next[i], 16, policy);
+                copy16_async_once(mine, to + 512, next[i] + 512,
+                                  entry * PAIR + 1 < chunks ? 16 : 0, policy);
                 if (width)
-                    copy16_async_once(to + CODES, belongs[i] + group, k + ahead < inputs ? 16 : 0,
-                                      policy);
+                    copy16_async_once(mine, to + CODES, extra[i] + group,
+                                      k + ahead < inputs ? 16 : 0, policy);
                 next[i] += CREW * CODES;
             }
             entry += CREW;
-            if (entry >= a->stream.entries) {
-                tile += (int)gridDim.x;
-                at_tile();
-            }
+            if (entry >= a->stream.entries)
+                next_tile();
         }
         copy_commit();
     }
