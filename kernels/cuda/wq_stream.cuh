@@ -17,8 +17,8 @@
 namespace wq
 {
 enum { CREW = TURBOK_CU_WQ_CREW, PAIR = 2 }; /* warps of a block, chunks of an entry */
-/* Codes are numbers with a fixed zero, numbers with zeros or minima, or of the other kinds. */
-enum form { FIXED, RAW, TABLED, E4M3 };
+/* Codes are numbers with a zero for all, with zeros of groups, with minima, or of the other kinds. */
+enum form { FIXED, ZEROS, MINIMA, TABLED, E4M3 };
 
 template <int BITS> struct entry_of {
     enum { K = PAIR * format<BITS>::K, STEPS = PAIR * format<BITS>::STEPS, CODES = PAIR * 512 };
@@ -137,7 +137,7 @@ DEVICE void stage_inputs(const args &a, char *x, float *sums)
 {
     constexpr int UNITS = entry_of<BITS>::K / NG / 8; /* of 16 bytes, in a part */
     const int units = a.stream.entries * (entry_of<BITS>::K / 8);
-    const float factor = FORM == RAW ? 1.0f : -(16.0f + (float)a.offset);
+    const float factor = FORM != FIXED ? 1.0f : -(16.0f + (float)a.offset);
     for (int row = 0; row < a.rows; row++)
         for (int first = warp_id() * 32; first < units; first += CREW * 32) {
             const int u = first + lane_id();
@@ -146,7 +146,7 @@ DEVICE void stage_inputs(const args &a, char *x, float *sums)
                 v = load16((const uint16_t *)a.x + row * a.in + u * 8);
             if (u < units)
                 store16(x + row * a.stream.x_stride + u * 16, v);
-            if (FORM > RAW || (BITS == 8 && !a.m[0].min))
+            if (FORM > MINIMA || (BITS == 8 && FORM != MINIMA))
                 continue;
             const float2 f0 = unpack2<T>(v.x), f1 = unpack2<T>(v.y), f2 = unpack2<T>(v.z),
                          f3 = unpack2<T>(v.w);
@@ -182,8 +182,8 @@ template <class T, int BITS, int NG, form FORM> struct belongings {
         for (int h = 0; h < 2; h++) {
             const int o = n * 16 + r + 8 * h;
             const uint32_t z =
-                FORM == RAW && a.m[0].zero ? ((const uint8_t *)rest)[o] : (uint32_t)a.offset;
-            min[n][h] = FORM == RAW && a.m[0].min ? ((const float *)(const void *)rest)[o] : 0;
+                FORM == ZEROS ? ((const uint8_t *)rest)[o] : (uint32_t)a.offset;
+            min[n][h] = FORM == MINIMA ? ((const float *)(const void *)rest)[o] : 0;
             base[n][h] = -(16.0f + (float)z);
             g[n].less_of(h, z);
         }
@@ -204,12 +204,11 @@ DEVICE void stream_entry(const args &a, stream_queue<BITS, MT, NG> &q, int slot,
 {
     constexpr int STEPS = format<BITS>::STEPS, PER = entry_of<BITS>::STEPS / NG;
     constexpr int LAY = BITS == 8 || NG == 4 ? 2 : 4;
-    constexpr bool SHIFTED = BITS == 4 && (FORM == FIXED || FORM == RAW);
+    constexpr bool SHIFTED = BITS == 4 && FORM <= MINIMA, min = FORM == MINIMA;
     constexpr int kind = FORM == TABLED ? TURBOK_CU_Q_TABLE
                          : FORM == E4M3 ? TURBOK_CU_Q_E4M3
                                         : TURBOK_CU_Q_INT;
     const char *at = q.room + slot * (MT * a.stream.entry_bytes);
-    const bool min = FORM == RAW && a.m[0].min;
     belongings<T, BITS, NG, FORM> own[MT];
     uint4 w[MT][PAIR];
     float part[MT][4];
@@ -353,8 +352,10 @@ template <class T, int BITS, int MT, int NG> DEVICE void stream_of(const args &a
         stream_tiles<T, BITS, MT, NG, TABLED>(a);
     else if (BITS == 8 && a.kind == TURBOK_CU_Q_E4M3)
         stream_tiles<T, BITS, MT, NG, BITS == 8 ? E4M3 : TABLED>(a);
-    else if (a.m[0].zero || a.m[0].min)
-        stream_tiles<T, BITS, MT, NG, RAW>(a);
+    else if (a.m[0].zero)
+        stream_tiles<T, BITS, MT, NG, ZEROS>(a);
+    else if (a.m[0].min)
+        stream_tiles<T, BITS, MT, NG, MINIMA>(a);
     else
         stream_tiles<T, BITS, MT, NG, FIXED>(a);
 }
