@@ -38,32 +38,36 @@ DEVICE void copy16_async_once(void *to, const void *from, int n, uint64_t policy
     copy16_async(to, from, n);
 #endif
 }
-/* Where a lane's copies go. The address comes from a shuffle, so that ptxas does not see a base that all lanes
- * share: of a copy to such a base plus an offset ptxas 13.0 makes an instruction that devices refuse
- * (LDGSTS [R+UR] with a policy). */
+/* Where a lane's copies go: pieces of `step` bytes. Address and step come from shuffles, so that ptxas does not see
+ * that all lanes share a part of a sum: of a policy and an address of two registers, one of them shared
+ * (LDGSTS [R+UR]), ptxas 13.0 makes an instruction that devices refuse. */
 typedef struct copy_room {
     char *p;
     uint32_t address;
+    int step;
 } copy_room;
-DEVICE copy_room copy_room_of(char *p)
+DEVICE copy_room copy_room_of(char *p, int step)
 {
-    copy_room r = {p, 0};
+    copy_room r = {p, 0, step};
 #ifdef __CUDACC__
-    r.address = __shfl_sync(0xffffffffu, static_cast<uint32_t>(__cvta_generic_to_shared(p)),
-                            static_cast<int>(threadIdx.x % 32));
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    r.address = __shfl_sync(0xffffffffu, static_cast<uint32_t>(__cvta_generic_to_shared(p)), lane);
+    r.step = __shfl_sync(0xffffffffu, step + lane, lane) - lane;
 #endif
     return r;
 }
-/* copy16_async_once to r + at. */
-DEVICE void copy16_async_once(copy_room r, int at, const void *from, int n, uint64_t policy)
+/* copy16_async_once to byte `at`, a constant, of a piece. */
+DEVICE void copy16_async_once(const copy_room &r, int piece, int at, const void *from, int n,
+                              uint64_t policy)
 {
 #ifdef __CUDACC__
+    const uint32_t s = r.address + static_cast<uint32_t>(piece * r.step);
     asm volatile(
         "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(
-            r.address + static_cast<uint32_t>(at)),
+            s + static_cast<uint32_t>(at)),
         "l"(from), "r"(n), "l"(policy));
 #else
-    copy16_async_once(r.p + at, from, n, policy);
+    copy16_async_once(r.p + piece * r.step + at, from, n, policy);
 #endif
 }
 DEVICE void copy_commit()

@@ -53,7 +53,7 @@ template <int BITS, int MT, int NG> struct stream_queue {
         a = &from;
         policy = once_policy();
         room = space + warp_id() * a->stream.depth * (MT * a->stream.entry_bytes);
-        mine = copy_room_of(room + at);
+        mine = copy_room_of(room + at, a->stream.entry_bytes);
         tiles = (int)((a->out_dim + 15) / 16);
         tile = any ? (int)blockIdx.x : tiles;
         chunks = chunks_of(a->in, format<BITS>::K);
@@ -98,14 +98,14 @@ template <int BITS, int MT, int NG> struct stream_queue {
         if (tile < tiles) {
             const int k = entry * K;
             const int64_t group = (int64_t)(k >> a->stream.shift) * width;
-            int to = slot * (MT * a->stream.entry_bytes);
             UNROLL
-            for (int i = 0; i < MT; i++, to += a->stream.entry_bytes) {
-                copy16_async_once(mine, to, next[i], 16, policy);
-                copy16_async_once(mine, to + 512, next[i] + 512,
-                                  entry * PAIR + 1 < chunks ? 16 : 0, policy);
+            for (int i = 0; i < MT; i++) {
+                const int to = slot * MT + i;
+                copy16_async_once(mine, to, 0, next[i], 16, policy);
+                copy16_async_once(mine, to, 512, next[i] + 512, entry * PAIR + 1 < chunks ? 16 : 0,
+                                  policy);
                 if (width)
-                    copy16_async_once(mine, to + CODES, extra[i] + group,
+                    copy16_async_once(mine, to, CODES, extra[i] + group,
                                       k + ahead < inputs ? 16 : 0, policy);
                 next[i] += CREW * CODES;
             }
