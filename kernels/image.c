@@ -121,6 +121,9 @@ static turbo_status no_memory(turbo_err *err)
     return turbok_fail(err, TURBO_ENOMEM, "no memory for a weight handle");
 }
 
+static turbo_status open_image(turbok_device *d, const char *at, uint64_t bytes, bool part,
+                               uint64_t *used, turbo_linear **res, turbo_err *err);
+
 static turbo_status open_parts(turbok_device *d, const head *h, const char *at, turbo_linear *w,
                                turbo_err *err)
 {
@@ -130,35 +133,36 @@ static turbo_status open_parts(turbok_device *d, const head *h, const char *at, 
     if (!w->parts)
         return no_memory(err);
     for (int32_t i = 0; i < h->n_parts; i++) {
-        turbo_status st = turbok_image_open(d, at, left, &used, &w->parts[i], err);
+        turbo_status st = open_image(d, at, left, true, &used, &w->parts[i], err);
         if (st)
             return st;
         w->n_parts++;
         rows += w->parts[i]->out;
-        if (w->parts[i]->n_parts || w->parts[i]->in != h->in)
-            rows = -1;
         at += used;
         left -= used;
-        if (rows < 0)
+        if (w->parts[i]->in != h->in) {
+            rows = -1;
             break;
+        }
     }
     return rows == h->out && !left
                ? TURBO_OK
                : turbok_fail(err, TURBO_EDATA, "the image of a matrix has parts that do not fit");
 }
 
-turbo_status turbok_image_open(turbok_device *d, const void *image, uint64_t bytes, uint64_t *used,
-                               turbo_linear **res, turbo_err *err)
+/* part: it is one of several behind a handle, and has none itself. */
+static turbo_status open_image(turbok_device *d, const char *at, uint64_t bytes, bool part,
+                               uint64_t *used, turbo_linear **res, turbo_err *err)
 {
     head h;
-    const char *at = image;
     turbo_status st = TURBO_OK;
     if (bytes < padded(sizeof h))
         return turbok_fail(err, TURBO_EDATA, "the image of a matrix has %llu bytes",
                            (unsigned long long)bytes);
     memcpy(&h, at, sizeof h);
     at += padded(sizeof h);
-    if (!sound(&h, bytes) || (!h.n_parts && h.bytes != padded(sizeof h) + padded(h.data) +
+    if (!sound(&h, bytes) || (part && h.n_parts) ||
+        (!h.n_parts && h.bytes != padded(sizeof h) + padded(h.data) +
                                                            padded(h.bias) + padded(h.perm)))
         return turbok_fail(err, TURBO_EDATA, "the image of a matrix is damaged");
     turbo_linear *w = calloc(1, sizeof *w);
@@ -189,4 +193,10 @@ turbo_status turbok_image_open(turbok_device *d, const void *image, uint64_t byt
     *used = h.bytes;
     *res = w;
     return TURBO_OK;
+}
+
+turbo_status turbok_image_open(turbok_device *d, const void *image, uint64_t bytes, uint64_t *used,
+                               turbo_linear **res, turbo_err *err)
+{
+    return open_image(d, image, bytes, false, used, res, err);
 }
