@@ -162,8 +162,8 @@ static turbo_status open_image(turbok_device *d, const char *at, uint64_t bytes,
     memcpy(&h, at, sizeof h);
     at += padded(sizeof h);
     if (!sound(&h, bytes) || (part && h.n_parts) ||
-        (!h.n_parts && h.bytes != padded(sizeof h) + padded(h.data) +
-                                                           padded(h.bias) + padded(h.perm)))
+        (!h.n_parts &&
+         h.bytes != padded(sizeof h) + padded(h.data) + padded(h.bias) + padded(h.perm)))
         return turbok_fail(err, TURBO_EDATA, "the image of a matrix is damaged");
     turbo_linear *w = calloc(1, sizeof *w);
     if (!w || (h.has_grid && !(w->grid = calloc(1, sizeof *w->grid)))) {
