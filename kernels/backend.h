@@ -18,6 +18,7 @@ struct turbok_backend {
     /* Zeroed memory of the device, counted by the caller; NULL: there is no more. */
     void *(*take)(turbok_device *d, size_t bytes);
     void (*give)(turbok_device *d, void *p, size_t bytes);
+    turbo_status (*expect)(turbok_device *d, uint64_t bytes, turbo_err *err);
     /* Host memory that copies of the device reach directly. */
     void *(*host_take)(turbok_device *d, size_t bytes);
     void (*host_give)(turbok_device *d, void *p, size_t bytes);

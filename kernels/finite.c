@@ -5,7 +5,7 @@
 
 /* A number is NaN or infinite exactly when its exponent bits are all set. Several numbers at a time: the
  * exponent plus its lowest bit carries into the place of the sign just then, and never further. */
-typedef uint64_t wide __attribute__((vector_size(32)));
+typedef uint64_t pair __attribute__((vector_size(16)));
 
 bool turbok_all_finite(int32_t dtype, const void *p, size_t bytes)
 {
@@ -18,16 +18,14 @@ bool turbok_all_finite(int32_t dtype, const void *p, size_t bytes)
                                                          : 0x0080u);
     const uint64_t sign = ones * (dtype == TURBO_F32 ? 0x80000000u : 0x8000u);
     const char *at = p;
-    wide carry = {0};
-    for (; bytes; at += sizeof carry) {
-        wide v = {0}; /* the last one is filled up with zeros */
-        size_t n = bytes < sizeof v ? bytes : sizeof v;
-        if (n == sizeof v)
-            memcpy(&v, at, sizeof v);
-        else
-            memcpy(&v, at, n);
-        carry |= (v & exponent) + lowest;
-        bytes -= n;
+    pair carry = {0}, v[4], rest[4] = {{0}};
+    for (; bytes >= sizeof v; at += sizeof v, bytes -= sizeof v) {
+        memcpy(v, at, sizeof v);
+        for (int i = 0; i < 4; i++)
+            carry |= (v[i] & exponent) + lowest;
     }
-    return ((carry[0] | carry[1] | carry[2] | carry[3]) & sign) == 0;
+    memcpy(rest, at, bytes); /* filled up with zeros */
+    for (int i = 0; i < 4; i++)
+        carry |= (rest[i] & exponent) + lowest;
+    return ((carry[0] | carry[1]) & sign) == 0;
 }

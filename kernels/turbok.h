@@ -105,6 +105,10 @@ turbo_status turbok_measure(turbok_device *d, size_t buffer_bytes, int rounds, t
 /* Is each number finite? bytes of F32, F16 or BF16 at any alignment. Pure. */
 bool turbok_all_finite(int32_t dtype, const void *p, size_t bytes);
 
+/* So many bytes of weights are about to be taken: a device with memory of its own takes them at once, which is faster
+ * than matrix by matrix, and gives them back when it closes. ENOMEM: it is full. Once, before any is made. */
+turbo_status turbok_device_expect(turbok_device *d, uint64_t bytes, turbo_err *err);
+
 /* Runs fn(ctx, i, n) for i = 0..n-1 on the pool, n = number of threads, and returns when all did.
  * For load-time work such as repacking or scanning. */
 typedef void (*turbok_task)(void *ctx, int i, int n);

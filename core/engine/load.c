@@ -271,8 +271,14 @@ static void clocked(turbod_engine *e, int stage, int64_t *t)
 
 static turbo_status open_weights(turbod_engine *e, turbo_err *err)
 {
-    turbo_status st = e->model_vtbl->open(turbod_host_table(), e->config, e->weights,
-                                          turbok_device_ops(e->device), &e->model, err);
+    const uint64_t *bytes = e->facts.plan.bytes;
+    turbo_status st = turbok_device_expect(e->device,
+                                           bytes[TURBOD_MEM_WEIGHTS] + bytes[TURBOD_MEM_VECTORS] +
+                                               bytes[TURBOD_MEM_ROPE],
+                                           err);
+    if (!st)
+        st = e->model_vtbl->open(turbod_host_table(), e->config, e->weights,
+                                 turbok_device_ops(e->device), &e->model, err);
     return st ? st : turbod_weights_unmap(e->weights, err);
 }
 

@@ -22,6 +22,8 @@ static void cuda_close(turbok_device *d)
         (void)drv->stream_synchronize(s->cu->stream);
         turbok_cuda_steps_close(d);
         turbok_cuda_stages_close(s);
+        if (s->arena)
+            (void)drv->mem_free(s->arena);
         turbok_blas_close(s->blas);
         turbok_cu_close(s->cu);
     }
@@ -52,10 +54,39 @@ static turbo_status cuda_open(turbok_device *d, const turbok_device_opts *o, tur
     return st;
 }
 
+#define PLACE 256 /* where memory from the driver begins, too */
+#define SLACK ((size_t)1 << 20) /* for the places of some thousand matrices and vectors */
+
+turbo_status turbok_cuda_expect(turbok_device *d, uint64_t bytes, turbo_err *err)
+{
+    turbok_cuda *s = self_of(d);
+    size_t n = (size_t)bytes + SLACK;
+    if (s->arena || !bytes)
+        return TURBO_OK;
+    if (n < bytes || s->cu->drv.mem_alloc(&s->arena, n)) {
+        s->arena = 0;
+        return turbok_fail(
+            err, TURBO_ENOMEM,
+            "the device is full: no memory for %llu MiB of weights; use a smaller or "
+            "quantised model, or end what else uses the device",
+            (unsigned long long)(bytes >> 20));
+    }
+    s->arena_bytes = n;
+    s->arena_used = 0;
+    turbok_cu_fill(s->cu, s->arena, 0, n);
+    return turbok_cu_status(s->cu, err);
+}
+
 void *turbok_cuda_take(turbok_device *d, size_t bytes)
 {
     turbok_cuda *s = self_of(d);
     turbok_cu_ptr p = 0;
+    size_t place = (bytes + PLACE - 1) / PLACE * PLACE;
+    if (place >= bytes && place <= s->arena_bytes - s->arena_used) {
+        p = s->arena + s->arena_used;
+        s->arena_used += place;
+        return (void *)(uintptr_t)p;
+    }
     if (s->cu->drv.mem_alloc(&p, bytes))
         return NULL;
     turbok_cu_fill(s->cu, p, 0, bytes);
@@ -66,7 +97,7 @@ void turbok_cuda_give(turbok_device *d, void *p, size_t bytes)
 {
     turbok_cuda *s = self_of(d);
     (void)bytes;
-    if (p)
+    if (p && turbok_cu_at(p) - s->arena >= s->arena_bytes) /* what lies in the arena goes with it */
         turbok_cu_note(s->cu, s->cu->drv.mem_free(turbok_cu_at(p)), "freeing device memory");
 }
 
@@ -141,6 +172,7 @@ const turbok_backend *turbok_backend_entry(void)
         .context = cuda_context,
         .take = turbok_cuda_take,
         .give = turbok_cuda_give,
+        .expect = turbok_cuda_expect,
         .host_take = cuda_host_take,
         .host_give = cuda_host_give,
         .rows_bytes = turbok_cuda_rows_bytes,

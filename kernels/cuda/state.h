@@ -22,6 +22,8 @@ typedef struct turbok_cuda {
     turbok_cu_event staged[STAGES];
     int stage_now;
     size_t stage_used; /* of that one */
+    turbok_cu_ptr arena; /* where weights lie: one piece, taken from its beginning on; or 0 */
+    size_t arena_bytes, arena_used;
     char *coder; /* grids.c: where numbers become codes, or NULL */
     size_t coder_bytes;
 
@@ -82,6 +84,7 @@ TURBO_EXPORT const turbok_backend *turbok_backend_entry(void);
 /* memory of the device; NULL: it is full. */
 void *turbok_cuda_take(turbok_device *d, size_t bytes);
 void turbok_cuda_give(turbok_device *d, void *p, size_t bytes);
+turbo_status turbok_cuda_expect(turbok_device *d, uint64_t bytes, turbo_err *err);
 /* upload.c: host memory of any kind to the device through pinned buffers, in stream order. */
 turbo_status turbok_cuda_stages_open(turbok_cuda *s, turbo_err *err);
 void turbok_cuda_stages_close(turbok_cuda *s);

@@ -141,39 +141,43 @@ typedef struct piece {
     int64_t first, rows;
 } piece;
 
-/* The codes of inputs k..k+3 of a row, k a multiple of 4: one a byte, or one a nibble. */
-static uint32_t four_codes(const piece *p, int64_t row, int64_t k)
+/* Four codes, one a byte, or one a nibble. */
+static inline uint32_t four_codes(const uint8_t *c, int bits)
 {
-    if (row >= p->rows || k >= p->w->in)
-        return 0;
-    const uint8_t *c = p->g->codes;
-    if (p->w->bits == 4) {
-        c += (row * p->w->in + k) / 2;
-        return (uint32_t)c[0] | (uint32_t)c[1] << 8;
-    }
-    c += row * p->w->in + k;
-    return (uint32_t)c[0] | (uint32_t)c[1] << 8 | (uint32_t)c[2] << 16 | (uint32_t)c[3] << 24;
+    uint32_t low = (uint32_t)c[0] | (uint32_t)c[1] << 8;
+    return bits == 4 ? low : low | (uint32_t)c[2] << 16 | (uint32_t)c[3] << 24;
 }
 
+/* Row by row, four inputs at a time: those of step s and quarter q go to word s (of 8 bits 2s + h) of the lane. */
 static void pack_chunk(const piece *p, int64_t tile, int64_t chunk, uint32_t to[128])
 {
     const turbok_cu_wq *w = p->w;
-    const int steps = w->bits == 4 ? 4 : 2, lay = w->steps < steps ? w->steps : steps;
+    const int bits = w->bits, steps = bits == 4 ? 4 : 2, lay = w->steps < steps ? w->steps : steps;
+    const int64_t from = chunk * 16 * steps, row_bytes = w->in * bits / 8;
+    const int64_t first = tile * 16 - p->first, left = p->rows - first;
+    const int words = w->in - from < 16 * steps ? (int)(w->in - from) / 4 : 4 * steps;
+    const bool table = p->g->table;
+    int16_t place[16] = {0}; /* of a type that no store below can change */
+    for (int s = 0; s < steps; s++)
+        for (int q = 0; q < 4; q++)
+            place[input_at(lay, s, q) / 4] = (int16_t)(4 * q + (bits == 4 ? s : 2 * s));
     memset(to, 0, 128 * sizeof *to);
-    for (int lane = 0; lane < 32; lane++)
-        for (int s = 0; s < steps; s++)
-            for (int h = 0; h < 2; h++) {
-                uint32_t c = four_codes(p, tile * 16 + lane / 4 + 8 * h - p->first,
-                                        chunk * 16 * steps + input_at(lay, s, lane % 4));
-                if (w->bits == 8) /* word 2s + h has the four as they are */
-                    to[lane * 4 + 2 * s + h] = c;
-                else if (p->g->table) /* bytes h and h + 2 have two each */
-                    to[lane * 4 + s] |= (c & 255) << (8 * h) | (c >> 8) << (8 * h + 16);
-                else /* nibbles h, h + 4, h + 2, h + 6 */
-                    to[lane * 4 + s] |=
-                        ((c & 15) | (c >> 4 & 15) << 16 | (c >> 8 & 15) << 8 | (c >> 12 & 15) << 24)
-                        << (4 * h);
-            }
+    for (int r = 0; r < 16 && r < left; r++) {
+        const uint8_t *row = p->g->codes + (first + r) * row_bytes + from * bits / 8;
+        uint32_t *lanes = to + r % 8 * 16;
+        const int h = r / 8;
+        for (int j = 0; j < words && bits == 8; j++)
+            lanes[place[j] + h] = four_codes(row + 4 * j, 8);
+        for (int j = 0; j < words && bits == 4; j++) {
+            uint32_t c = four_codes(row + 2 * j, 4);
+            if (table) /* bytes h and h + 2 have two each */
+                lanes[place[j]] |= (c & 255) << (8 * h) | (c >> 8) << (8 * h + 16);
+            else /* nibbles h, h + 4, h + 2, h + 6 */
+                lanes[place[j]] |=
+                    ((c & 15) | (c >> 4 & 15) << 16 | (c >> 8 & 15) << 8 | (c >> 12 & 15) << 24)
+                    << (4 * h);
+        }
+    }
 }
 
 static void pack_groups(const piece *p, int64_t tile, char *image)

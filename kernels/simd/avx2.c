@@ -67,6 +67,24 @@ LOCAL void store_bf16(char *p, __m256 v)
 }
 
 #include "simd/body.h"
+
+LOCAL void store_u8(uint8_t *p, vi codes)
+{
+    __m256i v = (__m256i)codes;
+    __m128i h = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    _mm_storel_epi64((__m128i *)(void *)p, _mm_packus_epi16(h, h));
+}
+
+LOCAL __m256 smaller(__m256 a, __m256 b)
+{
+    return _mm256_min_ps(a, b);
+}
+
+LOCAL __m256 larger(__m256 a, __m256 b)
+{
+    return _mm256_max_ps(a, b);
+}
+
 #include "simd/encode_body.h"
 
 const turbok_prim turbok_prim_avx2 = {

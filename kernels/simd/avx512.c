@@ -65,6 +65,22 @@ LOCAL void store_bf16(char *p, __m512 v)
 }
 
 #include "simd/body.h"
+
+LOCAL void store_u8(uint8_t *p, vi codes)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8((__m512i)codes));
+}
+
+LOCAL __m512 smaller(__m512 a, __m512 b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+LOCAL __m512 larger(__m512 a, __m512 b)
+{
+    return _mm512_max_ps(a, b);
+}
+
 #include "simd/encode_body.h"
 
 #define PRIMITIVES                                                                                 \

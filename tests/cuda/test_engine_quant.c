@@ -6,6 +6,7 @@
 
 #include <math.h>
 
+#include "cuda/state.h"
 #include "internal.h"
 #include "model/quant_folder.h"
 #include "model/runner.h"
@@ -363,7 +364,8 @@ static void test_large(void **state)
     free(scale);
 }
 
-/* Rows of a quantised table are the numbers to the bit, and rows of pictures go over them. */
+/* Rows of a quantised table are the numbers to the bit, also of tokens that a row of the step before has drawn, and rows
+ * of pictures go over them. */
 static void test_table(void **state)
 {
     static numbers m;
@@ -375,6 +377,7 @@ static void test_table(void **state)
     turbo_linear *w = NULL;
     const turbok_part part = make_part(&m, 50, 8, 16, MIN, false);
     const int32_t tokens[7] = {49, 0, 3, 3, 0, 0, 17}, positions[7] = {0, 1, 2, 3, 4, 5, 6};
+    const int32_t waited[7] = {49, ~0, ~1, 3, 0, 0, ~2}, drawn[3] = {0, 3, 17};
     const int32_t cu[2] = {0, 7}, len = 7, rows = 6, at[7] = {-1, -1, 2, 3, 0, -1, -1};
     float pictures[4 * 64], want[64], got[7 * 64];
     (void)state;
@@ -399,14 +402,18 @@ static void test_table(void **state)
                      .rope_lens = &len,
                      .row_index = &rows,
                      .kv = &kv};
-    for (int with = 0; with < 2; with++) {
+    const turbok_cuda *s = d->exec.self;
+    d->backend->block_write(d, s->draw, drawn, sizeof drawn);
+    for (int with = 0; with < 3; with++) {
         turbo_batch as;
         bool replay;
+        b.tokens = with == 2 ? waited : tokens;
         b.embed_rows = with ? dp : NULL;
         b.embed_index = with ? at : NULL;
         assert_int_equal(turbok_step_begin(d, &b, NULL, &as, &replay, &err), 0);
         turbok_device_ops(d)->embed(turbok_device_exec(d), w, &as, out);
         assert_int_equal(turbok_step_end(d, NULL, NULL, 0, NULL, &err), 0);
+        assert_int_equal(turbok_step_wait(d, NULL, 0, &err), 0);
         d->backend->block_read(d, got, out, sizeof got);
         for (int t = 0; t < 7; t++) {
             turbok_grid_row(&m.g, tokens[t], 64, want);

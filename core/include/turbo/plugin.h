@@ -84,7 +84,8 @@ typedef struct turbo_exec turbo_exec;       /* where kernels run: thread pool or
 
 /* A ragged batch: the new tokens of S sequences, one after another. Prefill chunks and decodes
  * share it. All arrays are host memory, owned by the engine, valid during forward().
- * Sequence s owns tokens cu_seqlens[s] .. cu_seqlens[s+1]-1, in order of position. */
+ * Sequence s owns tokens cu_seqlens[s] .. cu_seqlens[s+1]-1, in order of position.
+ * A token below 0 is one that a device is still drawing: ops->embed knows it. */
 typedef struct turbo_batch {
     uint32_t size;
     int32_t n_tokens;            /* T >= 1                                                     */

@@ -33,6 +33,10 @@ static double load(turbok_device *d, const char *map, int fd, const turbok_grid 
     const turbok_cuda *s = d->exec.self;
     turbo_linear *w[64] = {NULL};
     turbo_err err = {""};
+    if (d->backend->expect(d, (uint64_t)n * (uint64_t)rows * IN * 2, &err))
+        fail("memory", &err);
+    turbok_cuda *self = d->exec.self;
+    self->arena_used = 0; /* nothing lies there from the time before */
     double from = clock_s();
     for (int i = 0; i < n; i++) {
         uint64_t at = (uint64_t)i * (uint64_t)rows * IN * 2;
@@ -108,6 +112,9 @@ void bench_load(void)
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
         d.exec.prim = &turbok_prim_avx2;
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        d.exec.prim = &turbok_prim_avx512;
 #endif
     const turbok_device_opts o = {.act_dtype = TURBO_BF16};
     if (turbok_pool_new(0, false, 2000, &d.exec.pool, &err) || d.backend->open(&d, &o, &err))
