@@ -16,6 +16,16 @@ DEVICE float2 tail_of(const float *row)
     return __ldcg(reinterpret_cast<const float2 *>(row));
 }
 
+DEVICE float4 piece4(const float *p)
+{
+    return __ldcg(reinterpret_cast<const float4 *>(p));
+}
+DEVICE void add4(float4 &v, float w, const float4 &x)
+{
+    v.x = fmaf(w, x.x, v.x), v.y = fmaf(w, x.y, v.y);
+    v.z = fmaf(w, x.z, v.z), v.w = fmaf(w, x.w, v.w);
+}
+
 /* Adds n partial results of a head tile [HEADS][dim+TAIL], in order: the one at `first`, then
  * those from rest on, whose place 0 is not one of them. room: HEADS * (PART + 1 + D) floats.
  * Loads wait long for what other blocks wrote: many are on their way at once. */
@@ -25,6 +35,7 @@ DEVICE_CALLED void add_pieces(const float *first, const float *rest, int n, int 
 {
     constexpr int LANES = 32 * WARPS / HEADS; /* threads of a head while weights are found */
     constexpr int EACH = PART / LANES; /* pieces of a part whose weights a thread finds */
+    constexpr int EARLY = 8; /* pieces whose numbers are asked for before the weights are there */
     int h = static_cast<int>(threadIdx.x) / LANES, l = static_cast<int>(threadIdx.x) % LANES;
     float *weights = room, *total = room + HEADS * PART, *sums = total + HEADS;
     const int mine = h * (dim + TAIL) + dim;
@@ -42,6 +53,13 @@ DEVICE_CALLED void add_pieces(const float *first, const float *rest, int n, int 
         UNROLL_BY(1)
         for (int p = l + PART; p < n; p += LANES)
             m = fmaxf(m, __ldcg(piece_of(p) + mine));
+    const int mine4 = 4 * static_cast<int>(threadIdx.x); /* the first of this thread's sums */
+    const int number0 = mine4 / D * (dim + TAIL) + mine4 % D;
+    bool some = mine4 < heads * D && mine4 % D < dim;
+    float4 early[EARLY];
+    UNROLL
+    for (int p = 0; p < EARLY; p++)
+        early[p] = some && p < n ? piece4(piece_of(p) + number0) : make_float4(0, 0, 0, 0);
     UNROLL
     for (int i = 1; i < LANES; i *= 2)
         m = fmaxf(m, __shfl_xor_sync(FULL, m, i));
@@ -62,19 +80,21 @@ DEVICE_CALLED void add_pieces(const float *first, const float *rest, int n, int 
         }
         __syncthreads();
         UNROLL_BY(1)
-        for (int i = 4 * static_cast<int>(threadIdx.x); i < heads * D; i += 4 * 32 * WARPS) {
-            int row = i / D, d = i % D;
+        for (int i = mine4; i < heads * D; i += 4 * 32 * WARPS) {
+            int row = i / D, d = i % D, p = 0;
             if (d >= dim)
                 continue;
             const int number = row * (dim + TAIL) + d;
             float4 v = from ? *reinterpret_cast<float4 *>(sums + i) : make_float4(0, 0, 0, 0);
-            UNROLL_BY(8)
-            for (int p = 0; p < count; p++) {
-                float4 x = __ldcg(reinterpret_cast<const float4 *>(piece_of(from + p) + number));
-                float w = weights[row * PART + p];
-                v.x = fmaf(w, x.x, v.x), v.y = fmaf(w, x.y, v.y);
-                v.z = fmaf(w, x.z, v.z), v.w = fmaf(w, x.w, v.w);
+            if (!from && i == mine4) {
+                UNROLL
+                for (p = 0; p < EARLY; p++)
+                    if (p < count)
+                        add4(v, weights[row * PART + p], early[p]);
             }
+            UNROLL_BY(8)
+            for (; p < count; p++)
+                add4(v, weights[row * PART + p], piece4(piece_of(from + p) + number));
             *reinterpret_cast<float4 *>(sums + i) = v;
         }
         __syncthreads();

@@ -2,15 +2,14 @@
  * cache of the same type, of int8 and of int4. */
 #include "cuda/decode.cuh"
 
-/* blocks: of a multiprocessor, as l_attention.c counts them too */
-#define INSTANCE(name, D, bits, blocks)                                                            \
-    TURBOK_KERNEL(name##_bf16, decode, 32 * WARPS, blocks)                                         \
+#define INSTANCE(name, D, bits)                                                                    \
+    TURBOK_KERNEL(name##_bf16, decode, 32 * WARPS, TURBOK_CU_DECODE_BLOCKS)                        \
     {                                                                                              \
         decode_body<bf16, D, bits>(a);                                                             \
     }
-INSTANCE(decode64, 64, 16, 3)
-INSTANCE(decode128, 128, 16, 2)
-INSTANCE(decode64q8, 64, 8, 3)
-INSTANCE(decode128q8, 128, 8, 2)
-INSTANCE(decode64q4, 64, 4, 3)
-INSTANCE(decode128q4, 128, 4, 2)
+INSTANCE(decode64, 64, 16)
+INSTANCE(decode128, 128, 16)
+INSTANCE(decode64q8, 64, 8)
+INSTANCE(decode128q8, 128, 8)
+INSTANCE(decode64q4, 64, 4)
+INSTANCE(decode128q4, 128, 4)

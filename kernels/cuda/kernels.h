@@ -146,6 +146,7 @@ struct turbok_cu_attend_args { /* any type and head size: one block a token and 
 };
 /* A partial result of a head: [D] numbers, the largest score, the sum of weights, and room to a multiple of 16 bytes. */
 enum { TURBOK_CU_PARTIAL_TAIL = 4 };
+enum { TURBOK_CU_DECODE_BLOCKS = 2 }; /* of a multiprocessor */
 struct turbok_cu_decode_args { /* one new token a sequence; sequences with more are left alone */
     turbok_cu_attn at;
     turbok_cu_batch b;

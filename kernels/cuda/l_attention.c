@@ -69,8 +69,6 @@ static int32_t shift_of(int32_t block_tokens)
             {TURBOK_CU_##name##128q4_f16, TURBOK_CU_##name##128q4_bf16},                           \
     }
 static const int decode_kernels[6][2] = KINDS(decode), prefill_kernels[6][2] = KINDS(prefill);
-/* Blocks of a multiprocessor, as decode_bf16.cu has it. */
-static const int decode_blocks[6] = {3, 2, 3, 2, 3, 2};
 
 /* Sequences with more than `shortest` new tokens. */
 static void prefill(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const turbok_cu_batch *b,
@@ -89,16 +87,15 @@ static void prefill(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const t
                      4 * KEYS * padded * 2, TURBOK_CU_PDL, &a);
 }
 
-static void decode(turbok_cu *cu, int kernel, int blocks_per_sm, const turbok_cu_attn *at,
-                   const turbok_cu_batch *b, const void *q, void *out, void *scratch,
-                   uint64_t scratch_bytes)
+static void decode(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const turbok_cu_batch *b,
+                   const void *q, void *out, void *scratch, uint64_t scratch_bytes)
 {
     int32_t D = at->kv.head_dim, G = at->n_heads / at->kv.n_kv, padded = D > 64 ? 128 : 64;
     uint64_t per = (uint64_t)at->kv.n_kv * (uint64_t)((G + HEADS - 1) / HEADS);
     uint64_t counters = counter_bytes((uint64_t)b->S, per);
     uint64_t slots = slots_of((uint64_t)b->S, per, b->max_kv);
     struct turbok_cu_decode_args a = {.at = *at, .b = *b, .q = q, .out = out, .arrived = scratch};
-    unsigned blocks = (unsigned)(cu->sm_count * blocks_per_sm);
+    unsigned blocks = (unsigned)(cu->sm_count * TURBOK_CU_DECODE_BLOCKS);
     blocks = blocks < BLOCKS ? blocks : BLOCKS;
     a.block_shift = shift_of(at->kv.block_tokens);
     a.partial = (float *)((char *)scratch + counters);
@@ -119,8 +116,7 @@ void turbok_cu_attention(turbok_cu *cu, int32_t act, const turbok_cu_attn *at,
         /* one way for every token, whether it came alone or in a prompt */
         prefill(cu, prefill_kernels[kind][bf16], at, b, q, out, 0);
     } else if (kind >= 0 && b->S <= 1024) {
-        decode(cu, decode_kernels[kind][bf16], decode_blocks[kind], at, b, q, out, scratch,
-               scratch_bytes);
+        decode(cu, decode_kernels[kind][bf16], at, b, q, out, scratch, scratch_bytes);
         if (b->max_new > 1)
             prefill(cu, prefill_kernels[kind][bf16], at, b, q, out, 1);
     } else if (kind >= 0) {
