@@ -144,9 +144,11 @@ READER(kv_cached)
 READER(prefill_tokens)
 READER(steps)
 
+/* What is only kept for reuse is there for whoever needs it. */
 static double kv_usage(turbod_metrics *m)
 {
-    double total = LOAD(m->kv_total), vacant = LOAD(m->kv_free);
+    double total = LOAD(m->kv_total), vacant = LOAD(m->kv_free) + LOAD(m->kv_cached);
+    vacant = vacant < total ? vacant : total; /* the counts are read one after the other */
     return total > 0 ? (total - vacant) / total : 0;
 }
 
@@ -157,7 +159,7 @@ static void core_series(const page *g)
     number(g, "num_requests_running", "gauge", "Requests in the running batch.", read_running);
     number(g, "num_requests_waiting", "gauge", "Requests waiting for their first step.",
            read_waiting);
-    number(g, "kv_cache_usage_perc", "gauge", "Share of KV blocks in use, 0 to 1.", kv_usage);
+    number(g, "kv_cache_usage_perc", "gauge", "Share of KV blocks that requests hold, 0 to 1.", kv_usage);
     number(g, "prompt_tokens_total", "counter", "Prompt tokens of started requests.",
            read_prompt_tokens);
     number(g, "generation_tokens_total", "counter", "Sampled tokens.", read_generation_tokens);

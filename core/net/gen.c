@@ -278,7 +278,9 @@ static bool submit_one(turbod_gen *g, turbod_choice *c, const char *const *stops
     pthread_mutex_lock(&x->mu);
     if (st) {
         g->n_open--;
-        turbod_gen_fail_locked(g, 503, "engine_error", err.text); /* ends the ones before it */
+        bool full = st == TURBO_EBUSY;
+        turbod_gen_fail_locked(g, full ? 429 : 503, full ? "rate_limit_exceeded" : "engine_error",
+                               err.text); /* ends the ones before it */
     } else {
         c->request = r;
         if (g->session)
