@@ -49,16 +49,18 @@ turbo_status turbod_process_limits(const turbod_conf *c, turbo_err *err)
         if (lim.rlim_cur < want)
             return lim.rlim_cur > SPARE_FDS
                        ? turbod_err(err, TURBO_EINVAL,
-                                    "max_connections %lld needs %llu descriptors, the limit is %llu: lower "
+                                    "max_connections %lld needs %llu descriptors, the limit is "
+                                    "%llu: lower "
                                     "max_connections to %llu or raise LimitNOFILE",
                                     (long long)c->max_connections, (unsigned long long)want,
                                     (unsigned long long)lim.rlim_cur,
                                     (unsigned long long)lim.rlim_cur - SPARE_FDS)
-                       : turbod_err(err, TURBO_EINVAL,
-                                    "a limit of %llu descriptors is too low for a server, %llu are needed "
-                                    "for max_connections %lld: raise LimitNOFILE (ulimit -n)",
-                                    (unsigned long long)lim.rlim_cur, (unsigned long long)want,
-                                    (long long)c->max_connections);
+                       : turbod_err(
+                             err, TURBO_EINVAL,
+                             "a limit of %llu descriptors is too low for a server, %llu are needed "
+                             "for max_connections %lld: raise LimitNOFILE (ulimit -n)",
+                             (unsigned long long)lim.rlim_cur, (unsigned long long)want,
+                             (long long)c->max_connections);
     }
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     return TURBO_OK;

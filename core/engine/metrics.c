@@ -159,7 +159,8 @@ static void core_series(const page *g)
     number(g, "num_requests_running", "gauge", "Requests in the running batch.", read_running);
     number(g, "num_requests_waiting", "gauge", "Requests waiting for their first step.",
            read_waiting);
-    number(g, "kv_cache_usage_perc", "gauge", "Share of KV blocks that requests hold, 0 to 1.", kv_usage);
+    number(g, "kv_cache_usage_perc", "gauge", "Share of KV blocks that requests hold, 0 to 1.",
+           kv_usage);
     number(g, "prompt_tokens_total", "counter", "Prompt tokens of started requests.",
            read_prompt_tokens);
     number(g, "generation_tokens_total", "counter", "Sampled tokens.", read_generation_tokens);
