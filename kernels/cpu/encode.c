@@ -14,7 +14,8 @@ static float round_to(const float *w, int64_t n, float s, int middle, int top, u
         float v = w[i] * inverse, most = (float)top, least = (float)-middle;
         v = v > most ? most : v < least ? least : v;
         v = v + 12582912.0f - 12582912.0f; /* to the nearest integer: 1.5 * 2^23 */
-        code[i] = (uint8_t)((int)v + middle);
+        /* 0 times the inverse of a scale too small to have one is no number; it stands for 0. */
+        code[i] = (uint8_t)((v == v ? (int)v : 0) + middle);
         float e = w[i] - v * s;
         error += e * e;
     }
