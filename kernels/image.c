@@ -86,7 +86,8 @@ static bool sound(const head *h, uint64_t bytes)
 {
     const turbok_tiles *g = &h->grid;
     uint64_t cells, tiles = ((uint64_t)h->out + TURBOK_TILE - 1) / TURBOK_TILE;
-    if (h->magic != MAGIC || h->bytes > bytes || h->out < 1 || h->out > INT32_MAX || h->in < 1 ||
+    if (h->magic != MAGIC || h->bytes > bytes || h->bytes < padded(sizeof *h) || h->data > bytes ||
+        h->bias > bytes || h->perm > bytes || h->out < 1 || h->out > INT32_MAX || h->in < 1 ||
         h->in > INT32_MAX || h->n_parts < 0 || h->n_parts > MAX_PARTS)
         return false;
     if (h->n_parts)

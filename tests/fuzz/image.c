@@ -19,13 +19,12 @@ static turbok_device *device(void)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    size_t room = (size + 63) / 64 * 64;
+    void *block = NULL;
     uint64_t used = 0;
     turbo_linear *w = NULL;
     turbo_err err;
     /* The last byte of the input is the last of the block: whoever reads behind it is found. */
-    char *block = aligned_alloc(64, room ? room : 64);
-    if (!block)
+    if (posix_memalign(&block, 64, size))
         abort();
     memcpy(block, data, size);
     turbo_status st = turbok_image_open(device(), block, size, &used, &w, &err);
