@@ -106,7 +106,8 @@ static void on_event(void *ctx, const char *p, size_t n)
         if (s->events++) {
             double gap = t - c->gap_from;
             int32_t tokens = e.so_far - s->so_far;
-            tokens = !e.so_far || tokens < 1 ? 1 : tokens;
+            /* No count, or none that can be: more than were asked for. */
+            tokens = !e.so_far || tokens < 1 || tokens > s->n_out ? 1 : tokens;
             cli_samples_add(&l->gap, gap);
             l->gap_zero += gap <= 0;
             for (int32_t i = 0; i < tokens; i++)
@@ -116,7 +117,7 @@ static void on_event(void *ctx, const char *p, size_t n)
             s->first = t;
         }
         s->last = c->gap_from = t;
-        s->so_far = e.so_far;
+        s->so_far = e.so_far ? e.so_far : s->so_far;
         l->counted |= e.so_far > 0;
     }
     if (e.usage) {
