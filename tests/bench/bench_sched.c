@@ -146,6 +146,7 @@ static turbo_status open_engine(const char *folder, turbod_registry *reg, turbod
     o.registry = reg;
     o.max_batch = MAX_BATCH;
     o.max_step_tokens = 8192;
+    o.max_step_stretch = 1000; /* no pace: all sequences are to be there early */
     o.cache_bytes = 64 << 20;
     o.threads = 1;
     turbo_status st = turbod_engine_open(&o, e, err);
