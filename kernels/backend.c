@@ -59,6 +59,11 @@ turbo_status turbok_device_wait(turbok_device *d, turbo_err *err)
     return d->backend ? d->backend->wait(d, err) : TURBO_OK;
 }
 
+turbo_status turbok_device_enter(turbok_device *d, turbo_err *err)
+{
+    return d->backend ? d->backend->enter(d, err) : TURBO_OK;
+}
+
 turbo_status turbok_device_expect(turbok_device *d, uint64_t bytes, turbo_err *err)
 {
     return d->backend ? d->backend->expect(d, bytes, err) : TURBO_OK;

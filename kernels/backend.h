@@ -37,6 +37,7 @@ struct turbok_backend {
     void (*block_write)(turbok_device *d, void *to, const void *from, size_t bytes);
 
     turbo_status (*wait)(turbok_device *d, turbo_err *err);
+    turbo_status (*enter)(turbok_device *d, turbo_err *err);
     uint64_t (*steps_bytes)(const turbok_device *d, const turbok_steps *s);
     turbo_status (*steps_open)(turbok_device *d, const turbok_steps *s, turbo_err *err);
     turbo_status (*step_begin)(turbok_device *d, const turbo_batch *b, const turbok_row *rows,

@@ -65,6 +65,9 @@ uint64_t turbok_device_context(const turbok_device *d);
 /* Waits for everything that was asked of the device so far and tells the first error it had: whatever is copied to
  * or from it, or zeroed, is good only after OK. After an error it is done for. On the CPU always OK. */
 turbo_status turbok_device_wait(turbok_device *d, turbo_err *err);
+/* Before ops that belong to no step, as those of a tower for pictures: the calling thread asks for them. They are
+ * done in order with steps begun before and after. */
+turbo_status turbok_device_enter(turbok_device *d, turbo_err *err);
 /* Zeroed memory that ops work on, and host memory for the other end of copies; NULL: there is no more. On the
  * CPU both are plain memory. The caller counts it. */
 void *turbok_space_new(turbok_device *d, uint64_t bytes);
@@ -345,6 +348,7 @@ typedef struct turbok_steps {
     int32_t n_heads, head_dim, embed_dim, vocab;
     int32_t block_tokens;
     bool quantised; /* some matrix is a grid */
+    uint64_t picture_bytes; /* pixels of one picture that patches() is given; 0: none */
 } turbok_steps;
 
 /* A device may draw tokens itself, so that logits need not leave it. What it must know of a sequence for that

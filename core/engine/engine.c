@@ -82,7 +82,7 @@ static turbo_status open_scheduler(turbod_engine *e, const turbod_engine_opts *o
                                o->max_step_stretch, err);
     if (!st)
         st = turbod_batch_init(&e->batch, e->pool, e->max_batch, e->max_step_tokens, e->workspace,
-                               e->workspace_bytes, e->media, e->facts.model.embed_dim, err);
+                               e->workspace_bytes, e->media, err);
     if (!st)
         st = turbod_inbox_init(&e->inbox, err);
     if (st)

@@ -178,6 +178,9 @@ static turbok_steps steps_of(const turbod_engine *e, const turbod_engine_opts *o
         .vocab = m->vocab,
         .block_tokens = o->block_tokens,
         .quantised = e->quantised,
+        .picture_bytes = e->facts.media.n_rows ? (uint64_t)e->facts.media.fit.width * 3 *
+                                                     (uint64_t)e->facts.media.fit.height
+                                               : 0,
     };
 }
 
@@ -190,6 +193,8 @@ static void plan_for_device(turbod_engine *e, const turbod_engine_opts *o, turbo
     in->act_bytes = turbok_device_ops(e->device)->act_dtype == TURBO_F32 ? 4 : 2;
     in->steps = turbok_steps_bytes(e->device, &steps);
     in->context = turbok_device_context(e->device);
+    in->images = turbod_media_device_bytes(e->device, &e->facts.media, e->facts.model.embed_dim,
+                                           o->image_bytes);
     if (!o->memory_free)
         in->vacant = turbok_device_vacant(e->device) + in->context;
 }
@@ -239,11 +244,8 @@ static turbo_status make_plan(turbod_engine *e, const turbod_engine_opts *o, tur
     e->quantised = sums.quantised;
     turbod_plan_in in = {.info = &f->model, .vtbl = e->model_vtbl, .weights = &sums};
     turbod_engine_plan_in(o, &in);
-    plan_for_device(e, o, &in);
-    if (f->media.n_rows && !turbok_device_on_host(e->device))
-        return turbod_err(err, TURBO_EUNSUPPORTED,
-                          "models that take images run on the CPU; use device = \"cpu\"");
     in.images = turbod_media_bytes(&f->media, o->image_bytes);
+    plan_for_device(e, o, &in);
     st = turbod_plan_make(&in, &f->plan, err);
     if (st)
         return st;
@@ -408,7 +410,7 @@ turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, t
     if (!st)
         st = open_workspace(e, err);
     if (!st && e->facts.media.n_rows)
-        st = turbod_media_open(o->registry, e->model_vtbl, e->model, &e->facts.media,
+        st = turbod_media_open(o->registry, e->model_vtbl, e->model, e->device, &e->facts.media,
                                e->facts.model.embed_dim, o->image_bytes, &e->metrics, &e->media,
                                err);
     if (!st && e->media)

@@ -16,23 +16,31 @@ struct turbod_features {
     turbod_features *prev, *next; /* the list of the store, used last first */
     int32_t users; /* under mu */
     bool ready; /* engine thread */
+    int32_t place; /* of its rows, in pictures from the first */
     turbod_image *image;
-    float *rows; /* [n_rows,E] */
 };
+
+/* What a store holds at most. */
+typedef struct store_size {
+    size_t row_bytes, entry_bytes; /* of the rows of one picture; with its pixels */
+    int32_t n; /* pictures; 0: not one */
+} store_size;
 
 struct turbod_media {
     turbo_media_vtbl vtbl;
     void *model;
     turbod_metrics *metrics;
     turbod_media_facts facts;
-    int32_t E;
-    size_t row_bytes, entry_bytes; /* of the rows of one picture; of all it takes */
+    turbok_device *device;
+    store_size size;
     uint64_t most, reserved; /* bytes of the store; with the workspace */
     void *workspace;
+    size_t workspace_bytes;
+    char *rows; /* [size.n * n_rows, E] act, where ops work */
     pthread_mutex_t mu;
     /* under mu */
     turbod_features *first, *last;
-    uint64_t used;
+    int32_t n; /* pictures it holds */
 };
 
 static turbo_status find_vtbl(const turbod_registry *r, const turbo_model_vtbl *vtbl,
@@ -92,40 +100,90 @@ uint64_t turbod_media_bytes(const turbod_media_facts *facts, uint64_t most)
                : 0;
 }
 
+static size_t act_bytes(const turbok_device *d)
+{
+    return turbok_device_ops(d)->act_dtype == TURBO_F32 ? 4 : 2;
+}
+
+/* False: one picture is more than there can be. row: bytes of one. */
+static bool size_of_store(const turbod_media_facts *facts, size_t row, uint64_t most, store_size *s)
+{
+    size_t pixels;
+    *s = (store_size){0};
+    if (!turbod_mul(row, (size_t)facts->n_rows, &s->row_bytes) ||
+        !turbod_mul((size_t)facts->fit.width * 3, (size_t)facts->fit.height, &pixels) ||
+        !turbod_add(s->row_bytes, pixels, &s->entry_bytes))
+        return false;
+    uint64_t n = most / s->entry_bytes, limit = (uint64_t)(INT32_MAX / facts->n_rows);
+    s->n = (int32_t)(n < limit ? n : limit);
+    return true;
+}
+
+/* Of all rows: no more than `most`, but for the end. */
+static uint64_t rows_bytes(const store_size *s)
+{
+    return ((uint64_t)s->n * s->row_bytes + 63) / 64 * 64;
+}
+
+uint64_t turbod_media_device_bytes(const turbok_device *d, const turbod_media_facts *facts,
+                                   int32_t E, uint64_t most)
+{
+    store_size s;
+    size_t bytes;
+    return facts->n_rows && workspace_bytes(facts, &bytes) &&
+                   size_of_store(facts, (size_t)E * act_bytes(d), most, &s)
+               ? bytes + rows_bytes(&s)
+               : 0;
+}
+
 uint64_t turbod_media_reserved(const turbod_media *m)
 {
     return m->reserved;
 }
 
+/* Of the host it is not touched before it is used: a large store that stays empty costs nothing there. */
+static turbo_status take_memory(turbod_media *m, turbo_err *err)
+{
+    bool host = turbok_device_on_host(m->device);
+    uint64_t rows = rows_bytes(&m->size);
+    if (workspace_bytes(&m->facts, &m->workspace_bytes))
+        m->workspace = host ? aligned_alloc(64, m->workspace_bytes)
+                            : turbok_space_new(m->device, m->workspace_bytes);
+    if (!m->workspace)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for the workspace of pictures (%llu MiB)",
+                          (unsigned long long)(m->facts.workspace >> 20));
+    m->rows = host ? aligned_alloc(64, rows) : turbok_space_new(m->device, rows);
+    if (!m->rows)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for pictures (%llu MiB); lower image_cache",
+                          (unsigned long long)(rows >> 20));
+    m->reserved = m->workspace_bytes + (host ? m->most : rows);
+    return TURBO_OK;
+}
+
 turbo_status turbod_media_open(const turbod_registry *r, const turbo_model_vtbl *vtbl, void *model,
-                               const turbod_media_facts *facts, int32_t E, uint64_t most,
-                               turbod_metrics *metrics, turbod_media **out, turbo_err *err)
+                               turbok_device *d, const turbod_media_facts *facts, int32_t E,
+                               uint64_t most, turbod_metrics *metrics, turbod_media **out,
+                               turbo_err *err)
 {
     turbod_media *m = calloc(1, sizeof *m);
     if (!m)
         return turbod_err(err, TURBO_ENOMEM, "no memory for pictures");
     turbo_status st = find_vtbl(r, vtbl, &m->vtbl, err);
-    size_t pixels, bytes = 0;
     pthread_mutex_init(&m->mu, NULL);
     m->model = model;
     m->metrics = metrics;
     m->facts = *facts;
-    m->E = E;
+    m->device = d;
     m->most = most;
-    if (!st && (!turbod_mul((size_t)E * sizeof(float), (size_t)facts->n_rows, &m->row_bytes) ||
-                !turbod_mul((size_t)facts->fit.width * 3, (size_t)facts->fit.height, &pixels) ||
-                !turbod_add(m->row_bytes, pixels, &m->entry_bytes)))
+    if (!st && !size_of_store(facts, (size_t)E * act_bytes(d), most, &m->size))
         st = turbod_err(err, TURBO_ELIMIT, "pictures of this model are too large");
-    if (!st && m->entry_bytes > most)
+    if (!st && !m->size.n)
         st =
             turbod_err(err, TURBO_EINVAL,
                        "image_cache is %llu MiB, one picture of this model takes %zu MiB; raise it",
-                       (unsigned long long)(most >> 20), (m->entry_bytes >> 20) + 1);
-    if (!st && (!workspace_bytes(facts, &bytes) || !(m->workspace = aligned_alloc(64, bytes))))
-        st = turbod_err(err, TURBO_ENOMEM, "no memory for the workspace of pictures (%llu MiB)",
-                        (unsigned long long)(facts->workspace >> 20));
+                       (unsigned long long)(most >> 20), (m->size.entry_bytes >> 20) + 1);
     if (!st)
-        m->reserved = most + bytes;
+        st = take_memory(m, err);
     if (st)
         turbod_media_free(m);
     else
@@ -156,36 +214,44 @@ static void put_first(turbod_media *m, turbod_features *f)
     m->first = f;
 }
 
-static void drop(turbod_media *m, turbod_features *f)
-{
-    unlink_one(m, f);
-    m->used -= m->entry_bytes;
-    turbod_image_release(f->image);
-    free(f->rows);
-    free(f);
-}
-
 void turbod_media_free(turbod_media *m)
 {
     if (!m)
         return;
-    while (m->first)
-        drop(m, m->first);
-    free(m->workspace);
+    for (turbod_features *f = m->first, *next; f; f = next) {
+        next = f->next;
+        turbod_image_release(f->image);
+        free(f);
+    }
+    if (turbok_device_on_host(m->device)) {
+        free(m->workspace);
+        free(m->rows);
+    } else {
+        turbok_space_free(m->device, m->workspace, m->workspace_bytes);
+        turbok_space_free(m->device, m->rows, rows_bytes(&m->size));
+    }
     pthread_mutex_destroy(&m->mu);
     free(m);
 }
 
-/* Under mu: makes room for one more. */
-static bool make_room(turbod_media *m)
+/* Under mu: an entry that has a place and is in no list: a new one, or the one used longest ago. */
+static turbod_features *make_room(turbod_media *m)
 {
-    for (turbod_features *f = m->last, *before; f && m->used + m->entry_bytes > m->most;
-         f = before) {
-        before = f->prev;
-        if (!f->users)
-            drop(m, f);
+    turbod_features *f = m->last;
+    if (m->n < m->size.n) {
+        f = calloc(1, sizeof *f);
+        if (f)
+            f->place = m->n++;
+        return f;
     }
-    return m->used + m->entry_bytes <= m->most;
+    while (f && f->users)
+        f = f->prev;
+    if (f) {
+        unlink_one(m, f);
+        turbod_image_release(f->image);
+        f->ready = false;
+    }
+    return f;
 }
 
 /* Under mu: the entry of a picture, one user more; NULL: no room, or no memory. */
@@ -199,15 +265,10 @@ static turbod_features *hold(turbod_media *m, turbod_image *image)
         atomic_fetch_add_explicit(&m->metrics->image_hits, 1, memory_order_relaxed);
         unlink_one(m, f);
     } else {
-        if (!make_room(m) || !(f = calloc(1, sizeof *f)))
+        f = make_room(m);
+        if (!f)
             return NULL;
-        f->rows = aligned_alloc(64, (m->row_bytes + 63) / 64 * 64);
-        if (!f->rows) {
-            free(f);
-            return NULL;
-        }
         f->image = turbod_image_ref(image);
-        m->used += m->entry_bytes;
     }
     put_first(m, f);
     f->users++;
@@ -218,7 +279,7 @@ turbo_status turbod_media_take(turbod_media *m, const turbod_slot *slots, int32_
                                turbod_seen *seen, turbo_err *err)
 {
     int32_t got = 0;
-    if (m->entry_bytes * (uint64_t)n > m->most)
+    if (n > m->size.n)
         return turbod_err(err, TURBO_ELIMIT,
                           "%d images take more memory than image_cache allows (%llu MiB)", n,
                           (unsigned long long)(m->most >> 20));
@@ -254,9 +315,12 @@ const uint8_t *turbod_media_digest(const turbod_features *f)
 
 static turbo_status compute_one(turbod_media *m, turbod_features *f, turbo_exec *x, turbo_err *err)
 {
-    turbo_status st = f->ready ? TURBO_OK
-                               : m->vtbl.embed(m->model, x, f->image->pixels, m->workspace,
-                                               m->facts.workspace, f->rows, err);
+    if (f->ready)
+        return TURBO_OK;
+    turbo_status st = turbok_device_enter(m->device, err);
+    if (!st)
+        st = m->vtbl.embed(m->model, x, f->image->pixels, m->workspace, m->facts.workspace,
+                           m->rows + (size_t)f->place * m->size.row_bytes, err);
     f->ready = !st;
     return st;
 }
@@ -275,7 +339,12 @@ turbo_status turbod_media_compute(turbod_media *m, const turbod_sched *s, turbo_
     return st;
 }
 
-const float *turbod_media_row(const turbod_media *m, const turbod_features *f, int32_t row)
+const void *turbod_media_rows(const turbod_media *m)
 {
-    return f->rows + (size_t)row * (size_t)m->E;
+    return m->rows;
+}
+
+int32_t turbod_media_first_row(const turbod_media *m, const turbod_features *f)
+{
+    return f->place * m->facts.n_rows;
 }

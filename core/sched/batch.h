@@ -11,8 +11,6 @@ typedef struct turbod_batch {
     turbo_kv kv;
     int32_t *tokens, *positions, *embed_index; /* [max_T] */
     const turbod_media *media; /* NULL: no pictures */
-    float *embed_rows; /* [max_T, E] with media */
-    int32_t E;
     int32_t *cu_seqlens, *kv_lens, *rope_lens, *row_index; /* [max_B + 1] */
     turbok_kv_table **tables;                          /* [max_B] */
     turbod_request **rows;                             /* [max_B] whose logits row r is */
@@ -20,7 +18,7 @@ typedef struct turbod_batch {
 
 turbo_status turbod_batch_init(turbod_batch *b, turbok_kv_pool *pool, int32_t max_batch,
                                int32_t max_step_tokens, void *workspace, uint64_t workspace_bytes,
-                               const turbod_media *media, int32_t E, turbo_err *err);
+                               const turbod_media *media, turbo_err *err);
 void turbod_batch_free(turbod_batch *b);
 void turbod_batch_build(turbod_batch *b, const turbod_sched *s);
 

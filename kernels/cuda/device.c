@@ -127,6 +127,13 @@ static turbo_status cuda_wait(turbok_device *d, turbo_err *err)
     return turbok_cu_wait(self_of(d)->cu, err);
 }
 
+static turbo_status cuda_enter(turbok_device *d, turbo_err *err)
+{
+    turbok_cu *cu = self_of(d)->cu;
+    turbok_cu_note(cu, cu->drv.ctx_set(cu->ctx), "the CUDA context cannot be used");
+    return turbok_cu_status(cu, err);
+}
+
 static uint64_t cuda_context(const turbok_device *d)
 {
     return self_of(d)->cu->context_bytes;
@@ -183,6 +190,7 @@ const turbok_backend *turbok_backend_entry(void)
         .block_read = cuda_block_read,
         .block_write = cuda_block_write,
         .wait = cuda_wait,
+        .enter = cuda_enter,
         .steps_bytes = turbok_cuda_steps_bytes,
         .steps_open = turbok_cuda_steps_open,
         .step_begin = turbok_cuda_step_begin,

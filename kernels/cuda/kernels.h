@@ -167,6 +167,7 @@ struct turbok_cu_prefill_args { /* sequences with more than `shortest` new token
     int32_t shortest;
     int32_t block_shift; /* log2 of block_tokens; -1: no power of two */
 };
+enum { TURBOK_CU_TOWER_WARPS = 4 }; /* of a block of tower.cu, 16 rows each */
 struct turbok_cu_attend_full_args {
     const void *qkv; /* [N,T,3,H,D] act */
     void *out; /* [N,T,H,D] act */

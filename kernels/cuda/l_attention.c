@@ -1,11 +1,29 @@
 /* kernels/cuda/l_attention.c: launches of attention, see ops.h. */
 #include "cuda/ops.h"
 
+/* Heads that the tensor-core kernel takes: 16-bit rows that are whole pieces of 16 bytes. */
+static bool in_pieces(int32_t act, int32_t D, const void *qkv, const void *out)
+{
+    return act != TURBO_F32 && D <= 128 && D % 8 == 0 && (uintptr_t)qkv % 16 == 0 &&
+           (uintptr_t)out % 4 == 0;
+}
+
 void turbok_cu_attention_full(turbok_cu *cu, int32_t act, const void *qkv, int32_t N, int32_t T,
                               int32_t H, int32_t D, float scale, void *out)
 {
     struct turbok_cu_attend_full_args a = {
         .qkv = qkv, .out = out, .T = T, .H = H, .D = D, .scale = scale};
+    if (in_pieces(act, D, qkv, out)) {
+        static const int kernels[2][2] = {{TURBOK_CU_tower64_f16, TURBOK_CU_tower64_bf16},
+                                          {TURBOK_CU_tower128_f16, TURBOK_CU_tower128_bf16}};
+        enum { ROWS = 16 * TURBOK_CU_TOWER_WARPS, KEYS = 64 };
+        size_t padded = D > 64 ? 128 : 64;
+        turbok_cu_launch(cu, kernels[D > 64][act == TURBO_BF16],
+                         TURBOK_CU_DIM((unsigned)((T + ROWS - 1) / ROWS), (unsigned)H, (unsigned)N),
+                         TURBOK_CU_DIM(32 * TURBOK_CU_TOWER_WARPS), 4 * KEYS * padded * 2,
+                         TURBOK_CU_PDL, &a);
+        return;
+    }
     turbok_cu_launch(cu, TURBOK_CU_attend_full_f32 + act,
                      TURBOK_CU_DIM((unsigned)T, (unsigned)H, (unsigned)N), TURBOK_CU_DIM(128),
                      (size_t)D * sizeof(float), TURBOK_CU_PDL, &a);

@@ -75,8 +75,9 @@ void turbok_cu_add_bias(turbok_cu *cu, int32_t out_dtype, void *y, const float *
                         int32_t out)
 {
     struct turbok_cu_add_bias_args a = {.y = y, .bias = bias, .n = (int64_t)T * out, .out = out};
-    turbok_cu_launch(cu, TURBOK_CU_add_bias_f32 + out_dtype, TURBOK_CU_DIM(blocks_of(cu, a.n, 256)),
-                     TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, &a);
+    turbok_cu_launch(cu, TURBOK_CU_add_bias_f32 + out_dtype,
+                     TURBOK_CU_DIM(blocks_of(cu, a.n, out % 8 ? 256 : 256 * 8)), TURBOK_CU_DIM(256),
+                     0, TURBOK_CU_PDL, &a);
 }
 
 void turbok_cu_patches(turbok_cu *cu, int32_t act, const uint8_t *pixels, int32_t N, int32_t height,

@@ -2,23 +2,30 @@
  * thread. */
 #include "cuda/state.h"
 
+/* n rows [E] act of `from`, beginning with row first, to out's from row at on. */
+static void copy_rows(turbok_cuda *s, const void *from, int32_t first, int32_t n, int64_t E,
+                      void *out, int32_t at, const char *what)
+{
+    size_t row = (size_t)E * turbok_dtype_size(s->act);
+    if (!turbok_cu_bad(s->cu))
+        turbok_cu_note(s->cu,
+                       s->cu->drv.copy_on_device(turbok_cu_at(out) + (size_t)at * row,
+                                                 turbok_cu_at(from) + (size_t)first * row,
+                                                 (size_t)n * row, s->cu->stream),
+                       what);
+}
+
 /* Rows of another modality over the rows of a table: each stretch of neighbours is one copy. A step that has
  * some is never replayed, so what b says on the host is what the device has. */
 static void put_embed_rows(turbok_cuda *s, const turbo_batch *b, int64_t E, void *out)
 {
-    size_t row = (size_t)E * turbok_dtype_size(s->act);
     for (int32_t t = 0, n; b->embed_rows && t < b->n_tokens; t += n) {
         int32_t from = b->embed_index[t];
         n = 1;
         while (t + n < b->n_tokens && from >= 0 && b->embed_index[t + n] == from + n)
             n++;
-        if (from >= 0 && !turbok_cu_bad(s->cu))
-            turbok_cu_note(s->cu,
-                           s->cu->drv.copy_on_device(turbok_cu_at(out) + (size_t)t * row,
-                                                     turbok_cu_at(b->embed_rows) +
-                                                         (size_t)from * row,
-                                                     (size_t)n * row, s->cu->stream),
-                           "embedding of pictures");
+        if (from >= 0)
+            copy_rows(s, b->embed_rows, from, n, E, out, t, "embedding of pictures");
     }
 }
 
@@ -134,17 +141,16 @@ static void op_gather(turbo_exec *x, const void *in, const int32_t *index, int32
                       void *out)
 {
     turbok_cuda *s = turbok_cuda_of(x);
-    if (index == s->row_index)
+    if (index == s->row_index) {
         turbok_cu_gather(s->cu, s->act, in, s->batch.row_index, R, E, out);
-    else
-        for (int32_t r = 0; r < R; r++) { /* few rows, indices on the host: row by row */
-            size_t row = (size_t)E * turbok_dtype_size(s->act);
-            turbok_cu_ptr to = turbok_cu_at(out) + (size_t)r * row;
-            turbok_cu_ptr from = turbok_cu_at(in) + (size_t)index[r] * row;
-            if (!turbok_cu_bad(s->cu))
-                turbok_cu_note(s->cu, s->cu->drv.copy_on_device(to, from, row, s->cu->stream),
-                               "gather");
-        }
+        return;
+    }
+    for (int32_t r = 0, n; r < R; r += n) { /* indices on the host: each stretch of neighbours */
+        n = 1;
+        while (r + n < R && index[r + n] == index[r] + n)
+            n++;
+        copy_rows(s, in, index[r], n, E, out, r, "gather");
+    }
 }
 
 static void op_logits(turbo_exec *x, const turbo_linear *head, const void *in, int32_t R,
@@ -167,6 +173,28 @@ static void op_attention_full(turbo_exec *x, const void *qkv, int32_t N, int32_t
     turbok_cu_attention_full(s->cu, s->act, qkv, N, T, H, D, scale, out);
 }
 
+/* One picture after the other through the same memory: the device does this in order. */
+static void op_patches(turbo_exec *x, const uint8_t *pixels, int32_t N, int32_t height,
+                       int32_t width, int32_t size, const float *value, void *out)
+{
+    turbok_cuda *s = turbok_cuda_of(x);
+    size_t bytes = (size_t)height * (size_t)width * 3;
+    size_t rows = (size_t)(height / size) * (size_t)(width / size);
+    size_t each = rows * 3 * (size_t)size * (size_t)size * turbok_dtype_size(s->act);
+    if (bytes > s->steps.picture_bytes) {
+        turbok_cu_note(s->cu, TURBOK_CU_LAUNCH_FAILED,
+                       "the model looks at larger pictures than it described");
+        return;
+    }
+    uint8_t *at = (uint8_t *)s->pictures + TURBOK_CUDA_VALUES;
+    turbok_cuda_put(s, s->pictures, value, TURBOK_CUDA_VALUES);
+    for (int32_t n = 0; n < N; n++) {
+        turbok_cuda_put(s, at, pixels + (size_t)n * bytes, bytes);
+        turbok_cu_patches(s->cu, s->act, at, 1, height, width, size,
+                          (const float *)(const void *)s->pictures, (char *)out + (size_t)n * each);
+    }
+}
+
 static void op_position_rows(turbo_exec *x, const void *in, const turbo_vector *first,
                              const turbo_vector *position, int32_t N, int32_t P, int32_t E,
                              void *out)
@@ -187,7 +215,7 @@ static void op_add(turbo_exec *x, void *h, const void *delta, int32_t T, int32_t
         .linear = op_linear, .qkv_rope_store = op_qkv_rope_store, .attention = op_attention,       \
         .gated_mlp = op_gated_mlp, .gather = op_gather, .logits = op_logits,                       \
         .layernorm = op_layernorm, .mlp = op_mlp, .attention_full = op_attention_full,             \
-        .position_rows = op_position_rows, .add = op_add,                                          \
+        .patches = op_patches, .position_rows = op_position_rows, .add = op_add,                   \
     }
 
 const turbo_ops *turbok_cuda_ops(const turbok_device *d)

@@ -166,8 +166,21 @@ TURBOK_KERNEL_ACT(add, 256, 4)
 
 template <class T> DEVICE void add_bias_body(const struct turbok_cu_add_bias_args &a)
 {
+    grid_release();
     grid_wait();
     T *y = static_cast<T *>(a.y);
+    if (a.out % 8 == 0 && reinterpret_cast<uintptr_t>(y) % 16 == 0) {
+        for (int64_t i = thread_of_grid() * 8; i < a.n; i += threads_of_grid() * 8) {
+            float v[8], b[8];
+            load8f(y + i, v);
+            load8f(a.bias + i % a.out, b);
+            UNROLL
+            for (int k = 0; k < 8; k++)
+                v[k] += b[k];
+            store8f(y + i, v);
+        }
+        return;
+    }
     for (int64_t i = thread_of_grid(); i < a.n; i += threads_of_grid())
         y[i] = from_f<T>(to_f(y[i]) + a.bias[i % a.out]);
 }

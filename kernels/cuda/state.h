@@ -39,6 +39,7 @@ typedef struct turbok_cuda {
     char *scratch;
     size_t scratch_bytes;
     void *blas_space; /* workspace of the library; NULL in fp32 */
+    char *pictures; /* values of pixels, then those of one picture; NULL: there are none */
     char *wq_scratch; /* of products with quantised matrices; NULL: there are none */
     turbok_cu_batch batch; /* of the running step */
     size_t upload_bytes;
@@ -89,6 +90,8 @@ turbo_status turbok_cuda_expect(turbok_device *d, uint64_t bytes, turbo_err *err
 turbo_status turbok_cuda_stages_open(turbok_cuda *s, turbo_err *err);
 void turbok_cuda_stages_close(turbok_cuda *s);
 void turbok_cuda_upload(turbok_device *d, void *to, const void *from, size_t bytes);
+/* The same of little, by the calling thread alone. */
+void turbok_cuda_put(turbok_cuda *s, void *to, const void *from, size_t bytes);
 /* Numbers that are in memory, or in a file, which then counts. */
 typedef struct turbok_cuda_source {
     const void *data;
@@ -132,6 +135,7 @@ void turbok_cuda_multiply(turbok_cuda *s, const turbo_linear *w, const void *x, 
 /* ops.c */
 const turbo_ops *turbok_cuda_ops(const turbok_device *d);
 /* steps.c */
+enum { TURBOK_CUDA_VALUES = 3 * 256 * sizeof(float) }; /* bytes in front of pixels in `pictures` */
 uint64_t turbok_cuda_steps_bytes(const turbok_device *d, const turbok_steps *s);
 turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *s, turbo_err *err);
 void turbok_cuda_steps_close(turbok_device *d);

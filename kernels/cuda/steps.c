@@ -44,11 +44,16 @@ static size_t wq_bytes(const turbok_cuda *s, const turbok_steps *steps)
     return steps->quantised ? turbok_alloc_size(turbok_cuda_coded_scratch(s->cu)) : 0;
 }
 
+static size_t picture_bytes(const turbok_steps *s)
+{
+    return s->picture_bytes ? turbok_alloc_size(TURBOK_CUDA_VALUES + (size_t)s->picture_bytes) : 0;
+}
+
 uint64_t turbok_cuda_steps_bytes(const turbok_device *d, const turbok_steps *s)
 {
     const turbok_cuda *self = d->exec.self;
-    return inputs_bytes(s) + attention_bytes(s) + wq_bytes(self, s) + turbok_cuda_draw_bytes(s) +
-           (self->act == TURBO_F32 ? 0 : BLAS_BYTES);
+    return inputs_bytes(s) + attention_bytes(s) + wq_bytes(self, s) + picture_bytes(s) +
+           turbok_cuda_draw_bytes(s) + (self->act == TURBO_F32 ? 0 : BLAS_BYTES);
 }
 
 turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *steps, turbo_err *err)
@@ -68,6 +73,8 @@ turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *steps,
         s->blas_space = turbok_alloc(d, TURBOK_MEM_SCRATCH, BLAS_BYTES);
     if (steps->quantised) /* zeroed like the other: products count finished pieces too */
         s->wq_scratch = turbok_alloc(d, TURBOK_MEM_SCRATCH, wq_bytes(s, steps));
+    if (steps->picture_bytes)
+        s->pictures = turbok_alloc(d, TURBOK_MEM_SCRATCH, picture_bytes(steps));
     int r = 0;
     for (int i = 0; i < AHEAD; i++) {
         s->host_inputs[i] = turbok_pinned_new(d, s->inputs_bytes);
@@ -78,7 +85,7 @@ turbo_status turbok_cuda_steps_open(turbok_device *d, const turbok_steps *steps,
         return turbok_cu_result(&s->cu->drv, r, "no event to wait for", err);
     if (!turbok_cuda_draw_open(d) || !s->inputs || !s->scratch || !s->host_inputs[0] ||
         !s->host_inputs[1] || !s->pad || (s->act != TURBO_F32 && !s->blas_space) ||
-        (steps->quantised && !s->wq_scratch))
+        (steps->quantised && !s->wq_scratch) || (steps->picture_bytes && !s->pictures))
         return turbok_fail(
             err, TURBO_ENOMEM,
             "the device is full: no memory for steps of %d tokens and %d sequences; lower "
@@ -97,6 +104,7 @@ void turbok_cuda_steps_close(turbok_device *d)
     turbok_release(d, TURBOK_MEM_SCRATCH, s->scratch, s->scratch_bytes);
     turbok_release(d, TURBOK_MEM_SCRATCH, s->blas_space, BLAS_BYTES);
     turbok_release(d, TURBOK_MEM_SCRATCH, s->wq_scratch, wq_bytes(s, &s->steps));
+    turbok_release(d, TURBOK_MEM_SCRATCH, s->pictures, picture_bytes(&s->steps));
     for (int i = 0; i < AHEAD; i++) {
         turbok_pinned_free(d, s->host_inputs[i], s->inputs_bytes);
         if (s->done[i])

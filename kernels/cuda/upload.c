@@ -122,6 +122,17 @@ turbo_status turbok_cuda_send(turbok_device *d, void *to, const turbok_cuda_sour
     return TURBO_OK;
 }
 
+void turbok_cuda_put(turbok_cuda *s, void *to, const void *from, size_t bytes)
+{
+    for (size_t done = 0, n; done < bytes && !turbok_cu_bad(s->cu); done += n) {
+        n = bytes - done < STAGE_BYTES ? bytes - done : STAGE_BYTES;
+        char *p = turbok_cuda_stage(s, n);
+        memcpy(p, (const char *)from + done, n);
+        turbok_cu_to_device(s->cu, turbok_cu_at(to) + done, p, n);
+        turbok_cuda_sent(s);
+    }
+}
+
 void turbok_cuda_upload(turbok_device *d, void *to, const void *from, size_t bytes)
 {
     (void)turbok_cuda_send(d, to, &(turbok_cuda_source){.data = from}, bytes, NULL);

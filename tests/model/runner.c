@@ -9,12 +9,39 @@
 
 #define GUARD 64 /* bytes behind the workspace that must stay as they are */
 
+static size_t logits_bytes(const runner *r)
+{
+    return (size_t)r->max_tokens * (size_t)r->info.vocab * sizeof(float);
+}
+
+static turbo_status open_steps(runner *r, const runner_opts *o, turbo_err *err)
+{
+    const turbok_steps steps = {.max_tokens = o->max_tokens,
+                                .max_seqs = o->max_tokens, /* every row of a step may be wanted */
+                                .max_len = o->max_tokens,
+                                .n_heads = r->info.n_heads,
+                                .head_dim = r->info.head_dim,
+                                .embed_dim = r->info.embed_dim,
+                                .vocab = r->info.vocab,
+                                .block_tokens = 16,
+                                .picture_bytes = o->picture_bytes};
+    r->device_logits = turbok_space_new(r->device, logits_bytes(r));
+    return r->device_logits ? turbok_steps_open(r->device, &steps, err)
+                            : turbod_err(err, TURBO_ENOMEM, "no memory for logits");
+}
+
 turbo_status runner_open(runner *r, const turbo_model_vtbl *vtbl, const char *folder,
                          const runner_opts *o, turbo_err *err)
 {
     const turbo_host *host = turbod_host_table();
     *r = (runner){.vtbl = vtbl, .max_tokens = o->max_tokens, .info = {.size = sizeof r->info}};
-    turbok_device_opts d = {.isa = o->isa, .threads = o->threads, .spin_us = -1, .exact = o->exact};
+    turbok_device_opts d = {.on = o->cuda ? TURBOK_ON_CUDA : TURBOK_ON_CPU,
+                            .path = o->cuda,
+                            .act_dtype = o->act_dtype,
+                            .isa = o->isa,
+                            .threads = o->threads,
+                            .spin_us = -1,
+                            .exact = o->exact};
     turbo_status st = turbok_device_open(&d, &r->device, err);
     if (!st)
         st = turbod_config_open(folder, &r->config, err);
@@ -47,9 +74,12 @@ turbo_status runner_open(runner *r, const turbo_model_vtbl *vtbl, const char *fo
         st = turbok_kv_table_init(&r->table, r->pool, o->max_tokens, err);
     if (st)
         return st;
-    r->workspace_bytes = vtbl->workspace(&r->info, o->max_tokens, o->max_tokens, sizeof(float));
-    r->workspace = aligned_alloc(64, (r->workspace_bytes + GUARD + 63) / 64 * 64);
-    return r->workspace ? TURBO_OK : turbod_err(err, TURBO_ENOMEM, "no memory for a workspace");
+    r->act_bytes = turbok_device_ops(r->device)->act_dtype == TURBO_F32 ? 4 : 2;
+    r->workspace_bytes = vtbl->workspace(&r->info, o->max_tokens, o->max_tokens, r->act_bytes);
+    r->workspace = turbok_space_new(r->device, r->workspace_bytes + GUARD);
+    if (!r->workspace)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for a workspace");
+    return o->cuda ? open_steps(r, o, err) : TURBO_OK;
 }
 
 void runner_close(runner *r)
@@ -60,8 +90,11 @@ void runner_close(runner *r)
     r->vtbl->close(r->model);
     turbod_weights_close(r->weights);
     turbod_config_close(r->config);
+    if (r->device) {
+        turbok_space_free(r->device, r->workspace, r->workspace_bytes + GUARD);
+        turbok_space_free(r->device, r->device_logits, logits_bytes(r));
+    }
     turbok_device_close(r->device);
-    free(r->workspace);
     *r = (runner){0};
 }
 
@@ -69,6 +102,31 @@ void runner_reset(runner *r)
 {
     turbok_kv_table_truncate(&r->table, r->pool, 0);
     r->table.len = 0;
+}
+
+/* What is behind the bytes the plugin asked for must stay as it is; what is inside is poison. */
+static turbo_status on_host(runner *r, const turbo_batch *b, float *logits, turbo_err *err)
+{
+    uint8_t *end = (uint8_t *)r->workspace + b->workspace_bytes;
+    memset(r->workspace, 0xff, b->workspace_bytes);
+    memset(end, 0xa5, GUARD);
+    turbo_status st = r->vtbl->forward(r->model, turbok_device_exec(r->device), b, logits, err);
+    for (int i = 0; i < GUARD && !st; i++)
+        if (end[i] != 0xa5)
+            st = turbod_err(err, TURBO_EINTERNAL, "forward wrote behind its workspace");
+    return st;
+}
+
+static turbo_status on_card(runner *r, const turbo_batch *b, float *logits, turbo_err *err)
+{
+    turbo_batch as;
+    bool replay;
+    turbo_status st = turbok_step_begin(r->device, b, NULL, &as, &replay, err);
+    if (!st && !replay)
+        st = r->vtbl->forward(r->model, turbok_device_exec(r->device), &as, r->device_logits, err);
+    if (!st)
+        st = turbok_step_end(r->device, r->device_logits, NULL, b->n_rows, logits, err);
+    return st ? st : turbok_step_wait(r->device, NULL, b->n_rows, err);
 }
 
 turbo_status runner_step(runner *r, const int32_t *ids, int32_t n, int32_t rope_len, int32_t n_rows,
@@ -104,17 +162,9 @@ turbo_status runner_step(runner *r, const int32_t *ids, int32_t n, int32_t rope_
         .embed_index = r->embed_rows ? r->embed_at + r->table.len : NULL,
         .kv = &kv,
         .workspace = r->workspace,
-        .workspace_bytes = r->vtbl->workspace(&r->info, n, n_rows, sizeof(float)),
+        .workspace_bytes = r->vtbl->workspace(&r->info, n, n_rows, r->act_bytes),
     };
-    /* What is behind the bytes the plugin asked for must stay as it is; what is inside is poison.
-     */
-    uint8_t *end = (uint8_t *)r->workspace + b.workspace_bytes;
-    memset(r->workspace, 0xff, b.workspace_bytes);
-    memset(end, 0xa5, GUARD);
-    st = r->vtbl->forward(r->model, turbok_device_exec(r->device), &b, logits, err);
-    for (int i = 0; i < GUARD && !st; i++)
-        if (end[i] != 0xa5)
-            st = turbod_err(err, TURBO_EINTERNAL, "forward wrote behind its workspace");
+    st = r->device_logits ? on_card(r, &b, logits, err) : on_host(r, &b, logits, err);
     r->table.len = kv_len;
 out:
     free(positions);

@@ -17,6 +17,9 @@ typedef struct runner_opts {
     const char *quantize; /* see turbod_weights_opts */
     bool exact; /* grids of quantised matrices are multiplied in fp32 */
     const turbod_registry *registry; /* for models that hold another one, or NULL */
+    const char *cuda; /* folder of the backend: a card instead of the CPU; NULL: the CPU */
+    int32_t act_dtype; /* of a card */
+    uint64_t picture_bytes; /* of a card: pixels of a picture */
 } runner_opts;
 
 typedef struct runner {
@@ -30,9 +33,10 @@ typedef struct runner {
     turbok_kv_table table; /* of the one sequence */
     void *workspace;
     uint64_t workspace_bytes;
-    int32_t max_tokens;
+    int32_t max_tokens, act_bytes;
+    float *device_logits; /* [max_tokens,V] of a card */
     /* the test's: rows in the place of tokens, and which row each position of a sequence takes, -1 none */
-    const float *embed_rows;
+    const void *embed_rows; /* act, the device's memory */
     const int32_t *embed_at;
 } runner;
 

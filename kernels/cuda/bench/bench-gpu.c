@@ -1,7 +1,7 @@
 /* kernels/cuda/bench/bench-gpu.c: how near the kernels come to what the card gives: read bandwidth, products,
  * attention, and whole decode steps of model shapes, made of the launchers the backend uses, with random
  * weights made on the device. Times are those of events around replays of a graph; medians.
- *   bench-gpu [--quick] [--csv FILE] [--batch N] [read|gemv|decode|step|parts|prefill|quant|load ...]
+ *   bench-gpu [--quick] [--csv FILE] [--batch N] [read|gemv|decode|step|parts|prefill|quant|load|tower ...]
  * Nothing named: all. parts: what a step is made of, by the size of the batch (N: that one only).
  * --quick: small shapes and few rounds, to see that it runs (also on the host). */
 #include "bench-gpu.h"
@@ -145,7 +145,7 @@ int main(int argc, char **argv)
         void (*run)(void);
     } parts[] = {{"gemv", bench_gemv},   {"decode", bench_decode},   {"step", bench_step},
                  {"parts", bench_parts}, {"prefill", bench_prefill}, {"quant", bench_quant},
-                 {"load", bench_load}};
+                 {"load", bench_load},   {"tower", bench_tower}};
     turbo_err err = {""};
     bool all = true;
     bool wanted[sizeof parts / sizeof parts[0]] = {false};

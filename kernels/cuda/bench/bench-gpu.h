@@ -44,6 +44,10 @@ typedef struct products {
 /* Measures and reports a step of batch 1 at context 512 (parts.c). */
 void step_with(const shape *s, const products *p, const char *text);
 
+/* Products as the backend makes them: opens cuBLASLt, where there is one; y [T,out] of type = x [T,in] w^T, bf16. */
+void open_blas(void);
+void dense(const void *w, int32_t out, int32_t in, const void *x, int32_t T, int32_t type, void *y);
+
 void bench_gemv(void);
 void bench_decode(void);
 void bench_step(void);
@@ -51,5 +55,6 @@ void bench_parts(void); /* of a step, each alone */
 void bench_prefill(void);
 void bench_quant(void); /* quant.c */
 void bench_load(void); /* load.c */
+void bench_tower(void); /* tower.c */
 
 #endif

@@ -250,10 +250,14 @@ void bench_decode(void)
 
 static turbok_blas *blas; /* NULL: own kernels multiply, as in the backend */
 
-static void open_blas(void)
+void open_blas(void)
 {
     enum { SPACE = 32 << 20 };
+    static bool opened;
     turbo_err err;
+    if (opened)
+        return;
+    opened = true;
     if (turbok_blas_open(cu, &blas, &err))
         fprintf(stderr, "bench-gpu: %s\n", err.text);
     turbok_blas_space(blas, room(SPACE), SPACE);
@@ -261,8 +265,7 @@ static void open_blas(void)
            blas ? "cuBLASLt" : "own kernels");
 }
 
-static void multiply(const void *w, int32_t out, int32_t in, const void *x, int32_t T, int32_t type,
-                     void *y)
+void dense(const void *w, int32_t out, int32_t in, const void *x, int32_t T, int32_t type, void *y)
 {
     if (blas && T > TURBOK_CU_GEMV_ROWS) {
         turbok_blas_gemm(blas, TURBO_BF16, w, out, in, x, T, type, y);
@@ -280,8 +283,8 @@ static void join(model *w, const layer *y, int32_t T)
     if (turbok_cu_gemv_gated(cu, TURBO_BF16, y->gate, y->up, TURBO_BF16, TURBO_ACT_SILU, m->I, m->E,
                              w->x, T, w->mlp))
         return;
-    multiply(y->gate, m->I, m->E, w->x, T, TURBO_BF16, w->mlp);
-    multiply(y->up, m->I, m->E, w->x, T, TURBO_BF16, up);
+    dense(y->gate, m->I, m->E, w->x, T, TURBO_BF16, w->mlp);
+    dense(y->up, m->I, m->E, w->x, T, TURBO_BF16, up);
     turbok_cu_activate(cu, TURBO_BF16, TURBO_ACT_SILU, w->mlp, up, (int64_t)T * m->I, w->mlp);
 }
 
@@ -295,10 +298,10 @@ static void product_of(model *w, int which, int32_t l, const void *x, void *y)
         return;
     }
     switch (which) {
-    case QUANT_QKV: multiply(d->qkv, width + 2 * m->K * m->D, m->E, x, T, act, y); break;
-    case QUANT_WO: multiply(d->wo, m->E, width, x, T, act, y); break;
+    case QUANT_QKV: dense(d->qkv, width + 2 * m->K * m->D, m->E, x, T, act, y); break;
+    case QUANT_WO: dense(d->wo, m->E, width, x, T, act, y); break;
     case QUANT_GATED: join(w, d, T); break;
-    default: multiply(d->down, m->E, m->I, x, T, act, y);
+    default: dense(d->down, m->E, m->I, x, T, act, y);
     }
 }
 
@@ -332,7 +335,7 @@ static void run_head(void *ctx)
     if (w->with)
         w->with->head(w->with->ctx, &w->m, w->a, w->logits);
     else
-        multiply(w->head, w->m.V, w->m.E, w->a, w->b.R, TURBO_F32, w->logits);
+        dense(w->head, w->m.V, w->m.E, w->a, w->b.R, TURBO_F32, w->logits);
 }
 
 static void run_step(void *ctx)
