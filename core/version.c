@@ -7,6 +7,9 @@
 #include <lua.h>
 #include <microhttpd.h>
 #include <string.h>
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 
 #include "config.h"
 #include "engine/service.h"
@@ -25,6 +28,10 @@ void turbod_isa_names(char *out, unsigned long cap)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
         strncat(out, " avx512", cap - strlen(out) - 1);
+#elif defined(__aarch64__)
+    strncat(out, " neon", cap - strlen(out) - 1);
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP)
+        strncat(out, " dotprod", cap - strlen(out) - 1);
 #endif
 }
 

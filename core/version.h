@@ -6,6 +6,6 @@
 
 void turbod_version_print(FILE *out, const char *program);
 const char *turbod_version(void);                    /* "0.1.0" */
-void turbod_isa_names(char *out, unsigned long cap); /* "avx2 avx512", best last */
+void turbod_isa_names(char *out, unsigned long cap); /* "scalar avx2 avx512", best last */
 
 #endif

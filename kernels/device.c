@@ -5,6 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 
 #include "internal.h"
 
@@ -76,6 +79,9 @@ static bool has_isa(turbok_isa isa)
         return has_isa(TURBOK_ISA_AVX2) && __builtin_cpu_supports("avx512f") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512vl");
+#elif defined(__aarch64__)
+    if (isa == TURBOK_ISA_NEON)
+        return true;
 #endif
     return isa == TURBOK_ISA_SCALAR;
 }
@@ -88,6 +94,9 @@ static const turbok_prim *prim_of(turbok_isa isa)
                                                     : &turbok_prim_avx512;
     if (isa == TURBOK_ISA_AVX2)
         return &turbok_prim_avx2;
+#elif defined(__aarch64__)
+    if (isa == TURBOK_ISA_NEON)
+        return getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? &turbok_prim_neon_dot : &turbok_prim_neon;
 #endif
     return isa == TURBOK_ISA_SCALAR ? &turbok_prim_scalar : NULL;
 }
@@ -113,6 +122,7 @@ turbo_status turbok_device_open(const turbok_device_opts *o, turbok_device **out
     if (isa == TURBOK_ISA_AUTO)
         isa = has_isa(TURBOK_ISA_AVX512) ? TURBOK_ISA_AVX512
               : has_isa(TURBOK_ISA_AVX2) ? TURBOK_ISA_AVX2
+              : has_isa(TURBOK_ISA_NEON) ? TURBOK_ISA_NEON
                                          : TURBOK_ISA_SCALAR;
     if (!has_isa(isa))
         return turbok_fail(err, TURBO_EUNSUPPORTED,

@@ -77,6 +77,8 @@ typedef struct turbok_grid_prim {
 extern const turbok_grid_prim turbok_grid_scalar;
 #if defined(__x86_64__)
 extern const turbok_grid_prim turbok_grid_avx2, turbok_grid_avx512, turbok_grid_avx512_vnni;
+#elif defined(__aarch64__)
+extern const turbok_grid_prim turbok_grid_neon, turbok_grid_neon_dot;
 #endif
 
 /* Does the grid need the sums of activations? */

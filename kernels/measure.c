@@ -11,6 +11,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define STEP 256 /* bytes of one turn of the loop */
@@ -51,10 +53,9 @@ typedef struct read_job {
     _Atomic uint32_t sink; /* so that no loop can be left out */
 } read_job;
 
-#if defined(__x86_64__)
-/* Reads [p, p + n): vector loads, four chains, nothing else. */
-#define READ(name, isa, vec, load, combine)                                                        \
-    __attribute__((target(isa))) static uint32_t name(const char *p, size_t n)                     \
+/* Reads [p, p + n): vector loads, four chains or more, nothing else. */
+#define READ(name, attributes, vec, load, combine)                                                 \
+    attributes static uint32_t name(const char *p, size_t n)                                       \
     {                                                                                              \
         enum { V = STEP / sizeof(vec) };                                                           \
         vec a[V];                                                                                  \
@@ -62,7 +63,7 @@ typedef struct read_job {
         for (size_t i = 0; i < n; i += STEP) {                                                     \
             for (size_t k = 0; k < STEP; k += 64)                                                  \
                 __builtin_prefetch(p + i + k + AHEAD);                                             \
-            _Pragma("GCC unroll 8") for (size_t k = 0; k < V; k++) a[k] =                          \
+            _Pragma("GCC unroll 16") for (size_t k = 0; k < V; k++) a[k] =                         \
                 combine(a[k], load((const void *)(p + i + k * sizeof(vec))));                      \
         }                                                                                          \
         uint32_t w = 0, word;                                                                      \
@@ -72,8 +73,12 @@ typedef struct read_job {
         }                                                                                          \
         return w;                                                                                  \
     }
-READ(read_avx512, "avx512f", __m512i, _mm512_load_si512, _mm512_or_si512)
-READ(read_avx2, "avx2", __m256i, _mm256_load_si256, _mm256_or_si256)
+#if defined(__x86_64__)
+#define FOR(isa) __attribute__((target(isa)))
+READ(read_avx512, FOR("avx512f"), __m512i, _mm512_load_si512, _mm512_or_si512)
+READ(read_avx2, FOR("avx2"), __m256i, _mm256_load_si256, _mm256_or_si256)
+#elif defined(__aarch64__)
+READ(read_neon, , uint8x16_t, vld1q_u8, vorrq_u8)
 #endif
 
 static uint32_t read_words(const char *p, size_t n)
@@ -100,6 +105,11 @@ static void read_range(void *ctx, int64_t from, int64_t to, int thread)
         j->sink |= j->isa == TURBOK_ISA_AVX512 ? read_avx512(p, n) : read_avx2(p, n);
         return;
     }
+#elif defined(__aarch64__)
+    if (j->isa == TURBOK_ISA_NEON) {
+        j->sink |= read_neon(p, n);
+        return;
+    }
 #endif
     j->sink |= read_words(p, n);
 }
@@ -117,16 +127,15 @@ double turbok_read_bandwidth(turbok_device *d, const turbok_reader *r)
 
 #define PEAK_LOOP 4096
 
-#if defined(__x86_64__)
 /* Independent chains of fused multiply-adds in registers: nothing but the arithmetic units. */
-#define PEAK(name, isa, vec, set1, fma, chains)                                                    \
-    __attribute__((target(isa))) static float name(float f)                                        \
+#define PEAK(name, attributes, reg, vec, set1, fma, chains)                                        \
+    attributes static float name(float f)                                                          \
     {                                                                                              \
         vec a[chains], m = set1(f), c = set1(1e-3f);                                               \
         _Pragma("GCC unroll 24") for (int i = 0; i < chains; i++)                                  \
         {                                                                                          \
             a[i] = c;                                                                              \
-            __asm__("" : "+v"(a[i])); /* or all chains become one */                               \
+            __asm__("" : "+" reg(a[i])); /* or all chains become one */                            \
         }                                                                                          \
         for (int n = 0; n < PEAK_LOOP; n++) {                                                      \
             _Pragma("GCC unroll 24") for (int i = 0; i < chains; i++) a[i] = fma(a[i], m, c);      \
@@ -134,9 +143,12 @@ double turbok_read_bandwidth(turbok_device *d, const turbok_reader *r)
         _Pragma("GCC unroll 24") for (int i = 0; i < chains; i++) c += a[i];                       \
         return c[0];                                                                               \
     }
-PEAK(peak_avx512, "avx512f", __m512, _mm512_set1_ps, _mm512_fmadd_ps, 24)
-PEAK(peak_avx2, "avx2,fma", __m256, _mm256_set1_ps, _mm256_fmadd_ps, 12)
-
+#if defined(__x86_64__)
+PEAK(peak_avx512, FOR("avx512f"), "v", __m512, _mm512_set1_ps, _mm512_fmadd_ps, 24)
+PEAK(peak_avx2, FOR("avx2,fma"), "v", __m256, _mm256_set1_ps, _mm256_fmadd_ps, 12)
+#elif defined(__aarch64__)
+#define NEON_FMA(a, m, c) vfmaq_f32(c, a, m)
+PEAK(peak_neon, , "w", float32x4_t, vdupq_n_f32, NEON_FMA, 24)
 #endif
 
 /* The same with one number at a time, as the scalar reference works. */
@@ -170,6 +182,11 @@ static void peak_range(void *ctx, int64_t from, int64_t to, int thread)
             f += p->isa == TURBOK_ISA_AVX512 ? peak_avx512(0.5f) : peak_avx2(0.5f);
             continue;
         }
+#elif defined(__aarch64__)
+        if (p->isa == TURBOK_ISA_NEON) {
+            f += peak_neon(0.5f);
+            continue;
+        }
 #endif
         f += peak_scalar(0.5f);
     }
@@ -180,7 +197,10 @@ double turbok_fma_peak(turbok_device *d)
 {
     const int64_t n = 1000;
     peak_job p = {.isa = d->isa};
-    int per = d->isa == TURBOK_ISA_AVX512 ? 24 * 16 : d->isa == TURBOK_ISA_AVX2 ? 12 * 8 : 8;
+    int per = d->isa == TURBOK_ISA_AVX512 ? 24 * 16
+              : d->isa == TURBOK_ISA_AVX2 ? 12 * 8
+              : d->isa == TURBOK_ISA_NEON ? 24 * 4
+                                          : 8;
     double t = now();
     turbok_pool_for(d->exec.pool, n, 16, peak_range, &p);
     return (double)n * 2 * PEAK_LOOP * per / (now() - t);

@@ -42,6 +42,8 @@ static inline void relax(void)
 {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb"); /* some ten cycles; "yield" does nothing on most CPUs */
 #endif
 }
 

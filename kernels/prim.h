@@ -81,6 +81,9 @@ extern const turbok_prim turbok_prim_scalar;
 extern const turbok_prim turbok_prim_avx2;
 extern const turbok_prim turbok_prim_avx512;
 extern const turbok_prim turbok_prim_avx512_vnni; /* the same but for quantised matrices */
+#elif defined(__aarch64__)
+extern const turbok_prim turbok_prim_neon;
+extern const turbok_prim turbok_prim_neon_dot; /* the same but for quantised matrices */
 #endif
 
 static inline size_t turbok_dtype_size(int32_t dtype)

@@ -22,7 +22,8 @@ typedef enum {
     TURBOK_ISA_AUTO = 0,
     TURBOK_ISA_SCALAR,
     TURBOK_ISA_AVX2,
-    TURBOK_ISA_AVX512 /* F, BW, DQ, VL */
+    TURBOK_ISA_AVX512, /* F, BW, DQ, VL */
+    TURBOK_ISA_NEON /* of 64-bit ARM */
 } turbok_isa;
 
 typedef enum {

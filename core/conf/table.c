@@ -29,7 +29,7 @@ static const struct {
     const char *key, *words[6];
 } choices[] = {
     {"log_level", {"error", "warn", "info", "debug", NULL}},
-    {"isa", {"auto", "scalar", "avx2", "avx512", NULL}},
+    {"isa", {"auto", "scalar", "avx2", "avx512", "neon", NULL}},
     {"quantize", {"", "int8", "int4", NULL}},
     {"kv_dtype", {"auto", "f32", "bf16", "f16", NULL}},
 };

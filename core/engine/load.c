@@ -20,17 +20,16 @@ turbo_status turbod_engine_isa(const char *name, turbok_isa *isa, turbo_err *err
         const char *name;
         turbok_isa isa;
     } names[] = {
-        {"auto", TURBOK_ISA_AUTO},
-        {"scalar", TURBOK_ISA_SCALAR},
-        {"avx2", TURBOK_ISA_AVX2},
-        {"avx512", TURBOK_ISA_AVX512},
+        {"auto", TURBOK_ISA_AUTO},     {"scalar", TURBOK_ISA_SCALAR}, {"avx2", TURBOK_ISA_AVX2},
+        {"avx512", TURBOK_ISA_AVX512}, {"neon", TURBOK_ISA_NEON},
     };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (!strcmp(name, names[i].name)) {
             *isa = names[i].isa;
             return TURBO_OK;
         }
-    return turbod_err(err, TURBO_EINVAL, "isa is \"%s\"; use auto, scalar, avx2 or avx512", name);
+    return turbod_err(err, TURBO_EINVAL, "isa is \"%s\"; use auto, scalar, avx2, avx512 or neon",
+                      name);
 }
 
 /* The one that the conf names, and one that runs programs: the same when it can. */

@@ -279,7 +279,7 @@ const char *turbod_st_name(const turbod_st *f)
 void turbod_st_release(const turbod_st_tensor *t)
 {
     /* Whole pages inside the tensor only: its neighbours may not have been read yet. */
-    const uintptr_t page = 4096;
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t from = ((uintptr_t)t->data + page - 1) & ~(page - 1);
     uintptr_t to = ((uintptr_t)t->data + t->bytes) & ~(page - 1);
     if (to > from)

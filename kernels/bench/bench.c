@@ -274,7 +274,7 @@ static void usage(void)
          "  --attention   attention only: bf16, int8 and int4 caches in turns\n"
          "  --weights T   only the layers of a model: bf16, int8 or int4\n"
          "  --threads N   compute threads (0: all CPUs)\n"
-         "  --isa NAME    auto, scalar, avx2, avx512");
+         "  --isa NAME    auto, scalar, avx2, avx512, neon");
 }
 
 /* 0, or -1 after a message. */
@@ -285,7 +285,7 @@ static int parse(int argc, char **argv, options *o)
                                           {"threads", 1, NULL, 't'}, {"weights", 1, NULL, 'w'},
                                           {"isa", 1, NULL, 'i'},     {"help", 0, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
-    static const char *const isas[] = {"auto", "scalar", "avx2", "avx512"};
+    static const char *const isas[] = {"auto", "scalar", "avx2", "avx512", "neon"};
     for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
         if (c == 'j') {
             o->json = true;
@@ -316,10 +316,11 @@ static int parse(int argc, char **argv, options *o)
             }
         } else if (c == 'i') {
             int k = 0;
-            while (k < 4 && strcmp(optarg, isas[k]))
+            while (k < 5 && strcmp(optarg, isas[k]))
                 k++;
-            if (k == 4) {
-                fprintf(stderr, "bench: --isa is '%s'; auto, scalar, avx2 or avx512\n", optarg);
+            if (k == 5) {
+                fprintf(stderr, "bench: --isa is '%s'; auto, scalar, avx2, avx512 or neon\n",
+                        optarg);
                 return -1;
             }
             o->isa = (turbok_isa)k;

@@ -60,7 +60,7 @@ static void peak_range(void *ctx, int64_t from, int64_t to, int thread)
 /* Operations a second of all threads; 0 where the instructions are not known. */
 static double int_peak(turbok_device *d, bool wide)
 {
-    if (d->isa == TURBOK_ISA_SCALAR)
+    if (d->isa != TURBOK_ISA_AVX2 && d->isa != TURBOK_ISA_AVX512)
         return 0;
     const int64_t n = 400;
     peak_job p = {.wide = wide};

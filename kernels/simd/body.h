@@ -1,10 +1,10 @@
-/* kernels/simd/body.h: the primitives for vectors of VW floats. One text; avx2.c and avx512.c define
+/* kernels/simd/body.h: the primitives for vectors of VW floats. One text; avx2.c, avx512.c and neon.c define
  * VW, NV, vfma and the 16-bit loads and stores, and include it. Uses gcc's vector types, so that the
  * arithmetic reads as arithmetic. Fused operations are written out and contraction is off: which
  * operations are fused must not hang on how a compiler unrolls a loop.
  *
  * NV is how many vectors of outputs a block of gemm_tile holds in registers: NV * rows accumulators,
- * NV weights and one broadcast must fit (16 registers of AVX2: NV 2; 32 of AVX-512: NV 4). */
+ * NV weights and one broadcast must fit (16 registers of AVX2: NV 2; 32 of AVX-512 and NEON: NV 4). */
 
 #define ALWAYS static inline __attribute__((always_inline))
 
@@ -86,7 +86,7 @@ ALWAYS void tile_block(int32_t dtype, const char *w, int64_t ldw, const float *x
     vf a[TURBOK_TILE_ROWS][TURBOK_TILE / VW];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int v = 0; v < nv; v++)
             a[r][v] = load(acc + r * TURBOK_TILE + lane + v * VW);
     for (int64_t k = 0; k < n; k += step) {
@@ -99,13 +99,13 @@ ALWAYS void tile_block(int32_t dtype, const char *w, int64_t ldw, const float *x
 #pragma GCC unroll 2
         for (int half = 0; half < step; half++) {
             vf wv[TURBOK_TILE / VW];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int v = 0; v < nv; v++)
                 wv[v] = weight(dtype, w, ldw, k, half, lane + v * VW);
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++) {
                 vf xv = splat(x[r * ldx + k + half]);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
                 for (int v = 0; v < nv; v++)
                     a[r][v] = vfma(xv, wv[v], a[r][v]);
             }
@@ -113,7 +113,7 @@ ALWAYS void tile_block(int32_t dtype, const char *w, int64_t ldw, const float *x
     }
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int v = 0; v < nv; v++)
             store(acc + r * TURBOK_TILE + lane + v * VW, a[r][v]);
 }
@@ -371,7 +371,7 @@ static float softmax(float *s, int64_t n, float scale, float *m)
     enum { N = 64 / VW };
     vf v[N], top = splat(*m), acc = {0};
     vi count = (vi){0} + (int32_t)n;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < N; i++) { /* lanes beyond n neither raise the maximum nor add to the sum */
         vi lane;
         memcpy(&lane, lane_number + i * VW, sizeof lane);
@@ -380,7 +380,7 @@ static float softmax(float *s, int64_t n, float scale, float *m)
     }
     for (int i = 0; i < VW; i++)
         *m = top[i] > *m ? top[i] : *m;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < N; i++) {
         vf e = vexp(v[i] - splat(*m));
         acc = acc + e;
@@ -431,7 +431,7 @@ static void quantize(int bits, const float *in, int64_t n, uint8_t *codes, uint1
 
 static void scores(float *s, const float *scale, const float *zero, float qsum)
 {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int j = 0; j < TURBOK_TILE; j += VW)
         store(s + j, vfma(load(s + j), load(scale + j), splat(qsum) * load(zero + j)));
 }
@@ -440,7 +440,7 @@ static float weights(float *p, int64_t n, const float *scale, const float *zero)
 {
     vf acc = {0};
     vi count = (vi){0} + (int32_t)n;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int j = 0; j < TURBOK_TILE; j += VW) {
         vi lane;
         memcpy(&lane, lane_number + j, sizeof lane);

@@ -14,6 +14,7 @@
 #define VL 8
 #define MANY 4
 #define WIDE 8 /* sums of a block in registers at most */
+enum { WORDS = 8, SINGLE = 1 };
 #define LOCAL static inline __attribute__((always_inline))
 
 typedef __m256i vi;

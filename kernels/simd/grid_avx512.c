@@ -11,6 +11,7 @@
 #define VL 16
 #define MANY 4
 #define WIDE 16 /* sums of a block in registers at most */
+enum { WORDS = 8, SINGLE = 1 };
 #define LOCAL static inline __attribute__((always_inline))
 
 typedef __m512i vi;

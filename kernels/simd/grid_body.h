@@ -1,5 +1,6 @@
 /* kernels/simd/grid_body.h: products with quantised matrices (grid.h) for vectors of VL 32-bit lanes. One
- * text; an instruction set defines VL, MANY (rows that share a load of codes), the types vi and vf and
+ * text; an instruction set defines VL, MANY (rows that share a load of codes), WORDS (of codes that a turn of
+ * the loop takes), SINGLE (are groups of one block a case of their own?), the types vi and vf and
  * the small functions used here, and includes it. A lane is an output: a word of 4 activations meets 4
  * codes of each lane, so no sum crosses lanes. What is computed is what cpu/grid.c computes, to the bit:
  * sums of codes are exact in any order, sums of floats go block by block.
@@ -45,7 +46,7 @@ ALWAYS void block_sums(int kind, int block, int rows, int nv, const char *codes,
                        const int8_t *q, int64_t ldq, vi d[MANY][NV])
 {
     const int words = word_count(kind, block);
-#pragma GCC unroll 8
+#pragma GCC unroll WORDS
     for (int j = 0; j < words; j++) {
         vi c[NV];
 #pragma GCC unroll 8
@@ -223,7 +224,7 @@ ALWAYS void all_rows(int kind, int block, bool single, bool shifted, const view 
         bool shifted = kind != T4 && turbok_tiles_shifted(m->w);                                   \
         if (m->w->block == 16)                                                                     \
             all_rows(kind, 16, false, shifted, m, a, first, rows, out);                            \
-        else if (m->w->group != 32)                                                                \
+        else if (m->w->group != 32 || !SINGLE)                                                     \
             all_rows(kind, 32, false, shifted, m, a, first, rows, out);                            \
         else if (shifted)                                                                          \
             all_rows(kind, 32, true, true, m, a, first, rows, out);                                \

@@ -92,6 +92,12 @@ void kit_drop(kit_mem *m)
     m->n = 0;
 }
 
+#if defined(__aarch64__)
+const turbok_isa kit_isas[KIT_ISAS] = {TURBOK_ISA_SCALAR, TURBOK_ISA_NEON};
+#else
+const turbok_isa kit_isas[KIT_ISAS] = {TURBOK_ISA_SCALAR, TURBOK_ISA_AVX2, TURBOK_ISA_AVX512};
+#endif
+
 static void open_one(kit_devices *k, turbok_isa isa, int threads)
 {
     turbok_device_opts o = {.isa = isa, .threads = threads, .spin_us = 20};
@@ -111,13 +117,12 @@ static void open_one(kit_devices *k, turbok_isa isa, int threads)
 
 void kit_open(kit_devices *k, const int *threads, int n_threads)
 {
-    static const turbok_isa isas[] = {TURBOK_ISA_SCALAR, TURBOK_ISA_AVX2, TURBOK_ISA_AVX512};
     k->n = 0;
     open_one(k, TURBOK_ISA_SCALAR, 1);
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < KIT_ISAS; i++)
         for (int t = 0; t < n_threads; t++)
-            if (isas[i] != TURBOK_ISA_SCALAR || threads[t] != 1)
-                open_one(k, isas[i], threads[t]);
+            if (kit_isas[i] != TURBOK_ISA_SCALAR || threads[t] != 1)
+                open_one(k, kit_isas[i], threads[t]);
 }
 
 void kit_close(kit_devices *k)

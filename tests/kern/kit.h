@@ -18,6 +18,12 @@
 
 #define KIT_U 0x1p-24 /* unit roundoff of fp32 */
 
+/* Rounds of random shapes; fewer where an emulator runs them. */
+#ifndef KIT_FEWER
+#define KIT_FEWER 1
+#endif
+#define KIT_ROUNDS(n) (((n) + KIT_FEWER - 1) / KIT_FEWER)
+
 /* ---- random numbers (xorshift64*), the same on every run ---- */
 typedef struct kit_rng {
     uint64_t s;
@@ -47,6 +53,13 @@ void kit_verify(const kit_mem *m);
 void kit_drop(kit_mem *m);
 
 /* ---- devices ---- */
+/* The instruction sets of this kind of CPU. One CPU may lack some: their devices do not open. */
+#if defined(__aarch64__)
+#define KIT_ISAS 2
+#else
+#define KIT_ISAS 3
+#endif
+extern const turbok_isa kit_isas[KIT_ISAS]; /* SCALAR first */
 #define KIT_MAX_DEVICES 12
 typedef struct kit_devices {
     turbok_device *d[KIT_MAX_DEVICES]; /* d[0] is the scalar reference with one thread */

@@ -37,9 +37,9 @@ void model_rmsnorm(const float *h, const float *w, double eps, int64_t E, bounde
     double r = 1 / sqrt(sum / (double)E + eps);
     for (int64_t i = 0; i < E; i++) {
         double v = (double)h[i] * r * (double)w[i];
-        /* The sum runs in at least 8 lanes; half of its relative error reaches the root. Six more
+        /* The sum runs in at least 4 lanes; half of its relative error reaches the root. Six more
          * roundings: mean, + eps, root, quotient, two products. */
-        out[i] = (bounded){v, ((double)E / 16 + 8) * KIT_U * fabs(v) + 1e-37};
+        out[i] = (bounded){v, ((double)E / 8 + 8) * KIT_U * fabs(v) + 1e-37};
     }
 }
 

@@ -49,7 +49,7 @@ static bounded *bounds(size_t n)
 }
 
 /* h [E] after the addition of delta. An error of the mean moves every difference from it; their squares
- * sum in at least 8 lanes, and half of that relative error reaches the root. */
+ * sum in at least 4 lanes, and half of that relative error reaches the root. */
 static void model_layernorm(const float *h, const float *w, const float *b, double eps, int64_t E,
                             bounded *out)
 {
@@ -58,14 +58,14 @@ static void model_layernorm(const float *h, const float *w, const float *b, doub
         sum += (double)h[i];
         mag += fabs((double)h[i]);
     }
-    double mean = sum / (double)E, slip = ((double)E / 8 + 4) * KIT_U * mag / (double)E;
+    double mean = sum / (double)E, slip = ((double)E / 4 + 4) * KIT_U * mag / (double)E;
     for (int64_t i = 0; i < E; i++) {
         double d = (double)h[i] - mean;
         squares += d * d;
         away += fabs(d);
     }
     double var = squares / (double)E + eps, r = 1 / sqrt(var);
-    double rel = ((double)E / 16 + 8) * KIT_U + (slip + KIT_U * mag) * away / (double)E / var +
+    double rel = ((double)E / 8 + 8) * KIT_U + (slip + KIT_U * mag) * away / (double)E / var +
                  slip * slip / var;
     for (int64_t i = 0; i < E; i++) {
         double d = (double)h[i] - mean, v = d * r * (double)w[i];
@@ -78,7 +78,7 @@ static void model_layernorm(const float *h, const float *w, const float *b, doub
 
 void check_layernorm(const kit_devices *k, kit_rng *r)
 {
-    for (int round = 0; round < 40; round++) {
+    for (int round = 0; round < KIT_ROUNDS(40); round++) {
         kit_mem m = {0};
         int32_t T = kit_range(r, 1, 40), E = kit_pick(r, sizes);
         size_t n = (size_t)T * (size_t)E;
@@ -142,7 +142,7 @@ static void model_mlp(const float *up, const float *ub, const float *down, const
 
 void check_mlp(const kit_devices *k, kit_rng *r)
 {
-    for (int round = 0; round < 24; round++) {
+    for (int round = 0; round < KIT_ROUNDS(24); round++) {
         kit_mem m = {0};
         int32_t E = kit_pick(r, sizes), I = kit_pick(r, sizes), O = kit_pick(r, sizes);
         int32_t T = kit_range(r, 1, 20), act = round % 4;
@@ -174,7 +174,7 @@ void check_attention_full(const kit_devices *k, kit_rng *r)
 {
     static const int32_t lengths[] = {1, 5, 17, 63, 64, 65, 130, 200},
                          dims[] = {2, 8, 64, 72, 80, 256};
-    for (int round = 0; round < 30; round++) {
+    for (int round = 0; round < KIT_ROUNDS(30); round++) {
         kit_mem m = {0};
         int32_t N = kit_range(r, 1, 3), T = kit_pick(r, lengths), H = kit_range(r, 1, 3);
         int32_t D = kit_pick(r, dims), row = 3 * H * D;
@@ -210,7 +210,7 @@ void check_attention_full(const kit_devices *k, kit_rng *r)
 
 void check_patches(const kit_devices *k, kit_rng *r)
 {
-    for (int round = 0; round < 20; round++) {
+    for (int round = 0; round < KIT_ROUNDS(20); round++) {
         kit_mem m = {0};
         int32_t N = kit_range(r, 1, 3), size = kit_range(r, 1, 14), down = kit_range(r, 1, 4);
         int32_t across = kit_range(r, 1, 4);
@@ -243,7 +243,7 @@ void check_patches(const kit_devices *k, kit_rng *r)
 
 void check_position_rows(const kit_devices *k, kit_rng *r)
 {
-    for (int round = 0; round < 20; round++) {
+    for (int round = 0; round < KIT_ROUNDS(20); round++) {
         kit_mem m = {0};
         int32_t N = kit_range(r, 1, 3), P = kit_range(r, 1, 70), E = kit_pick(r, sizes);
         size_t n = (size_t)(N * (P + 1)) * (size_t)E;
@@ -271,7 +271,7 @@ void check_position_rows(const kit_devices *k, kit_rng *r)
 
 void check_add(const kit_devices *k, kit_rng *r)
 {
-    for (int round = 0; round < 10; round++) {
+    for (int round = 0; round < KIT_ROUNDS(10); round++) {
         kit_mem m = {0};
         int32_t T = kit_range(r, 1, 40), E = kit_pick(r, sizes);
         size_t n = (size_t)T * (size_t)E;

@@ -4,7 +4,6 @@
 #include "paged.h"
 
 static const int32_t counts[] = {1, 2, 3, 5, 6, 7, 8, 33, 48, 49, 64};
-static const turbok_isa isas[] = {TURBOK_ISA_SCALAR, TURBOK_ISA_AVX2, TURBOK_ISA_AVX512};
 #define ROWS 64
 
 static turbok_device *device(turbok_isa isa, int threads)
@@ -116,23 +115,23 @@ static void rows_alone(turbok_isa isa, int32_t dtype, row_op op, bool keeps_widt
 static void test_linear(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < KIT_ISAS; i++)
         for (int32_t dtype = TURBO_F32; dtype <= TURBO_BF16; dtype++)
-            rows_alone(isas[i], dtype, op_linear, false);
+            rows_alone(kit_isas[i], dtype, op_linear, false);
 }
 
 static void test_mlp(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < 3; i++)
-        rows_alone(isas[i], TURBO_BF16, op_mlp, true);
+    for (size_t i = 0; i < KIT_ISAS; i++)
+        rows_alone(kit_isas[i], TURBO_BF16, op_mlp, true);
 }
 
 static void test_norm(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < 3; i++)
-        rows_alone(isas[i], TURBO_F32, op_norm, true);
+    for (size_t i = 0; i < KIT_ISAS; i++)
+        rows_alone(kit_isas[i], TURBO_F32, op_norm, true);
 }
 
 /* ---- attention: sequence 0 of the shape, LEN tokens, in chunks, alone or with neighbours ---- */
@@ -207,14 +206,14 @@ static void attention_of(turbok_isa isa, int32_t dtype, int32_t window, int32_t 
 static void test_attention(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < 3; i++) {
-        attention_of(isas[i], TURBO_F32, 0, 24);
-        attention_of(isas[i], TURBO_BF16, 0, 64);
-        attention_of(isas[i], TURBO_F16, 70, 64);
-        attention_of(isas[i], TURBOK_KV_INT8, 0, 64);
-        attention_of(isas[i], TURBOK_KV_INT8, 70, 24);
-        attention_of(isas[i], TURBOK_KV_INT4, 70, 128);
-        attention_of(isas[i], TURBOK_KV_INT4, 0, 8);
+    for (size_t i = 0; i < KIT_ISAS; i++) {
+        attention_of(kit_isas[i], TURBO_F32, 0, 24);
+        attention_of(kit_isas[i], TURBO_BF16, 0, 64);
+        attention_of(kit_isas[i], TURBO_F16, 70, 64);
+        attention_of(kit_isas[i], TURBOK_KV_INT8, 0, 64);
+        attention_of(kit_isas[i], TURBOK_KV_INT8, 70, 24);
+        attention_of(kit_isas[i], TURBOK_KV_INT4, 70, 128);
+        attention_of(kit_isas[i], TURBOK_KV_INT4, 0, 8);
     }
 }
 

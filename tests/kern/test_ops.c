@@ -125,7 +125,7 @@ static void within(const char *what, const float *got, const bounded *want, size
 
 static void linear_like(const kit_devices *k, kit_rng *r, bool logits)
 {
-    for (int round = 0; round < 40; round++) {
+    for (int round = 0; round < KIT_ROUNDS(40); round++) {
         kit_mem m = {0};
         int32_t out = kit_pick(r, sizes), in = kit_pick(r, sizes), T = kit_range(r, 1, 40);
         if (round == 7)
@@ -173,7 +173,7 @@ static void check_logits(const kit_devices *k, kit_rng *r)
 
 static void check_embed(const kit_devices *k, kit_rng *r)
 {
-    for (int round = 0; round < 30; round++) {
+    for (int round = 0; round < KIT_ROUNDS(30); round++) {
         kit_mem m = {0};
         int32_t V = kit_pick(r, sizes), E = kit_pick(r, sizes), T = kit_range(r, 1, 40), n_rows = 5;
         matrix w = random_matrix(r, V, E, false);
@@ -211,7 +211,7 @@ static void check_embed(const kit_devices *k, kit_rng *r)
 
 static void check_gather(const kit_devices *k, kit_rng *r)
 {
-    for (int round = 0; round < 20; round++) {
+    for (int round = 0; round < KIT_ROUNDS(20); round++) {
         kit_mem m = {0};
         int32_t T = kit_range(r, 1, 40), R = kit_range(r, 0, T), E = kit_pick(r, sizes);
         float *in = kit_new_floats(&m, (size_t)T * (size_t)E);
@@ -235,7 +235,7 @@ static void check_gather(const kit_devices *k, kit_rng *r)
 
 static void check_rmsnorm(const kit_devices *k, kit_rng *r)
 {
-    for (int round = 0; round < 40; round++) {
+    for (int round = 0; round < KIT_ROUNDS(40); round++) {
         kit_mem m = {0};
         int32_t T = kit_range(r, 1, 40), E = kit_pick(r, sizes);
         size_t n = (size_t)T * (size_t)E;
@@ -275,7 +275,7 @@ static void check_rmsnorm(const kit_devices *k, kit_rng *r)
 
 static void check_gated_mlp(const kit_devices *k, kit_rng *r)
 {
-    for (int round = 0; round < 24; round++) {
+    for (int round = 0; round < KIT_ROUNDS(24); round++) {
         kit_mem m = {0};
         int32_t E = kit_pick(r, sizes), I = kit_pick(r, sizes), T = kit_range(r, 1, 20);
         int32_t act = round % 4;
@@ -470,12 +470,12 @@ static void paged_rounds(const kit_devices *k, kit_rng *r, int rounds, bool atte
 
 static void check_qkv_rope_store(const kit_devices *k, kit_rng *r)
 {
-    paged_rounds(k, r, 25, false);
+    paged_rounds(k, r, KIT_ROUNDS(25), false);
 }
 
 static void check_attention(const kit_devices *k, kit_rng *r)
 {
-    paged_rounds(k, r, 40, true);
+    paged_rounds(k, r, KIT_ROUNDS(40), true);
 }
 
 /* ---- the list ---- */

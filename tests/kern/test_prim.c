@@ -4,21 +4,21 @@
 
 #include "kit.h"
 
-static const turbok_prim *prims[3];
+static const turbok_prim *prims[KIT_ISAS];
 static int n_prims;
 
 /* Only what this CPU has: a device of the other kinds does not open. */
 static int find(void **state)
 {
-    static const turbok_isa isas[] = {TURBOK_ISA_SCALAR, TURBOK_ISA_AVX2, TURBOK_ISA_AVX512};
     (void)state;
-    for (int i = 0; i < 3; i++) {
-        turbok_device_opts o = {.isa = isas[i], .threads = 1};
+    for (int i = 0; i < KIT_ISAS; i++) {
+        turbok_device_opts o = {.isa = kit_isas[i], .threads = 1};
         turbok_device *d = NULL;
         turbo_err err;
         if (turbok_device_open(&o, &d, &err))
             continue;
         prims[n_prims++] = d->exec.prim;
+        print_message("primitives: %s\n", d->exec.prim->name);
         turbok_device_close(d);
     }
     return n_prims ? 0 : -1;

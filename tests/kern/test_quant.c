@@ -5,20 +5,19 @@
 #include "kit.h"
 
 static const int bits_of[] = {8, 4};
-static const turbok_isa isas[] = {TURBOK_ISA_SCALAR, TURBOK_ISA_AVX2, TURBOK_ISA_AVX512};
-static turbok_device *devices[3];
+static turbok_device *devices[KIT_ISAS];
 static int n_devices;
 
 static int open_devices(void **state)
 {
     (void)state;
-    for (int i = 0; i < 3; i++) {
-        turbok_device_opts o = {.isa = isas[i], .threads = 1};
+    for (int i = 0; i < KIT_ISAS; i++) {
+        turbok_device_opts o = {.isa = kit_isas[i], .threads = 1};
         turbo_err err;
         if (!turbok_device_open(&o, &devices[n_devices], &err))
             n_devices++;
         else
-            print_message("NOTE: instruction set %d is not tested: %s\n", isas[i], err.text);
+            print_message("NOTE: instruction set %d is not tested: %s\n", kit_isas[i], err.text);
     }
     return n_devices ? 0 : -1;
 }
@@ -87,7 +86,7 @@ static void test_error(void **state)
     kit_rng r = {21};
     float row[200];
     (void)state;
-    for (int round = 0; round < 4000; round++) {
+    for (int round = 0; round < KIT_ROUNDS(4000); round++) {
         int64_t n = round < 400 ? round / 2 + 1 : kit_range(&r, 1, 200);
         float size = ldexpf(1, kit_range(&r, -130, 120)), shift = (float)kit_range(&r, -3, 3);
         for (int64_t i = 0; i < n; i++)
@@ -209,7 +208,7 @@ static void test_tiles(void **state)
     enum { N = 40, LD = 128 };
     kit_rng r = {5};
     (void)state;
-    for (int round = 0; round < 60; round++)
+    for (int round = 0; round < KIT_ROUNDS(60); round++)
         for (int k = 0; k < 3; k++) {
             kit_mem m = {0};
             int rows = round % 6 + 1, n = 2 * kit_range(&r, 1, N / 2),
@@ -288,7 +287,7 @@ static void test_encode(void **state)
     static uint8_t want[MOST], got[MOST];
     kit_rng r = {19};
     (void)state;
-    for (int round = 0; round < 600; round++) {
+    for (int round = 0; round < KIT_ROUNDS(600); round++) {
         int bits = bits_of[round % 2];
         bool rounded = round % 3;
         int64_t group = groups_of[round / 2 % 6], n = kit_range(&r, 1, 33);

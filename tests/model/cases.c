@@ -16,7 +16,11 @@
 #include "unit/tiny_model.h"
 #include "util/file.h"
 
+#if defined(__aarch64__)
+const turbok_isa cases_isas[CASES_ISAS] = {TURBOK_ISA_SCALAR, TURBOK_ISA_NEON};
+#else
 const turbok_isa cases_isas[CASES_ISAS] = {TURBOK_ISA_SCALAR, TURBOK_ISA_AVX2, TURBOK_ISA_AVX512};
+#endif
 
 bool cases_open(runner *r, const turbo_model_vtbl *vtbl, const char *folder, turbok_isa isa,
                 int32_t kv, int32_t max)
