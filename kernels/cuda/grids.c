@@ -35,7 +35,8 @@ static turbo_status next_run(const turbok_part *parts, int32_t n, int64_t in, ru
         if (parts[r->n].rows < 1 || __builtin_add_overflow(rows, parts[r->n].rows, &rows))
             return turbok_fail(err, TURBO_EINVAL, "a matrix has a part of %lld rows",
                                (long long)parts[r->n].rows);
-        bias = bias || parts[r->n++].bias;
+        bias = bias || parts[r->n].bias;
+        r->n++;
     }
     if (!r->n)
         return turbok_fail(

@@ -306,7 +306,7 @@ static void test_parts(void **state)
     turbok_device *d = open_device();
     turbo_err err = {{0}};
     const turbok_part parts[] = {
-        make_part(&m[0], 32, 8, 16, 0, false),   make_part(&m[1], 24, 8, 16, 0, true),
+        make_part(&m[0], 32, 8, 16, 0, true),    make_part(&m[1], 24, 8, 16, 0, true),
         make_part(&m[2], 19, 8, 16, 0, false),   make_part(&m[3], 17, 4, 32, ZERO, true),
         make_part(&m[4], 33, 4, 16, MIN, false), make_part(&m[5], 21, 4, 64, ZERO | PERM, true),
     };
