@@ -104,7 +104,8 @@ struct turbok_cu_gather_args { /* one block a row */
 struct turbok_cu_activate_args {
     const void *gate, *up; /* [n] act; up NULL: no product */
     void *out;
-    int64_t n;
+    const float *bias; /* [width] of gate, or NULL; not with up */
+    int64_t n, width;
     int32_t fn, reserved; /* TURBO_ACT_* */
 };
 struct turbok_cu_add_args {

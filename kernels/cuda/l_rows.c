@@ -64,6 +64,15 @@ void turbok_cu_activate(turbok_cu *cu, int32_t act, int32_t fn, const void *gate
                      TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, &a);
 }
 
+void turbok_cu_bias_activate(turbok_cu *cu, int32_t act, int32_t fn, void *y, const float *bias,
+                             int32_t T, int32_t out)
+{
+    struct turbok_cu_activate_args a = {
+        .gate = y, .bias = bias, .out = y, .n = (int64_t)T * out, .width = out, .fn = fn};
+    turbok_cu_launch(cu, TURBOK_CU_activate_f32 + act, TURBOK_CU_DIM(blocks_of(cu, a.n, 256 * 8)),
+                     TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, &a);
+}
+
 void turbok_cu_add(turbok_cu *cu, int32_t act, void *h, const void *delta, int64_t n)
 {
     struct turbok_cu_add_args a = {.h = h, .delta = delta, .n = n};

@@ -137,6 +137,24 @@ void turbok_cuda_linear_free(turbok_device *d, turbo_linear *w)
     free(w);
 }
 
+static bool by_library(const turbok_cuda *s, const turbo_linear *w, int32_t T)
+{
+    return s->blas && w->dtype == s->act && s->act != TURBO_F32 && !s->cu->deterministic &&
+           T > TURBOK_CU_GEMV_ROWS && !w->parts && !turbok_cuda_coded(w);
+}
+
+const float *turbok_cuda_multiply_bare(turbok_cuda *s, const turbo_linear *w, const void *x,
+                                       int32_t T, void *y)
+{
+    if (by_library(s, w, T)) {
+        turbok_blas_gemm(s->blas, s->act, w->data, (int32_t)w->out, (int32_t)w->in, x, T, s->act,
+                         y);
+        return w->bias;
+    }
+    turbok_cuda_multiply(s, w, x, T, s->act, y);
+    return NULL;
+}
+
 void turbok_cuda_multiply(turbok_cuda *s, const turbo_linear *w, const void *x, int32_t T,
                           int32_t out_dtype, void *y)
 {
@@ -145,7 +163,7 @@ void turbok_cuda_multiply(turbok_cuda *s, const turbo_linear *w, const void *x, 
         turbok_cuda_coded_multiply(s, w, x, T, out_dtype, y);
     } else if (T <= TURBOK_CU_GEMV_ROWS && !s->cu->deterministic) {
         turbok_cu_gemv(s->cu, s->act, w->data, w->dtype, w->bias, out, in, x, T, out_dtype, y);
-    } else if (s->blas && w->dtype == s->act && s->act != TURBO_F32 && !s->cu->deterministic) {
+    } else if (by_library(s, w, T)) {
         turbok_blas_gemm(s->blas, s->act, w->data, out, in, x, T, out_dtype, y);
         if (w->bias)
             turbok_cu_add_bias(s->cu, out_dtype, y, w->bias, T, out);

@@ -131,8 +131,8 @@ static void op_mlp(turbo_exec *x, const turbo_linear *up, const turbo_linear *do
                    const void *in, int32_t T, void *scratch, void *out)
 {
     turbok_cuda *s = turbok_cuda_of(x);
-    turbok_cuda_multiply(s, up, in, T, s->act, scratch);
-    turbok_cu_activate(s->cu, s->act, act, scratch, NULL, (int64_t)T * up->out, scratch);
+    const float *bias = turbok_cuda_multiply_bare(s, up, in, T, scratch);
+    turbok_cu_bias_activate(s->cu, s->act, act, scratch, bias, T, (int32_t)up->out);
     turbok_cuda_multiply(s, down, scratch, T, s->act, out);
 }
 

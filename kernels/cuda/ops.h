@@ -30,6 +30,9 @@ void turbok_cu_attention_full(turbok_cu *cu, int32_t act, const void *qkv, int32
 /* out = fn(gate) * up; up NULL: fn(gate). n elements; out may be gate. */
 void turbok_cu_activate(turbok_cu *cu, int32_t act, int32_t fn, const void *gate, const void *up,
                         int64_t n, void *out);
+/* y[t,o] = fn(y[t,o] + bias[o]); y [T,out] act. bias NULL: none. */
+void turbok_cu_bias_activate(turbok_cu *cu, int32_t act, int32_t fn, void *y, const float *bias,
+                             int32_t T, int32_t out);
 void turbok_cu_gather(turbok_cu *cu, int32_t act, const void *in, const int32_t *index, int32_t R,
                       int32_t E, void *out);
 void turbok_cu_add(turbok_cu *cu, int32_t act, void *h, const void *delta, int64_t n);

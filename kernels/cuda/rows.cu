@@ -137,20 +137,28 @@ template <class T> DEVICE void activate_body(const struct turbok_cu_activate_arg
     const T *gate = static_cast<const T *>(a.gate), *up = static_cast<const T *>(a.up);
     T *out = static_cast<T *>(a.out);
     int64_t wide = a.n / 8 * 8;
-    if (reinterpret_cast<uintptr_t>(up) % 16)
+    if (reinterpret_cast<uintptr_t>(up) % 16 || (a.bias && a.width % 8))
         wide = 0;
     for (int64_t i = thread_of_grid() * 8; i < wide; i += threads_of_grid() * 8) {
         float v[8], u[8];
         load8f(gate + i, v);
         if (up)
             load8f(up + i, u);
+        if (a.bias) {
+            load8f(a.bias + i % a.width, u);
+            UNROLL
+            for (int k = 0; k < 8; k++)
+                v[k] += u[k];
+        }
         UNROLL
         for (int k = 0; k < 8; k++)
             v[k] = activation(a.fn, v[k]) * (up ? u[k] : 1.0f);
         store8f(out + i, v);
     }
     for (int64_t i = wide + thread_of_grid(); i < a.n; i += threads_of_grid())
-        out[i] = from_f<T>(activation(a.fn, to_f(gate[i])) * (up ? to_f(up[i]) : 1.0f));
+        out[i] = from_f<T>(
+            activation(a.fn, to_f(gate[i]) + (a.bias ? a.bias[i % a.width] : 0.0f)) *
+            (up ? to_f(up[i]) : 1.0f));
 }
 TURBOK_KERNEL_ACT(activate, 256, 4)
 

@@ -132,6 +132,9 @@ uint64_t turbok_cuda_coded_scratch(const turbok_cu *cu);
 /* y [T,out] of out_dtype = x [T,in] W^T + bias */
 void turbok_cuda_multiply(turbok_cuda *s, const turbo_linear *w, const void *x, int32_t T,
                           int32_t out_dtype, void *y);
+/* The same of act but for a bias that nothing adds yet: that comes back, or NULL. */
+const float *turbok_cuda_multiply_bare(turbok_cuda *s, const turbo_linear *w, const void *x,
+                                       int32_t T, void *y);
 /* ops.c */
 const turbo_ops *turbok_cuda_ops(const turbok_device *d);
 /* steps.c */

@@ -73,6 +73,21 @@ static void activations(int32_t act, int32_t fn, int32_t n, bool gated, int shif
     dev_drop();
 }
 
+static void biased(int32_t act, int32_t fn, int32_t T, int32_t out, bool some)
+{
+    size_t n = (size_t)T * (size_t)out;
+    void *in = dev_numbers(act, n, 2, x);
+    const float *bias = dev_numbers(TURBO_F32, (size_t)out, 1, w);
+    turbok_cu_bias_activate(dev, act, fn, in, some ? bias : NULL, T, out);
+    dev_get_numbers(act, in, n, got);
+    for (size_t i = 0; i < n; i++) {
+        double want = act_of(fn, (double)(x[i] + (some ? w[i % (size_t)out] : 0)));
+        dev_near("bias and activation", i, (double)got[i], want,
+                 4e-6 * (fabs(want) + 1) + 1.1 * dev_ulp(act, want));
+    }
+    dev_drop();
+}
+
 static void rows_moved(int32_t act, int32_t T, int32_t E)
 {
     size_t es = turbok_dtype_size(act), n = (size_t)T * (size_t)E;
@@ -175,9 +190,11 @@ int main(void)
         for (int32_t fn = 0; fn < 4; fn++) {
             activations(act, fn, 1003, fn % 2 == 0, 0);
             activations(act, fn, 77, true, 3);
+            biased(act, fn, 5, fn % 2 ? 24 : 19, fn != 2);
         }
         rows_moved(act, 9, 24);
         rows_moved(act, 7, 11);
+        rows_moved(act, 50, 16);
         pictures(act);
     }
     return dev_end();

@@ -52,16 +52,14 @@ static void look(void *ctx)
         turbok_cu_attention_full(cu, act, t->wide, 1, T, t->H, t->D, 0.125f, t->o);
         product(t, t->w[l][1], E, E, t->o, T, t->n);
         turbok_cu_layernorm(cu, act, t->h, t->n, t->one, t->one, 1e-5f, T, E, t->n);
-        product(t, t->w[l][2], t->I, E, t->n, T, t->wide);
-        turbok_cu_activate(cu, act, TURBO_ACT_QUICK_GELU, t->wide, NULL, (int64_t)T * t->I,
-                           t->wide);
+        dense(t->w[l][2], t->I, E, t->n, T, act, t->wide);
+        turbok_cu_bias_activate(cu, act, TURBO_ACT_QUICK_GELU, t->wide, t->one, T, t->I);
         product(t, t->w[l][3], E, t->I, t->wide, T, t->delta);
     }
     turbok_cu_add(cu, act, t->h, t->delta, (int64_t)T * E);
     char *from = t->h + (size_t)E * 2; /* the patches, without the first row */
-    product(t, t->projector[0], t->width, E, from, t->P, t->wide);
-    turbok_cu_activate(cu, act, TURBO_ACT_GELU_ERF, t->wide, NULL, (int64_t)t->P * t->width,
-                       t->wide);
+    dense(t->projector[0], t->width, E, from, t->P, act, t->wide);
+    turbok_cu_bias_activate(cu, act, TURBO_ACT_GELU_ERF, t->wide, t->one, t->P, t->width);
     product(t, t->projector[1], t->width, t->width, t->wide, t->P, t->rows);
 }
 
