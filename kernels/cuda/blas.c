@@ -210,12 +210,32 @@ static bool multiply(turbok_blas *b, shape *s, int32_t T, const void *w, const v
                            &s->choice.algo, b->space, b->space_bytes, b->cu->stream);
 }
 
+static int32_t rounded(int32_t T)
+{
+    return T <= ROUND ? T : (T + ROUND - 1) / ROUND * ROUND;
+}
+
+bool turbok_blas_choose(turbok_blas *b, int32_t act, int32_t out, int32_t in, int32_t T,
+                        int32_t out_dtype, int i)
+{
+    enum { PROPOSALS = 16 };
+    blas_choice all[PROPOSALS];
+    int n = 0;
+    shape *s = shape_of(b, act, out, in, rounded(T), out_dtype);
+    if (!s || i < 0 || i >= PROPOSALS ||
+        b->choose(b->handle, b->desc, s->w, s->x, s->y, s->y, b->pref, PROPOSALS, all, &n) ||
+        i >= n)
+        return false;
+    s->choice = all[i];
+    return true;
+}
+
 void turbok_blas_gemm(turbok_blas *b, int32_t act, const void *w, int32_t out, int32_t in,
                       const void *x, int32_t T, int32_t out_dtype, void *y)
 {
     if (turbok_cu_bad(b->cu) || T < 1)
         return;
-    int32_t most = T <= ROUND ? T : (T + ROUND - 1) / ROUND * ROUND;
+    int32_t most = rounded(T);
     if (multiply(b, shape_of(b, act, out, in, most, out_dtype), T, w, x, y))
         return;
     /* What suits a few rows more may not be possible with these. */

@@ -16,5 +16,9 @@ void turbok_blas_space(turbok_blas *b, void *space, size_t bytes);
  * is kept by shape. */
 void turbok_blas_gemm(turbok_blas *b, int32_t act, const void *w, int32_t out, int32_t in,
                       const void *x, int32_t T, int32_t out_dtype, void *y);
+/* From now on that shape is multiplied by the i-th kernel that the library proposes, 0: the one it thinks best, which
+ * it has without this; false: there is none. For measurements. */
+bool turbok_blas_choose(turbok_blas *b, int32_t act, int32_t out, int32_t in, int32_t T,
+                        int32_t out_dtype, int i);
 
 #endif

@@ -1,67 +1,118 @@
 #!/bin/sh
-# tests/cuda/check-gpu.sh TEST...: runs test programs on the card of this machine, then some of them under
-# compute-sanitizer where that is installed, and ends with one table. Any program that fails makes it fail; a
-# tool that is absent is said to be. Needs no compiler: a copied build tree and a driver are enough.
-# CHECK_GPU_SECONDS (480): what has not begun by then is not run, and the table and the exit status say so.
+# tests/cuda/check-gpu.sh [--only WHAT,...] [TEST...]: runs test programs on the card of this machine, then small shapes
+# of them under compute-sanitizer where that is installed, and ends with one table. Any program that fails makes it
+# fail; a tool that is absent is said to be. No TEST: all there are. WHAT: run (the programs themselves), memcheck,
+# racecheck, initcheck, synccheck. Works in the top folder of a build tree, or of a copy of one: no compiler and no make
+# are needed.
+# CHECK_GPU_SECONDS (480): what has not ended by then is stopped, and the table and the exit status say so.
+# CHECK_GPU_JOBS: programs beside each other; most of a program's time is its model's, on the CPU.
 limit=${CHECK_GPU_SECONDS:-480}
+jobs=${CHECK_GPU_JOBS:-$(nproc 2> /dev/null || echo 2)}
 top=${top_builddir:-.}
+here=$(cd "$(dirname "$0")/../.." && pwd) || exit 1
+top_builddir=$(cd "$top" && pwd) || exit 1
+export top_builddir
+: "${srcdir:=$here}" "${TURBO_SHARED:=$here/../shared}"
+: "${TURBO_PLUGIN_PATH:=$(echo "$top_builddir"/plugins/*/.libs | tr ' ' ':')}"
+export srcdir TURBO_SHARED TURBO_PLUGIN_PATH
+begin=$(date +%s)
+only=run,memcheck,racecheck,initcheck,synccheck
+if [ "$1" = --only ]; then
+    only=$2
+    shift 2
+fi
+# Programs on the kernels alone run beside each other, and under the tools; those that open an engine plan with the
+# memory they find free, and each has the card to itself.
+kernels="tests/cuda/test_rows tests/cuda/test_linear tests/cuda/test_attention tests/cuda/test_w4 tests/cuda/test_moe
+    tests/cuda/test_sample tests/cuda/test_pictures"
+engines="tests/cuda/test_far tests/cuda/test_draw tests/cuda/test_engine tests/cuda/test_engine_quant
+    tests/cuda/test_llava tests/cuda/test_swap"
+wanted=$(echo "${*:-$kernels $engines}" | sed 's/\.exe//g')
+out=$(mktemp -d) || exit 1
+trap 'rm -rf "$out"' EXIT
+n=0
+
+# row NAME WHAT RESULT SECONDS: of job n.
+row() {
+    printf '%-28s %-10s %-8s %5s s\n' "$@" > "$out/$(printf %03d $n).row"
+    printf '%-28s %-10s %-8s %5s s\n' "$@"
+}
+
+# job NAME WHAT COMMAND...: in the background, its row and its output into files of its own.
+job() {
+    n=$((n + 1))
+    (
+        log=$out/$n.log name=$1 what=$2
+        shift 2
+        from=$(date +%s)
+        left=$((limit - from + begin))
+        r=no-time
+        if [ $left -ge 1 ]; then
+            timeout -k 5 $left "$@" > "$log" 2>&1
+            case $? in
+            0) r=pass ;;
+            77) r=skipped ;;
+            124 | 137) r=too-long ;;
+            *) r=FAIL ;;
+            esac
+        fi
+        row "$name" "$what" $r $(($(date +%s) - from))
+        [ $r = pass ] || [ $r = no-time ] || tail -n 20 "$log"
+    ) &
+    running=$((running + 1))
+    if [ $running -ge "$jobs" ]; then
+        settle
+    fi
+}
+settle() {
+    wait
+    running=0
+}
+
+program() { # of a build tree, where libtool may have put it aside
+    aside=$top_builddir/${1%/*}/.libs/${1##*/}
+    [ -x "$aside" ] && echo "$aside" || echo "$top_builddir/$1"
+}
+
+has() { case " $(echo $1 | tr ',' ' ') " in *" $2 "*) return 0 ;; esac; return 1; }
+
+running=0
 TURBO_CHECK_GPU=1
 export TURBO_CHECK_GPU
-begin=$(date +%s)
-table=
-bad=0
-
-left() { echo $((limit - $(date +%s) + begin)); }
-
-# row NAME WHAT RESULT SECONDS
-row() {
-    table="$table$(printf '%-28s %-10s %-8s %5s s' "$1" "$2" "$3" "$4")
-"
-    case $3 in pass | absent) ;; *) bad=1 ;; esac
-    printf '%-28s %-10s %s\n' "$1" "$2" "$3"
-}
-
-# one NAME WHAT LOG COMMAND...
-one() {
-    name=$1 what=$2 log=$3
-    shift 3
-    t=$(left)
-    if [ "$t" -lt 1 ]; then
-        row "$name" "$what" no-time 0
-        return
+for t in $wanted; do
+    has "$only" run && has "$kernels" "$t" && job "$t" run "$(program "$t")"
+done
+settle
+for t in $wanted; do
+    if has "$only" run && ! has "$kernels" "$t"; then
+        job "$t" run "$(program "$t")"
+        settle
     fi
-    from=$(date +%s)
-    timeout -k 5 "$t" "$@" > "$log" 2>&1
-    case $? in
-    0) r=pass ;;
-    77) r=skipped ;;
-    124 | 137) r=too-long ;;
-    *) r=FAIL ;;
-    esac
-    row "$name" "$what" $r $(($(date +%s) - from))
-    [ $r = pass ] || tail -n 20 "$log"
-}
-
-for t in "$@"; do
-    one "$t" run "$top/$t.gpu" "$top/$t"
 done
 
 # Small shapes under the sanitizer, which slows a kernel down by 10 to 100 times.
 tool=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
 TURBO_CHECK_GPU=small
 for what in memcheck racecheck initcheck synccheck; do
-    for t in tests/cuda/test_rows tests/cuda/test_linear tests/cuda/test_attention tests/cuda/test_w4; do
-        if [ -z "$tool" ]; then
+    for t in $wanted; do
+        if ! has "$only" $what || ! has "$kernels" "$t"; then
+            continue
+        elif [ -z "$tool" ]; then
+            n=$((n + 1))
             row "$t" $what absent 0
         else
-            one "$t" $what "$top/$t.$what" "$tool" --tool $what --error-exitcode 9 \
-                --target-processes all "$top/$t"
+            job "$t" $what "$tool" --tool $what --error-exitcode 9 --target-processes all "$(program "$t")"
         fi
     done
 done
+settle
 
 echo
-printf '%s' "$table"
+[ $n -gt 0 ] || { echo "check-gpu: nothing to run"; exit 1; }
+cat "$out"/*.row
 [ -n "$tool" ] || echo "compute-sanitizer is not installed: nothing was checked with it"
-[ $bad = 0 ] && echo "check-gpu: all passed" || echo "check-gpu: FAILED"
-exit $bad
+if grep -qvE ' (pass|absent) ' "$out"/*.row; then
+    echo "check-gpu: FAILED"
+    exit 1
+fi
+echo "check-gpu: all passed, $(($(date +%s) - begin)) s"

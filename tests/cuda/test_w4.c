@@ -448,8 +448,7 @@ static void test_refusals(void)
 /* On a card: whole shapes of a model, a sample of their outputs. */
 static void test_large(void)
 {
-    const char *card = getenv("TURBO_CHECK_GPU");
-    if (!card || !strcmp(card, "small"))
+    if (!on_a_card())
         return;
     static const int64_t shapes[][2] = {{6144, 4096}, {4096, 14336}, {14336, 4096}, {2048, 8192}};
     static const int32_t rows[] = {1, 4, 8, 16, 40, 300};

@@ -1,11 +1,12 @@
 /* kernels/cuda/bench/bench-gpu.c: how near the kernels come to what the card gives: read bandwidth, products,
  * attention, and whole decode steps of model shapes, made of the launchers the backend uses, with random
  * weights made on the device. Times are those of events around replays of a graph; medians.
- *   bench-gpu [--quick] [--csv FILE] [--batch N] [read|gemv|decode|step|parts|prefill|quant|load|tower ...]
+ *   bench-gpu [--quick] [--csv FILE] [--batch N] [memory|gemv|decode|step|parts|dense|prefill|quant|load|tower ...]
  * Nothing named: all. parts: what a step is made of, by the size of the batch (N: that one only).
  * --quick: small shapes and few rounds, to see that it runs (also on the host). */
 #include "bench-gpu.h"
 
+#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -110,9 +111,17 @@ void report(const char *what, const char *of, double s, double bytes, double flo
         printf("  %.3f of limit", rate / limit);
     printf("\n");
     fflush(stdout);
+    record(what, of, s, bytes, flops, limit);
+}
+
+void record(const char *what, const char *of, double s, double bytes, double flops, double limit)
+{
+    double rate = bytes > 0 ? bytes / s : flops / s;
     if (csv)
-        fprintf(csv, "%s,\"%s\",%.3f,%.0f,%.0f,%.4f\n", what, of, s * 1e6, bytes, flops,
-                limit > 0 ? rate / limit : 0);
+        fprintf(csv, "\"%s\",\"%s\",%.3f,%.0f,%.0f,%.4f\n", what, of, s * 1e6, bytes, flops,
+                limit > 0 && isfinite(limit) ? rate / limit : 0);
+    if (csv)
+        fflush(csv); /* the time for all of it may run out */
 }
 
 typedef struct read_job {
@@ -143,9 +152,13 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(void);
-    } parts[] = {{"gemv", bench_gemv},   {"decode", bench_decode},   {"step", bench_step},
-                 {"parts", bench_parts}, {"prefill", bench_prefill}, {"quant", bench_quant},
-                 {"load", bench_load},   {"tower", bench_tower}};
+    } parts[] = {{"memory", bench_memory_later}, /* first: later it finds what others took */
+                 {"gemv", bench_gemv},           {"decode", bench_decode},
+                 {"step", bench_step},           {"parts", bench_parts},
+                 {"dense", bench_dense},         {"prefill", bench_prefill},
+                 {"quant", bench_quant},         {"load", bench_load},
+                 {"tower", bench_tower}};
+    enum { MEMORY };
     turbo_err err = {""};
     bool all = true;
     bool wanted[sizeof parts / sizeof parts[0]] = {false};
@@ -163,13 +176,15 @@ int main(int argc, char **argv)
                     all = false;
                 }
     }
+    if (csv)
+        fprintf(csv, "what,shape,us,bytes,flop,of_limit\n");
+    if (all || wanted[MEMORY])
+        bench_memory();
     if (turbok_cu_open(0, &cu, &err)) {
         printf("SKIP: bench-gpu: %s\n", err.text);
         return 77;
     }
     printf("%s\n", cu->name);
-    if (csv)
-        fprintf(csv, "what,shape,us,bytes,flop,of_limit\n");
     bench_read();
     for (size_t k = 0; k < sizeof parts / sizeof parts[0]; k++)
         if (all || wanted[k])

@@ -23,6 +23,8 @@ void *upload(const void *host, size_t bytes);
 double seconds(void (*work)(void *), void *ctx, int rounds);
 /* One row; bytes or flops is 0. limit: of the rate; 0: none. */
 void report(const char *what, const char *of, double s, double bytes, double flops, double limit);
+/* The same into the CSV alone. A limit that is not finite is none. */
+void record(const char *what, const char *of, double s, double bytes, double flops, double limit);
 
 typedef struct shape {
     const char *name;
@@ -31,21 +33,27 @@ typedef struct shape {
 extern const shape shapes[];
 enum { SHAPES = 3 };
 
-/* The products of a decode step of one sequence with other weights than bf16. */
+/* The products of a decode step of at most 256 sequences with other weights than bf16. */
 enum { QUANT_QKV, QUANT_WO, QUANT_GATED, QUANT_DOWN };
 typedef struct products {
     /* y = the matrix of a layer times x [T,in]; QUANT_GATED: gate, up and what joins them. */
     void (*layer)(void *ctx, int which, int32_t layer, const void *x, int32_t T, void *y);
-    void (*head)(void *ctx, const shape *s, const void *x, float *logits);
+    /* logits [R,V]; NULL: the table is the head as well */
+    void (*head)(void *ctx, const shape *s, const void *x, int32_t R, float *logits);
     void *ctx;
     void *table; /* of embeddings, [V,E] bf16 */
     double bytes; /* of all weights of a step */
 } products;
-/* Measures and reports a step of batch 1 at context 512 (parts.c). */
-void step_with(const shape *s, const products *p, const char *text);
+/* Measures and reports a step of S sequences at context 512 (parts.c). */
+void step_with(const shape *s, const products *p, int32_t S, const char *text);
 
-/* Products as the backend makes them: opens cuBLASLt, where there is one; y [T,out] of type = x [T,in] w^T, bf16. */
+/* dense.c: cuBLASLt, where it is there; NULL: own kernels multiply, as in the backend. Opened by open_blas. */
+extern turbok_blas *blas;
 void open_blas(void);
+/* Seconds that the products of one layer take with T rows by the fastest of cuBLASLt's kernels; 0: it is not there. */
+double dense_layer(const shape *m, int32_t T);
+
+/* A product as the backend makes it (parts.c): y [T,out] of type = x [T,in] w^T, bf16. After open_blas. */
 void dense(const void *w, int32_t out, int32_t in, const void *x, int32_t T, int32_t type, void *y);
 
 void bench_gemv(void);
@@ -53,6 +61,12 @@ void bench_decode(void);
 void bench_step(void);
 void bench_parts(void); /* of a step, each alone */
 void bench_prefill(void);
+void bench_dense(void); /* dense.c */
+/* memory.c: before and after the device is opened. */
+void bench_memory(void);
+void bench_memory_later(void);
+/* parts.c: steps of two shapes, launched and recorded; stage is told after each. */
+void graphs_in_memory(void (*stage)(const char *what));
 void bench_quant(void); /* quant.c */
 void bench_load(void); /* load.c */
 void bench_tower(void); /* tower.c */

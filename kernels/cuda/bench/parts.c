@@ -14,7 +14,7 @@ typedef struct product {
     char *w, *up, *x, *y;
     int64_t bytes; /* of a matrix */
     int32_t out, in, T, copies;
-    bool gated, many;
+    bool gated;
 } product;
 
 static void multiply_all(void *ctx)
@@ -26,14 +26,14 @@ static void multiply_all(void *ctx)
             turbok_cu_gemv_gated(cu, TURBO_BF16, w, p->up + i * p->bytes, TURBO_BF16,
                                  TURBO_ACT_SILU, p->out, p->in, p->x, p->T, p->y);
         else
-            (p->many ? turbok_cu_gemm : turbok_cu_gemv)(cu, TURBO_BF16, w, TURBO_BF16, NULL, p->out,
-                                                        p->in, p->x, p->T, TURBO_BF16, p->y);
+            turbok_cu_gemv(cu, TURBO_BF16, w, TURBO_BF16, NULL, p->out, p->in, p->x, p->T,
+                           TURBO_BF16, p->y);
     }
 }
 
-static void one_product(const char *name, int32_t out, int32_t in, int32_t T, bool gated, bool many)
+static void one_product(const char *name, int32_t out, int32_t in, int32_t T, bool gated)
 {
-    product p = {.out = out, .in = in, .T = T, .gated = gated, .many = many};
+    product p = {.out = out, .in = in, .T = T, .gated = gated};
     char text[96];
     p.bytes = (int64_t)out * in * 2;
     int64_t enough = quick ? p.bytes : (int64_t)2 << 30; /* far more than the second cache */
@@ -44,13 +44,8 @@ static void one_product(const char *name, int32_t out, int32_t in, int32_t T, bo
     p.y = room((size_t)T * (size_t)out * 2);
     double s = seconds(multiply_all, &p, 9) / p.copies;
     snprintf(text, sizeof text, "%s %d x %d, T %d", name, out, in, T);
-    if (T <= 64)
-        report(many    ? "gemm"
-               : gated ? "gemv gated"
-                       : "gemv",
-               text, s, (double)p.bytes * (gated ? 2 : 1) + 2.0 * T * (in + out), 0, read_rate);
-    else
-        report("gemm", text, s, 0, 2.0 * T * out * in, 0);
+    report(gated ? "gemv gated" : "gemv", text, s,
+           (double)p.bytes * (gated ? 2 : 1) + 2.0 * T * (in + out), 0, read_rate);
     give(p.w), give(p.x), give(p.y);
     if (gated)
         give(p.up);
@@ -62,11 +57,11 @@ void bench_gemv(void)
         const shape *m = &shapes[i];
         static const int32_t rows[] = {1, 8};
         for (int k = 0; k < 2; k++) {
-            one_product(m->name, (m->H + 2 * m->K) * m->D, m->E, rows[k], false, false);
-            one_product(m->name, m->E, m->H * m->D, rows[k], false, false);
-            one_product(m->name, m->I, m->E, rows[k], true, false);
-            one_product(m->name, m->E, m->I, rows[k], false, false);
-            one_product(m->name, m->V, m->E, rows[k], false, false);
+            one_product(m->name, (m->H + 2 * m->K) * m->D, m->E, rows[k], false);
+            one_product(m->name, m->E, m->H * m->D, rows[k], false);
+            one_product(m->name, m->I, m->E, rows[k], true);
+            one_product(m->name, m->E, m->I, rows[k], false);
+            one_product(m->name, m->V, m->E, rows[k], false);
             if (quick)
                 return;
         }
@@ -248,23 +243,6 @@ void bench_decode(void)
 
 /* ---- whole steps ------------------------------------------------------------------------------------ */
 
-static turbok_blas *blas; /* NULL: own kernels multiply, as in the backend */
-
-void open_blas(void)
-{
-    enum { SPACE = 32 << 20 };
-    static bool opened;
-    turbo_err err;
-    if (opened)
-        return;
-    opened = true;
-    if (turbok_blas_open(cu, &blas, &err))
-        fprintf(stderr, "bench-gpu: %s\n", err.text);
-    turbok_blas_space(blas, room(SPACE), SPACE);
-    printf("products of more than %d rows: %s\n", TURBOK_CU_GEMV_ROWS,
-           blas ? "cuBLASLt" : "own kernels");
-}
-
 void dense(const void *w, int32_t out, int32_t in, const void *x, int32_t T, int32_t type, void *y)
 {
     if (blas && T > TURBOK_CU_GEMV_ROWS) {
@@ -332,8 +310,8 @@ static void run_head(void *ctx)
 {
     model *w = ctx;
     turbok_cu_gather(cu, TURBO_BF16, w->x, w->b.row_index, w->b.R, w->m.E, w->a);
-    if (w->with)
-        w->with->head(w->with->ctx, &w->m, w->a, w->logits);
+    if (w->with && w->with->head)
+        w->with->head(w->with->ctx, &w->m, w->a, w->b.R, w->logits);
     else
         dense(w->head, w->m.V, w->m.E, w->a, w->b.R, TURBO_F32, w->logits);
 }
@@ -349,17 +327,17 @@ static void run_step(void *ctx)
     run_head(ctx);
 }
 
-void step_with(const shape *s, const products *p, const char *text)
+void step_with(const shape *s, const products *p, int32_t S, const char *text)
 {
-    model w = {.m = *s, .table = p->table, .with = p};
+    model w = {.m = *s, .table = p->table, .head = p->table, .with = p};
     const int32_t ctx = quick ? 64 : 512;
     char name[96];
     for (int32_t l = 0; l < s->L; l++)
         w.layers[l].norm = l ? w.layers[0].norm : ones(s->E);
-    make_step(&w, 1, ctx, 1, TURBO_BF16, s->L);
-    snprintf(name, sizeof name, "%s, context %d", text, ctx);
-    report("step", name, seconds(run_step, &w, 15), p->bytes + kv_bytes(s, ctx, TURBO_BF16) * s->L,
-           0, read_rate);
+    make_step(&w, S, ctx, 1, TURBO_BF16, s->L);
+    snprintf(name, sizeof name, "%s, batch %d, context %d", text, S, ctx);
+    report("step", name, seconds(run_step, &w, 15),
+           p->bytes + kv_bytes(s, ctx, TURBO_BF16) * s->L * S, 0, read_rate);
     free_step(&w);
 }
 
@@ -370,9 +348,43 @@ static double weight_bytes(const shape *m)
     return 2 * (layer_bytes * m->L + (double)m->V * m->E);
 }
 
-void bench_step(void)
+/* A step of S sequences; the time of it, 0: the device is too small. */
+static double one_step(model *w, int32_t S, int32_t ctx, int32_t kv_type)
+{
+    char text[96];
+    double kv = kv_bytes(&w->m, ctx, kv_type) * w->m.L * S, bytes = weight_bytes(&w->m) + kv;
+    if (bytes > 0.85 * (double)cu->total_bytes)
+        return 0;
+    make_step(w, S, ctx, 1, kv_type, w->m.L);
+    double s = seconds(run_step, w, 15);
+    snprintf(text, sizeof text, "%s, %s KV, batch %d, context %d", w->m.name,
+             turbok_kv_type_name(kv_type), S, ctx);
+    report("step", text, s, bytes, 0, read_rate);
+    free_step(w);
+    return s;
+}
+
+/* What each 1,000 tokens more cost a step of one sequence. */
+static void step_slope(model *w, int32_t kv_type)
 {
     static const int32_t contexts[] = {512, 1024, 4096, 8192, 16384, 32768};
+    double sx = 0, sy = 0, sxx = 0, sxy = 0, n = 0;
+    for (int c = 0; c < 6; c++) {
+        int32_t ctx = quick ? 64 + 8 * c : contexts[c];
+        double s = one_step(w, 1, ctx, kv_type);
+        if (c > 0)
+            sx += ctx, sy += s, sxx += (double)ctx * ctx, sxy += ctx * s, n++;
+    }
+    report("slope, 1000 tokens", turbok_kv_type_name(kv_type),
+           (n * sxy - sx * sy) / (n * sxx - sx * sx) * 1000,
+           kv_bytes(&w->m, 1, kv_type) * 1000 * w->m.L, 0, read_rate);
+}
+
+void bench_step(void)
+{
+    static const int32_t batches[][2] = {{8, 512},   {32, 512},  {64, 512},  {128, 512},
+                                         {256, 512}, {64, 4096}, {16, 32768}};
+    open_blas();
     for (int i = 0; i < SHAPES; i++) {
         model w = {.m = shapes[i]};
         if (quick)
@@ -381,31 +393,62 @@ void bench_step(void)
             continue;
         make_weights(&w);
         for (int t = 0; t < 3; t++) {
-            double sx = 0, sy = 0, sxx = 0, sxy = 0, n = 0;
-            for (int c = 0; c < 6; c++) {
-                char text[96];
-                int32_t ctx = quick ? 64 + 8 * c : contexts[c];
-                if (t && c && i != 1)
-                    continue;
-                make_step(&w, 1, ctx, 1, kv_types[t], w.m.L);
-                double bytes = weight_bytes(&w.m) + kv_bytes(&w.m, ctx, kv_types[t]) * w.m.L;
-                double s = seconds(run_step, &w, 15);
-                snprintf(text, sizeof text, "%s, %s KV, batch 1, context %d", w.m.name,
-                         turbok_kv_type_name(kv_types[t]), ctx);
-                report("step", text, s, bytes, 0, read_rate);
-                free_step(&w);
-                if (c > 0)
-                    sx += ctx, sy += s, sxx += (double)ctx * ctx, sxy += ctx * s, n++;
-            }
-            double slope = n > 2 ? (n * sxy - sx * sy) / (n * sxx - sx * sx) : 0;
-            if (n > 2)
-                report("slope, 1000 tokens", turbok_kv_type_name(kv_types[t]), slope * 1000,
-                       kv_bytes(&w.m, 1, kv_types[t]) * 1000 * w.m.L, 0, read_rate);
+            if (!t || i == 1)
+                step_slope(&w, kv_types[t]);
+            else
+                one_step(&w, 1, quick ? 64 : 512, kv_types[t]);
+            for (int b = 0; b < (quick ? 1 : 7); b++)
+                one_step(&w, batches[b][0], quick ? 64 : batches[b][1], kv_types[t]);
         }
         free_weights(&w);
         if (quick)
             return;
     }
+}
+
+void graphs_in_memory(void (*stage)(const char *what))
+{
+    enum { AHEAD_OF = 2 };
+    static const int32_t batches[] = {1, 2, 4, 8, 16, 64, 128, 256};
+    static turbok_cu_graph_exec kept[2 * AHEAD_OF * 8];
+    int n = 0;
+    for (int i = 0; i < (quick ? 1 : 2); i++) {
+        model w = {.m = shapes[i]};
+        char text[96];
+        if (quick)
+            w.m = (shape){"tiny", 2, 128, 256, 4, 2, 64, 512};
+        make_weights(&w);
+        make_step(&w, 256, 64, 1, TURBO_BF16, w.m.L);
+        stage("weights and workspaces");
+        for (int k = 0; k < 8; k++) {
+            w.b.T = w.b.S = w.b.R = batches[k];
+            run_step(&w);
+            if (turbok_cu_wait(cu, &(turbo_err){""}))
+                return;
+            snprintf(text, sizeof text, "%s, batch %d, first launches", w.m.name, batches[k]);
+            stage(text);
+            for (int a = 0; a < AHEAD_OF; a++) {
+                turbok_cu_graph g = NULL;
+                cu->drv.capture_begin(cu->stream, TURBOK_CU_CAPTURE_THREAD_LOCAL);
+                run_step(&w);
+                if (cu->drv.capture_end(cu->stream, &g) ||
+                    cu->drv.graph_instantiate(&kept[n], g, 0))
+                    return;
+                cu->drv.graph_launch(kept[n++], cu->stream);
+                cu->drv.graph_destroy(g);
+            }
+            if (turbok_cu_wait(cu, &(turbo_err){""}))
+                return;
+            snprintf(text, sizeof text, "%s, batch %d, 2 graphs", w.m.name, batches[k]);
+            stage(text);
+        }
+        free_step(&w);
+        free_weights(&w);
+        stage("weights and workspaces freed");
+    }
+    while (n)
+        cu->drv.graph_exec_destroy(kept[--n]);
+    stage("graphs freed");
 }
 
 /* ---- the parts of a step, each alone, by the size of the batch ---------------------------------------- */
@@ -500,19 +543,44 @@ void bench_parts(void)
 
 /* ---- prompts ------------------------------------------------------------------------------------------ */
 
+static void run_layers(void *ctx)
+{
+    model *w = ctx;
+    for (int32_t l = 0; l < w->m.L; l++)
+        for (int what = 0; what < PARTS; what++)
+            run_part(w, (part)what, l, l ? w->x : NULL);
+}
+
+/* Whole layers of a prompt of n tokens: operations a second of products and attention, as a fraction of those that the
+ * same products alone reach by the fastest of cuBLASLt's kernels. */
+static void prefill_layers(const shape *m, int32_t n)
+{
+    enum { LAYERS = 4 };
+    model w = {.m = *m};
+    char text[96];
+    w.m.L = LAYERS;
+    w.m.V = 256; /* no head, a small table */
+    double linear = 2.0 * n * (weight_bytes(&w.m) / 2 - (double)w.m.V * m->E) / LAYERS;
+    double alone = dense_layer(m, n);
+    make_weights(&w);
+    make_step(&w, 1, n, n, TURBO_BF16, LAYERS);
+    double s = seconds(run_layers, &w, 5) / LAYERS;
+    snprintf(text, sizeof text, "%s, a layer, prompt %d", m->name, n);
+    report("prefill", text, s, 0, linear + 2.0 * n * n * m->H * m->D,
+           alone > 0 ? linear / alone : 0);
+    snprintf(text, sizeof text, "%s, prompt %d", m->name, n);
+    w.layers_of_attention = 1;
+    report("attention, prompt", text, seconds(attend_all, &w, 5), 0, 2.0 * n * n * m->H * m->D, 0);
+    free_step(&w);
+    free_weights(&w);
+}
+
 void bench_prefill(void)
 {
-    static const int32_t lengths[] = {512, 4096};
-    for (int i = 0; i < (quick ? 1 : 2); i++) {
-        model w = {.m = shapes[1]};
-        char text[96];
-        int32_t n = quick ? 40 : lengths[i];
-        make_step(&w, 1, n, n, TURBO_BF16, 1);
-        double s = seconds(attend_all, &w, 5);
-        snprintf(text, sizeof text, "7B, prompt %d", n);
-        report("attention, prompt", text, s, 0, 2.0 * n * n * w.m.H * w.m.D, 0);
-        free_step(&w);
-        if (!quick)
-            one_product("7B", w.m.I, w.m.E, n, false, true);
-    }
+    static const int32_t lengths[] = {512, 2048, 4096, 16384};
+    static const shape tiny = {"tiny", 2, 128, 256, 4, 2, 64, 512};
+    open_blas();
+    for (int i = 0; i < (quick ? 1 : SHAPES); i++)
+        for (int k = 0; k < (quick ? 1 : 4); k++)
+            prefill_layers(quick ? &tiny : &shapes[i], quick ? 40 : lengths[k]);
 }

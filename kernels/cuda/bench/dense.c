@@ -1,0 +1,142 @@
+/* kernels/cuda/bench/dense.c: bench-gpu's dense products of 16 rows and more, bf16: how the engine multiplies (the
+ * algorithm of cuBLASLt that blas.c keeps for a shape), our own tensor-core kernel, and the fastest of those that
+ * cuBLASLt proposes, each measured. Without the library the own kernel is how the engine multiplies. */
+#include "bench-gpu.h"
+
+#include <string.h>
+
+turbok_blas *blas;
+
+void open_blas(void)
+{
+    enum { SPACE = 32 << 20 }; /* as steps.c has */
+    static bool opened;
+    turbo_err err;
+    if (opened)
+        return;
+    opened = true;
+    if (turbok_blas_open(cu, &blas, &err))
+        fprintf(stderr, "bench-gpu: %s\n", err.text);
+    turbok_blas_space(blas, room(SPACE), SPACE);
+    printf("products of more than %d rows: %s\n", TURBOK_CU_GEMV_ROWS,
+           blas ? "cuBLASLt" : "own kernels");
+}
+
+typedef struct dense_job {
+    char *w;
+    void *x, *y;
+    int64_t bytes; /* of a matrix */
+    int32_t out, in, T, copies;
+    bool own;
+} dense_job;
+
+static void multiply_all(void *ctx)
+{
+    dense_job *j = ctx;
+    for (int32_t i = 0; i < j->copies; i++) {
+        const char *w = j->w + i * j->bytes;
+        if (j->own)
+            turbok_cu_gemm(cu, TURBO_BF16, w, TURBO_BF16, NULL, j->out, j->in, j->x, j->T,
+                           TURBO_BF16, j->y);
+        else
+            turbok_blas_gemm(blas, TURBO_BF16, w, j->out, j->in, j->x, j->T, TURBO_BF16, j->y);
+    }
+}
+
+/* Microseconds of one product, in each of the three ways; 0: there is no such way here. */
+typedef struct dense_time {
+    double engine, own, best;
+    int proposals, which; /* which of them is the best */
+} dense_time;
+
+static dense_time one_shape(int32_t out, int32_t in, int32_t T, bool with_own)
+{
+    dense_job j = {.out = out, .in = in, .T = T};
+    dense_time t = {0};
+    j.bytes = (int64_t)out * in * 2;
+    int64_t enough = quick ? j.bytes : (int64_t)256 << 20; /* several times the second cache */
+    j.copies = (int32_t)((enough + j.bytes - 1) / j.bytes);
+    j.w = numbers(j.bytes / 2 * j.copies, 0.02f);
+    j.x = numbers((int64_t)T * in, 1);
+    j.y = room((size_t)T * (size_t)out * 2);
+    if (blas)
+        t.engine = seconds(multiply_all, &j, 9) / j.copies * 1e6;
+    while (blas && turbok_blas_choose(blas, TURBO_BF16, out, in, T, TURBO_BF16, t.proposals)) {
+        double us = seconds(multiply_all, &j, 5) / j.copies * 1e6;
+        if (!t.proposals || us < t.best) {
+            t.best = us;
+            t.which = t.proposals;
+        }
+        t.proposals++;
+    }
+    if (blas)
+        turbok_blas_choose(blas, TURBO_BF16, out, in, T, TURBO_BF16, 0);
+    j.own = true;
+    if (with_own || !blas)
+        t.own = seconds(multiply_all, &j, 5) / j.copies * 1e6;
+    if (!blas)
+        t.engine = t.own;
+    give(j.w), give(j.x), give(j.y);
+    return t;
+}
+
+typedef struct matrix {
+    const char *name;
+    int32_t out, in, times; /* how often a layer has it */
+} matrix;
+
+static void matrices(const shape *m, matrix out[4])
+{
+    out[0] = (matrix){"qkv", (m->H + 2 * m->K) * m->D, m->E, 1};
+    out[1] = (matrix){"out", m->E, m->H * m->D, 1};
+    out[2] = (matrix){"gate, up", m->I, m->E, 2};
+    out[3] = (matrix){"down", m->E, m->I, 1};
+}
+
+double dense_layer(const shape *m, int32_t T)
+{
+    matrix all[4];
+    double s = 0;
+    open_blas();
+    matrices(m, all);
+    for (int i = 0; i < 4 && blas; i++)
+        s += one_shape(all[i].out, all[i].in, T, false).best * 1e-6 * all[i].times;
+    return s;
+}
+
+void bench_dense(void)
+{
+    static const int32_t rows[] = {16, 64, 128, 512, 2048};
+    static const shape tiny = {"tiny", 2, 128, 256, 4, 2, 64, 512};
+    open_blas();
+    printf("%-5s %-9s %6s x %5s %5s %10s %10s %10s %9s %8s %8s\n", "", "product", "out", "in",
+           "rows", "engine us", "own us", "best us", "of", "engine", "own");
+    for (int i = 0; i < (quick ? 1 : SHAPES); i++)
+        for (int k = 0; k < (quick ? 2 : 5); k++) {
+            const shape *m = quick ? &tiny : &shapes[i];
+            matrix all[4];
+            double engine = 0, best = 0;
+            matrices(m, all);
+            for (int n = 0; n < 4; n++) {
+                const matrix *x = &all[n];
+                int32_t T = rows[k];
+                dense_time t = one_shape(x->out, x->in, T, true);
+                char of[96];
+                engine += t.engine * x->times;
+                best += t.best * x->times;
+                printf("%-5s %-9s %6d x %5d %5d %10.2f %10.2f %10.2f %4d / %2d %8.3f %8.3f\n",
+                       m->name, x->name, x->out, x->in, T, t.engine, t.own, t.best,
+                       blas ? t.which + 1 : 0, t.proposals, t.best / t.engine, t.best / t.own);
+                snprintf(of, sizeof of, "%s %s %d x %d, T %d", m->name, x->name, x->out, x->in, T);
+                double flop = 2.0 * T * x->out * x->in;
+                record("dense, engine", of, t.engine * 1e-6, 0, flop, flop / t.best * 1e6);
+                record("dense, own", of, t.own * 1e-6, 0, flop, flop / t.best * 1e6);
+                if (blas)
+                    record("dense, cuBLASLt", of, t.best * 1e-6, 0, flop, 0);
+            }
+            if (blas)
+                printf("%-5s a layer, %d rows: engine %.1f us, best %.1f us, %.3f\n", m->name,
+                       rows[k], engine, best, best / engine);
+            fflush(stdout);
+        }
+}
