@@ -114,6 +114,11 @@ uint64_t turbok_steps_bytes(const turbok_device *d, const turbok_steps *s)
     return d->backend ? d->backend->steps_bytes(d, s) : 0;
 }
 
+uint64_t turbok_later_bytes(const turbok_device *d, const turbok_steps *s)
+{
+    return d->backend ? d->backend->later_bytes(d, s) : 0;
+}
+
 turbo_status turbok_steps_open(turbok_device *d, const turbok_steps *s, turbo_err *err)
 {
     return d->backend ? d->backend->steps_open(d, s, err) : TURBO_OK;

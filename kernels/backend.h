@@ -36,9 +36,14 @@ struct turbok_backend {
     void (*block_read)(turbok_device *d, void *to, const void *from, size_t bytes);
     void (*block_write)(turbok_device *d, void *to, const void *from, size_t bytes);
 
+    /* The same from and to memory of host_take, in the order of what was asked for: nobody waits. */
+    void (*block_out)(turbok_device *d, void *to, const void *from, size_t bytes);
+    void (*block_in)(turbok_device *d, void *to, const void *from, size_t bytes);
+
     turbo_status (*wait)(turbok_device *d, turbo_err *err);
     turbo_status (*enter)(turbok_device *d, turbo_err *err);
     uint64_t (*steps_bytes)(const turbok_device *d, const turbok_steps *s);
+    uint64_t (*later_bytes)(const turbok_device *d, const turbok_steps *s);
     turbo_status (*steps_open)(turbok_device *d, const turbok_steps *s, turbo_err *err);
     turbo_status (*step_begin)(turbok_device *d, const turbo_batch *b, const turbok_row *rows,
                                turbo_batch *as, bool *replay, turbo_err *err);

@@ -110,6 +110,9 @@ struct turbok_kv_pool {
     int32_t *refs; /* [n_blocks]; owns the memory of free_list too */
     int32_t *free_list; /* [n_blocks], the first n_free are free */
     turbok_prefix *prefix; /* NULL: no prefix cache */
+    char *swap; /* pinned host memory [n_slots] of blocks, or NULL */
+    int32_t *slots; /* [n_slots], the first n_free_slots are free */
+    int32_t n_slots, n_free_slots;
 };
 
 /* 64-byte aligned memory, on huge pages when it is large; counted in the device. size: what is taken. */
@@ -117,7 +120,7 @@ size_t turbok_alloc_size(size_t bytes);
 void *turbok_alloc(turbok_device *d, turbok_mem kind, size_t bytes);
 void turbok_release(turbok_device *d, turbok_mem kind, void *p, size_t bytes);
 #define TURBOK_BUILD                                                                               \
-    __VERSION__ " turbok 7" /* to be raised when a struct here or in turbok.h changes */
+    __VERSION__ " turbok 8" /* to be raised when a struct here or in turbok.h changes */
 /* Of matrices as they lie in memory: to be raised when tiles, stripes or turbok_tiles change, also for one instruction
  * set. Files of the old layout are not used any more. */
 #define TURBOK_LAYOUT 1
@@ -165,6 +168,7 @@ bool turbok_prefix_keep(turbok_kv_pool *p, int32_t block);
 int32_t turbok_prefix_evict(turbok_kv_pool *p);
 bool turbok_prefix_shared(const turbok_kv_pool *p, int32_t block, int32_t slot);
 void turbok_prefix_free(turbok_kv_pool *p);
+void turbok_kv_swap_free(turbok_kv_pool *p); /* kv/swap.c */
 /* grid.c: is one of the parts a grid? Then this makes the handle, and says what it takes. */
 bool turbok_rows_gridded(const turbok_part *parts, int32_t n);
 turbo_status turbok_rows_grid_new(turbok_device *d, int32_t dtype, const turbok_part *parts,

@@ -31,6 +31,14 @@ typedef enum {
     TURBOK_ON_CUDA /* turbok-cuda.so, loaded at run time */
 } turbok_on;
 
+/* A card that need not be there. */
+typedef struct turbok_card {
+    const char *name;
+    uint64_t memory; /* bytes, as its driver counts them */
+    uint64_t context; /* of them, taken by opening it: driver, kernels, library */
+    int32_t sm_count, major, minor; /* multiprocessors and compute capability */
+} turbok_card;
+
 typedef struct turbok_device_opts {
     turbok_on on;
     /* Of CUDA: which card; folders, separated by colons, where turbok-cuda.so is looked for; the type of
@@ -39,6 +47,9 @@ typedef struct turbok_device_opts {
     const char *path;
     int32_t act_dtype;
     bool deterministic, no_graphs;
+    /* Not NULL: no driver is opened and no card; the device only tells what things would take there, which is all it
+     * may be asked for. */
+    const turbok_card *card;
     turbok_isa
         isa; /* AUTO: the best this CPU has; a named one that is missing is TURBO_EUNSUPPORTED */
     int threads; /* 0: all CPUs this process may run on, at most 256 */
@@ -275,6 +286,18 @@ int32_t turbok_kv_block_refs(const turbok_kv_pool *p, int32_t block);
 void turbok_kv_block_read(const turbok_kv_pool *p, int32_t block, void *out);
 void turbok_kv_block_write(turbok_kv_pool *p, int32_t block, const void *in);
 
+/* kv/swap.c: blocks set aside in pinned host memory, of devices that have memory of their own: n_slots slots of a block
+ * each, once, when the pool is made. EUNSUPPORTED: there is nothing to gain on this device. Copies are in the order of
+ * steps; nobody waits for them. */
+turbo_status turbok_kv_swap_new(turbok_kv_pool *p, int32_t n_slots, turbo_err *err);
+int32_t turbok_kv_swap_total(const turbok_kv_pool *p); /* 0: there are none */
+int32_t turbok_kv_swap_vacant(const turbok_kv_pool *p);
+/* What a referenced block holds now goes into a free slot, which is returned; -1: none is free. */
+int32_t turbok_kv_swap_out(turbok_kv_pool *p, int32_t block);
+/* What lies in a slot goes into a referenced block. */
+void turbok_kv_swap_in(turbok_kv_pool *p, int32_t slot, int32_t block);
+void turbok_kv_swap_put(turbok_kv_pool *p, int32_t slot); /* the slot is free */
+
 /* The block table of one sequence: which block holds tokens [i*block_tokens, (i+1)*block_tokens). */
 typedef struct turbok_kv_table {
     int32_t *blocks; /* [cap] */
@@ -347,7 +370,7 @@ struct turbo_kv {
 typedef struct turbok_steps {
     int32_t max_tokens, max_seqs, max_len; /* max_len: of a sequence */
     int32_t n_heads, head_dim, embed_dim, vocab;
-    int32_t block_tokens;
+    int32_t block_tokens, n_layers;
     bool quantised; /* some matrix is a grid */
     uint64_t picture_bytes; /* pixels of one picture that patches() is given; 0: none */
 } turbok_steps;
@@ -373,6 +396,9 @@ turbo_status turbok_place_begin(turbok_device *d, int32_t place, const turbo_sam
 /* What a device takes for steps of that size (TURBOK_MEM_SCRATCH): inputs, split attention, products, places.
  * Pure; 0 on the CPU, whose scratch is made with the device. */
 uint64_t turbok_steps_bytes(const turbok_device *d, const turbok_steps *s);
+/* What has to be left free for it beside that: steps that it records while it runs, and the places that weights are
+ * rounded up to. Pure; 0 on the CPU. */
+uint64_t turbok_later_bytes(const turbok_device *d, const turbok_steps *s);
 /* Once, after the weights and before the first step. */
 turbo_status turbok_steps_open(turbok_device *d, const turbok_steps *s, turbo_err *err);
 /* Around the forward() of a step: begin brings the inputs to the device and says what forward() is to be

@@ -84,6 +84,7 @@ static turbo_status choose_device(const cli_args *a, turbod_engine_opts *o, cli_
     if (p->cpu) {
         st = measure_cpu(o, p, err);
     } else {
+        p->gpu = g;
         snprintf(p->device, sizeof p->device, "%s", g->name);
         snprintf(p->note, sizeof p->note, "%s", g->note);
         p->roof.flops = g->flops;
@@ -91,6 +92,30 @@ static turbo_status choose_device(const cli_args *a, turbod_engine_opts *o, cli_
         o->memory_free = o->memory_free ? o->memory_free : (uint64_t)g->memory;
     }
     return st;
+}
+
+/* The backend of cards, asked what things take on one that need not be there. */
+static turbo_status describe_card(const turbod_engine_opts *o, const turbo_model_info *m,
+                                  cli_plan *p, turbo_err *err)
+{
+    const turbod_gpu *g = p->gpu;
+    const turbok_card card = {
+        .name = g->name,
+        .memory = (uint64_t)g->memory,
+        .context = (uint64_t)g->context,
+        .sm_count = g->sm_count,
+        .major = g->capability / 10,
+        .minor = g->capability % 10,
+    };
+    turbok_device_opts dev = {
+        .on = TURBOK_ON_CUDA, .path = o->backend_path, .threads = 1, .spin_us = -1, .card = &card};
+    turbo_status st = turbod_engine_precision(o->device_precision, m->dtype, &dev.act_dtype, err);
+    if (st)
+        return st;
+    st = turbok_device_open(&dev, &p->card, &p->guess);
+    if (st && st != TURBO_EUNSUPPORTED)
+        *err = p->guess;
+    return st == TURBO_EUNSUPPORTED ? TURBO_OK : st;
 }
 
 /* Which weights every token passes: all matrices but the table it only reads a row of; a table that
@@ -114,7 +139,7 @@ static turbo_status plan_model(const turbod_engine_opts *o, const turbod_registr
     turbod_plan_in in = {.info = &m->info,
                          .vtbl = m->vtbl,
                          .weights = &m->weights,
-                         .as_stored = !p->cpu};
+                         .as_stored = !p->cpu && !p->card};
     turbod_engine_plan_in(o, &in);
     p->model = m;
     p->memory = (double)in.vacant;
@@ -123,6 +148,8 @@ static turbo_status plan_model(const turbod_engine_opts *o, const turbod_registr
     if (st)
         return st;
     in.images = turbod_media_bytes(&media, o->image_bytes);
+    if (p->card)
+        turbod_engine_plan_device(p->card, o, &m->info, &media, m->weights.quantised, &in);
     st = turbod_plan_make(&in, &p->plan, &p->why);
     p->fits = !st;
     if (st && (st != TURBO_ENOMEM || !p->plan.block_bytes)) {
@@ -198,7 +225,12 @@ static turbo_status gather(cli_args *a, turbod_registry **registry, turbod_plan_
     turbod_weights_opts w = {.model_format = a->conf->model_format, .quantize = a->conf->quantize};
     st = turbod_registry_open(turbod_plugin_path(a->conf->plugin_path), registry, err);
     if (!st)
-        st = turbod_plan_model_read(p->folder, *registry, &w, m, err);
+        st = turbod_plan_model_open(p->folder, *registry, m, err);
+    if (!st && p->gpu)
+        st = describe_card(&o, &m->info, p, err);
+    w.device = p->card;
+    if (!st)
+        st = turbod_plan_model_count(p->folder, &w, m, err);
     return st ? st : plan_model(&o, *registry, m, p, err);
 }
 
@@ -217,6 +249,7 @@ static int run(cli_args *a)
         else
             cli_plan_text(&p, stdout);
     }
+    turbok_device_close(p.card);
     turbod_plan_model_free(&model);
     turbod_registry_close(registry);
     if (!st && p.model && !p.fits) {
@@ -232,9 +265,9 @@ const cli_cmd cli_plan_cmd = {
     .summary = "The memory a model will take, and how fast a device can be with it.",
     .about =
         "Needs config.json, no weights; where there are weight files, their headers are read.\n"
-        "On cpu the bytes are those turbod will take with the same options, to the byte. For\n"
-        "another device they are an estimate: weights as the files hold them, the rest as on a "
-        "CPU.\n"
+        "The bytes are those turbod will take with the same options, to the byte, on cpu and on\n"
+        "a card, which need not be there: what a card has, and what its driver takes of it, are\n"
+        "known as `turbo plan` says. A build without the CUDA backend estimates a card.\n"
         "tok/s are limits of the device, without overhead. Exit status 71: it does not fit, and "
         "the\n"
         "last line says what would help.\n"

@@ -13,7 +13,10 @@ typedef struct cli_plan {
     turbo_err why;
     double nominal; /* --params, or 0 */
     char device[160], note[160];
-    bool cpu; /* bytes are exact; else an estimate from the CPU backend's */
+    bool cpu;
+    const turbod_gpu *gpu; /* or a card */
+    turbok_device *card; /* which its backend describes; NULL: guess says why not */
+    turbo_err guess; /* why bytes are an estimate from the CPU backend's; empty: they are exact */
     double memory; /* of the device, free before anything is taken */
     turbod_roof roof;
     int64_t batch, in, out;

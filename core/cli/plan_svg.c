@@ -15,7 +15,7 @@
 #define PLOT_BOTTOM 620.0
 #define MOST_BATCH 4096.0
 
-static const char *const colors[TURBOD_MEM_KINDS] = {
+static const char *const colors[TURBOD_MEM_SWAP] = {
     "#2f5d8a", "#5b8db8", "#8fb8d8", "#c9772c", "#e3a857", "#f0d090",
     "#777777", "#a05a8a", "#c89ab8", "#3b8a5a", "#8cc7a1",
 };
@@ -70,9 +70,9 @@ static void legend(FILE *out, int place, const char *color, const char *name, do
 
 static void draw_memory(const cli_plan *p, FILE *out)
 {
-    double bytes[TURBOD_MEM_KINDS] = {0}, total = 0, scale, x = LEFT;
+    double bytes[TURBOD_MEM_SWAP] = {0}, total = 0, scale, x = LEFT;
     char label[200], a[48], b[48];
-    for (int k = 0; k < TURBOD_MEM_KINDS; k++) {
+    for (int k = 0; k < TURBOD_MEM_SWAP; k++) {
         bytes[k] = p->model                  ? (double)p->plan.bytes[k]
                    : k == TURBOD_MEM_WEIGHTS ? p->roof.weights
                                              : 0;
@@ -81,7 +81,7 @@ static void draw_memory(const cli_plan *p, FILE *out)
     scale = (RIGHT - LEFT) / fmax(fmax(total, p->memory), 1);
     box(out, LEFT, BAR_TOP, fmax(total, p->memory) * scale, BAR_HEIGHT, "#eeeeee");
     int place = 0;
-    for (int k = 0; k < TURBOD_MEM_KINDS; k++) {
+    for (int k = 0; k < TURBOD_MEM_SWAP; k++) {
         if (!(bytes[k] > 0))
             continue;
         box(out, x, BAR_TOP, bytes[k] * scale, BAR_HEIGHT, colors[k]);

@@ -47,8 +47,12 @@ static void text_memory(const cli_plan *p, FILE *out)
     fprintf(out, "             %s parameters; %s\n", si((double)p->model->weights.params, "", a),
             p->model->from_config ? "no weight files: shapes and type from config.json"
                                   : "shapes and types from the headers of the weight files");
-    fprintf(out, "memory       %s: %.2f GiB free%s\n\n", p->device, p->memory / 0x1p30,
-            p->cpu ? "" : "; estimate: weights as stored, the rest as on a CPU");
+    fprintf(out, "memory       %s: %.2f GiB free", p->device, p->memory / 0x1p30);
+    if (p->card)
+        fprintf(out, "; %s", p->gpu->memory_note);
+    else if (!p->cpu)
+        fprintf(out, "; estimate: weights as stored, the rest as on a CPU (%s)", p->guess.text);
+    fputs("\n\n", out);
     for (int k = 0; k < TURBOD_MEM_KINDS; k++)
         fprintf(out, "  %-10s %18llu  %9.2f MiB\n", turbod_mem_names[k],
                 (unsigned long long)m->bytes[k], (double)m->bytes[k] / 0x1p20);
@@ -212,7 +216,7 @@ static void json_model(const cli_plan *p, FILE *out)
             "},\"total_bytes\":%llu,\"free_bytes\":%.0f,\"exact\":%s,\"fits\":%s,"
             "\"kv_token_bytes\":%.17g,\"kv_block_bytes\":%llu,\"block_tokens\":%d,\"blocks\":%d,"
             "\"tokens\":%lld,\"session_len\":%d,\"max_batch_size\":%d,\"lengths\":[",
-            (unsigned long long)m->total, p->memory, p->cpu ? "true" : "false",
+            (unsigned long long)m->total, p->memory, p->cpu || p->card ? "true" : "false",
             p->fits ? "true" : "false", turbod_plan_token_bytes(m),
             (unsigned long long)m->block_bytes, m->dims.block_tokens, m->blocks,
             (long long)turbod_plan_tokens(m), m->session_len, m->max_batch);

@@ -173,13 +173,19 @@ static turbo_status read_environment(turbod_conf *c, turbo_err *err)
     return st;
 }
 
+/* "cuda", "cuda:1", and for `turbo plan` a card's name. */
+static bool on_card(const char *device)
+{
+    return strcmp(device, "cpu") && strcmp(device, "auto");
+}
+
 /* On a card a step of many sequences or tokens takes little longer than one of few: other defaults suit it. */
 static turbo_status suit_device(turbod_conf *c, turbo_err *err)
 {
     static const char *const rows[][2] = {{"max_batch_size", "256"},
                                           {"max_prefill_token_num", "2048"}};
     turbo_status st = TURBO_OK;
-    for (size_t i = 0; i < 2 && !st && !strncmp(c->device, "cuda", 4); i++) {
+    for (size_t i = 0; i < 2 && !st && on_card(c->device); i++) {
         const turbod_opt *o = turbod_opt_find("engine", rows[i][0], strlen(rows[i][0]));
         if (c->origins[o - turbod_opts] == TURBOD_FROM_DEFAULT)
             st = turbod_opt_set(c, o, rows[i][1], TURBOD_FROM_DEFAULT, "default", err);
@@ -199,6 +205,10 @@ static turbo_status cross_checks(const turbod_conf *c, turbo_err *err)
     if (c->kv_share <= 0)
         return turbod_err(err, TURBO_EINVAL, "kv_share is %g; a number above 0 is needed",
                           c->kv_share);
+    if (c->swap_space && !strcmp(c->device, "cpu"))
+        return turbod_err(err, TURBO_EINVAL,
+                          "swap_space is for the KV cache of a card, device is \"cpu\"; set "
+                          "swap_space = 0, or device = \"cuda\"");
     /* A larger max_batch_size alone raises the other; two numbers that contradict each other do not. */
     if (turbod_conf_origin(c, "max_prefill_token_num") != TURBOD_FROM_DEFAULT &&
         c->max_prefill_token_num < c->max_batch_size)

@@ -125,6 +125,7 @@ turbo_status turbod_engine_open(const turbod_engine_opts *o, turbod_engine **out
     turbod_plan_summary(&e->facts.plan, summary, sizeof summary);
     atomic_store(&e->metrics.kv_total, turbok_kv_pool_total(e->pool));
     atomic_store(&e->metrics.kv_free, turbok_kv_pool_free_count(e->pool));
+    atomic_store(&e->metrics.swap_total, turbok_kv_swap_total(e->pool));
     turbod_log(TURBO_LOG_INFO,
                "model %s: %d layers, vocabulary %d, %s; %s, loaded in %.2f s, %.2f of them weights",
                e->facts.model.arch, e->facts.model.n_layers, e->facts.model.vocab, summary,
@@ -282,6 +283,8 @@ static turbo_status equip(turbod_engine *e, turbod_request *r, const turbod_requ
     if (st)
         return st;
     r->keys = calloc((size_t)(len / e->facts.block_tokens) + 1, sizeof *r->keys);
+    if (e->facts.plan.swap_blocks && !(r->slots = calloc((size_t)r->table.cap, sizeof *r->slots)))
+        return turbod_err(err, TURBO_ENOMEM, "no memory for a request of %d tokens", len);
     r->flow = flow_of(e, spec->tenant ? spec->tenant : "");
     if (!r->keys || !r->flow)
         return turbod_err(err, TURBO_ENOMEM, "no memory for a request of %d tokens", len);

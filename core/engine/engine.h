@@ -28,6 +28,7 @@ typedef struct turbod_engine_opts {
     int32_t queue_size;
     double
         max_step_stretch; /* how much longer than a plain decode step one with prompts may take */
+    uint64_t swap_bytes; /* host memory for KV blocks of a device with memory of its own */
     uint64_t image_bytes; /* pictures and what the model made of them, of models that take some */
     bool prefix_caching;
     bool cache_per_tenant; /* tenants do not find each other's text in the cache */
@@ -52,6 +53,13 @@ turbo_status turbod_engine_isa(const char *name, turbok_isa *isa, turbo_err *err
 turbok_kv_dims turbod_engine_kv(const turbod_engine_opts *o); /* KV blocks as they are wanted */
 /* The part of the options that a memory plan depends on, and the free memory of this moment. */
 void turbod_engine_plan_in(const turbod_engine_opts *o, turbod_plan_in *in);
+/* After it, of a device with memory of its own: what it has and takes beside what any engine takes. quantised: some
+ * matrix is a grid. */
+void turbod_engine_plan_device(turbok_device *d, const turbod_engine_opts *o,
+                               const turbo_model_info *m, const turbod_media_facts *media,
+                               bool quantised, turbod_plan_in *in);
+/* The type of activations on a card: that of the model unless device_precision, `name`, says otherwise. */
+turbo_status turbod_engine_precision(const char *name, int32_t model, int32_t *act, turbo_err *err);
 turbo_status turbod_engine_open(const turbod_engine_opts *o, turbod_engine **out, turbo_err *err);
 /* Cancels what runs, joins the thread, frees everything. NULL allowed. */
 void turbod_engine_close(turbod_engine *e);

@@ -108,8 +108,7 @@ static turbo_status device_of(const char *name, turbok_device_opts *dev, bool *a
     return TURBO_OK;
 }
 
-/* The type of activations: that of the model unless the conf says otherwise. */
-static turbo_status precision_of(const char *name, int32_t model, int32_t *act, turbo_err *err)
+turbo_status turbod_engine_precision(const char *name, int32_t model, int32_t *act, turbo_err *err)
 {
     static const struct {
         const char *name;
@@ -141,7 +140,8 @@ static turbo_status open_device(turbod_engine *e, const turbod_engine_opts *o, t
     if (!st)
         st = device_of(o->device ? o->device : "cpu", &dev, &auto_, err);
     if (!st && dev.on == TURBOK_ON_CUDA)
-        st = precision_of(o->device_precision, e->facts.model.dtype, &dev.act_dtype, err);
+        st =
+            turbod_engine_precision(o->device_precision, e->facts.model.dtype, &dev.act_dtype, err);
     if (st)
         return st;
     st = turbok_device_open(&dev, &e->device, err);
@@ -164,9 +164,9 @@ static turbo_status open_device(turbod_engine *e, const turbod_engine_opts *o, t
     return st;
 }
 
-static turbok_steps steps_of(const turbod_engine *e, const turbod_engine_opts *o)
+static turbok_steps steps_of(const turbod_engine_opts *o, const turbo_model_info *m,
+                             const turbod_media_facts *media, bool quantised)
 {
-    const turbo_model_info *m = &e->facts.model;
     return (turbok_steps){
         .max_tokens = o->max_step_tokens > o->max_batch ? o->max_step_tokens : o->max_batch,
         .max_seqs = o->max_batch,
@@ -176,26 +176,27 @@ static turbok_steps steps_of(const turbod_engine *e, const turbod_engine_opts *o
         .embed_dim = m->embed_dim,
         .vocab = m->vocab,
         .block_tokens = o->block_tokens,
-        .quantised = e->quantised,
-        .picture_bytes = e->facts.media.n_rows ? (uint64_t)e->facts.media.fit.width * 3 *
-                                                     (uint64_t)e->facts.media.fit.height
-                                               : 0,
+        .n_layers = m->n_layers,
+        .quantised = quantised,
+        .picture_bytes =
+            media->n_rows ? (uint64_t)media->fit.width * 3 * (uint64_t)media->fit.height : 0,
     };
 }
 
-/* What a device with memory of its own has, and takes beside what any engine takes. */
-static void plan_for_device(turbod_engine *e, const turbod_engine_opts *o, turbod_plan_in *in)
+void turbod_engine_plan_device(turbok_device *d, const turbod_engine_opts *o,
+                               const turbo_model_info *m, const turbod_media_facts *media,
+                               bool quantised, turbod_plan_in *in)
 {
-    if (turbok_device_on_host(e->device))
+    const turbok_steps steps = steps_of(o, m, media, quantised);
+    if (turbok_device_on_host(d))
         return;
-    const turbok_steps steps = steps_of(e, o);
-    in->act_bytes = turbok_device_ops(e->device)->act_dtype == TURBO_F32 ? 4 : 2;
-    in->steps = turbok_steps_bytes(e->device, &steps);
-    in->context = turbok_device_context(e->device);
-    in->images = turbod_media_device_bytes(e->device, &e->facts.media, e->facts.model.embed_dim,
-                                           o->image_bytes);
+    in->act_bytes = turbok_device_ops(d)->act_dtype == TURBO_F32 ? 4 : 2;
+    in->steps = turbok_steps_bytes(d, &steps);
+    in->later = turbok_later_bytes(d, &steps);
+    in->context = turbok_device_context(d);
+    in->images = turbod_media_device_bytes(d, media, m->embed_dim, o->image_bytes);
     if (!o->memory_free)
-        in->vacant = turbok_device_vacant(e->device) + in->context;
+        in->vacant = turbok_device_vacant(d) + in->context;
 }
 
 turbok_kv_dims turbod_engine_kv(const turbod_engine_opts *o)
@@ -210,6 +211,7 @@ void turbod_engine_plan_in(const turbod_engine_opts *o, turbod_plan_in *in)
     in->session_len = o->session_len;
     in->cache_fraction = o->cache_fraction;
     in->cache_bytes = o->cache_bytes;
+    in->swap = o->swap_bytes;
     in->kv = turbod_engine_kv(o);
     in->max_batch = o->max_batch;
     in->max_step_tokens = o->max_step_tokens;
@@ -243,8 +245,13 @@ static turbo_status make_plan(turbod_engine *e, const turbod_engine_opts *o, tur
     e->quantised = sums.quantised;
     turbod_plan_in in = {.info = &f->model, .vtbl = e->model_vtbl, .weights = &sums};
     turbod_engine_plan_in(o, &in);
+    if (o->swap_bytes && turbok_device_on_host(e->device))
+        return turbod_err(
+            err, TURBO_EUNSUPPORTED,
+            "swap_space is host memory for the KV cache of a card; on a CPU the cache "
+            "is in host memory: set swap_space = 0");
     in.images = turbod_media_bytes(&f->media, o->image_bytes);
-    plan_for_device(e, o, &in);
+    turbod_engine_plan_device(e->device, o, &f->model, &f->media, sums.quantised, &in);
     st = turbod_plan_make(&in, &f->plan, err);
     if (st)
         return st;
@@ -378,6 +385,7 @@ void turbod_engine_audit(turbod_engine *e)
     };
     turbod_engine_facts *f = &e->facts;
     f->alloc[TURBOD_MEM_CONTEXT] = turbok_device_context(e->device);
+    f->alloc[TURBOD_MEM_GRAPHS] = f->plan.bytes[TURBOD_MEM_GRAPHS]; /* left free for them */
     for (int k = 0; k < TURBOK_MEM_KINDS; k++)
         f->alloc[of_device[k]] = turbok_device_mem(e->device, (turbok_mem)k);
     for (int k = 0; k < TURBOD_MEM_KINDS; k++) {
@@ -416,12 +424,17 @@ turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, t
         e->facts.alloc[TURBOD_MEM_IMAGES] = turbod_media_reserved(e->media);
     clocked(e, TURBOD_LOAD_WORKSPACE, &t);
     if (!st && !turbok_device_on_host(e->device)) {
-        const turbok_steps steps = steps_of(e, o);
+        const turbok_steps steps = steps_of(o, &e->facts.model, &e->facts.media, e->quantised);
         st = turbok_steps_open(e->device, &steps, err);
     }
     if (!st)
         st =
             turbok_kv_pool_new(e->device, &e->facts.plan.dims, e->facts.plan.blocks, &e->pool, err);
+    if (!st && e->facts.plan.swap_blocks) {
+        st = turbok_kv_swap_new(e->pool, e->facts.plan.swap_blocks, err);
+        e->facts.alloc[TURBOD_MEM_SWAP] =
+            st ? 0 : (uint64_t)turbok_kv_swap_total(e->pool) * e->facts.plan.block_bytes;
+    }
     if (!st) /* the zeros of its memory, too */
         st = turbok_device_wait(e->device, err);
     clocked(e, TURBOD_LOAD_KV, &t);

@@ -141,6 +141,11 @@ READER(image_hits)
 READER(kv_total)
 READER(kv_free)
 READER(kv_cached)
+READER(swapped_out)
+READER(swapped_in)
+READER(swap_full)
+READER(swap_total)
+READER(swap_free)
 READER(prefill_tokens)
 READER(steps)
 
@@ -213,6 +218,14 @@ void turbod_metrics_write(const turbod_metrics_of *models, size_t n, bool vllm, 
     number(&ours, "kv_blocks_total", "gauge", "KV blocks of the pool.", read_kv_total);
     number(&ours, "kv_blocks_free", "gauge", "KV blocks nobody uses.", read_kv_free);
     number(&ours, "kv_blocks_cached", "gauge", "KV blocks kept for reuse.", read_kv_cached);
+    number(&ours, "swap_blocks_total", "gauge", "KV blocks that swap_space has room for.",
+           read_swap_total);
+    number(&ours, "swap_blocks_free", "gauge", "KV blocks of it that nobody uses.", read_swap_free);
+    number(&ours, "swapped_out_blocks_total", "counter", "KV blocks copied to the host.",
+           read_swapped_out);
+    number(&ours, "swapped_in_blocks_total", "counter", "KV blocks copied back.", read_swapped_in);
+    number(&ours, "swap_full_total", "counter",
+           "Sequences whose KV was taken away and found no room in swap_space.", read_swap_full);
     number(&ours, "prefill_tokens_total", "counter",
            "Prompt tokens computed: without cached ones, with those computed again.",
            read_prefill_tokens);

@@ -38,6 +38,9 @@ typedef struct turbod_metrics {
     _Atomic uint64_t prompt_tokens, generation_tokens, preemptions, steps;
     _Atomic uint64_t prefill_tokens; /* computed: without what the cache had, with what was lost */
     _Atomic uint64_t prefix_queries, prefix_hits;  /* tokens */
+    _Atomic uint64_t swapped_out, swapped_in; /* blocks */
+    _Atomic uint64_t swap_full; /* preemptions whose KV did not fit */
+    _Atomic int64_t swap_total, swap_free; /* blocks */
     _Atomic uint64_t image_queries, image_hits; /* images */
     _Atomic uint64_t ended[TURBOD_END_KINDS];
     turbod_hist ttft, itl, e2e, queue_time, step_tokens;

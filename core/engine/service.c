@@ -102,6 +102,7 @@ turbo_status turbod_service_engine_opts(const turbod_conf *c, turbod_engine_opts
     o->queue_size = (int32_t)c->queue_size;
     o->max_step_stretch = c->max_step_stretch;
     o->image_bytes = c->image_cache;
+    o->swap_bytes = c->swap_space;
     o->prefix_caching = c->enable_prefix_caching;
     o->cache_per_tenant = c->prefix_cache_per_key;
     o->threads = (int32_t)c->threads;

@@ -127,6 +127,7 @@ void turbod_publish_gauges(turbod_engine *e)
     atomic_store_explicit(&m->running, e->sched.n_running, memory_order_relaxed);
     atomic_store_explicit(&m->waiting, e->sched.n_waiting, memory_order_relaxed);
     atomic_store_explicit(&m->kv_free, turbok_kv_pool_free_count(e->pool), memory_order_relaxed);
+    atomic_store_explicit(&m->swap_free, turbok_kv_swap_vacant(e->pool), memory_order_relaxed);
     atomic_store_explicit(&m->kv_cached, turbok_kv_pool_cached_count(e->pool),
                           memory_order_relaxed);
     atomic_store_explicit(&e->last_beat, turbod_now(), memory_order_relaxed);

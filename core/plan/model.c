@@ -4,8 +4,8 @@
 #include "plugin/host.h"
 #include "weights/config.h"
 
-static turbo_status count(const char *folder, const turbod_weights_opts *opts, turbod_plan_model *m,
-                          turbo_err *err)
+turbo_status turbod_plan_model_count(const char *folder, const turbod_weights_opts *opts,
+                                     turbod_plan_model *m, turbo_err *err)
 {
     const turbo_host *host = turbod_host_table();
     turbo_weights *w = NULL;
@@ -25,9 +25,8 @@ static turbo_status count(const char *folder, const turbod_weights_opts *opts, t
     return st;
 }
 
-turbo_status turbod_plan_model_read(const char *folder, const turbod_registry *registry,
-                                    const turbod_weights_opts *opts, turbod_plan_model *out,
-                                    turbo_err *err)
+turbo_status turbod_plan_model_open(const char *folder, const turbod_registry *registry,
+                                    turbod_plan_model *out, turbo_err *err)
 {
     *out = (turbod_plan_model){.info = {.size = sizeof out->info}};
     turbo_status st = turbod_config_open(folder, &out->config, err);
@@ -35,9 +34,17 @@ turbo_status turbod_plan_model_read(const char *folder, const turbod_registry *r
         st = turbod_registry_model_for(registry, out->config, &out->vtbl, err);
     if (!st)
         st = out->vtbl->describe(turbod_host_table(), out->config, &out->info, err);
-    if (!st)
-        st = count(folder, opts, out, err);
     if (st)
+        turbod_plan_model_free(out);
+    return st;
+}
+
+turbo_status turbod_plan_model_read(const char *folder, const turbod_registry *registry,
+                                    const turbod_weights_opts *opts, turbod_plan_model *out,
+                                    turbo_err *err)
+{
+    turbo_status st = turbod_plan_model_open(folder, registry, out, err);
+    if (!st && (st = turbod_plan_model_count(folder, opts, out, err)))
         turbod_plan_model_free(out);
     return st;
 }

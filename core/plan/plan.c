@@ -15,7 +15,7 @@ const char *const turbod_mem_names[TURBOD_MEM_KINDS] = {
     [TURBOD_MEM_SAMPLING] = "sampling", [TURBOD_MEM_SCRATCH] = "scratch",
     [TURBOD_MEM_IMAGES] = "images",     [TURBOD_MEM_CONTEXT] = "context",
     [TURBOD_MEM_GRAPHS] = "graphs",     [TURBOD_MEM_KV] = "kv",
-    [TURBOD_MEM_KV_INDEX] = "kv_index",
+    [TURBOD_MEM_KV_INDEX] = "kv_index", [TURBOD_MEM_SWAP] = "swap",
 };
 
 static double gib(uint64_t bytes)
@@ -50,6 +50,7 @@ static turbo_status make_fixed(const turbod_plan_in *in, turbod_plan *p, turbo_e
         in->act_bytes ? in->steps : turbok_scratch_bytes(in->threads, in->info->head_dim);
     b[TURBOD_MEM_IMAGES] = in->images;
     b[TURBOD_MEM_CONTEXT] = in->context;
+    b[TURBOD_MEM_GRAPHS] = in->later;
     uint64_t ws = in->vtbl->workspace(in->info, p->max_step_tokens, p->max_batch,
                                       in->act_bytes ? in->act_bytes : (int32_t)sizeof(float));
     bool ok = turbod_mul(B, V, &n) && region(n, sizeof(float), &p->logits) &&
@@ -167,6 +168,22 @@ static turbo_status make_kv(const turbod_plan_in *in, turbod_plan *p, turbo_err 
     return TURBO_OK;
 }
 
+static turbo_status make_swap(const turbod_plan_in *in, turbod_plan *p, turbo_err *err)
+{
+    uint64_t n = in->swap / p->block_bytes;
+    if (!in->swap)
+        return TURBO_OK;
+    if (!n || n > INT32_MAX)
+        return turbod_err(
+            err, TURBO_EINVAL,
+            "swap_space is %.1f MiB, a KV block takes %.1f MiB; set 0 or room for some "
+            "hundred of them",
+            (double)in->swap / 0x1p20, (double)p->block_bytes / 0x1p20);
+    p->swap_blocks = (int32_t)n;
+    p->bytes[TURBOD_MEM_SWAP] = n * p->block_bytes;
+    return TURBO_OK;
+}
+
 turbo_status turbod_plan_make(const turbod_plan_in *in, turbod_plan *out, turbo_err *err)
 {
     *out = (turbod_plan){
@@ -186,7 +203,8 @@ turbo_status turbod_plan_make(const turbod_plan_in *in, turbod_plan *out, turbo_
         out->block_bytes = turbok_kv_block_bytes(&out->dims);
         return st;
     }
-    return make_kv(in, out, err);
+    st = make_kv(in, out, err);
+    return st ? st : make_swap(in, out, err);
 }
 
 int64_t turbod_plan_tokens(const turbod_plan *p)

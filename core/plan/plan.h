@@ -19,9 +19,10 @@ typedef enum {
     TURBOD_MEM_SCRATCH, /* attention scratch of the compute threads */
     TURBOD_MEM_IMAGES, /* pictures and what a model made of them, the most they may take */
     TURBOD_MEM_CONTEXT, /* driver and kernels of a device, as measured */
-    TURBOD_MEM_GRAPHS, /* captured steps of a device; a CPU has none */
+    TURBOD_MEM_GRAPHS, /* left free for the captured steps of a device; a CPU has none */
     TURBOD_MEM_KV, /* KV blocks */
     TURBOD_MEM_KV_INDEX, /* reference counts and prefix cache of the blocks */
+    TURBOD_MEM_SWAP, /* host memory for KV blocks of a device: of no sum */
     TURBOD_MEM_KINDS
 } turbod_mem;
 extern const char *const turbod_mem_names[TURBOD_MEM_KINDS]; /* "weights", as in /metrics */
@@ -35,12 +36,14 @@ typedef struct turbod_plan_in {
     /* A device with memory of its own; zero: a CPU. */
     int32_t act_bytes; /* of an activation */
     uint64_t steps; /* what it takes for steps (turbok_steps_bytes) */
+    uint64_t later; /* what it takes while it runs (turbok_later_bytes) */
     uint64_t context; /* what its driver took when it was opened; in vacant no more */
     uint64_t vacant; /* bytes free before anything is taken; 0: unknown */
     int64_t session_len; /* 0: the model's, at most what the pool holds */
     double cache_fraction; /* r, used when cache_bytes is 0 */
     uint64_t cache_bytes;
     uint64_t images; /* bytes for pictures; 0: the model takes none */
+    uint64_t swap; /* bytes of host memory for blocks, rounded down to whole ones; 0: none */
     turbok_kv_dims kv; /* how blocks are wanted: block_tokens, dtype (-1: the model's) */
     int32_t max_batch, max_step_tokens;
     bool prefix_caching;
@@ -50,7 +53,7 @@ typedef struct turbod_plan_in {
 typedef struct turbod_plan {
     uint64_t bytes[TURBOD_MEM_KINDS];
     uint64_t fixed; /* all kinds but KV and its index */
-    uint64_t total; /* all kinds */
+    uint64_t total; /* all kinds but swap, which is memory of the host */
     uint64_t vacant; /* as given */
     uint64_t left; /* vacant less fixed */
     uint64_t allowed; /* for KV blocks: r F, or cache_bytes */
@@ -58,6 +61,7 @@ typedef struct turbod_plan {
     turbok_kv_dims dims;
     uint64_t block_bytes;
     int32_t blocks;
+    int32_t swap_blocks;
     int32_t most_blocks; /* max_batch sequences of full length: more would never be used */
     int32_t session_len;
     int32_t max_batch, max_step_tokens;
@@ -100,7 +104,13 @@ typedef struct turbod_plan_model {
     bool from_config; /* there are no weight files: shapes and type come from config.json */
 } turbod_plan_model;
 
-/* Reads config.json and, where there are weight files, their headers. opts: how matrices are stored. */
+/* config.json: everything but weights. */
+turbo_status turbod_plan_model_open(const char *folder, const turbod_registry *registry,
+                                    turbod_plan_model *out, turbo_err *err);
+/* weights, from the headers of its files where there are some. opts: how matrices are stored, and on what device. */
+turbo_status turbod_plan_model_count(const char *folder, const turbod_weights_opts *opts,
+                                     turbod_plan_model *m, turbo_err *err);
+/* Both. */
 turbo_status turbod_plan_model_read(const char *folder, const turbod_registry *registry,
                                     const turbod_weights_opts *opts, turbod_plan_model *out,
                                     turbo_err *err);

@@ -12,10 +12,13 @@
 
 typedef struct turbod_gpu {
     const char *id, *name;
-    double memory; /* bytes: the datasheet's GB as 10^9, about what a driver leaves of them */
+    double memory; /* bytes that it has, and of them what opening it takes */
+    double context;
+    const char *memory_note; /* how these two are known */
     double bandwidth; /* bytes a second */
     double flops; /* dense 16-bit operations a second with fp32 sums, as the note says */
-    const char *note; /* where the figures come from */
+    const char *note; /* where these come from */
+    int sm_count, capability; /* multiprocessors; 90 is 9.0 */
 } turbod_gpu;
 extern const turbod_gpu turbod_gpus[];
 extern const size_t turbod_n_gpus;

@@ -68,8 +68,13 @@ int32_t turbod_holding_find(turbod_request *r, turbok_kv_pool *p)
     name_to(r, p, r->n_tokens - 1);
     r->computed =
         turbok_kv_match(p, &r->table, r->keys, r->tokens, r->n_tokens - 1, plain_from(r), &soon);
+    if (r->kept > r->computed) { /* whole blocks come from there, none is shared in part */
+        r->computed = r->computed / block_tokens(p) * block_tokens(p);
+        turbok_kv_table_truncate(&r->table, p, r->computed);
+    }
     r->published = r->computed / block_tokens(p);
-    return soon - r->computed;
+    int32_t have = r->kept > r->computed ? r->kept : r->computed;
+    return soon > have ? soon - have : 0;
 }
 
 static void publish_full(turbod_request *r, turbok_kv_pool *p, int32_t i, bool ready)
@@ -110,6 +115,36 @@ void turbod_holding_advance(turbod_request *r, turbok_kv_pool *p, int32_t n)
     /* The end of the prompt is where a second answer to it, or a dialogue's next turn, begins. */
     if (n == r->announced)
         publish_tail(r, p, n, true);
+}
+
+bool turbod_holding_keep(turbod_request *r, turbok_kv_pool *p)
+{
+    int32_t bt = block_tokens(p), n = (r->computed + bt - 1) / bt;
+    if (turbok_kv_swap_vacant(p) < n)
+        return false;
+    for (; r->n_slots < n; r->n_slots++)
+        r->slots[r->n_slots] = turbok_kv_swap_out(p, r->table.blocks[r->n_slots]);
+    r->kept = r->computed;
+    return true;
+}
+
+int32_t turbod_holding_fetch(turbod_request *r, turbok_kv_pool *p)
+{
+    int32_t n = 0;
+    if (r->kept > r->computed) {
+        for (int32_t i = r->computed / block_tokens(p); i < r->n_slots; i++, n++)
+            turbok_kv_swap_in(p, r->slots[i], r->table.blocks[i]);
+        r->computed = r->table.len = r->kept; /* found by others when the next step has landed */
+    }
+    turbod_holding_forget(r, p);
+    return n;
+}
+
+void turbod_holding_forget(turbod_request *r, turbok_kv_pool *p)
+{
+    while (r->n_slots)
+        turbok_kv_swap_put(p, r->slots[--r->n_slots]);
+    r->kept = 0;
 }
 
 void turbod_holding_release(turbod_request *r, turbok_kv_pool *p)

@@ -15,8 +15,15 @@ int32_t turbod_holding_find(turbod_request *r, turbok_kv_pool *p);
 void turbod_holding_announce(turbod_request *r, turbok_kv_pool *p);
 /* Its first n tokens are computed, more than before. */
 void turbod_holding_advance(turbod_request *r, turbok_kv_pool *p, int32_t n);
-/* Gives all blocks back; what was computed stays cached as long as there is room. */
+/* Gives all blocks of the pool back; what was computed stays cached as long as there is room. */
 void turbod_holding_release(turbod_request *r, turbok_kv_pool *p);
+/* Before it: copies the KV of what is computed into the swap space. False: there is no room there. */
+bool turbod_holding_keep(turbod_request *r, turbok_kv_pool *p);
+/* After find, and when the table has room for all known tokens: fetches what was kept and not found. Returns the
+ * number of blocks. */
+int32_t turbod_holding_fetch(turbod_request *r, turbok_kv_pool *p);
+/* What was kept is not needed any more. */
+void turbod_holding_forget(turbod_request *r, turbok_kv_pool *p);
 /* Nobody may find what this request computed: its numbers were not finite. */
 void turbod_holding_taint(turbod_request *r, turbok_kv_pool *p);
 

@@ -44,6 +44,7 @@ void turbod_request_release(turbod_request *r)
     free(r->seen);
     free(r->tokens); /* the KV table was given back by the engine when the request ended */
     free(r->keys);
+    free(r->slots);
     free(r->param_arrays);
     free(r->sampler_state);
     if (r->steer)

@@ -129,7 +129,19 @@ int32_t turbod_sched_known(const turbod_sched *s, const turbod_request *r)
     return r->computed > air ? r->computed - air : 0;
 }
 
-static void leave(turbod_sched *s, turbod_request *r)
+/* Keeps the KV of one that loses its place, where there is swap space. */
+static void keep(turbod_sched *s, turbod_request *r)
+{
+    if (!r->slots || !r->computed)
+        return;
+    if (turbod_holding_keep(r, s->pool))
+        atomic_fetch_add_explicit(&s->metrics->swapped_out, (uint64_t)r->n_slots,
+                                  memory_order_relaxed);
+    else
+        atomic_fetch_add_explicit(&s->metrics->swap_full, 1, memory_order_relaxed);
+}
+
+static void leave(turbod_sched *s, turbod_request *r, bool returns)
 {
     int32_t i = index_of(s, r);
     s->n_running--;
@@ -141,6 +153,8 @@ static void leave(turbod_sched *s, turbod_request *r)
     r->flow->n_running--;
     r->flow->service -= r->prepaid;
     r->prepaid = 0;
+    if (returns) /* with what is in the air: the copy comes behind it */
+        keep(s, r);
     int32_t known = turbod_sched_known(s, r);
     if (known < r->computed) /* what is in the air is not kept for others */
         r->computed = r->table.len = known;
@@ -179,15 +193,16 @@ void turbod_sched_remove(turbod_sched *s, turbod_request *r)
     } else if (r->phase == TURBOD_RUNNING) {
         double used = (double)(r->n_tokens - r->n_prompt) / r->max_tokens;
         s->used_share += (used - s->used_share) / 8;
-        leave(s, r);
+        leave(s, r, false);
     }
+    turbod_holding_forget(r, s->pool);
     turbok_kv_table_free(&r->table, s->pool);
     turbod_request_move(r, TURBOD_ENDED);
 }
 
 static void preempt(turbod_sched *s, turbod_request *r)
 {
-    leave(s, r);
+    leave(s, r, true);
     r->preemptions++;
     turbod_request_move(r, TURBOD_WAITING);
     enqueue(s, r);
@@ -359,6 +374,9 @@ static int admit_one(turbod_sched *s, turbod_request *r, int32_t *budget)
     }
     if (!r->t_start)
         r->cached = r->computed;
+    if (r->n_slots)
+        atomic_fetch_add_explicit(&s->metrics->swapped_in,
+                                  (uint64_t)turbod_holding_fetch(r, s->pool), memory_order_relaxed);
     turbod_holding_announce(r, s->pool);
     dequeue(s, r);
     enter(s, r);
@@ -416,5 +434,10 @@ bool turbod_sched_balanced(const turbod_sched *s)
         refs += turbok_kv_block_refs(s->pool, b);
     for (int32_t i = 0; i < s->n_running; i++)
         held += s->running[i]->table.n;
-    return used + available(s) == total && held + s->n_lent == refs;
+    int64_t kept = 0;
+    for (const turbod_flow *f = s->flows; f; f = f->right)
+        for (const turbod_request *r = f->head; r; r = r->next)
+            kept += r->n_slots;
+    return used + available(s) == total && held + s->n_lent == refs &&
+           kept + turbok_kv_swap_vacant(s->pool) == turbok_kv_swap_total(s->pool);
 }

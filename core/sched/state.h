@@ -72,6 +72,9 @@ struct turbod_request {
     int32_t published; /* full blocks that others may find */
     int32_t announced; /* tokens it said it would compute */
     turbok_kv_table table;
+    int32_t *slots; /* [table.cap] of the swap space; NULL: the engine has none */
+    int32_t n_slots; /* in use: */
+    int32_t kept; /* ... the KV of so many tokens lies there, while it waits */
     int32_t place; /* a number below max_batch of its own while it runs; else -1 */
     void *sampler_state;
     bool programs; /* drawn by the sampler that runs programs */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cuda/graph.h"
 #include "cuda/state.h"
 
 static turbok_cuda *self_of(const turbok_device *d)
@@ -16,7 +17,7 @@ static void cuda_close(turbok_device *d)
     turbok_cuda *s = self_of(d);
     if (!s)
         return;
-    if (s->cu) {
+    if (s->cu && s->cu->ctx) {
         const turbok_cu_driver *drv = &s->cu->drv;
         (void)drv->ctx_set(s->cu->ctx);
         (void)drv->stream_synchronize(s->cu->stream);
@@ -25,11 +26,29 @@ static void cuda_close(turbok_device *d)
         if (s->arena)
             (void)drv->mem_free(s->arena);
         turbok_blas_close(s->blas);
-        turbok_cu_close(s->cu);
     }
+    turbok_cu_close(s->cu);
     free(s->coder);
     free(s);
     d->exec.self = NULL;
+}
+
+/* A device that sizes can be asked of, and nothing else. */
+static turbo_status describe(turbok_device *d, const turbok_card *card, turbo_err *err)
+{
+    turbok_cuda *s = self_of(d);
+    turbok_cu *cu = calloc(1, sizeof *cu);
+    if (!cu)
+        return turbok_fail(err, TURBO_ENOMEM, "no memory for a device");
+    s->cu = cu;
+    cu->sm_count = card->sm_count;
+    cu->major = card->major;
+    cu->minor = card->minor;
+    cu->total_bytes = card->memory;
+    cu->context_bytes = card->context;
+    snprintf(cu->name, sizeof cu->name, "%s", card->name);
+    snprintf(d->name, sizeof d->name, "%s", card->name);
+    return TURBO_OK;
 }
 
 static turbo_status cuda_open(turbok_device *d, const turbok_device_opts *o, turbo_err *err)
@@ -41,6 +60,8 @@ static turbo_status cuda_open(turbok_device *d, const turbok_device_opts *o, tur
     s->act = o->act_dtype;
     s->recording = -1;
     s->graphs = !o->no_graphs;
+    if (o->card)
+        return describe(d, o->card, err);
     turbo_status st = turbok_cu_open(o->ordinal, &s->cu, err);
     if (st)
         return st;
@@ -118,6 +139,8 @@ static uint64_t cuda_vacant(turbok_device *d)
 {
     turbok_cu *cu = self_of(d)->cu;
     size_t vacant = 0, total = 0;
+    if (!cu->ctx)
+        return cu->total_bytes - cu->context_bytes;
     turbok_cu_note(cu, cu->drv.mem_info(&vacant, &total), "free memory is not known");
     return vacant;
 }
@@ -137,6 +160,12 @@ static turbo_status cuda_enter(turbok_device *d, turbo_err *err)
 static uint64_t cuda_context(const turbok_device *d)
 {
     return self_of(d)->cu->context_bytes;
+}
+
+static uint64_t cuda_later_bytes(const turbok_device *d, const turbok_steps *steps)
+{
+    (void)d;
+    return SLACK + turbok_cuda_graphs_bytes(steps);
 }
 
 static void cuda_block_copy(turbok_device *d, void *to, const void *from, size_t bytes)
@@ -167,6 +196,16 @@ static void cuda_block_write(turbok_device *d, void *to, const void *from, size_
     turbok_cu_wait(cu, NULL);
 }
 
+static void cuda_block_out(turbok_device *d, void *to, const void *from, size_t bytes)
+{
+    turbok_cu_to_host(self_of(d)->cu, to, turbok_cu_at(from), bytes);
+}
+
+static void cuda_block_in(turbok_device *d, void *to, const void *from, size_t bytes)
+{
+    turbok_cu_to_device(self_of(d)->cu, turbok_cu_at(to), from, bytes);
+}
+
 const turbok_backend *turbok_backend_entry(void)
 {
     static const turbok_backend backend = {
@@ -189,9 +228,12 @@ const turbok_backend *turbok_backend_entry(void)
         .block_copy = cuda_block_copy,
         .block_read = cuda_block_read,
         .block_write = cuda_block_write,
+        .block_out = cuda_block_out,
+        .block_in = cuda_block_in,
         .wait = cuda_wait,
         .enter = cuda_enter,
         .steps_bytes = turbok_cuda_steps_bytes,
+        .later_bytes = cuda_later_bytes,
         .steps_open = turbok_cuda_steps_open,
         .step_begin = turbok_cuda_step_begin,
         .step_end = turbok_cuda_step_end,

@@ -22,6 +22,18 @@ int32_t turbok_cuda_bucket_size(const turbok_cuda *s, int bucket)
     return sizes[bucket] < s->steps.max_seqs ? sizes[bucket] : s->steps.max_seqs;
 }
 
+/* On an H200 a recording of 24 layers took 0.66 MB and one of 32 layers 0.79 (bench-gpu memory): less than 3 KiB a
+ * launch, taken in pieces of 2 MiB. */
+uint64_t turbok_cuda_graphs_bytes(const turbok_steps *s)
+{
+    enum { LAUNCHES_OF_LAYER = 10, OTHER_LAUNCHES = 16, LAUNCH = 3 << 10, PIECE = 2 << 20 };
+    uint64_t n = 0;
+    while (n < BUCKETS && (!n || sizes[n - 1] < s->max_seqs))
+        n++;
+    n *= AHEAD * ((uint64_t)s->n_layers * LAUNCHES_OF_LAYER + OTHER_LAUNCHES) * LAUNCH;
+    return (n + PIECE - 1) / PIECE * PIECE;
+}
+
 static const int32_t *padded(int32_t **at, const int32_t *from, int32_t have, int32_t n)
 {
     int32_t *to = *at;

@@ -17,4 +17,7 @@ turbo_status turbok_cuda_graph_begin(turbok_cuda *s, int bucket, bool *replay, t
 turbo_status turbok_cuda_graph_end(turbok_cuda *s, turbo_err *err);
 void turbok_cuda_graphs_free(turbok_cuda *s);
 
+/* What the driver takes for all recordings there can be, at most. */
+uint64_t turbok_cuda_graphs_bytes(const turbok_steps *s);
+
 #endif

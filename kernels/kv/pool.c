@@ -122,6 +122,7 @@ void turbok_kv_pool_free(turbok_kv_pool *p)
 {
     if (!p)
         return;
+    turbok_kv_swap_free(p);
     release_map(p->device, p->map, p->map_bytes);
     p->device->mem[TURBOK_MEM_KV] -= p->map_bytes;
     turbok_prefix_free(p);

@@ -228,8 +228,7 @@ static void test_refusals(void **state)
          "no cuda:2, the driver sees 2 devices; use cuda:0 to cuda:1", TURBO_EINVAL},
         {"FAKECUDA_DEVICES", "1", "cuda:x", "use auto, cpu, cuda or cuda:1", TURBO_EINVAL},
         {"FAKECUDA_DEVICES", "1", "gpu", "use auto, cpu, cuda or cuda:1", TURBO_EINVAL},
-        {"FAKECUDA_MEMORY", "65536", "cuda", "are free beside weights and workspaces; lower it",
-         TURBO_ENOMEM},
+        {"FAKECUDA_MEMORY", "65536", "cuda", "before any KV cache", TURBO_ENOMEM},
     };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
