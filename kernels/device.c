@@ -1,4 +1,7 @@
 /* kernels/device.c: a CPU device: instruction set, thread pool, memory and the op table. */
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <dlfcn.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -69,12 +72,20 @@ void turbok_release(turbok_device *d, turbok_mem kind, void *p, size_t bytes)
         free(p);
 }
 
+#if defined(__x86_64__)
+/* __builtin_cpu_supports knows no name for it before clang 16. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 static bool has_isa(turbok_isa isa)
 {
 #if defined(__x86_64__)
     if (isa == TURBOK_ISA_AVX2)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-               __builtin_cpu_supports("f16c");
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     if (isa == TURBOK_ISA_AVX512)
         return has_isa(TURBOK_ISA_AVX2) && __builtin_cpu_supports("avx512f") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
@@ -105,8 +116,11 @@ static const turbok_prim *prim_of(turbok_isa isa)
 static turbo_status open_cpu(turbok_device *d, turbo_err *err)
 {
     int threads = turbok_pool_threads(d->exec.pool);
-    snprintf(d->name, sizeof d->name, "cpu %s, %d thread%s", d->exec.prim->name, threads,
-             threads == 1 ? "" : "s");
+    int nodes = turbok_pool_nodes(d->exec.pool);
+    int n = snprintf(d->name, sizeof d->name, "cpu %s, %d thread%s", d->exec.prim->name, threads,
+                     threads == 1 ? "" : "s");
+    if (nodes > 1)
+        snprintf(d->name + n, sizeof d->name - (size_t)n, " on %d memory nodes", nodes);
     d->exec.scratch = calloc((size_t)threads, sizeof *d->exec.scratch);
     if (!d->exec.scratch)
         return turbok_fail(err, TURBO_ENOMEM, "no memory for a device");

@@ -1,6 +1,8 @@
 /* kernels/pool.c: see pool.h. */
 #include "internal.h"
 
+#include "nodes.h"
+
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -17,6 +19,12 @@ typedef struct worker {
     pthread_t thread;
 } worker;
 
+/* What of a loop belongs to a node: its threads take from here first. */
+typedef struct share {
+    _Alignas(64) _Atomic int64_t next; /* first item not handed out */
+    int64_t end;
+} share;
+
 struct turbok_pool {
     int n; /* threads, the caller included */
     int spin_us;
@@ -27,8 +35,8 @@ struct turbok_pool {
      * waits for those inside only: a worker that has no CPU just now never delays a loop it has not
      * joined, and cannot join one that is closed. */
     _Alignas(64) _Atomic uint64_t gate;
-    _Alignas(64) _Atomic int64_t next;   /* first item not handed out */
-    int64_t end, grain;
+    share shares[TURBOK_NODES_MAX];
+    int64_t grain;
     turbok_range_fn fn;
     void *ctx;
     bool quit;
@@ -36,6 +44,10 @@ struct turbok_pool {
     pthread_mutex_t mu;
     pthread_cond_t wake;
     _Atomic int sleepers;
+
+    turbok_nodes nodes;
+    int node_of[MAX_THREADS]; /* by thread */
+    int before[TURBOK_NODES_MAX + 1]; /* threads of the nodes before this one */
 };
 
 static inline void relax(void)
@@ -78,14 +90,40 @@ static void pin_to(pthread_t thread, const cpu_set_t *set, int i)
         }
 }
 
+/* The thread's own node first, then what the others have left. */
 static void work(turbok_pool *p, int thread)
 {
-    for (;;) {
-        int64_t from = atomic_fetch_add_explicit(&p->next, p->grain, memory_order_relaxed);
-        if (from >= p->end)
-            return;
-        int64_t to = p->end - from > p->grain ? from + p->grain : p->end;
-        p->fn(p->ctx, from, to, thread);
+    for (int i = 0, node = p->node_of[thread]; i < p->nodes.n;
+         i++, node = (node + 1) % p->nodes.n) {
+        share *s = &p->shares[node];
+        for (;;) {
+            int64_t from = atomic_fetch_add_explicit(&s->next, p->grain, memory_order_relaxed);
+            if (from >= s->end)
+                break;
+            int64_t to = s->end - from > p->grain ? from + p->grain : s->end;
+            p->fn(p->ctx, from, to, thread);
+        }
+    }
+}
+
+/* The node that the caller runs on now: it is bound to none. */
+static int current_node(const turbok_pool *p)
+{
+    int cpu = sched_getcpu();
+    for (int i = 0; cpu >= 0 && i < p->nodes.n; i++)
+        if (CPU_ISSET((size_t)cpu, &p->nodes.cpus[i]))
+            return i;
+    return 0;
+}
+
+/* Shares in proportion to the threads of the nodes, the same for each loop over n items: what packed a matrix tile by
+ * tile, and so had its pages put beside it, is what will read them. */
+static void divide(turbok_pool *p, int64_t n)
+{
+    for (int i = 0; i < p->nodes.n; i++) {
+        int64_t from = n * p->before[i] / p->n;
+        p->shares[i].end = n * p->before[i + 1] / p->n;
+        atomic_store_explicit(&p->shares[i].next, from, memory_order_relaxed);
     }
 }
 
@@ -159,9 +197,10 @@ void turbok_pool_for(turbok_pool *p, int64_t n, int64_t grain, turbok_range_fn f
     }
     p->fn = fn;
     p->ctx = ctx;
-    p->end = n;
     p->grain = grain < 1 ? 1 : grain;
-    atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+    divide(p, n);
+    if (p->nodes.n > 1)
+        p->node_of[0] = current_node(p);
     announce(p);
     work(p, 0);
     atomic_fetch_and_explicit(&p->gate, ~(uint64_t)OPEN, memory_order_acq_rel);
@@ -172,19 +211,59 @@ void turbok_pool_for(turbok_pool *p, int64_t n, int64_t grain, turbok_range_fn f
     }
 }
 
+/* Deals the threads to the nodes, in proportion to their CPUs. */
+static void deal(turbok_pool *p)
+{
+    int have[TURBOK_NODES_MAX] = {0};
+    for (int i = 0; i < p->n; i++) {
+        int best = 0;
+        for (int k = 1; k < p->nodes.n; k++)
+            if ((have[k] + 1) * CPU_COUNT(&p->nodes.cpus[best]) <
+                (have[best] + 1) * CPU_COUNT(&p->nodes.cpus[k]))
+                best = k;
+        p->node_of[i] = best;
+        have[best]++;
+    }
+    for (int k = 0; k < p->nodes.n; k++)
+        p->before[k + 1] = p->before[k] + have[k];
+}
+
+/* Binds worker i to its node, or with pin to one CPU: all CPUs of a node go round among its threads. */
+static void bind_worker(turbok_pool *p, int i, bool pin)
+{
+    int node = p->node_of[i], among = 0;
+    for (int k = 0; k < i; k++)
+        among += p->node_of[k] == node;
+    if (pin)
+        pin_to(p->workers[i].thread, &p->nodes.cpus[node], among);
+    else if (p->nodes.n > 1)
+        (void)pthread_setaffinity_np(p->workers[i].thread, sizeof(cpu_set_t), &p->nodes.cpus[node]);
+}
+
 turbo_status turbok_pool_new(int threads, bool pin, int spin_us, turbok_pool **out, turbo_err *err)
+{
+    cpu_set_t allowed;
+    turbok_nodes nodes;
+    bool known = !sched_getaffinity(0, sizeof allowed, &allowed);
+    if (known)
+        turbok_nodes_read(TURBOK_NODES_ROOT, &allowed, &nodes);
+    else
+        nodes = (turbok_nodes){.n = 1};
+    return turbok_pool_new_on(&nodes, threads, pin && known, spin_us, out, err);
+}
+
+turbo_status turbok_pool_new_on(const turbok_nodes *nodes, int threads, bool pin, int spin_us,
+                                turbok_pool **out, turbo_err *err)
 {
     turbok_pool *p = aligned_alloc(64, (sizeof *p + 63) / 64 * 64);
     if (!p)
         return turbok_fail(err, TURBO_ENOMEM, "no memory for a thread pool");
-    *p = (turbok_pool){.spin_us = spin_us < 0 ? 50 : spin_us};
+    *p = (turbok_pool){.spin_us = spin_us < 0 ? 50 : spin_us, .nodes = *nodes};
     p->n = threads > 0 ? threads : turbok_cpu_count();
     p->n = p->n > MAX_THREADS ? MAX_THREADS : p->n;
+    deal(p);
     pthread_mutex_init(&p->mu, NULL);
     pthread_cond_init(&p->wake, NULL);
-    cpu_set_t allowed;
-    /* The caller keeps its own affinity, which outlives the pool: workers take the other CPUs. */
-    pin = pin && !sched_getaffinity(0, sizeof allowed, &allowed);
     for (int i = 1; i < p->n; i++) {
         p->workers[i] = (worker){.pool = p, .index = i};
         if (pthread_create(&p->workers[i].thread, NULL, worker_main, &p->workers[i])) {
@@ -195,8 +274,7 @@ turbo_status turbok_pool_new(int threads, bool pin, int spin_us, turbok_pool **o
             return st;
         }
         p->started = i;
-        if (pin)
-            pin_to(p->workers[i].thread, &allowed, i);
+        bind_worker(p, i, pin);
     }
     *out = p;
     return TURBO_OK;
@@ -218,4 +296,9 @@ void turbok_pool_free(turbok_pool *p)
 int turbok_pool_threads(const turbok_pool *p)
 {
     return p->n;
+}
+
+int turbok_pool_nodes(const turbok_pool *p)
+{
+    return p->nodes.n;
 }

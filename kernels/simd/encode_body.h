@@ -10,13 +10,28 @@ ALWAYS vf nearest(vf v, float least, float most)
     return v + splat(12582912.0f) - splat(12582912.0f);
 }
 
-/* Of all lanes. */
+/* Of all lanes: halves, quarters ... change places. gcc's __builtin_shuffle would say it shorter, clang has none. */
 ALWAYS float largest(vf v)
 {
-    vi lane;
-    memcpy(&lane, lane_number, sizeof lane);
-    for (int step = VW / 2; step; step /= 2)
-        v = larger(v, __builtin_shuffle(v, lane ^ step));
+#if VW == 16
+    v = larger(v,
+               __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    v = larger(v,
+               __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+    v = larger(v,
+               __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+    v = larger(v,
+               __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+#elif VW == 8
+    v = larger(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
+    v = larger(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5));
+    v = larger(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6));
+#elif VW == 4
+    v = larger(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));
+    v = larger(v, __builtin_shufflevector(v, v, 1, 0, 3, 2));
+#else
+#error "largest: a list for vectors of VW floats"
+#endif
     return v[0];
 }
 

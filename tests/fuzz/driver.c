@@ -1,5 +1,6 @@
 /* tests/fuzz/driver.c: runs a fuzz target on mutations of its seeds: FUZZ_SECONDS of them, or FUZZ_RUNS, from
- * FUZZ_SEED on. The input that is running lies in the file that it prints when it is killed. */
+ * FUZZ_SEED on, without coverage: what any compiler can build. The input that is running lies in the file that it prints
+ * when it is killed. libfuzzer.c is the other driver. */
 #include "driver.h"
 
 #include <signal.h>
@@ -151,28 +152,6 @@ static long number(const char *name, long otherwise)
     return text && *text ? atol(text) : otherwise;
 }
 
-static char folder[64];
-
-const char *fuzz_path(const char *name, char path[256])
-{
-    if (!*folder) {
-        strcpy(folder,
-               access("/dev/shm", W_OK) ? "/tmp/turbo-fuzz-XXXXXX" : "/dev/shm/turbo-fuzz-XXXXXX");
-        if (!mkdtemp(folder))
-            abort();
-    }
-    snprintf(path, 256, "%s%s%s", folder, *name ? "/" : "", name);
-    return path;
-}
-
-void fuzz_put(const char *name, const uint8_t *data, size_t size)
-{
-    char path[256];
-    FILE *f = fopen(fuzz_path(name, path), "wb");
-    if (!f || fwrite(data, 1, size, f) != size || fclose(f))
-        abort();
-}
-
 int main(int argc, char **argv)
 {
     uint8_t *seeds[MAX_SEEDS];
@@ -190,7 +169,7 @@ int main(int argc, char **argv)
         input_size = f ? fread(input, 1, MAX_SIZE, f) : 0;
         if (f)
             fclose(f);
-        LLVMFuzzerTestOneInput(input, input_size);
+        fuzz_one(input, input_size);
     }
     while (argc == 1 && n < MAX_SEEDS && (seeds[n] = fuzz_seed((int)n, &sizes[n])))
         n++;
@@ -199,7 +178,7 @@ int main(int argc, char **argv)
         printf("there is no seed; srcdir and TURBO_PLUGIN_PATH say where they come from\n");
     for (size_t i = 0; i < n && !rc; i++) { /* as they are, all must pass */
         memcpy(input, seeds[i], input_size = sizes[i]);
-        rc = LLVMFuzzerTestOneInput(input, input_size) != 0;
+        rc = fuzz_one(input, input_size) != 0;
         if (rc)
             printf("seed %zu is refused\n", i);
     }
@@ -208,16 +187,11 @@ int main(int argc, char **argv)
         memcpy(input, seeds[i], input_size = sizes[i]);
         for (uint32_t k = 1 + noise(noise(3) ? 4 : 16); k; k--)
             mutate(seeds[other], sizes[other]);
-        LLVMFuzzerTestOneInput(input, input_size);
+        fuzz_one(input, input_size);
     }
     for (size_t i = 0; i < n; i++)
         free(seeds[i]);
-    static const char *const files[] = {"config.json", "model.safetensors", "model.gguf"};
-    char path[256];
-    for (size_t i = 0; *folder && i < 3; i++)
-        unlink(fuzz_path(files[i], path));
-    if (*folder)
-        rmdir(folder);
+    fuzz_clean();
     printf("%zu seeds, %ld mutations, %ld s\n", n, done, (long)(time(NULL) - start));
     return rc;
 }

@@ -32,7 +32,7 @@ static void read_matrix(const turbod_quant *q, const turbod_index *ix, const tur
     turbod_quant_grid_free(&g);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+int fuzz_one(const uint8_t *data, size_t size)
 {
     char path[256];
     turbod_index *ix = NULL;

@@ -37,7 +37,7 @@ static bool tokenise(const char *path)
     return true;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+int fuzz_one(const uint8_t *data, size_t size)
 {
     static const turbod_weights_opts none;
     char path[256];

@@ -17,7 +17,7 @@ static turbok_device *device(void)
     return d;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+int fuzz_one(const uint8_t *data, size_t size)
 {
     void *block = NULL;
     uint64_t used = 0;

@@ -15,7 +15,7 @@
 
 static const int64_t shapes[][2] = {{32, 64}, {64, 32}, {16, 32}, {8, 256}, {1, 16}, {160, 96}};
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+int fuzz_one(const uint8_t *data, size_t size)
 {
     char path[256];
     turbod_index *ix = NULL;

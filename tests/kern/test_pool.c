@@ -3,9 +3,11 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "kit.h"
+#include "nodes.h"
 
 static _Atomic long allocations;
 
@@ -127,6 +129,102 @@ static void test_order(void **state)
     for (int i = 0; i < 1000; i++)
         assert_int_equal(v[i], 200);
     turbok_pool_free(p);
+}
+
+/* ---- memory nodes ---- */
+
+typedef struct meeting {
+    _Atomic int by[100], done;
+    int leave; /* thread 0 stays in its first item until so many others are done */
+} meeting;
+
+static void meet(void *ctx, int64_t from, int64_t to, int thread)
+{
+    meeting *m = ctx;
+    assert_int_equal(to, from + 1);
+    atomic_store(&m->by[from], thread);
+    atomic_fetch_add(&m->done, 1);
+    while (thread == 0 && atomic_load(&m->done) < m->leave)
+        sched_yield();
+}
+
+/* Two nodes: each has its half of a loop, and whoever is done helps. Thread 0 is the caller, bound to the first. */
+static void test_nodes(void **state)
+{
+    cpu_set_t allowed, first;
+    turbok_nodes nodes = {.n = 2};
+    turbok_pool *p = NULL;
+    turbo_err err;
+    (void)state;
+    assert_int_equal(sched_getaffinity(0, sizeof allowed, &allowed), 0);
+    CPU_ZERO(&first);
+    for (size_t cpu = 0, seen = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &allowed)) {
+            CPU_SET(cpu, &nodes.cpus[seen % 2]);
+            if (!seen++)
+                CPU_SET(cpu, &first);
+        }
+    if (!CPU_COUNT(&nodes.cpus[1]))
+        nodes.cpus[1] = nodes.cpus[0]; /* one CPU: the caller counts as on the first */
+    assert_int_equal(sched_setaffinity(0, sizeof first, &first), 0);
+    assert_int_equal(turbok_pool_new_on(&nodes, 2, true, 50, &p, &err), 0);
+    assert_int_equal(turbok_pool_nodes(p), 2);
+    for (int round = 0; round < 20; round++) {
+        meeting own = {.leave = 2}, helped = {.leave = 100};
+        turbok_pool_for(p, 2, 1, meet, &own);
+        assert_int_equal(own.by[0], 0);
+        assert_int_equal(own.by[1], 1);
+        turbok_pool_for(p, 100, 1, meet, &helped);
+        assert_int_equal(helped.done, 100);
+        assert_int_equal(helped.by[0], 0);
+        for (int i = 1; i < 100; i++)
+            assert_int_equal(helped.by[i], 1);
+    }
+    turbok_pool_free(p);
+    assert_int_equal(sched_setaffinity(0, sizeof allowed, &allowed), 0);
+}
+
+static void put_list(const char *root, int node, const char *list)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/node%d", root, node);
+    assert_int_equal(mkdir(path, 0700), 0);
+    snprintf(path, sizeof path, "%s/node%d/cpulist", root, node);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(list, f);
+    assert_int_equal(fclose(f), 0);
+}
+
+static void test_node_lists(void **state)
+{
+    char root[] = "/tmp/turbo-nodes-XXXXXX", command[64];
+    cpu_set_t allowed;
+    turbok_nodes nodes;
+    (void)state;
+    CPU_ZERO(&allowed);
+    for (size_t cpu = 2; cpu < 12; cpu++)
+        CPU_SET(cpu, &allowed);
+    assert_non_null(mkdtemp(root));
+    turbok_nodes_read(root, &allowed, &nodes);
+    assert_int_equal(nodes.n, 1); /* nothing there */
+    put_list(root, 10, "10-11\n");
+    put_list(root, 2, "0-3,8-9\n");
+    put_list(root, 3, "\n"); /* memory without CPUs */
+    put_list(root, 4, "4-7\n");
+    put_list(root, 5, "12-15\n"); /* none that may be used */
+    turbok_nodes_read(root, &allowed, &nodes);
+    assert_int_equal(nodes.n, 3);
+    assert_int_equal(CPU_COUNT(&nodes.cpus[0]), 4);
+    assert_true(CPU_ISSET(2, &nodes.cpus[0]) && CPU_ISSET(9, &nodes.cpus[0]));
+    assert_int_equal(CPU_COUNT(&nodes.cpus[1]), 4);
+    assert_int_equal(CPU_COUNT(&nodes.cpus[2]), 2);
+    CPU_SET(20, &allowed); /* in no list */
+    turbok_nodes_read(root, &allowed, &nodes);
+    assert_int_equal(nodes.n, 1);
+    assert_true(CPU_EQUAL(&nodes.cpus[0], &allowed));
+    snprintf(command, sizeof command, "rm -r %s", root);
+    assert_int_equal(system(command), 0);
 }
 
 static void note(void *ctx, int i, int n)
@@ -308,8 +406,10 @@ static void test_no_allocation(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_loops), cmocka_unit_test(test_order), cmocka_unit_test(test_devices),
-        cmocka_unit_test(test_refused_weights), cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_loops),         cmocka_unit_test(test_order),
+        cmocka_unit_test(test_nodes),         cmocka_unit_test(test_node_lists),
+        cmocka_unit_test(test_devices),       cmocka_unit_test(test_refused_weights),
+        cmocka_unit_test(test_no_allocation),
     };
     return cmocka_run_group_tests_name("thread pool, devices, memory", tests, NULL, NULL);
 }
