@@ -1,6 +1,12 @@
 /* kernels/cuda/l_attention.c: launches of attention, see ops.h. */
 #include "cuda/ops.h"
 
+/* Shared memory for a query of attend.cu. The compiler reads it in pieces of 16 bytes, the last one too. */
+static size_t query_bytes(int32_t D)
+{
+    return ((size_t)D + 3) / 4 * 4 * sizeof(float);
+}
+
 /* Heads that the tensor-core kernel takes: 16-bit rows that are whole pieces of 16 bytes. */
 static bool in_pieces(int32_t act, int32_t D, const void *qkv, const void *out)
 {
@@ -26,7 +32,7 @@ void turbok_cu_attention_full(turbok_cu *cu, int32_t act, const void *qkv, int32
     }
     turbok_cu_launch(cu, TURBOK_CU_attend_full_f32 + act,
                      TURBOK_CU_DIM((unsigned)T, (unsigned)H, (unsigned)N), TURBOK_CU_DIM(128),
-                     (size_t)D * sizeof(float), TURBOK_CU_PDL, &a);
+                     query_bytes(D), TURBOK_CU_PDL, &a);
 }
 
 enum {
@@ -143,6 +149,6 @@ void turbok_cu_attention(turbok_cu *cu, int32_t act, const turbok_cu_attn *at,
         struct turbok_cu_attend_args a = {.at = *at, .b = *b, .q = q, .out = out};
         turbok_cu_launch(cu, TURBOK_CU_attend_f32 + act,
                          TURBOK_CU_DIM((unsigned)b->T, (unsigned)at->n_heads), TURBOK_CU_DIM(128),
-                         (size_t)at->kv.head_dim * sizeof(float), TURBOK_CU_PDL, &a);
+                         query_bytes(at->kv.head_dim), TURBOK_CU_PDL, &a);
     }
 }
