@@ -169,21 +169,19 @@ static void run_case(const cJSON *c, const char *folder, const turbo_model_vtbl 
     nothing_left();
 }
 
-/* On a card every case in every type; on the host, which is slow, each of both. */
+/* On a card every case in every type; on the host, which is slow, some. */
 static void test_transformers(void **state)
 {
     static const struct {
         int32_t act;
         double bound;
         int cases; /* bit i: case i, on the host */
-    } types[] = {{TURBO_F32, 1e-4, 0x0f}, {TURBO_BF16, 2e-2, 0x21}, {TURBO_F16, 4e-3, 0x02}};
+    } types[] = {{TURBO_F32, 1e-4, 0x05}, {TURBO_BF16, 2e-2, 0x20}, {TURBO_F16, 4e-3, 0x02}};
     int n = 0;
     (void)state;
     for (const cJSON *c = turbod_json_get(golden, "cases")->child; c; c = c->next, n++) {
         char folder[64];
         const turbo_model_vtbl *v;
-        if (fake.handle && n == 4) /* heads of 80 are in test_pictures.c */
-            continue;
         write_case(c, folder, &v);
         for (int i = 0; i < 3; i++)
             if (!fake.handle || types[i].cases >> n & 1)
@@ -197,7 +195,15 @@ static void test_transformers(void **state)
 
 /* ---- the engine --------------------------------------------------------------------------------------- */
 
-enum { SIDE = 24, PIXELS = SIDE * SIDE * 3, ROWS = 16, PLACEHOLDER = 90, PROMPT = 46, ASKED = 5 };
+enum {
+    SIDE = 24,
+    PIXELS = SIDE * SIDE * 3,
+    ROWS = 16,
+    PLACEHOLDER = 90,
+    SHORT = 26,
+    LONG = 46,
+    ASKED = 4
+};
 
 static turbod_image *picture(uint32_t seed)
 {
@@ -228,21 +234,22 @@ static void start_with_room(turbod_engine *e, result *r, turbod_request_spec spe
         fail_msg("submit: %s", err.text);
 }
 
-/* Text alone, one picture, two of them, and others; all at a time or one after the other. */
+/* Text alone, the same question about one picture and another, and two pictures; all at a time or one after the
+ * other. */
 static void ask_all(turbod_engine *e, result r[ASKED], bool at_once)
 {
-    static const int shown[ASKED][2] = {{-1, -1}, {0, -1}, {1, -1}, {1, 2}, {0, 3}};
-    static int32_t ids[ASKED][PROMPT];
-    turbod_image *pictures[4];
-    for (uint32_t i = 0; i < 4; i++)
+    static const int shown[ASKED][2] = {{-1, -1}, {0, -1}, {1, -1}, {1, 2}};
+    static int32_t ids[ASKED][LONG];
+    turbod_image *pictures[3];
+    for (uint32_t i = 0; i < 3; i++)
         pictures[i] = picture(1000 + i);
     for (int i = 0; i < ASKED; i++) {
         turbod_slot slots[2];
-        turbod_request_spec spec = ask(ids[i], PROMPT, 2);
-        make_prompt(ids[i], PROMPT, (uint32_t)i, PLACEHOLDER);
+        turbod_request_spec spec = ask(ids[i], shown[i][1] < 0 ? SHORT : LONG, 2);
+        make_prompt(ids[i], LONG, 9, PLACEHOLDER);
         spec.images = slots;
         for (int k = 0; k < 2 && shown[i][k] >= 0; k++, spec.n_images++) {
-            slots[k] = (turbod_slot){.at = 5 + i + k * (ROWS + 2), .image = pictures[shown[i][k]]};
+            slots[k] = (turbod_slot){.at = 5 + k * (ROWS + 2), .image = pictures[shown[i][k]]};
             for (int32_t j = 0; j < ROWS; j++)
                 ids[i][slots[k].at + j] = PLACEHOLDER;
         }
@@ -252,7 +259,7 @@ static void ask_all(turbod_engine *e, result r[ASKED], bool at_once)
     }
     for (int i = 0; i < ASKED && at_once; i++)
         finish(&r[i]);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 3; i++)
         turbod_image_release(pictures[i]);
 }
 
@@ -276,6 +283,7 @@ static void run_engine(const char *folder, turbod_engine_opts o, uint64_t store,
 {
     o.max_step_tokens = 24; /* chunks end inside pictures */
     o.image_bytes = store;
+    o.deterministic = fake.handle != NULL; /* the host is slow with products of few rows */
     turbod_engine *e = open_engine(folder, o);
     as_planned(e);
     long taken = fake.handle ? fake.calls("cuMemAlloc_v2") + fake.calls("cuMemHostAlloc") : 0;
@@ -286,8 +294,8 @@ static void run_engine(const char *folder, turbod_engine_opts o, uint64_t store,
     }
     turbod_metrics *m = turbod_engine_metrics(e);
     if (at_once) {
-        assert_int_equal(m->image_queries, 2 * 6);
-        assert_int_equal(m->image_hits, 2 * 6 - 4);
+        assert_int_equal(m->image_queries, 2 * 4);
+        assert_int_equal(m->image_hits, 2 * 4 - 3);
     }
     if (fake.handle)
         assert_int_equal(fake.calls("cuMemAlloc_v2") + fake.calls("cuMemHostAlloc"), taken);
@@ -303,10 +311,8 @@ static void test_engine(void **state)
     (void)state;
     write_case(turbod_json_get(golden, "cases")->child, folder, &v);
     run_engine(folder, small(), large, true, want);
-    bool differ = false; /* do pictures matter at all? */
-    for (int k = 0; k < want[1].n; k++)
-        differ = differ || want[1].ids[k] != want[2].ids[k];
-    assert_true(differ);
+    assert_true(fabsf(want[1].logprobs[0] - want[2].logprobs[0]) >
+                1e-2f); /* what is shown matters */
     run_engine(folder, small(), two, false, got);
     same(want, got, true);
     run_engine(folder, on_cuda("f32"), large, true, got);
