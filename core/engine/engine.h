@@ -53,8 +53,8 @@ turbo_status turbod_engine_isa(const char *name, turbok_isa *isa, turbo_err *err
 turbok_kv_dims turbod_engine_kv(const turbod_engine_opts *o); /* KV blocks as they are wanted */
 /* The part of the options that a memory plan depends on, and the free memory of this moment. */
 void turbod_engine_plan_in(const turbod_engine_opts *o, turbod_plan_in *in);
-/* After it, of a device with memory of its own: what it has and takes beside what any engine takes. quantised: some
- * matrix is a grid. */
+/* After it and `images`, of a device with memory of its own: what it has and takes beside what any engine takes.
+ * quantised: some matrix is a grid. On a CPU nothing. */
 void turbod_engine_plan_device(turbok_device *d, const turbod_engine_opts *o,
                                const turbo_model_info *m, const turbod_media_facts *media,
                                bool quantised, turbod_plan_in *in);

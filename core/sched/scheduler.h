@@ -9,9 +9,10 @@
  * expected to need still fits beside it.
  *
  * Preemption takes the KV of a running sequence and puts it back into its queue; what it had computed
- * stays cached as long as there is room, the rest is computed again. It happens when blocks run out: the
- * last admitted goes, never an older one for a younger; and when a tenant has less than its share of
- * places while another has more: the latter's last admitted goes. After TURBOD_MAX_PREEMPTIONS a sequence
+ * stays cached as long as there is room, or comes back from the swap space; the rest is computed again.
+ * It happens when blocks run out: the last admitted goes, never an older one for a younger; and when a
+ * tenant has less than its share of places while another has more: the latter's last admitted goes. After
+ * TURBOD_MAX_PREEMPTIONS a sequence
  * is not a victim any more, and is admitted again only with room for all it can need: it will finish, so
  * there is always progress. */
 #ifndef TURBOD_SCHEDULER_H
