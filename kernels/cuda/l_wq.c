@@ -6,6 +6,7 @@
 
 enum {
     FEW = 8, /* rows of the kernels that stream */
+    FEWEST = 2, /* of wq_digits.cuh */
     THREADS = 256,
     MOST_SPLIT = 16,
     BLOCKS = TURBOK_CU_WQ_COUNTERS / 4, /* that split sums */
@@ -147,9 +148,25 @@ static bool streams(const turbok_cu_wq *w)
            (w->group == 32 || w->group % (w->bits == 4 ? 64 : 32) == 0);
 }
 
-/* The shared memory of a block, also in *bytes, for so many rows of x; depth 0: there is not enough. */
+/* Does wq_digits.cuh, of what streams? */
+static bool counts(const turbok_cu_wq *w, int32_t rows)
+{
+    return w->bits == 4 && w->kind == TURBOK_CU_Q_INT && rows <= FEWEST;
+}
+
+/* An input's group is input >> this. */
+static int32_t group_shift(const turbok_cu_wq *w)
+{
+    int32_t shift = 31;
+    for (int32_t i = 5; w->group < w->in && i < 31; i++)
+        shift = w->group == 1 << i ? i : shift;
+    return shift;
+}
+
+/* The shared memory of a block, also in *bytes, for so many rows of x; depth 0: there is not enough.
+ * digits: for wq_digits.cuh. */
 static turbok_cu_wq_stream stream_plan(const turbok_cu *cu, const turbok_cu_wq *w, int matrices,
-                                       int32_t rows, int64_t *bytes)
+                                       int32_t rows, bool digits, int64_t *bytes)
 {
     const int64_t k = entry_inputs(w), entries = (w->in + k - 1) / k;
     const int64_t parts = w->group < k ? k / w->group : 1; /* of groups in an entry */
@@ -157,32 +174,46 @@ static turbok_cu_wq_stream stream_plan(const turbok_cu *cu, const turbok_cu_wq *
         16 * ((int64_t)turbok_dtype_size(w->scale_dtype) + w->zero + 4 * w->min);
     const int64_t entry_bytes = 1024 + parts * belongs, level = 16 * matrices * entry_bytes;
     /* Rows are apart so that the lanes of a load meet in no bank. */
-    const int64_t x_stride = entries * k * 2 + (w->bits == 4 && parts < 4 ? 16 : 64);
-    const int64_t x = rows * x_stride;
-    const int64_t sums = w->kind == TURBOK_CU_Q_TABLE ? matrices * TABLE_BYTES
-                         : w->kind != TURBOK_CU_Q_INT ? 0
-                         : w->bits == 4 || w->min     ? entries * parts * 64
-                                                      : 0;
+    const int64_t x_stride = digits ? (entries * k + 127) / 128 * 128 + 64
+                                    : entries * k * 2 + (w->bits == 4 && parts < 4 ? 16 : 64);
+    const int64_t x = rows * (digits ? 3 : 1) * x_stride;
+    const int64_t units = digits ? entries * 32 : 0;
+    const int64_t sums = digits                         ? entries * parts * 32
+                         : w->kind == TURBOK_CU_Q_TABLE ? matrices * TABLE_BYTES
+                         : w->kind != TURBOK_CU_Q_INT   ? 0
+                         : w->bits == 4 || w->min       ? entries * parts * 64
+                                                        : 0;
     const int64_t tile = (int64_t)2 * TURBOK_CU_WQ_CREW * rows * matrices * 16 * 4;
-    const int64_t most = (cu->shared_optin - x - sums - tile) / level;
-    const int32_t depth = most >= 8 ? 8 : most >= 6 ? 6 : most >= 4 ? 4 : most == 3 ? 3 : 0;
-    int32_t shift = 31;
-    for (int32_t i = 5; w->group < w->in && i < 31; i++)
-        shift = w->group == 1 << i ? i : shift;
+    const int64_t most = (cu->shared_optin - x - units - sums - tile) / level;
+    int32_t depth = most >= 8 ? 8 : most >= 6 ? 6 : most >= 4 ? 4 : most == 3 ? 3 : 0;
+    /* More on the way for one row only makes what it waits for come later. */
+    if (digits || rows <= FEWEST)
+        depth = most >= TURBOK_CU_WQ_DEPTH ? TURBOK_CU_WQ_DEPTH : 0;
     if (!depth)
         return (turbok_cu_wq_stream){0};
-    *bytes = level * depth + x + sums + tile;
+    *bytes = level * depth + x + units + sums + tile;
     return (turbok_cu_wq_stream){
         .depth = depth,
         .entries = (int32_t)entries,
         .entry_bytes = (int32_t)entry_bytes,
         .groups = (int32_t)w->groups,
-        .shift = shift,
+        .shift = group_shift(w),
         .x_at = (int32_t)(level * depth),
         .x_stride = (int32_t)x_stride,
-        .sums_at = (int32_t)(level * depth + x),
-        .tile_at = (int32_t)(level * depth + x + sums),
+        .units_at = (int32_t)(level * depth + x),
+        .sums_at = (int32_t)(level * depth + x + units),
+        .tile_at = (int32_t)(level * depth + x + units + sums),
     };
+}
+
+/* Rows of x, whose plan is `plan`: one pass over the matrix, or over both of a gated product. */
+static void pass(turbok_cu *cu, const turbok_cu_wq *w, int kernel, const turbok_cu_wq_stream *plan,
+                 int64_t bytes, struct turbok_cu_wq_args a)
+{
+    unsigned most = (unsigned)cu->sm_count, tiles = over(w->out, 16);
+    a.stream = *plan;
+    turbok_cu_launch(cu, kernel, dim(tiles < most ? tiles : most, 1),
+                     dim(TURBOK_CU_WQ_CREW * 32, 1), (size_t)bytes, TURBOK_CU_PDL, &a);
 }
 
 /* At most 8 rows, in as few passes over the matrix as their activations fit beside the queues. False: nothing
@@ -193,20 +224,26 @@ static bool stream(turbok_cu *cu, const turbok_cu_wq *w, const family *f, int ma
     turbok_cu_wq_stream plan = {0};
     int64_t bytes = 0;
     int32_t passes = 0, each = 0;
-    while (streams(w) && !plan.depth && ++passes <= a->rows) {
+    if (!streams(w))
+        return false;
+    if (counts(w, a->rows)) {
+        bool bf16 = f->stream == TURBOK_CU_w4_stream_bf16;
+        plan = stream_plan(cu, w, matrices, a->rows, true, &bytes);
+        if (plan.depth) {
+            int kernel = matrices == 2 ? TURBOK_CU_w4_digits2_f16 : TURBOK_CU_w4_digits_f16;
+            pass(cu, w, kernel + bf16, &plan, bytes, *a);
+            return true;
+        }
+    }
+    while (!plan.depth && ++passes <= a->rows) {
         each = (a->rows + passes - 1) / passes;
-        plan = stream_plan(cu, w, matrices, each, &bytes);
+        plan = stream_plan(cu, w, matrices, each, false, &bytes);
     }
     if (!plan.depth)
         return false;
-    unsigned most = (unsigned)cu->sm_count, tiles = over(w->out, 16);
-    for (int32_t t = 0; t < a->rows; t += each) {
-        struct turbok_cu_wq_args b = rows_of(a, t, a->rows - t < each ? a->rows - t : each);
-        b.stream = plan;
-        turbok_cu_launch(cu, matrices == 2 ? f->stream2 : f->stream,
-                         dim(tiles < most ? tiles : most, 1), dim(TURBOK_CU_WQ_CREW * 32, 1),
-                         (size_t)bytes, TURBOK_CU_PDL, &b);
-    }
+    for (int32_t t = 0; t < a->rows; t += each)
+        pass(cu, w, matrices == 2 ? f->stream2 : f->stream, &plan, bytes,
+             rows_of(a, t, a->rows - t < each ? a->rows - t : each));
     return true;
 }
 

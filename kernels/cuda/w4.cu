@@ -1,11 +1,13 @@
 /* kernels/cuda/w4.cu: kernels for matrices of 4 bits; wq.cuh. */
+#include "cuda/wq_digits.cuh"
 #include "cuda/wq_gemm.cuh"
 #include "cuda/wq_plain.cuh"
-#include "cuda/wq_stream.cuh"
 
 #define FOR(T) \
     TURBOK_KERNEL(w4_stream_##T, wq, 512, 1) { wq::stream<T, 4, 1>(a); } \
     TURBOK_KERNEL(w4_stream2_##T, wq, 512, 1) { wq::stream<T, 4, 2>(a); } \
+    TURBOK_KERNEL(w4_digits_##T, wq, 512, 1) { wq::digits<T, 1>(a); } \
+    TURBOK_KERNEL(w4_digits2_##T, wq, 512, 1) { wq::digits<T, 2>(a); } \
     TURBOK_KERNEL(w4_gemv_##T, wq, 256, 3) { wq::gemv<T, 4, 1, false>(a); } \
     TURBOK_KERNEL(w4_gemv2_##T, wq, 256, 2) { wq::gemv<T, 4, 2, false>(a); } \
     TURBOK_KERNEL(w4_gated_##T, wq, 256, 2) { wq::gemv<T, 4, 2, true>(a); } \

@@ -97,7 +97,7 @@ template <int BITS, int MT, int NG> struct stream_queue {
     {
         if (tile < tiles) {
             const int k = entry * K;
-            const int64_t group = (int64_t)(k >> a->stream.shift) * width;
+            const uint32_t group = (uint32_t)((k >> a->stream.shift) * width);
             UNROLL
             for (int i = 0; i < MT; i++) {
                 const int to = slot * MT + i;
