@@ -78,7 +78,7 @@ class Bench:
     def row(self, what, of, us, tokens, ratio=None):
         self.rows.append((what, of, us, ratio))
         print("%-14s %-44s %12.1f us %12.1f tokens/s%s" % (
-            what, of, us, tokens, "" if ratio is None else "  %.2fx transformers" % ratio), flush=True)
+            what, of, us, tokens, "" if ratio is None else "  ours %.2fx" % ratio), flush=True)
 
     def run(self, name, argv):
         """stdout, or None: said why."""
@@ -105,31 +105,36 @@ class Bench:
         return [json.loads(x) for x in out.splitlines() if x.startswith("{")] if out else []
 
     def decode(self, shape, folder):
-        peer = {p["batch"]: p["ms"] for p in self.peer("--shapes", shape, "--batches", "1")}
-        for b, ms in peer.items():
-            self.row("transformers", "%s, bf16, batch %d, context 512" % (shape, b), ms * 1e3, b / ms * 1e3)
+        """ms of a step, by batch, of bf16."""
+        steps = {}
         for flags in ((), ("--quant-policy", "8"), ("--quant-policy", "4"), ("--quantize", "int4")):
-            batch = "1,8,32,64,128,256" if not flags else "1,64"
+            batch = "1,64" if flags else "1,8,32,64,128,256"
             for p in self.turbo("decode " + shape, "decode", folder, "--batch", batch, "--context", "512",
                                 "--rounds", "1", "--max-batch-size", "256", *flags):
                 of = "%s, %s, batch %d, context 512" % (shape, " ".join(flags) or "bf16", p["batch"])
-                ms = p["seconds"] * 1e3
-                same = peer.get(p["batch"]) if not flags else None
-                self.row("engine", of, ms * 1e3, p["tokens_per_s"], same and same / ms)
+                self.row("engine", of, p["seconds"] * 1e6, p["tokens_per_s"])
+                if not flags:
+                    steps[p["batch"]] = p["seconds"] * 1e3
+        return steps
 
-    def many(self, shape, folder, work):
-        trace = os.path.join(work, "mixed.csv")
-        write_trace(trace, 512)
-        best = 0.0
-        for p in self.peer("--shapes", shape, "--batches", "", "--serve", self.a.serve, "--trace", trace):
-            best = max(best, p["tokens_s"])
-            self.row("transformers", "%s, 512 requests, mixed, in batches of %d" % (shape, p["served_in_batches_of"]),
-                     p["seconds"] * 1e6, p["tokens_s"])
-        for name, flags in (("mixed", ("--trace", trace)), ("128 + 128", ("--input", "128", "--output", "128"))):
+    def many(self, shape, folder, trace):
+        """Tokens a second of the mixed list."""
+        rate = 0.0
+        for name, flags in (("128 + 128", ("--input", "128", "--output", "128")), ("mixed", ("--trace", trace))):
             for p in self.turbo("offline " + shape, "offline", folder, "--limit", "512", "--rounds", "2", *flags):
-                of = "%s, 512 requests, %s" % (shape, name)
                 rate = p["tokens_out_per_s"]
-                self.row("engine", of, p["seconds"] * 1e6, rate, rate / best if best and name == "mixed" else None)
+                self.row("engine", "%s, 512 requests, %s" % (shape, name), p["seconds"] * 1e6, rate)
+        return rate
+
+    def peers(self, shape, steps, rate, trace):
+        for p in self.peer("--shapes", shape, "--batches", "1"):
+            ours = steps.get(p["batch"])
+            self.row("transformers", "%s, bf16, batch %d, context 512" % (shape, p["batch"]), p["ms"] * 1e3,
+                     p["tokens_s"], ours and p["ms"] / ours)
+        for batch in self.a.serve.split(",") if rate else ():
+            for p in self.peer("--shapes", shape, "--batches", "", "--serve", batch, "--trace", trace):
+                self.row("transformers", "%s, 512 requests, mixed, in batches of %s" % (shape, batch),
+                         p["seconds"] * 1e6, p["tokens_s"], rate / p["tokens_s"])
 
 
 def main():
@@ -151,9 +156,11 @@ def main():
         with tempfile.TemporaryDirectory() as work:
             write_model(torch, shape, work)
             torch.cuda.empty_cache()
-            b.decode(shape, work)
-            if shape == a.shapes.split(",")[0]:
-                b.many(shape, work, work)
+            trace = os.path.join(work, "mixed.csv")
+            write_trace(trace, 512)
+            steps = b.decode(shape, work)
+            rate = b.many(shape, work, trace) if shape == a.shapes.split(",")[0] else 0.0
+            b.peers(shape, steps, rate, trace)
     if a.csv:
         with open(a.csv, "a") as f:
             for what, of, us, ratio in b.rows:
