@@ -187,8 +187,10 @@ static turbok_cu_wq_stream stream_plan(const turbok_cu *cu, const turbok_cu_wq *
     const int64_t most = (cu->shared_optin - x - units - sums - tile) / level;
     int32_t depth = most >= 8 ? 8 : most >= 6 ? 6 : most >= 4 ? 4 : most == 3 ? 3 : 0;
     /* More on the way for one row only makes what it waits for come later. */
-    if (digits || rows <= FEWEST)
+    if (digits)
         depth = most >= TURBOK_CU_WQ_DEPTH ? TURBOK_CU_WQ_DEPTH : 0;
+    else if (rows <= FEWEST)
+        depth = most >= 3 ? 3 : 0;
     if (!depth)
         return (turbok_cu_wq_stream){0};
     *bytes = level * depth + x + units + sums + tile;
