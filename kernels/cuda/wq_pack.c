@@ -64,11 +64,18 @@ turbo_status turbok_cu_wq_plan(const turbok_grid *g, int64_t out, int64_t in, bo
     return TURBO_OK;
 }
 
+/* What lies in a file may have any address. */
 static float number_at(int32_t dtype, const void *p, int64_t i)
 {
-    if (dtype == TURBO_F32)
-        return ((const float *)p)[i];
-    uint16_t h = ((const uint16_t *)p)[i];
+    size_t size = turbok_dtype_size(dtype);
+    const char *at = (const char *)p + (size_t)i * size;
+    float f;
+    uint16_t h;
+    if (dtype == TURBO_F32) {
+        memcpy(&f, at, sizeof f);
+        return f;
+    }
+    memcpy(&h, at, sizeof h);
     return dtype == TURBO_F16 ? turbok_f16_to_f32(h) : turbok_bf16_to_f32(h);
 }
 
