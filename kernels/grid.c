@@ -4,20 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cpu/half.h"
+#include "cpu/number.h"
 #include "internal.h"
-
-static float number(int32_t dtype, const void *p, size_t i)
-{
-    float f = 0;
-    uint16_t h;
-    if (dtype == TURBO_F32) {
-        memcpy(&f, (const char *)p + 4 * i, 4);
-        return f;
-    }
-    memcpy(&h, (const char *)p + 2 * i, 2);
-    return dtype == TURBO_F16 ? turbok_f16_to_f32(h) : turbok_bf16_to_f32(h);
-}
 
 /* ---- layout ------------------------------------------------------------------------------------------- */
 
@@ -143,7 +131,7 @@ void turbok_grid_row(const turbok_grid *g, int64_t o, int64_t in, float *out)
         int code = g->bits == 8
                        ? g->codes[row * (size_t)in + (size_t)k]
                        : g->codes[row * (size_t)(in / 2) + (size_t)(k / 2)] >> 4 * (k % 2) & 15;
-        float s = number(g->scale_dtype, g->scale, at), v;
+        float s = turbok_number(g->scale_dtype, g->scale, at), v;
         if (g->table)
             v = s * g->table[code];
         else if (g->zero)
@@ -309,7 +297,7 @@ static turbo_status check(const turbok_part *parts, int32_t n, const turbok_tile
         size_t params = (size_t)parts[i].rows * (size_t)w->groups;
         for (size_t k = 0; k < params; k++) {
             int64_t row = (int64_t)(k / (size_t)w->groups);
-            if (!isfinite(number(g->scale_dtype, g->scale, k)))
+            if (!isfinite(turbok_number(g->scale_dtype, g->scale, k)))
                 return bad(err, "a scale that is not finite", row);
             if (g->min && !isfinite(g->min[k]))
                 return bad(err, "a minimum that is not finite", row);

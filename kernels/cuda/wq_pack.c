@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cpu/half.h"
+#include "cpu/number.h"
 #include "internal.h"
 
 enum { ALIGN = 256, MOST_ZERO = 127 /* of 4 bits: 128 + zero must be exact in bf16 */ };
@@ -64,21 +64,6 @@ turbo_status turbok_cu_wq_plan(const turbok_grid *g, int64_t out, int64_t in, bo
     return TURBO_OK;
 }
 
-/* What lies in a file may have any address. */
-static float number_at(int32_t dtype, const void *p, int64_t i)
-{
-    size_t size = turbok_dtype_size(dtype);
-    const char *at = (const char *)p + (size_t)i * size;
-    float f;
-    uint16_t h;
-    if (dtype == TURBO_F32) {
-        memcpy(&f, at, sizeof f);
-        return f;
-    }
-    memcpy(&h, at, sizeof h);
-    return dtype == TURBO_F16 ? turbok_f16_to_f32(h) : turbok_bf16_to_f32(h);
-}
-
 static float e4m3(unsigned code)
 {
     int e = (int)(code >> 3 & 15), m = (int)(code & 7);
@@ -122,7 +107,8 @@ turbo_status turbok_cu_wq_check(const turbok_grid *g, int64_t rows, int64_t in, 
 {
     int64_t groups = in / g->group;
     for (int64_t i = 0; i < rows * groups; i++) {
-        if (!isfinite(number_at(g->scale_dtype, g->scale, i)) || (g->min && !isfinite(g->min[i])))
+        if (!isfinite(turbok_number(g->scale_dtype, g->scale, (size_t)i)) ||
+            (g->min && !isfinite(g->min[i])))
             return turbok_fail(err, TURBO_EDATA,
                                "a quantised matrix has a scale that is not finite in row %lld",
                                (long long)(i / groups));
@@ -208,7 +194,7 @@ static void pack_groups(const piece *p, int64_t tile, char *image)
                 continue;
             float min = there && g->min ? g->min[from] : 0;
             if (there && w->offset != g->offset)
-                min += number_at(g->scale_dtype, g->scale, from) * (float)g->offset;
+                min += turbok_number(g->scale_dtype, g->scale, (size_t)from) * (float)g->offset;
             memcpy(image + w->min_at + (size_t)to * sizeof min, &min, sizeof min);
         }
 }
@@ -226,7 +212,7 @@ void turbok_cu_wq_pack(const turbok_cu_wq *w, const turbok_grid *g, int64_t firs
         }
         pack_groups(&p, t, at);
         for (int64_t o = t * 16; w->bias && o < t * 16 + 16 && o - first < rows; o++) {
-            float v = bias ? number_at(bias_dtype, bias, o - first) : 0;
+            float v = bias ? turbok_number(bias_dtype, bias, (size_t)(o - first)) : 0;
             memcpy(at + w->bias_at + (size_t)o * sizeof v, &v, sizeof v);
         }
     }
