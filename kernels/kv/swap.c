@@ -11,6 +11,7 @@ turbo_status turbok_kv_swap_new(turbok_kv_pool *p, int32_t n_slots, turbo_err *e
     if (!p->device->backend)
         return turbok_fail(err, TURBO_EUNSUPPORTED,
                            "there is nothing to swap to: the KV cache of a CPU is in host memory");
+    p->n_slots = n_slots;
     p->slots = calloc((size_t)n_slots, sizeof *p->slots);
     p->swap = turbok_pinned_new(p->device, bytes);
     if (!p->slots || !p->swap) {
@@ -21,7 +22,7 @@ turbo_status turbok_kv_swap_new(turbok_kv_pool *p, int32_t n_slots, turbo_err *e
     }
     for (int32_t i = 0; i < n_slots; i++)
         p->slots[i] = n_slots - 1 - i;
-    p->n_slots = p->n_free_slots = n_slots;
+    p->n_free_slots = n_slots;
     return TURBO_OK;
 }
 
