@@ -303,6 +303,11 @@ typedef struct cli_crowd { /* what came of the requests of one run */
 /* Submits all at once, greedy, end tokens ignored; waits for all. ECANCELLED after Ctrl-C. */
 turbo_status cli_crowd_run(struct turbod_service *s, const cli_ask *asks, size_t n, cli_crowd *out,
                            turbo_err *err);
+#define CLI_CROWD_SLACK 32 /* tokens more than the steps: a large batch needs several steps to start in */
+/* Decodes `steps` steps of `batch` prompts of `context` random tokens, all at once: the prompts are computed
+ * first, unless an earlier run with this seed left them in the prefix cache. ELIMIT: they did not all fit. */
+turbo_status cli_crowd_decode(struct turbod_service *s, int32_t batch, int32_t context,
+                              int32_t steps, uint64_t seed, cli_crowd *out, turbo_err *err);
 /* Bytes a second that all threads together read from memory, by a plain loop. 0: no memory. */
 double cli_read_rate(int threads);
 

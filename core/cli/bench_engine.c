@@ -14,6 +14,30 @@
 
 #define READ_BYTES ((size_t)256 << 20)
 
+/* Closed while requests are being submitted: the engine waits in its first event, so that no request is done
+ * before another one was made, however the machine shares its cores. */
+typedef struct gate {
+    pthread_mutex_t mu;
+    pthread_cond_t opened;
+    bool open;
+} gate;
+
+static void gate_open(gate *g)
+{
+    pthread_mutex_lock(&g->mu);
+    g->open = true;
+    pthread_cond_broadcast(&g->opened);
+    pthread_mutex_unlock(&g->mu);
+}
+
+static void gate_pass(gate *g)
+{
+    pthread_mutex_lock(&g->mu);
+    while (!g->open)
+        pthread_cond_wait(&g->opened, &g->mu);
+    pthread_mutex_unlock(&g->mu);
+}
+
 typedef struct member {
     turbod_request *req;
     double *times; /* [n_out] of its tokens; engine thread until ended */
@@ -22,12 +46,15 @@ typedef struct member {
     turbo_status status;
     char message[160];
     _Atomic int *left; /* of the crowd */
+    gate *gate;        /* NULL: events do not wait */
 } member;
 
 /* [engine thread] */
 static void on_event(void *ctx, const turbod_event *ev)
 {
     member *m = ctx;
+    if (m->gate)
+        gate_pass(m->gate);
     if (ev->kind == TURBOD_EV_TOKEN) {
         if (m->n < m->most)
             m->times[m->n++] = cli_now();
@@ -105,7 +132,7 @@ static void sum_up(const member *all, size_t n, cli_crowd *c)
 }
 
 static turbo_status crowd(turbod_service *s, const cli_ask *asks, size_t n, member *all,
-                          int32_t *ids, cli_crowd *out, turbo_err *err)
+                          int32_t *ids, gate *together, cli_crowd *out, turbo_err *err)
 {
     _Atomic int left = 0;
     bool interrupted = false;
@@ -114,6 +141,7 @@ static turbo_status crowd(turbod_service *s, const cli_ask *asks, size_t n, memb
     for (size_t i = 0; !st && i < n; i++) {
         all[i].most = asks[i].n_out;
         all[i].left = &left;
+        all[i].gate = together;
         all[i].times = calloc((size_t)asks[i].n_out, sizeof(double));
         if (!all[i].times)
             st = turbod_err(err, TURBO_ENOMEM, "no memory for %d times", asks[i].n_out);
@@ -126,6 +154,8 @@ static turbo_status crowd(turbod_service *s, const cli_ask *asks, size_t n, memb
     for (size_t i = 0; st && i < n; i++)
         if (all[i].req)
             turbod_request_cancel(all[i].req);
+    if (together)
+        gate_open(together);
     wait_all(all, n, &left, &interrupted);
     for (size_t i = 0; !st && !interrupted && i < n; i++)
         if (all[i].status)
@@ -137,8 +167,8 @@ static turbo_status crowd(turbod_service *s, const cli_ask *asks, size_t n, memb
     return st;
 }
 
-turbo_status cli_crowd_run(turbod_service *s, const cli_ask *asks, size_t n, cli_crowd *out,
-                           turbo_err *err)
+static turbo_status run_crowd(turbod_service *s, const cli_ask *asks, size_t n, gate *together,
+                              cli_crowd *out, turbo_err *err)
 {
     int32_t longest = 1;
     memset(out, 0, sizeof *out);
@@ -146,7 +176,7 @@ turbo_status cli_crowd_run(turbod_service *s, const cli_ask *asks, size_t n, cli
         longest = asks[i].n_in > longest ? asks[i].n_in : longest;
     member *all = calloc(n, sizeof *all);
     int32_t *ids = calloc((size_t)longest, sizeof *ids);
-    turbo_status st = all && ids ? crowd(s, asks, n, all, ids, out, err)
+    turbo_status st = all && ids ? crowd(s, asks, n, all, ids, together, out, err)
                                  : turbod_err(err, TURBO_ENOMEM, "no memory for %zu requests", n);
     for (size_t i = 0; all && i < n; i++) {
         turbod_request_release(all[i].req);
@@ -154,6 +184,36 @@ turbo_status cli_crowd_run(turbod_service *s, const cli_ask *asks, size_t n, cli
     }
     free(all);
     free(ids);
+    return st;
+}
+
+turbo_status cli_crowd_run(turbod_service *s, const cli_ask *asks, size_t n, cli_crowd *out,
+                           turbo_err *err)
+{
+    return run_crowd(s, asks, n, NULL, out, err);
+}
+
+turbo_status cli_crowd_decode(turbod_service *s, int32_t batch, int32_t context, int32_t steps,
+                              uint64_t seed, cli_crowd *out, turbo_err *err)
+{
+    cli_ask *asks = calloc((size_t)batch, sizeof *asks);
+    if (!asks)
+        return turbod_err(err, TURBO_ENOMEM, "no memory for a batch of %d", batch);
+    for (int32_t i = 0; i < batch; i++)
+        asks[i] = (cli_ask){context, 1, cli_mix(seed + (uint64_t)i)};
+    turbo_status st = run_crowd(s, asks, (size_t)batch, NULL, out, err);
+    for (int32_t i = 0; i < batch; i++)
+        asks[i].n_out = steps + CLI_CROWD_SLACK;
+    if (!st) {
+        gate together = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false};
+        st = run_crowd(s, asks, (size_t)batch, &together, out, err);
+    }
+    free(asks);
+    if (!st && out->steps < steps / 2)
+        st = turbod_err(err, TURBO_ELIMIT,
+                        "batch %d at context %d: all of them ran together for %d steps only; raise "
+                        "max_batch_size or cache_max_entry_count",
+                        batch, context, out->steps);
     return st;
 }
 

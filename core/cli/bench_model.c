@@ -15,7 +15,6 @@
 #define MOST_POINTS 64
 #define MOST_LIST 16
 #define MOST_ROUNDS 100
-#define SLACK 32 /* tokens more than the measured steps: requests do not start in one step */
 
 #define MODEL_KEYS "model plugin_path log_level model_format quantize allow_nonfinite engine"
 
@@ -95,26 +94,12 @@ static void note(point *p, int round, double seconds)
 
 static turbo_status decode_once(study *s, point *p, int round, turbo_err *err)
 {
-    int32_t steps = (int32_t)cli_int(s->args, "steps", 64);
-    cli_ask *asks = calloc((size_t)p->batch, sizeof *asks);
-    turbo_status st = asks ? TURBO_OK : turbod_err(err, TURBO_ENOMEM, "no memory for a batch");
     cli_crowd c;
-    /* The prompts are computed first, and found in the prefix cache afterwards: so that all requests
-     * decode at once, whatever their prompts take. */
-    for (int turn = 0; !st && turn < 2; turn++) {
-        for (int32_t i = 0; i < p->batch; i++)
-            asks[i] = (cli_ask){p->len, turn ? steps + SLACK : 1,
-                                cli_mix((uint64_t)p->len << 32 | (uint64_t)i)};
-        st = cli_crowd_run(&s->service, asks, (size_t)p->batch, &c, err);
-    }
-    if (!st && c.steps < steps / 2)
-        st = turbod_err(err, TURBO_ELIMIT,
-                        "batch %d at context %d: all of them ran together for %d steps only; raise "
-                        "max_batch_size or cache_max_entry_count",
-                        p->batch, p->len, c.steps);
+    turbo_status st =
+        cli_crowd_decode(&s->service, p->batch, p->len, (int32_t)cli_int(s->args, "steps", 64),
+                         (uint64_t)p->len << 32, &c, err);
     if (!st)
         note(p, round, c.window / c.steps);
-    free(asks);
     return st;
 }
 
@@ -366,7 +351,7 @@ static int run_decode(cli_args *a)
         st = turbod_err(&err, TURBO_ENOMEM, "no memory");
     for (int i = 0; !st && i < n_lens; i++)
         for (int k = 0; k < n_batches; k++) {
-            int32_t len = lens[i] + steps + SLACK;
+            int32_t len = lens[i] + steps + CLI_CROWD_SLACK;
             int64_t need = (int64_t)batches[k] * (len + a->conf->cache_block_seq_len);
             s.points[s.n++] = (point){.batch = batches[k], .len = lens[i]};
             tokens = need > tokens ? need : tokens;

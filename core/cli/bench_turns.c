@@ -10,7 +10,6 @@
 #include "util/err.h"
 
 #define MOST_BATCH 1024
-#define SLACK 8 /* tokens more than the measured steps: requests do not start in one step */
 #define LINE_MOST ((size_t)1 << 20)
 
 typedef struct turns {
@@ -30,7 +29,6 @@ static turbo_status number(char **rest, int64_t lo, int64_t hi, int64_t *out, tu
     return TURBO_OK;
 }
 
-/* Prompts are computed first unless the prefix cache has them from an earlier turn with the same seed. */
 static turbo_status turn_decode(turns *t, char *rest, turbo_err *err)
 {
     int64_t batch, context, steps, seed;
@@ -43,22 +41,9 @@ static turbo_status turn_decode(turns *t, char *rest, turbo_err *err)
         st = number(&rest, 0, INT32_MAX, &seed, err);
     if (st)
         return st;
-    cli_ask *asks = calloc((size_t)batch, sizeof *asks);
-    cli_crowd c = {0};
-    if (!asks)
-        return turbod_err(err, TURBO_ENOMEM, "no memory for a batch");
-    for (int turn = 0; !st && turn < 2; turn++) {
-        for (int64_t i = 0; i < batch; i++)
-            asks[i] = (cli_ask){(int32_t)context, turn ? (int32_t)steps + SLACK : 1,
-                                (uint64_t)(seed + i)};
-        st = cli_crowd_run(&t->service, asks, (size_t)batch, &c, err);
-    }
-    free(asks);
-    if (!st && c.steps < steps / 2)
-        st = turbod_err(err, TURBO_ELIMIT,
-                        "batch %lld at context %lld: all ran together for %d steps only; raise "
-                        "max_batch_size or cache_max_entry_count",
-                        (long long)batch, (long long)context, c.steps);
+    cli_crowd c;
+    st = cli_crowd_decode(&t->service, (int32_t)batch, (int32_t)context, (int32_t)steps,
+                          (uint64_t)seed, &c, err);
     if (!st)
         printf("{\"seconds_a_step\":%.9f,\"steps\":%d}\n", c.window / c.steps, c.steps);
     return st;
