@@ -3,7 +3,6 @@
  * Owns the layout and what a row of activations becomes before it meets such a matrix. Made by grid.c,
  * multiplied by nn/grid.c with the kernels of an instruction set (cpu/grid.c is the reference). */
 #ifndef TURBOK_GRID_INTERNAL_H
-#define TURBOK_ACT_LEAST 1e-35f /* a block of smaller activations is 0: 127 / x must be a number */
 #define TURBOK_GRID_INTERNAL_H
 
 #include <stdbool.h>
