@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """transformers on the CPU, measured a line of standard input at a time (the lines of `turbo bench turns`):
-hf_child.py FOLDER THREADS bf16|int8. bf16 is eager with a static cache where there is one; int8 is torch's dynamic
-quantisation of the linear layers over float32 (fbgemm). Sequences of a batch have equal content: it does not change
-the speed."""
+hf_child.py FOLDER THREADS bf16|int8. bf16 is eager; int8 is torch's dynamic quantisation of the linear layers over
+float32 (fbgemm). Sequences of a batch have equal content: it does not change the speed."""
 import os
 import sys
 import time
@@ -42,7 +41,7 @@ class Hf:
         for k in range(-1, steps):
             dt, cache, now = self.run([[x] for x in now], cache)
             t += dt if k >= 0 else 0
-        cache.crop(context)
+        cache.crop(-(steps + 1))
         return {"seconds_a_step": t / steps, "steps": steps}
 
     def prefill(self, length, seed):
