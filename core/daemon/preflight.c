@@ -14,7 +14,6 @@
 #include "engine/media.h"
 #include "plugin/host.h"
 #include "util/err.h"
-#include "util/memory.h"
 #include "weights/config.h"
 #include "weights/weights.h"
 
@@ -27,6 +26,8 @@ typedef struct preflight { /* of one model */
     turbo_config *config;
     const turbo_model_vtbl *model;
     turbo_model_info info;
+    turbok_device *device;
+    int32_t place; /* whose memory it takes */
     turbod_weights_sums sums;
     const turbo_tokenizer_vtbl *tok_vtbl;
     void *tok;
@@ -85,8 +86,14 @@ static turbo_status test_model(preflight *p, turbo_err *err)
     say(p, "ok", "model: %s, %d layers, vocabulary %d, positions %d", p->info.arch,
         p->info.n_layers, p->info.vocab, p->info.max_position);
 
+    st = turbod_engine_open_device(&p->opts, p->info.dtype, &p->device, &p->place, err);
+    if (st)
+        return st;
+    say(p, "ok", "device: %s", turbok_device_name(p->device));
+
     turbo_weights *w = NULL;
-    turbod_weights_opts opts = {.allow_nonfinite = p->conf->allow_nonfinite,
+    turbod_weights_opts opts = {.device = p->device,
+                                .allow_nonfinite = p->conf->allow_nonfinite,
                                 .model_format = p->conf->model_format,
                                 .quantize = p->conf->quantize};
     st = turbod_weights_open(dir, &opts, &w, err);
@@ -112,14 +119,18 @@ static turbo_status test_memory(preflight *p, size_t n, turbo_err *err)
         turbod_media_facts media;
         s[i].in = (turbod_plan_in){.info = &p[i].info, .vtbl = p[i].model, .weights = &p[i].sums};
         s[i].share = p[i].conf->kv_share;
+        s[i].place = p[i].place;
         turbod_engine_plan_in(&p[i].opts, &s[i].in);
         st = turbod_media_describe(p[i].registry, p[i].model, p[i].config, p[i].info.vocab, &media,
                                    err);
-        if (!st)
-            s[i].in.images = turbod_media_bytes(&media, p[i].opts.image_bytes);
+        if (st)
+            break;
+        s[i].in.images = turbod_media_bytes(&media, p[i].opts.image_bytes);
+        turbod_engine_plan_device(p[i].device, &p[i].opts, &p[i].info, &media, p[i].sums.quantised,
+                                  &s[i].in);
     }
     if (!st && n > 1)
-        st = turbod_plan_divide(s, n, turbod_memory_free(), &which, err);
+        st = turbod_plan_divide_places(s, n, &which, err);
     else if (!st)
         st = turbod_plan_make(&s[0].in, &s[0].plan, err);
     if (st && n > 1 && which < n)
@@ -246,6 +257,7 @@ static void close_one(preflight *p)
     if (p->tok)
         p->tok_vtbl->close(p->tok);
     turbod_config_close(p->config);
+    turbok_device_close(p->device);
     turbod_registry_close(p->registry);
 }
 

@@ -51,6 +51,15 @@ typedef struct turbod_engine_opts {
 void turbod_engine_defaults(turbod_engine_opts *o);
 turbo_status turbod_engine_isa(const char *name, turbok_isa *isa, turbo_err *err); /* "avx2" */
 turbok_kv_dims turbod_engine_kv(const turbod_engine_opts *o); /* KV blocks as they are wanted */
+/* ---- device.c: before an engine is opened ---- */
+
+/* The type of activations on a card: that of the model unless device_precision, `name`, says otherwise. */
+turbo_status turbod_engine_precision(const char *name, int32_t model, int32_t *act, turbo_err *err);
+/* The device that o names, for a model of that type; with "auto" the CPU when there is no card. To be closed by the
+ * caller. place NULL: which it is goes to the log; else only a plan is made, and *place is whose memory it has, as in
+ * turbod_plan_share. */
+turbo_status turbod_engine_open_device(const turbod_engine_opts *o, int32_t model_dtype,
+                                       turbok_device **out, int32_t *place, turbo_err *err);
 /* The part of the options that a memory plan depends on, and the free memory of this moment. */
 void turbod_engine_plan_in(const turbod_engine_opts *o, turbod_plan_in *in);
 /* After it and `images`, of a device with memory of its own: what it has and takes beside what any engine takes.
@@ -58,8 +67,7 @@ void turbod_engine_plan_in(const turbod_engine_opts *o, turbod_plan_in *in);
 void turbod_engine_plan_device(turbok_device *d, const turbod_engine_opts *o,
                                const turbo_model_info *m, const turbod_media_facts *media,
                                bool quantised, turbod_plan_in *in);
-/* The type of activations on a card: that of the model unless device_precision, `name`, says otherwise. */
-turbo_status turbod_engine_precision(const char *name, int32_t model, int32_t *act, turbo_err *err);
+
 turbo_status turbod_engine_open(const turbod_engine_opts *o, turbod_engine **out, turbo_err *err);
 /* Cancels what runs, joins the thread, frees everything. NULL allowed. */
 void turbod_engine_close(turbod_engine *e);

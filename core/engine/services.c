@@ -6,7 +6,6 @@
 
 #include "engine/media.h"
 #include "util/err.h"
-#include "util/memory.h"
 
 turbo_status turbod_services_same_name(size_t a, size_t b, const char *name, turbo_err *err)
 {
@@ -36,24 +35,45 @@ turbo_status turbod_services_init(turbod_services *s, const turbod_conf *conf, t
     return TURBO_OK;
 }
 
-/* What the folder of a service takes; *o are its engine's options. */
-static turbo_status look_at(const turbod_service *s, turbod_engine_opts *o, turbod_plan_model *m,
-                            turbod_plan_share *share, turbo_err *err)
-{
+/* A service, as far as memory has to be divided for it. */
+typedef struct part {
+    turbod_engine_opts o;
+    turbod_plan_model model;
     turbod_media_facts media;
-    turbod_weights_opts w = {.model_format = s->conf->model_format, .quantize = s->conf->quantize};
-    turbo_status st = turbod_service_engine_opts(s->conf, o, err);
+    turbok_device *device; /* all are open while the memory is divided, as they are later */
+} part;
+
+static turbo_status look_at(const turbod_service *s, part *p, turbod_plan_share *share,
+                            turbo_err *err)
+{
+    turbo_status st = turbod_service_engine_opts(s->conf, &p->o, err);
     if (!st)
-        st = turbod_plan_model_read(s->conf->model, s->registry, &w, m, err);
+        st = turbod_plan_model_open(s->conf->model, s->registry, &p->model, err);
     if (!st)
-        st = turbod_media_describe(s->registry, m->vtbl, m->config, m->info.vocab, &media, err);
-    if (st)
-        return turbod_err_of(err, st, s->name);
-    share->in = (turbod_plan_in){.info = &m->info, .vtbl = m->vtbl, .weights = &m->weights};
-    share->share = s->conf->kv_share;
-    turbod_engine_plan_in(o, &share->in);
-    share->in.images = turbod_media_bytes(&media, o->image_bytes);
-    return TURBO_OK;
+        st = turbod_engine_open_device(&p->o, p->model.info.dtype, &p->device, &share->place, err);
+    const turbod_weights_opts w = {.device = p->device,
+                                   .model_format = s->conf->model_format,
+                                   .quantize = s->conf->quantize};
+    if (!st)
+        st = turbod_plan_model_count(s->conf->model, &w, &p->model, err);
+    if (!st)
+        st = turbod_media_describe(s->registry, p->model.vtbl, p->model.config, p->model.info.vocab,
+                                   &p->media, err);
+    return st ? turbod_err_of(err, st, s->name) : TURBO_OK;
+}
+
+static void plan_part(const turbod_service *s, const part *p, turbod_plan_share *share)
+{
+    const int32_t place = share->place;
+    *share = (turbod_plan_share){.in = {.info = &p->model.info,
+                                        .vtbl = p->model.vtbl,
+                                        .weights = &p->model.weights,
+                                        .images = turbod_media_bytes(&p->media, p->o.image_bytes)},
+                                 .place = place,
+                                 .share = s->conf->kv_share};
+    turbod_engine_plan_in(&p->o, &share->in);
+    turbod_engine_plan_device(p->device, &p->o, &p->model.info, &p->media,
+                              p->model.weights.quantised, &share->in);
 }
 
 /* Each service's part of the memory. */
@@ -61,26 +81,28 @@ static turbo_status divide(turbod_services *s, turbo_err *err)
 {
     turbo_status st = TURBO_OK;
     size_t which = s->n;
-    turbod_engine_opts *o = calloc(s->n, sizeof *o);
-    turbod_plan_model *m = calloc(s->n, sizeof *m);
+    part *parts = calloc(s->n, sizeof *parts);
     turbod_plan_share *shares = calloc(s->n, sizeof *shares);
-    if (!o || !m || !shares)
+    if (!parts || !shares)
         st = turbod_err(err, TURBO_ENOMEM, "no memory to plan %zu models", s->n);
     for (size_t i = 0; !st && i < s->n; i++)
-        st = look_at(&s->at[i], &o[i], &m[i], &shares[i], err);
+        st = look_at(&s->at[i], &parts[i], &shares[i], err);
+    for (size_t i = 0; !st && i < s->n; i++)
+        plan_part(&s->at[i], &parts[i], &shares[i]);
     if (!st) {
-        st = turbod_plan_divide(shares, s->n, turbod_memory_free(), &which, err);
+        st = turbod_plan_divide_places(shares, s->n, &which, err);
         if (which < s->n)
             turbod_err_of(err, st, s->at[which].name);
     }
     for (size_t i = 0; !st && i < s->n; i++) {
         s->at[i].memory_free = shares[i].in.vacant;
-        atomic_store(&s->at[i].load_total, m[i].weights.stored);
+        atomic_store(&s->at[i].load_total, parts[i].model.weights.stored);
     }
-    for (size_t i = 0; m && i < s->n; i++)
-        turbod_plan_model_free(&m[i]);
-    free(o);
-    free(m);
+    for (size_t i = 0; parts && i < s->n; i++) {
+        turbod_plan_model_free(&parts[i].model);
+        turbok_device_close(parts[i].device);
+    }
+    free(parts);
     free(shares);
     return st;
 }

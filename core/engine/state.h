@@ -75,6 +75,10 @@ struct turbod_engine {
     _Atomic int64_t last_beat; /* monotonic ns of the last step or idle self-check */
 };
 
+/* device.c: what the steps of an engine with these options are at most. */
+turbok_steps turbod_engine_steps(const turbod_engine_opts *o, const turbo_model_info *m,
+                                 const turbod_media_facts *media, bool quantised);
+
 /* load.c: fills everything up to pool; turbod_engine_close undoes a part of it. */
 turbo_status turbod_engine_load(turbod_engine *e, const turbod_engine_opts *o, turbo_err *err);
 /* Gives the workspaces back; the device is still there, or was never opened. */

@@ -82,8 +82,11 @@ void turbod_plan_summary(const turbod_plan *p, char *text, size_t cap);
 
 /* ---- share.c: several models on one machine ---- */
 
+enum { TURBOD_PLAN_ON_HOST = -1 };
+
 typedef struct turbod_plan_share {
     turbod_plan_in in; /* vacant is set: pass it to the engine, and it plans the same */
+    int32_t place; /* whose memory it takes: the host's, or that of the card with this number */
     double
         share; /* above 0: part of what is left, in proportion to the others'; of models with a fraction */
     turbod_plan plan;
@@ -93,6 +96,10 @@ typedef struct turbod_plan_share {
  * when it is about all of them. */
 turbo_status turbod_plan_divide(turbod_plan_share *at, size_t n, uint64_t vacant, size_t *which,
                                 turbo_err *err);
+/* The same for models in different places, each place by itself. in.vacant as turbod_engine_plan_in and _device set it
+ * while all devices were open, each place's the same but for the context. */
+turbo_status turbod_plan_divide_places(turbod_plan_share *at, size_t n, size_t *which,
+                                       turbo_err *err);
 
 /* ---- model.c: a model folder, as far as a plan needs it ---- */
 

@@ -4,6 +4,7 @@
  * L = F - sum B_i - sum A_i is left, and of it model i with a fraction gets L s_i / sum s: it is planned as
  * if it were alone on a machine with B_i and that many bytes free. */
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "plan/plan.h"
 #include "util/checked.h"
@@ -63,4 +64,40 @@ turbo_status turbod_plan_divide(turbod_plan_share *at, size_t n, uint64_t vacant
         }
     }
     return TURBO_OK;
+}
+
+turbo_status turbod_plan_divide_places(turbod_plan_share *at, size_t n, size_t *which,
+                                       turbo_err *err)
+{
+    turbo_status st = TURBO_OK;
+    *which = n;
+    turbod_plan_share *same = calloc(n, sizeof *same);
+    size_t *from = calloc(n, sizeof *from);
+    bool *done = calloc(n, sizeof *done);
+    if (!same || !from || !done)
+        st = turbod_err(err, TURBO_ENOMEM, "no memory to plan %zu models", n);
+    for (size_t i = 0; !st && i < n; i++) {
+        size_t m = 0, one;
+        if (done[i])
+            continue;
+        /* Its own context is in the vacant bytes of a share; of a place they are together what was vacant before any
+         * device was opened. */
+        uint64_t vacant = at[i].in.vacant - (at[i].in.vacant ? at[i].in.context : 0);
+        for (size_t k = i; k < n; k++)
+            if (at[k].place == at[i].place) {
+                vacant += at[i].in.vacant ? at[k].in.context : 0;
+                done[k] = true;
+                from[m] = k;
+                same[m++] = at[k];
+            }
+        st = turbod_plan_divide(same, m, vacant, &one, err);
+        if (one < m)
+            *which = from[one];
+        for (size_t k = 0; k < m; k++)
+            at[from[k]] = same[k];
+    }
+    free(same);
+    free(from);
+    free(done);
+    return st;
 }

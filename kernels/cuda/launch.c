@@ -102,7 +102,13 @@ static turbo_status load_kernels(turbok_cu *cu, turbo_err *err)
 static turbo_status make_context(turbok_cu *cu, turbo_err *err)
 {
     const turbok_cu_driver *d = &cu->drv;
-    int r = d->primary_retain(&cu->ctx, cu->device);
+    size_t vacant = 0, total = 0;
+    unsigned flags;
+    int shared = 0; /* with a device of this process that is open */
+    int r = d->primary_state(cu->device, &flags, &shared);
+    if (r)
+        return turbok_cu_result(d, r, "no CUDA context", err);
+    r = d->primary_retain(&cu->ctx, cu->device);
     if (r == TURBOK_CU_OUT_OF_MEMORY)
         return turbok_fail(err, TURBO_ENOMEM,
                            "%s is full: another process holds its memory; end it or choose another "
@@ -113,6 +119,9 @@ static turbo_status make_context(turbok_cu *cu, turbo_err *err)
         return turbok_cu_result(d, r, "no CUDA context", err);
     }
     r = d->ctx_set(cu->ctx);
+    if (!r && shared)
+        r = d->mem_info(&vacant, &total);
+    cu->held_before = total > vacant ? total - vacant : 0;
     if (!r)
         r = d->stream_create(&cu->stream, TURBOK_CU_STREAM_NON_BLOCKING);
     if (r)
@@ -125,7 +134,8 @@ turbo_status turbok_cu_measure(turbok_cu *cu, turbo_err *err)
 {
     size_t vacant = 0, total = 0;
     int r = cu->drv.mem_info(&vacant, &total);
-    cu->context_bytes = total > vacant ? total - vacant : 0;
+    const uint64_t gone = total > vacant ? total - vacant : 0;
+    cu->context_bytes = gone > cu->held_before ? gone - cu->held_before : 0;
     return turbok_cu_result(&cu->drv, r, "free memory is not known", err);
 }
 

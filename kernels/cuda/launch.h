@@ -45,7 +45,10 @@ typedef struct turbok_cu {
     turbok_cu_stream stream;
     int sm_count, major, minor, shared_optin, l2_bytes;
     uint64_t total_bytes; /* of the card */
-    uint64_t context_bytes; /* of the card, not free: context, kernels, what other processes hold */
+    uint64_t
+        context_bytes; /* gone of the card by opening it: context, kernels; of the first device of this process on it
+                               also what other processes hold */
+    uint64_t held_before; /* not free when it was opened, by what this process had there already */
     char name[96];
     bool no_pdl; /* TURBO_CUDA_PDL=0: for finding out what a race is made of */
     bool deterministic; /* a row's bits must not depend on the size of its batch */
@@ -60,7 +63,7 @@ typedef struct turbok_cu {
  * the fix. */
 turbo_status turbok_cu_open(int ordinal, turbok_cu **out, turbo_err *err);
 void turbok_cu_close(turbok_cu *cu); /* NULL allowed; waits for the stream */
-/* Fills context_bytes with what is not free now. */
+/* Fills context_bytes with what is not free now and was before. */
 turbo_status turbok_cu_measure(turbok_cu *cu, turbo_err *err);
 /* Makes the context current on the calling thread. */
 turbo_status turbok_cu_enter(turbok_cu *cu, turbo_err *err);

@@ -271,6 +271,31 @@ def test_shares_of_the_kv_budget():
     assert re.findall(r"^ok +(\w+): memory: weights ", r.stdout, re.M) == ["two", "one", "fixed"]
 
 
+def test_models_on_a_card_and_on_the_host_are_planned_apart():
+    """turbod -t plans with the memory of the device that a model is for, and the server takes just that."""
+    env = {**os.environ, **kit.fake_card(FAKECUDA_MEMORY=str(256 << 20))}
+    card = dict(model=MODEL, device="cuda")
+    conf = (entry(model_name="two", kv_share=2.0, **card), entry(model_name="one", **card),
+            entry(model=MODEL, model_name="host", cache_max_entry_count="8MiB"))
+    rest = 'engine = { cache_max_entry_count = 0.2; max_batch_size = 8; };'
+    r = subprocess.run([kit.TURBOD, "--conf", write_conf(*conf, rest=rest), "-t"], capture_output=True, timeout=60,
+                       text=True, env=env)
+    assert r.returncode == 0, r.stderr
+    assert len(re.findall(r"^ok +(?:two|one): device: cuda", r.stdout, re.M)) == 2, r.stdout
+    told = {n: (int(blocks), float(free)) for n, blocks, free in re.findall(
+        r"^ok +(\w+): memory: .* in (\d+) blocks .* of ([0-9.]+) MiB free", r.stdout, re.M)}
+    assert told["one"][1] + told["two"][1] <= 256 and told["one"][0] > 8
+    alone = entry(model_name="alone", **card)
+    r = subprocess.run([kit.TURBOD, "--conf", write_conf(alone, rest=rest), "-t"], capture_output=True, timeout=60,
+                       text=True, env=env)
+    assert " of 256.0 MiB free" in r.stdout, r.stdout
+    s = serve(*conf, rest=rest, cache_max_entry_count=None, env=kit.fake_card(FAKECUDA_MEMORY=str(256 << 20)))
+    for name, (blocks, _) in told.items():
+        assert s.get("/props?model=" + name).json()["kv_blocks"] == blocks
+        s.complete("a", model=name, max_tokens=2)
+    assert s.stop() == 0, s.read_log()
+
+
 def test_what_does_not_fit_together_is_refused():
     size = "%dMiB" % (memory_free() * 0.6 / 2**20)
     rows = [entry(model=MODEL, model_name=n, cache_max_entry_count=size) for n in "ab"]

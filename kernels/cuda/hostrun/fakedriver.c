@@ -148,6 +148,16 @@ int cuDeviceTotalMem_v2(size_t *bytes, int device)
     return 0;
 }
 
+EXPORT int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active);
+int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active)
+{
+    ENTER(primary_state, false);
+    (void)device;
+    *flags = 0;
+    *active = fake_live_contexts > 0;
+    return 0;
+}
+
 EXPORT int cuDevicePrimaryCtxRetain(turbok_cu_context *ctx, int device);
 int cuDevicePrimaryCtxRetain(turbok_cu_context *ctx, int device)
 {
