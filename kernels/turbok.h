@@ -193,7 +193,9 @@ struct turbok_grid {
     const int32_t *perm; /* [in]: column k of codes belongs to input perm[k]; NULL: to input k */
     float
         outlier; /* above 0: inputs of at least this size are multiplied in fp32 (LLM.int8, arXiv 2208.07339) */
-    int32_t reserved;
+    /* Not 0: the model was made for inputs that are quantised as its codes are, to 8 bits with a scale for each
+     * token, and for each group of the matrix where it has several. A device may do so. */
+    int32_t coded_inputs;
 };
 /* Bytes that turbok_grid_new takes; of the pointers of g only which are NULL matters. 0: not possible. */
 uint64_t turbok_grid_bytes(const turbok_device *d, const turbok_grid *g, int64_t out, int64_t in,

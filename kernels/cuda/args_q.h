@@ -73,6 +73,40 @@ struct turbok_cu_wq_permute_args {
     int32_t rows, wide; /* wide: act is fp32, else 16 bits */
 };
 
+/* ---- products of codes with codes: w8a8.cu ----------------------------------------------------------- */
+
+enum {
+    TURBOK_CU_W8A8_ROWS = 128, /* rows and outputs of a block */
+    TURBOK_CU_W8A8_OUTS = 128,
+    TURBOK_CU_W8A8_GROUP = 128, /* inputs that share a scale, where not all of a row do */
+    TURBOK_CU_W8A8_SHARED = 4 * (8192 + 8192) /* bytes of dynamic shared memory of a block */
+};
+
+/* Rows as codes of 8 bits: scale * code is next to x. codes [ceil(rows/8)][ceil(in/64)][32] of 16 bytes: number
+ * 4 (row % 8) + q has of 64 inputs the eight from 8 q on, then the eight from 32 + 8 q on. What lies beyond `in` or
+ * `rows` is 0. What holds NaN or infinity gets NaN for its scale. */
+struct turbok_cu_code_rows_args {
+    const void *x; /* [rows,in] act */
+    void *codes;
+    float *scale; /* [in/128][ld], or with one scale a row [ld] */
+    int64_t in; /* a multiple of 32, in groups of 128 */
+    int32_t rows, ld; /* ld: rows, rounded up to a multiple of 8 */
+    int32_t groups; /* 1: one scale a row; else in / 128 */
+    int32_t e4m3; /* 0: whole numbers */
+};
+
+/* out[r,o] = sum over k of x[r,k] W[o,k] + bias[o]. */
+struct turbok_cu_w8a8_args {
+    turbok_cu_qmat m; /* inputs of a step in pairs: groups of a multiple of 32, see wq.cuh */
+    const void *x; /* codes of the rows, as above */
+    const float *x_scale; /* [groups][x_ld] */
+    void *out; /* [rows,out_dim] of out_dtype, rows ld apart */
+    uint32_t *partial; /* [blocks][split] sums of a block; NULL with split 1 */
+    uint32_t *arrived; /* [blocks] 0 before and after */
+    int64_t in, out_dim, ld;
+    int32_t rows, x_ld, scale_dtype, out_dtype, split, reserved;
+};
+
 /* ---- sampling ---------------------------------------------------------------------------------------- */
 
 enum { TURBOK_CU_RECENT = 64 /* longest bad word */ };

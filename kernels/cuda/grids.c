@@ -20,7 +20,7 @@ static bool same_kind(const turbok_grid *g, const turbok_grid *h)
 {
     return !g->perm && !h->perm && g->bits == h->bits && g->group == h->group &&
            g->scale_dtype == h->scale_dtype && g->offset == h->offset && !g->zero == !h->zero &&
-           !g->min == !h->min && !g->table == !h->table;
+           !g->min == !h->min && !g->table == !h->table && !g->coded_inputs == !h->coded_inputs;
 }
 
 /* Tiles have 16 rows of one part, so a part that ends inside one is the last of its run. */
@@ -360,7 +360,8 @@ turbo_status turbok_cuda_grids_new(turbok_device *d, const turbok_part *parts, i
 
 /* ---- products ------------------------------------------------------------------------------------------- */
 
-enum { MOVED_ROWS = 16 }; /* of the widest matrix, whose inputs can be put in order at a time */
+/* Of the widest matrix, whose inputs can be put in order or become codes at a time. */
+enum { MOVED_ROWS = 16 };
 
 uint64_t turbok_cuda_coded_scratch(const turbok_cu *cu)
 {
@@ -374,7 +375,7 @@ void turbok_cuda_coded_multiply(turbok_cuda *s, const turbo_linear *w, const voi
     for (int32_t i = 0; i < (w->parts ? w->n_parts : 1); i++) {
         const turbo_linear *part = w->parts ? w->parts[i] : w;
         const turbok_cu_wq *q = turbok_cuda_coded(part);
-        int32_t most = q->perm ? (int32_t)((int64_t)MOVED_ROWS * TURBOK_GRID_IN / q->in) : T;
+        int32_t most = turbok_cu_wq_most(s->cu, s->act, q, T, TURBOK_GRID_IN, MOVED_ROWS);
         for (int32_t t = 0; t < T; t += most) {
             size_t in_row = (size_t)w->in * turbok_dtype_size(s->act);
             size_t out_row = (size_t)w->out * turbok_dtype_size(out_dtype);

@@ -1,6 +1,6 @@
 /* kernels/cuda/l_wq.c: launches of the products with quantised matrices: which kernel, how many blocks, how
  * many splits. See wq.h. */
-#include "cuda/wq.h"
+#include "cuda/w8a8.h"
 
 #include "prim.h"
 
@@ -57,10 +57,32 @@ static uint64_t partial_bytes(const turbok_cu *cu)
     return (uint64_t)cu->sm_count * 2 * 8 * TILE_SUMS;
 }
 
-uint64_t turbok_cu_wq_scratch(const turbok_cu *cu, int64_t max_in, int32_t max_rows)
+/* For rows in another order, or as codes. */
+static uint64_t rows_bytes(int64_t max_in, int32_t max_rows)
 {
     uint64_t moved = ((uint64_t)max_in * (uint64_t)max_rows * 4 + 255) / 256 * 256;
-    return TURBOK_CU_WQ_COUNTERS + partial_bytes(cu) + moved;
+    uint64_t coded = turbok_cu_w8a8_bytes(max_in, max_rows);
+    return moved > coded ? moved : coded;
+}
+
+uint64_t turbok_cu_wq_scratch(const turbok_cu *cu, int64_t max_in, int32_t max_rows)
+{
+    return TURBOK_CU_WQ_COUNTERS + partial_bytes(cu) + rows_bytes(max_in, max_rows);
+}
+
+int32_t turbok_cu_wq_most(const turbok_cu *cu, int32_t act, const turbok_cu_wq *w, int32_t T,
+                          int64_t max_in, int32_t max_rows)
+{
+    enum { BLOCK = TURBOK_CU_W8A8_ROWS };
+    const uint64_t room = rows_bytes(max_in, max_rows);
+    int64_t n = T;
+    if (turbok_cu_w8a8_covers(cu, w, act, T)) {
+        n = (int64_t)(room / (turbok_cu_w8a8_bytes(w->in, 8) / 8));
+        n = n >= BLOCK ? n / BLOCK * BLOCK : n / 8 * 8;
+    } else if (w->permuted) {
+        n = max_in * max_rows / w->in;
+    }
+    return n < T ? (int32_t)n : T;
 }
 
 static struct turbok_cu_wq_args args_of(const turbok_cu_wq *w, int32_t act, const void *x,
@@ -289,6 +311,11 @@ void turbok_cu_wq_linear(turbok_cu *cu, int32_t act, const turbok_cu_wq *w, cons
     family f = family_of(w->bits, act);
     if (act == TURBO_F32) {
         launch_plain(cu, w->bits, &a);
+    } else if (turbok_cu_w8a8_covers(cu, w, act, T)) {
+        char *partial = (char *)scratch + TURBOK_CU_WQ_COUNTERS;
+        const uint64_t bytes = partial_bytes(cu);
+        const turbok_cu_coded_rows c = turbok_cu_w8a8_code(cu, act, w, x, T, partial + bytes);
+        turbok_cu_w8a8_linear(cu, w, &c, out_dtype, y, ldy, scratch, partial, bytes);
     } else if (!cu->deterministic && T <= FEW) {
         few(cu, w, &f, &a);
     } else if (!cu->deterministic) {

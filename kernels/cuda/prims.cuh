@@ -411,22 +411,29 @@ DEVICE float to_f8(int8_t v)
 {
     return static_cast<float>(v);
 }
-/* W numbers in a register: 2 of 16 bits or 4 of 8. */
+/* W numbers in a register: 2 of 16 bits or 4 of 8. Sums are made in the order of k, for eight columns together. */
 template <class C, int W, class A, class B> void mma_lanes(void *const *lanes, A get_a, B get_b)
 {
-    for (int row = 0; row < 16; row++)
+    double x[16][8 * W], y[8 * W][8];
+    for (int l = 0; l < 32; l++)
+        for (int i = 0; i < 4 * W; i++) {
+            auto *z = static_cast<mma_arg *>(lanes[l]);
+            const int k = i / W / 2 * 4 * W + l % 4 * W + i % W;
+            x[l / 4 + i / W % 2 * 8][k] = get_a(z->a, i);
+            if (i < 2 * W)
+                y[i / W * 4 * W + l % 4 * W + i % W][l / 4] = get_b(z->b, i);
+        }
+    for (int row = 0; row < 16; row++) {
+        double sum[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+        for (int k = 0; k < 8 * W; k++)
+            for (int col = 0; col < 8; col++)
+                sum[col] += x[row][k] * y[k][col];
         for (int col = 0; col < 8; col++) {
-            double sum = 0;
-            for (int k = 0; k < 8 * W; k++) {
-                int quad = k / W % 4, at = k % W, high = k / (4 * W);
-                auto *x = static_cast<mma_arg *>(lanes[row % 8 * 4 + quad]);
-                auto *y = static_cast<mma_arg *>(lanes[col * 4 + quad]);
-                sum += get_a(x->a, (row / 8 + 2 * high) * W + at) * get_b(y->b, high * W + at);
-            }
             auto *z = static_cast<mma_arg *>(lanes[row % 8 * 4 + col / 2]);
             C *c = static_cast<C *>(z->c) + row / 8 * 2 + col % 2;
-            *c = static_cast<C>(static_cast<double>(*c) + sum);
+            *c = static_cast<C>(static_cast<double>(*c) + sum[col]);
         }
+    }
 }
 template <class C, int W, class Get> void mma_lanes(void *const *lanes, Get get)
 {
@@ -452,10 +459,19 @@ inline double e4m3(uint32_t v)
                                  : ldexp(m, -9);
     return v & 128 ? -d : d;
 }
+struct e4m3_numbers {
+    double of[256];
+    e4m3_numbers()
+    {
+        for (uint32_t c = 0; c < 256; c++)
+            of[c] = e4m3(c);
+    }
+};
 inline void mma_fp8(void *const *lanes, unsigned)
 {
+    static const e4m3_numbers numbers;
     mma_lanes<float, 4>(lanes, [](const uint32_t *r, int i) {
-        return e4m3(r[i / 4] >> 8 * (i % 4) & 255);
+        return numbers.of[r[i / 4] >> 8 * (i % 4) & 255];
     });
 }
 struct matrix_arg {

@@ -1,5 +1,5 @@
 /* kernels/cuda/prims_q.cuh: more words of the kind of prims.cuh, for quantised matrices and sampling:
- * arithmetic on two numbers in a register, activations, double precision without contraction. */
+ * arithmetic on two numbers in a register, floats of 8 bits, double precision without contraction. */
 #ifndef TURBOK_CUDA_PRIMS_Q_CUH
 #define TURBOK_CUDA_PRIMS_Q_CUH
 
@@ -35,6 +35,44 @@ DEVICE uint32_t mask_or(uint32_t v, uint32_t mask, uint32_t bits)
     return r;
 #else
     return (v & mask) | bits;
+#endif
+}
+
+#ifndef __CUDACC__
+namespace hostrun
+{
+/* The nearest e4m3, ties to even; beyond 448 that; NaN has one code. */
+inline uint32_t to_e4m3(float f)
+{
+    const uint32_t sign = __float_as_uint(f) >> 24 & 128;
+    const float size = fabsf(f);
+    if (f != f)
+        return 127;
+    if (size > 448)
+        return sign | 126;
+    if (size < 0x1p-6f)
+        return sign | static_cast<uint32_t>(nearbyintf(size * 512));
+    const int e = ilogbf(size);
+    return sign | static_cast<uint32_t>(8 * (e + 6) + static_cast<int>(nearbyintf(ldexpf(size, 3 - e))));
+}
+} // namespace hostrun
+#endif
+
+/* Two numbers as e4m3, a in the low byte: to nearest, ties to even, what is too large as 448, NaN as NaN. Capability
+ * 8.9 and later; on older ones a trap. */
+DEVICE uint32_t pack_e4m3(float a, float b)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    uint16_t r;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(b), "f"(a));
+    return r;
+#elif defined(__CUDACC__)
+    (void)a;
+    (void)b;
+    __trap();
+    return 0;
+#else
+    return hostrun::to_e4m3(a) | hostrun::to_e4m3(b) << 8;
 #endif
 }
 

@@ -1,8 +1,9 @@
 /* kernels/cuda/wq.h: matrices of 4 and 8 bits on the device: from turbok_grid to the order that wq.cuh
  * describes, and products with them. The memory is the caller's: plan says how much, pack fills an image
  * on the host, the caller copies it to the device and says with place where it lies.
- * Activations are never quantised: with an outlier threshold (turbok_grid.outlier) all inputs are multiplied
- * as those above it are. pack runs on any thread; the rest on the device's. Must not know: formats of files, models. */
+ * Activations are quantised only where turbok_grid.coded_inputs says so (w8a8.h): with an outlier threshold
+ * (turbok_grid.outlier) all inputs are multiplied as those above it are. pack runs on any thread; the rest on the
+ * device's. Must not know: formats of files, models. */
 #ifndef TURBOK_CUDA_WQ_H
 #define TURBOK_CUDA_WQ_H
 
@@ -14,6 +15,7 @@ typedef struct turbok_cu_wq {
     int64_t out, in, tiles, chunks, groups;
     int32_t bits, group, kind, scale_dtype, offset, steps;
     bool zero, min, bias, permuted;
+    bool coded_inputs; /* w8a8.h may multiply it */
     uint64_t scale_at, zero_at, min_at, table_at, bias_at, perm_at; /* in the image; codes at 0 */
     uint64_t bytes; /* of the image */
     turbok_cu_qmat m; /* on the device, after place */
@@ -37,13 +39,16 @@ void turbok_cu_wq_pack(const turbok_cu_wq *w, const turbok_grid *g, int64_t firs
                        const void *bias, int32_t bias_dtype, int64_t from, int64_t to, void *image);
 void turbok_cu_wq_place(turbok_cu_wq *w, turbok_cu_ptr at); /* a multiple of 256 */
 
-/* Scratch for products of at most max_rows rows with w, or with NULL of permuted activations, with any w.
- * Its first TURBOK_CU_WQ_COUNTERS bytes are zero before the first product, and after each. Pure. */
+/* Scratch for products of at most max_rows rows of at most max_in inputs. Its first TURBOK_CU_WQ_COUNTERS bytes are zero
+ * before the first product, and after each. Pure. */
 enum { TURBOK_CU_WQ_COUNTERS = 4096 };
 uint64_t turbok_cu_wq_scratch(const turbok_cu *cu, int64_t max_in, int32_t max_rows);
+/* Of T rows of w, how many such scratch has room for at a time. Pure. */
+int32_t turbok_cu_wq_most(const turbok_cu *cu, int32_t act, const turbok_cu_wq *w, int32_t T,
+                          int64_t max_in, int32_t max_rows);
 
 /* y = x W^T + bias. x [T,in] act; y [T,out] of out_dtype (act, or TURBO_F32), its rows ldy apart. Up to 8 rows stream the
- * weights; more go to tensor cores in blocks. With cu->deterministic the bits of a row do not depend on T. */
+ * weights; more go to tensor cores in blocks, as codes where w8a8.h covers them. With cu->deterministic the bits of a row do not depend on T. */
 void turbok_cu_wq_linear(turbok_cu *cu, int32_t act, const turbok_cu_wq *w, const void *x,
                          int32_t T, int32_t out_dtype, void *y, int64_t ldy, void *scratch);
 /* y = fn(x gate^T) * (x up^T). False, and nothing done, when one launch does not cover it: more than 8 rows

@@ -17,6 +17,13 @@ static uint64_t place_of(uint64_t *at, uint64_t bytes)
     return here;
 }
 
+/* What w8a8.cu multiplies; of tables those of e4m3, which is seen later. Sums of integers must fit into 32 bits. */
+static bool codes_meet_codes(const turbok_grid *g, int64_t in)
+{
+    return g->bits == 8 && !g->perm && !g->zero && !g->min && (g->table || g->offset == 128) &&
+           in % 32 == 0 && (g->group == in ? in <= 1 << 17 : g->group == TURBOK_CU_W8A8_GROUP);
+}
+
 turbo_status turbok_cu_wq_plan(const turbok_grid *g, int64_t out, int64_t in, bool has_bias,
                                turbok_cu_wq *w, turbo_err *err)
 {
@@ -48,6 +55,7 @@ turbo_status turbok_cu_wq_plan(const turbok_grid *g, int64_t out, int64_t in, bo
         .min = !g->zero && (g->min || (!g->table && g->bits == 4 && g->offset > MOST_ZERO)),
         .bias = has_bias,
         .permuted = g->perm != NULL,
+        .coded_inputs = g->coded_inputs && codes_meet_codes(g, in),
     };
     /* An offset that bf16 cannot hold becomes part of the minimum. */
     if (w->min && w->bits == 4 && w->offset > MOST_ZERO)

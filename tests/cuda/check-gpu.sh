@@ -24,9 +24,9 @@ fi
 # Programs on the kernels alone run beside each other, and under the tools; those that open an engine plan with the
 # memory they find free, and each has the card to itself.
 kernels="tests/cuda/test_rows tests/cuda/test_linear tests/cuda/test_attention tests/cuda/test_w4 tests/cuda/test_moe
-    tests/cuda/test_sample tests/cuda/test_pictures"
+    tests/cuda/test_sample tests/cuda/test_pictures tests/cuda/test_w8a8"
 engines="tests/cuda/test_far tests/cuda/test_draw tests/cuda/test_engine tests/cuda/test_engine_quant
-    tests/cuda/test_llava tests/cuda/test_swap"
+    tests/cuda/test_llava tests/cuda/test_swap tests/cuda/test_engine_w8a8"
 wanted=$(echo "${*:-$kernels $engines}" | sed 's/\.exe//g')
 out=$(mktemp -d) || exit 1
 trap 'rm -rf "$out"' EXIT

@@ -16,6 +16,7 @@ typedef struct fake_driver {
     fakecuda_fired_fn fired;
     fakecuda_kernels_fn kernels;
     fakecuda_calls_fn calls;
+    fakecuda_launched_fn launched;
     fakecuda_live_fn live;
     fakecuda_why_fn why;
 } fake_driver;
@@ -38,6 +39,7 @@ static inline fake_driver fake_driver_open(void)
     *(void **)(void *)&fake.fired = dlsym(fake.handle, FAKECUDA_FIRED);
     *(void **)(void *)&fake.kernels = dlsym(fake.handle, FAKECUDA_KERNELS);
     *(void **)(void *)&fake.calls = dlsym(fake.handle, FAKECUDA_CALLS);
+    *(void **)(void *)&fake.launched = dlsym(fake.handle, FAKECUDA_LAUNCHED);
     *(void **)(void *)&fake.live = dlsym(fake.handle, FAKECUDA_LIVE);
     *(void **)(void *)&fake.why = dlsym(fake.handle, FAKECUDA_WHY);
     return fake;

@@ -4,6 +4,8 @@
 
 #include "../unit/engine_kit.h"
 
+#include <math.h>
+
 #include "conf/paths.h"
 #include "gpu.h"
 
@@ -35,6 +37,35 @@ static inline void as_planned(turbod_engine *e)
         if (f->plan.bytes[k] != f->alloc[k])
             fail_msg("%s: planned %llu, taken %llu", turbod_mem_names[k],
                      (unsigned long long)f->plan.bytes[k], (unsigned long long)f->alloc[k]);
+}
+
+/* Logits [n,V] of a made-up prompt of n tokens, at most 64; steps of `chunk` tokens. */
+static inline void logits_of(const char *folder, turbod_engine_opts o, int32_t n, int32_t chunk,
+                             int vocab, float *out)
+{
+    int32_t ids[64];
+    turbo_err err = {{0}};
+    make_prompt(ids, n, 7, vocab);
+    o.kv_dtype = TURBO_F32;
+    o.max_step_tokens = o.max_batch = chunk;
+    turbod_engine *e = open_engine(folder, o);
+    if (turbod_engine_logits(e, ids, n, true, out, &err))
+        fail_msg("%s", err.text);
+    as_planned(e);
+    turbod_engine_close(e);
+    nothing_left();
+}
+
+/* Root mean square of the difference by that of the numbers. */
+static inline double relative(const float *a, const float *b, size_t n)
+{
+    double d = 0, size = 0;
+    for (size_t i = 0; i < n; i++) {
+        d += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+        size += (double)b[i] * (double)b[i];
+    }
+    assert_true(size > 0);
+    return sqrt(d / size);
 }
 
 #endif

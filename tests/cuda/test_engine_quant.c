@@ -4,8 +4,6 @@
  * the numbers that the codes stand for, in fp32. */
 #include "on_gpu.h"
 
-#include <math.h>
-
 #include "cuda/state.h"
 #include "internal.h"
 #include "model/quant_folder.h"
@@ -25,35 +23,6 @@ static const char internlm2[] =
     "4,\"num_key_value_heads\":2,\"max_position_embeddings\":128,\"torch_dtype\":\"float32\","
     "\"bias\":false";
 
-/* Logits [TOKENS,V] of a folder; steps of `chunk` tokens. */
-static void logits_of(const char *folder, turbod_engine_opts o, int32_t chunk, int vocab,
-                      float *out)
-{
-    static int32_t ids[TOKENS];
-    turbo_err err = {{0}};
-    make_prompt(ids, TOKENS, 7, vocab);
-    o.kv_dtype = TURBO_F32;
-    o.max_step_tokens = o.max_batch = chunk;
-    turbod_engine *e = open_engine(folder, o);
-    if (turbod_engine_logits(e, ids, TOKENS, true, out, &err))
-        fail_msg("%s", err.text);
-    as_planned(e);
-    turbod_engine_close(e);
-    nothing_left();
-}
-
-/* Root mean square of the difference by that of the numbers. */
-static double relative(const float *a, const float *b, size_t n)
-{
-    double d = 0, size = 0;
-    for (size_t i = 0; i < n; i++) {
-        d += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
-        size += (double)b[i] * (double)b[i];
-    }
-    assert_true(size > 0);
-    return sqrt(d / size);
-}
-
 /* Activations and the numbers of tables are rounded: by how much layers of noise enlarge that, the same numbers
  * unquantised say. */
 static void in_16_bits(const char *quantised, const char *plain, bool bf16, const float *want)
@@ -61,9 +30,9 @@ static void in_16_bits(const char *quantised, const char *plain, bool bf16, cons
     static float got[TOKENS * VOCAB];
     int32_t chunk = bf16 ? 6 : TOKENS; /* kernels for few rows, and for many */
     turbod_engine_opts o = on_cuda(bf16 ? "bf16" : "f16");
-    logits_of(plain, o, chunk, VOCAB, got);
+    logits_of(plain, o, TOKENS, chunk, VOCAB, got);
     double dense = relative(got, want, TOKENS * VOCAB);
-    logits_of(quantised, o, chunk, VOCAB, got);
+    logits_of(quantised, o, TOKENS, chunk, VOCAB, got);
     double off = relative(got, want, TOKENS * VOCAB);
     print_message("    %s %.2e, not quantised %.2e\n", o.device_precision, off, dense);
     assert_true(off < 2 * dense);
@@ -78,8 +47,8 @@ static void test_formats(void **state)
         char quantised[64], plain[64];
         bool packed = i % 4 == 3; /* of q, k and v, as the file has them */
         quant_folders(registry, packed ? internlm2 : llama, &quant_cases[i], quantised, plain);
-        logits_of(plain, small(), TOKENS, VOCAB, want);
-        logits_of(quantised, on_cuda("f32"), TOKENS, VOCAB, got);
+        logits_of(plain, small(), TOKENS, TOKENS, VOCAB, want);
+        logits_of(quantised, on_cuda("f32"), TOKENS, TOKENS, VOCAB, got);
         double off = relative(got, want, TOKENS * VOCAB);
         assert_true(off < 1e-5);
         print_message("%s: f32 %.2e\n", quant_cases[i].name, off);
@@ -166,7 +135,7 @@ static void test_online(void **state)
         exact_logits(folder, quantize, 300, want);
         turbod_engine_opts o = on_cuda("f32");
         o.quantize = quantize;
-        logits_of(folder, o, TOKENS, 300, got);
+        logits_of(folder, o, TOKENS, TOKENS, 300, got);
         double off = relative(got, want, TOKENS * 300);
         print_message("%s while loading: %.2e\n", quantize, off);
         assert_true(off < 1e-5);

@@ -33,6 +33,7 @@ struct turbod_quant {
     bool zeros_as_stored; /* GPTQ of the second version */
     bool varies; /* bits and group may differ from matrix to matrix */
     float outlier; /* LLM.int8 */
+    bool coded_inputs; /* see turbok_grid */
 };
 
 /* base + suffix in the folder, or NULL. */

@@ -77,6 +77,7 @@ static turbo_status find(const turbod_quant *q, const turbod_index *ix, const ch
     p->bits = 8;
     p->grid.bits = 8;
     p->grid.table = QUANT_THERE;
+    p->grid.coded_inputs = q->coded_inputs;
     p->grid.scale_dtype = s->dtype;
     bool rows = quant_has_shape(s, p->rows, 1) || quant_has_shape(s, p->rows, -1);
     bool one = s->bytes == (uint64_t)quant_dtype_size(s->dtype);

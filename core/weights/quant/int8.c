@@ -21,6 +21,7 @@ static turbo_status find(const turbod_quant *q, const turbod_index *ix, const ch
     turbo_status st = find_codes(ix, base, p, err);
     const turbod_st_tensor *s = quant_tensor(ix, base, ".weight_scale");
     p->t[SCALES] = s = s ? s : quant_tensor(ix, base, ".scale");
+    p->grid.coded_inputs = q->coded_inputs;
     if (!st && !s)
         st = turbod_err(err, TURBO_EDATA, "tensor %.150s.weight_scale is missing", base);
     if (!st)

@@ -94,6 +94,53 @@ static turbo_status check_layout(const turbod_quant *q, turbo_err *err)
     return TURBO_OK;
 }
 
+/* What config.json says under path, or "". */
+static const char *text_of(const turbod_quant *q, const char *path)
+{
+    turbo_err none;
+    const char *text = NULL;
+    return turbod_host_cfg_str(q->config, path, "", &text, &none) || !text ? "" : text;
+}
+
+/* Of compressed-tensors: are inputs quantised to 8 bits of the kind of the weights, around 0, with a scale a token, a tensor
+ * or a block? What is more particular is not said to a device. */
+static bool compressed_inputs(const turbod_quant *q)
+{
+    enum { KINDS = 3 };
+    static const char *const kinds[KINDS] = {"token", "tensor", "group"};
+    const char *type = text_of(q, "config_groups.group_0.weights.type");
+    const char *strategy = text_of(q, "config_groups.group_0.input_activations.strategy");
+    turbo_err none;
+    int64_t bits = 0, group = 0;
+    int32_t symmetric = 0;
+    int kind = 0;
+    while (kind < KINDS && strcmp(kinds[kind], strategy))
+        kind++;
+    if (turbod_host_cfg_len(q->config, "config_groups") != 1 || kind == KINDS || !*type ||
+        strcmp(type, text_of(q, "config_groups.group_0.input_activations.type")) ||
+        turbod_host_cfg_int(q->config, "config_groups.group_0.input_activations.num_bits", 0, 0, 64,
+                            &bits, &none) ||
+        turbod_host_cfg_bool(q->config, "config_groups.group_0.input_activations.symmetric", 1,
+                             &symmetric, &none) ||
+        bits != 8 || !symmetric)
+        return false;
+    return strcmp(strategy, "group") ||
+           (!turbod_host_cfg_int(q->config, "config_groups.group_0.input_activations.group_size", 0,
+                                 0, 1 << 24, &group, &none) &&
+            group == 128 && !strcmp(text_of(q, "config_groups.group_0.weights.strategy"), "block"));
+}
+
+/* Does the folder say that the inputs of its matrices are quantised as the matrices are? */
+static bool inputs_coded(const turbod_quant *q)
+{
+    switch (q->method) {
+    case METHOD_COMPRESSED: return compressed_inputs(q);
+    case METHOD_FP8: return *text_of(q, "activation_scheme") != 0;
+    case METHOD_INT8: return !strcmp(text_of(q, "quant_method"), "smooth_quant");
+    default: return false;
+    }
+}
+
 static turbo_status read_numbers(turbod_quant *q, turbo_err *err)
 {
     const turbo_config *c = q->config;
@@ -124,6 +171,7 @@ static turbo_status read_numbers(turbod_quant *q, turbo_err *err)
     q->outlier = (float)outlier;
     q->zeros_as_stored = !strcmp(format, "gptq_v2");
     q->varies = turbod_host_cfg_has(c, "dynamic");
+    q->coded_inputs = inputs_coded(q);
     return TURBO_OK;
 }
 

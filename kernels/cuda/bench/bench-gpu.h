@@ -52,6 +52,7 @@ extern turbok_blas *blas;
 void open_blas(void);
 /* Seconds that the products of one layer take with T rows by the fastest of cuBLASLt's kernels; 0: it is not there. */
 double dense_layer(const shape *m, int32_t T);
+double dense_best(int32_t out, int32_t in, int32_t T); /* the same of one product */
 
 /* A product as the backend makes it (parts.c): y [T,out] of type = x [T,in] w^T, bf16. After open_blas. */
 void dense(const void *w, int32_t out, int32_t in, const void *x, int32_t T, int32_t type, void *y);
@@ -68,6 +69,7 @@ void bench_memory_later(void);
 /* parts.c: steps of two shapes, launched and recorded; stage is told after each. */
 void graphs_in_memory(void (*stage)(const char *what));
 void bench_quant(void); /* quant.c */
+void bench_w8a8(void); /* w8a8.c */
 void bench_load(void); /* load.c */
 void bench_tower(void); /* tower.c */
 

@@ -52,6 +52,7 @@ EXPORT void fakecuda_fail(const char *name, long n, int result, int once);
 EXPORT long fakecuda_fired(void);
 EXPORT void fakecuda_kernels(int run);
 EXPORT long fakecuda_calls(const char *name);
+EXPORT long fakecuda_launched(const char *name);
 EXPORT size_t fakecuda_live(const char *what);
 EXPORT const char *fakecuda_why(void);
 
@@ -87,6 +88,35 @@ void fakecuda_kernels(int run)
 long fakecuda_calls(const char *name)
 {
     return name ? fake.calls[call_of(name)] : fake.all;
+}
+
+/* How often each kernel ran. */
+enum { MOST_KERNELS = 256 };
+static struct {
+    const hostrun_kernel *kernel;
+    long n;
+} launched[MOST_KERNELS];
+
+static void count_launch(const hostrun_kernel *k)
+{
+    int i = 0;
+    while (i < MOST_KERNELS && launched[i].kernel && launched[i].kernel != k)
+        i++;
+    if (i == MOST_KERNELS) {
+        fake_broke(TURBOK_CU_LAUNCH_FAILED, "more kernels than fakecuda_launched counts");
+        return;
+    }
+    launched[i].kernel = k;
+    launched[i].n++;
+}
+
+long fakecuda_launched(const char *name)
+{
+    long n = 0;
+    for (int i = 0; i < MOST_KERNELS && launched[i].kernel; i++)
+        if (!name || !strncmp(launched[i].kernel->name, name, strlen(name)))
+            n += launched[i].n;
+    return n;
 }
 
 const char *fakecuda_why(void)
@@ -227,6 +257,7 @@ static void run_one(const work *w)
         memcpy(w->to, w->own ? w->own : w->from, w->bytes);
     } else if (!fake.idle) {
         char why[200] = "";
+        count_launch(w->kernel);
         if (hostrun_launch(w->kernel, w->grid, w->block, w->shared, w->own, why, sizeof why)) {
             fprintf(stderr, "fakecuda: %s\n", why);
             fake_broke(TURBOK_CU_LAUNCH_FAILED, why);

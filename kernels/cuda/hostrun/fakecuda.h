@@ -22,6 +22,8 @@ typedef long (*fakecuda_fired_fn)(void);
 typedef void (*fakecuda_kernels_fn)(int run);
 /* Calls of a function since cuInit, of all with NULL. */
 typedef long (*fakecuda_calls_fn)(const char *name);
+/* Launches that ran, since the library was loaded, of kernels whose names begin so; NULL: of all. */
+typedef long (*fakecuda_launched_fn)(const char *name);
 /* Live things: "device", "pinned" (bytes), "allocations", "streams", "events", "modules", "graphs", "contexts". */
 typedef size_t (*fakecuda_live_fn)(const char *what);
 /* Why the last launch or check failed, or "". */
@@ -31,6 +33,7 @@ typedef const char *(*fakecuda_why_fn)(void);
 #define FAKECUDA_FIRED "fakecuda_fired"
 #define FAKECUDA_KERNELS "fakecuda_kernels"
 #define FAKECUDA_CALLS "fakecuda_calls"
+#define FAKECUDA_LAUNCHED "fakecuda_launched"
 #define FAKECUDA_LIVE "fakecuda_live"
 #define FAKECUDA_WHY "fakecuda_why"
 
