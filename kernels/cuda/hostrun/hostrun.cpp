@@ -74,6 +74,13 @@ struct barrier {
     int arrived = 0, expected = 0, line = 0;
 };
 
+/* Who of a warp has come to an operation, as long as it is one for all of them. */
+struct gathering {
+    hostrun::warp_fn fn = nullptr;
+    unsigned mask = 0, here = 0, gone = 0; /* gone: lanes that have left or do not exist */
+    bool mixed = false; /* once lanes were in several: everyone looks at everyone */
+};
+
 struct shared_block {
     const void *key;
     char *p;
@@ -87,6 +94,7 @@ struct machine {
     fiber *f[MAX_THREADS] = {};
     fiber *now = nullptr;
     barrier bar[BARRIERS];
+    gathering warps[MAX_THREADS / 32];
     std::vector<shared_block> shared; /* of this block; [0] is the dynamic one */
     size_t shared_bytes = 0, launches = 0;
     int order = 0;
@@ -161,6 +169,7 @@ void body()
     m.kernel->run(m.args);
     fiber *me = m.now;
     me->st = DONE;
+    m.warps[me->index / 32].gone |= 1u << me->index % 32;
     m.done++;
     leave(true);
 }
@@ -279,6 +288,11 @@ void run_block(size_t number)
     order_of(number, seq);
     for (auto &b : m.bar)
         b = barrier();
+    for (int i = 0; i < MAX_THREADS; i++) {
+        if (i % 32 == 0)
+            m.warps[i / 32] = gathering();
+        m.warps[i / 32].gone |= (i >= m.n ? 1u : 0u) << i % 32;
+    }
     m.done = 0;
     poisoned(nullptr, m.shared_bytes);
     for (int i = 0; i < m.n; i++)
@@ -336,6 +350,15 @@ void warp_op(unsigned mask, const char *what, warp_fn fn, void *arg)
     me->what = what;
     me->arg = arg;
     me->st = AT_WARP;
+    gathering &w = m.warps[first / 32];
+    if (!w.here) {
+        w.fn = fn;
+        w.mask = mask;
+    }
+    w.mixed = w.mixed || w.fn != fn || w.mask != mask || mask & w.gone;
+    w.here |= 1u << me->index % 32;
+    if (!w.mixed && w.here != mask)
+        return leave(false);
     for (int l = 0; l < 32; l++) {
         fiber *f = first + l < m.n ? m.f[first + l] : nullptr;
         if (!(mask >> l & 1))
@@ -353,6 +376,7 @@ void warp_op(unsigned mask, const char *what, warp_fn fn, void *arg)
     }
     if (!all)
         return leave(false);
+    w.here = 0;
     for (int l = 0; l < 32; l++)
         if (mask >> l & 1)
             m.f[first + l]->st = READY;
