@@ -29,6 +29,10 @@ struct turbok_backend {
                                     int32_t n, int64_t in, uint32_t flags, turbo_linear **w,
                                     turbo_err *err);
     void (*linear_free)(turbok_device *d, turbo_linear *w);
+    /* Of a handle of experts: table, which is experts_bytes large. m and w are filled. */
+    uint64_t (*experts_bytes)(int32_t n_experts);
+    turbo_status (*experts_open)(turbok_device *d, turbo_experts *x, turbo_err *err);
+    void (*experts_close)(turbok_device *d, turbo_experts *x);
     /* Host numbers of a vector or of rotary tables to memory of the device. */
     void (*upload)(turbok_device *d, void *to, const void *from, size_t bytes);
 

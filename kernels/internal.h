@@ -68,6 +68,12 @@ struct turbo_linear {
     bool mapped; /* data, bias and grid->perm lie in an image (image.c), which is somebody else's */
 };
 
+struct turbo_experts {
+    turbo_moe m;
+    const turbo_linear **w; /* [3n] gate, up and down of each expert; somebody else's */
+    void *table; /* of a backend: what its kernels find the matrices by; or NULL */
+};
+
 struct turbo_vector {
     int64_t n;
     float *data; /* [n] f32 */
@@ -120,7 +126,7 @@ size_t turbok_alloc_size(size_t bytes);
 void *turbok_alloc(turbok_device *d, turbok_mem kind, size_t bytes);
 void turbok_release(turbok_device *d, turbok_mem kind, void *p, size_t bytes);
 #define TURBOK_BUILD                                                                               \
-    __VERSION__ " turbok 8" /* to be raised when a struct here or in turbok.h changes */
+    __VERSION__ " turbok 9" /* to be raised when a struct here or in turbok.h changes */
 /* Of matrices as they lie in memory: to be raised when tiles, stripes or turbok_tiles change, also for one instruction
  * set. Files of the old layout are not used any more. */
 #define TURBOK_LAYOUT 1

@@ -36,7 +36,7 @@ typedef struct turbok_prim {
      * cache in step with those of w: what will be read next. NULL: nothing is. */
     void (*gemm_tile)(int32_t dtype, const void *w, int64_t ldw, const float *x, int64_t ldx,
                       int rows, int64_t n, float *acc, const void *ahead);
-    /* h += delta (delta may be NULL); out = h * rsqrt(mean(h^2) + eps) * w. out may be delta. */
+    /* h += delta (delta may be NULL); out = h * rsqrt(mean(h^2) + eps) * w. out may be delta or h. */
     void (*rmsnorm)(float *h, const float *delta, const float *w, float eps, int64_t n, float *out);
     /* h += delta (may be NULL); out = (h - mean) / sqrt(mean((h - mean)^2) + eps) * w + bias. */
     void (*layernorm)(float *h, const float *delta, const float *w, const float *bias, float eps,

@@ -231,6 +231,17 @@ uint64_t turbok_image_bytes(const turbo_linear *w);
 bool turbok_image_write(const turbo_linear *w, turbok_sink *sink, void *ctx);
 turbo_status turbok_image_open(turbok_device *d, const void *image, uint64_t bytes, uint64_t *used,
                                turbo_linear **w, turbo_err *err);
+/* Beside the flags of turbo/plugin.h: the matrix is one of an expert. A backend refuses what its op `moe` cannot
+ * multiply when it is asked for the bytes. */
+#define TURBOK_LINEAR_EXPERT (1u << 31)
+/* A layer of experts over matrices that stay the caller's and must outlive it: w [3n], gate, up and down of
+ * each, of the shapes that m says, without biases. bytes: what the handle takes beside them; of m only
+ * n_experts matters. TURBO_EINVAL: numbers of m outside their ranges. */
+uint64_t turbok_experts_bytes(const turbok_device *d, const turbo_moe *m);
+turbo_status turbok_experts_check(const turbo_moe *m, turbo_err *err);
+turbo_status turbok_experts_new(turbok_device *d, const turbo_moe *m, const turbo_linear *const *w,
+                                turbo_experts **out, turbo_err *err);
+void turbok_experts_free(turbok_device *d, turbo_experts *x); /* NULL allowed */
 int64_t turbok_linear_out(const turbo_linear *w);
 int64_t turbok_linear_in(const turbo_linear *w);
 

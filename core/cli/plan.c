@@ -118,15 +118,18 @@ static turbo_status describe_card(const turbod_engine_opts *o, const turbo_model
     return st == TURBO_EUNSUPPORTED ? TURBO_OK : st;
 }
 
-/* Which weights every token passes: all matrices but the table it only reads a row of; a table that
- * serves as the head too is passed as well. */
+/* Which weights a token passes: all matrices but the table it only reads a row of, and the experts it does
+ * not choose; a table that serves as the head too is passed as well. */
 static void fill_roof(cli_plan *p)
 {
     const turbod_weights_sums *w = &p->model->weights;
     const turbo_model_info *m = &p->model->info;
     bool tied = !w->n_heads;
-    p->roof.params = p->nominal > 0 ? p->nominal : (double)(w->matmul + (tied ? w->table : 0));
+    p->roof.params =
+        p->nominal > 0 ? p->nominal : (double)(w->matmul - w->idle + (tied ? w->table : 0));
     p->roof.weights = (double)(w->matmul_stored + (tied ? w->table_stored : 0));
+    p->roof.idle = (double)w->idle_stored;
+    p->roof.miss = m->n_experts > 0 ? 1 - (double)m->n_chosen / m->n_experts : 0;
     p->roof.kv_token = turbod_plan_token_bytes(&p->plan);
     p->roof.heads = (double)m->n_layers * m->n_heads * m->head_dim;
 }

@@ -44,6 +44,9 @@ static void text_memory(const cli_plan *p, FILE *out)
         "%s\n",
         i->arch, i->n_layers, i->n_heads, i->n_kv, i->head_dim, i->embed_dim, i->mlp_dim, i->vocab,
         dtype_name(i->dtype));
+    if (i->n_experts)
+        fprintf(out, "             %d experts of MLP %d, %d of them for a token\n", i->n_experts,
+                i->expert_dim, i->n_chosen);
     fprintf(out, "             %s parameters; %s\n", si((double)p->model->weights.params, "", a),
             p->model->from_config ? "no weight files: shapes and type from config.json"
                                   : "shapes and types from the headers of the weight files");
@@ -130,7 +133,7 @@ static void text_roof(const cli_plan *p, FILE *out)
         return;
     }
     fprintf(out, "  one token  %s, %s", si(turbod_roof_flop(r, len), "FLOP", a),
-            si(r->weights + r->kv_token * len, "B", b));
+            si(turbod_roof_read(r, 1) + r->kv_token * len, "B", b));
     fprintf(out, ": %s of computing, %s of reading", seconds(one.compute, a),
             seconds(one.memory, b));
     fprintf(out, ": bound by %s, %.4g tokens/s\n",
@@ -255,7 +258,7 @@ void cli_plan_json(const cli_plan *p, FILE *out)
     putc(',', out);
     json_number(out, "flop_token", turbod_roof_flop(&p->roof, len));
     putc(',', out);
-    json_number(out, "bytes_token", p->roof.weights + p->roof.kv_token * len);
+    json_number(out, "bytes_token", turbod_roof_read(&p->roof, 1) + p->roof.kv_token * len);
     putc(',', out);
     json_step(out, p, "one", 1, len);
     putc(',', out);

@@ -55,9 +55,15 @@ double turbod_roof_flop_lesson(const turbod_roof *r, double n)
     return 2 * r->params + 2 * r->heads * n;
 }
 
+double turbod_roof_read(const turbod_roof *r, double batch)
+{
+    return r->weights - r->idle * pow(r->miss, batch - 1);
+}
+
 turbod_step turbod_roof_step(const turbod_roof *r, double batch, double n)
 {
-    double linear_c = 2 * r->params * batch / r->flops, linear_m = r->weights / r->bandwidth;
+    double linear_c = 2 * r->params * batch / r->flops;
+    double linear_m = turbod_roof_read(r, batch) / r->bandwidth;
     double attn_c = 4 * r->heads * n * batch / r->flops;
     double attn_m = r->kv_token * n * batch / r->bandwidth;
     return (turbod_step){

@@ -300,6 +300,63 @@ static void g_add(turbo_exec *x, void *h, const void *delta, int32_t T, int32_t 
         g->real->add(g->exec, h, delta, T, E);
 }
 
+static void g_moe(turbo_exec *x, const turbo_linear *router, const turbo_experts *w, const void *in,
+                  int32_t T, void *scratch, void *out)
+{
+    guard *g = of_exec(x);
+    const guard_handle *r = g->why.text[0] ? NULL : handle(g, "moe", "router", router);
+    const guard_handle *e = r ? handle(g, "moe", "w", w) : NULL;
+    if (!e || !rows_ok(g, "moe", T))
+        return;
+    if (!e->experts || r->out != g->moe[e->experts - 1].n_experts || r->in != e->in) {
+        found(g, "moe: the router [%lld,%lld] and the experts do not fit", (long long)r->out,
+              (long long)r->in);
+        return;
+    }
+    int64_t floats = (int64_t)(turbo_moe_scratch(&g->moe[e->experts - 1], T, 4) / sizeof(float));
+    span s[] = {{"in", in, T, e->in}, {"out", out, T, e->in}, {"scratch", scratch, 1, floats}};
+    if ((uintptr_t)scratch % 64)
+        found(g, "moe: scratch does not begin on a multiple of 64");
+    else if (spans(g, "moe", s, 3))
+        g->real->moe(g->exec, router, w, in, T, scratch, out);
+}
+
+static void g_add_gated(turbo_exec *x, void *h, const void *delta, const turbo_vector *w,
+                        const void *in, int32_t T, int32_t E)
+{
+    guard *g = of_exec(x);
+    const guard_handle *v = g->why.text[0] ? NULL : handle(g, "add_gated", "w", w);
+    if (!v || !rows_ok(g, "add_gated", T))
+        return;
+    span s[] = {{"h", h, T, E}, {"delta", delta, T, E}, {"in", in, T, E}};
+    if (v->out != E || v->in)
+        found(g, "add_gated: w has %lld numbers, E is %d", (long long)v->out, E);
+    else if (spans(g, "add_gated", s, 3))
+        g->real->add_gated(g->exec, h, delta, w, in, T, E);
+}
+
+static void g_head_norm(turbo_exec *x, const turbo_attn *a, const turbo_vector *q,
+                        const turbo_vector *k, float eps, int32_t T, void *qkv)
+{
+    guard *g = of_exec(x);
+    const char *op = "head_norm";
+    const guard_handle *v = g->why.text[0] ? NULL : handle(g, op, "q", q);
+    const guard_handle *b = v ? handle(g, op, "k", k) : NULL;
+    if (!b || !rows_ok(g, op, T) || !attn_ok(g, op, a, g->batch))
+        return;
+    if (v->out != a->head_dim || v->in || b->out != a->head_dim || b->in)
+        found(g, "%s: q has %lld numbers, k %lld, a head %d", op, (long long)v->out,
+              (long long)b->out, a->head_dim);
+    else if (!(eps >= 0) || !isfinite(eps))
+        found(g, "%s: eps is %g", op, (double)eps);
+    else if (a->layer < GUARD_MAX_LAYERS && g->stored[a->layer])
+        found(g, "%s: layer %d is stored already", op, a->layer);
+    else if (inside(g, op,
+                    &(span){"qkv", qkv, T,
+                            ((int64_t)a->n_heads + 2 * (int64_t)a->n_kv) * a->head_dim}))
+        g->real->head_norm(g->exec, a, q, k, eps, T, qkv);
+}
+
 /* The ops of picture towers have no place in a forward over tokens. */
 static void g_attention_full(turbo_exec *x, const void *qkv, int32_t N, int32_t T, int32_t H,
                              int32_t D, float scale, void *out)
@@ -351,7 +408,7 @@ static turbo_status keep(guard *g, const void *at, int64_t out, int64_t in, uint
 {
     if (g->n_handles == GUARD_MAX_HANDLES)
         return turbod_err(err, TURBO_ELIMIT, "this test keeps %d handles", GUARD_MAX_HANDLES);
-    g->handles[g->n_handles++] = (guard_handle){at, out, in, flags};
+    g->handles[g->n_handles++] = (guard_handle){at, out, in, flags, 0};
     return TURBO_OK;
 }
 
@@ -400,6 +457,27 @@ static turbo_status h_vector_of(turbo_weights *w, const char *name, int64_t n,
     guard *g = of_weights(w);
     turbo_status st = turbod_host_table()->vector_of(g->weights, name, n, to, err);
     return st ? st : keep(g, *to, n, 0, 0, err);
+}
+
+static turbo_status h_experts(turbo_weights *w, const turbo_moe *m, const char *gate,
+                              const char *up, const char *down, const turbo_experts **to,
+                              turbo_err *err)
+{
+    guard *g = of_weights(w);
+    if (m->size < sizeof *m)
+        return turbod_err(err, TURBO_EINVAL, "turbo_moe.size is %u; set it to sizeof(turbo_moe)",
+                          m->size);
+    if (g->n_moe == GUARD_MAX_LAYERS)
+        return turbod_err(err, TURBO_ELIMIT, "this test keeps %d layers of experts",
+                          GUARD_MAX_LAYERS);
+    turbo_status st = turbod_host_table()->experts(g->weights, m, gate, up, down, to, err);
+    if (!st)
+        st = keep(g, *to, m->n_experts, m->width, 0, err);
+    if (st)
+        return st;
+    g->moe[g->n_moe++] = *m;
+    g->handles[g->n_handles - 1].experts = g->n_moe;
+    return TURBO_OK;
 }
 
 static turbo_status h_weights_view(turbo_weights *w, const char *const *from, const char *const *to,
@@ -458,6 +536,9 @@ void guard_init(guard *g, const turbo_ops *real, turbo_exec *exec, turbo_weights
         .patches = g_patches,
         .position_rows = g_position_rows,
         .add = g_add,
+        .moe = g_moe,
+        .add_gated = g_add_gated,
+        .head_norm = g_head_norm,
     };
     g->host = *turbod_host_table();
     g->host.linear = h_linear;
@@ -467,6 +548,7 @@ void guard_init(guard *g, const turbo_ops *real, turbo_exec *exec, turbo_weights
     g->host.weights_view = h_weights_view;
     g->host.weights_beside = h_weights_beside;
     g->host.rope = h_rope;
+    g->host.experts = h_experts;
     g->host.has_tensor = h_has_tensor;
 }
 

@@ -16,6 +16,7 @@ typedef struct guard_handle {
     const void *at;
     int64_t out, in; /* a vector: n and 0 */
     uint32_t flags;
+    int32_t experts; /* of a layer of experts: its number in guard.moe, from 1 on */
 } guard_handle;
 
 typedef struct guard {
@@ -34,6 +35,8 @@ typedef struct guard {
     guard_handle handles[GUARD_MAX_HANDLES];
     const turbo_rope *rope[GUARD_MAX_LAYERS];
     int32_t n_ropes;
+    turbo_moe moe[GUARD_MAX_LAYERS];
+    int32_t n_moe;
 } guard;
 
 void guard_init(guard *g, const turbo_ops *real, turbo_exec *exec, turbo_weights *weights,

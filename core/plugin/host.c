@@ -36,6 +36,7 @@ static const turbo_host table = {
     .model_for = turbod_host_model_for,
     .weights_view = turbod_host_weights_view,
     .weights_beside = turbod_host_weights_beside,
+    .experts = turbod_host_experts,
 };
 
 const turbo_host *turbod_host_table(void)

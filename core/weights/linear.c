@@ -30,7 +30,8 @@ static void choose_online(const turbo_weights *w, piece *p, const char *base, ui
         p->online = true;
         return;
     }
-    if (!w->bits || flags & TURBO_LINEAR_TABLE || in % group || in > INT32_MAX)
+    if (!w->bits || flags & (TURBO_LINEAR_TABLE | TURBO_LINEAR_AS_STORED) || in % group ||
+        in > INT32_MAX)
         return;
     p->online = true;
     p->quant.grid = (turbok_grid){.bits = p->quant.rows == w->vocab ? 8 : w->bits,

@@ -10,7 +10,7 @@
 
 #define MAX_RENAMES 16
 
-typedef enum { HANDLE_LINEAR, HANDLE_VECTOR, HANDLE_ROPE } handle_kind;
+typedef enum { HANDLE_LINEAR, HANDLE_VECTOR, HANDLE_ROPE, HANDLE_EXPERTS } handle_kind;
 
 typedef struct handle {
     handle_kind kind;

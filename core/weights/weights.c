@@ -126,6 +126,8 @@ void turbod_weights_close(turbo_weights *w)
             turbok_linear_free(w->opts.device, h->ptr);
         else if (h->kind == HANDLE_VECTOR)
             turbok_vector_free(w->opts.device, h->ptr);
+        else if (h->kind == HANDLE_EXPERTS)
+            turbok_experts_free(w->opts.device, h->ptr);
         else
             turbok_rope_free(w->opts.device, h->ptr);
         free(h);

@@ -29,7 +29,8 @@ typedef struct turbod_weights_sums {
     uint64_t linear, vector, rope; /* bytes on a CPU device */
     uint64_t stored; /* bytes of matrices and vectors in the type they are stored in */
     uint64_t params; /* elements of matrices, vectors and biases */
-    uint64_t matmul, matmul_stored; /* elements and bytes of matrices that every token passes */
+    uint64_t matmul, matmul_stored; /* elements and bytes of matrices that tokens pass */
+    uint64_t idle, idle_stored; /* of matmul: experts that one token passes by */
     uint64_t table, table_stored; /* of matrices of which a token reads a row: embeddings */
     int32_t n_heads; /* matrices of [vocab, *] among matmul; 0: the head is the table */
     bool quantised; /* some matrix is */
@@ -63,6 +64,9 @@ turbo_status turbod_host_linear(turbo_weights *w, const char *name, int64_t out_
 turbo_status turbod_host_linear_rows(turbo_weights *w, const char *const *names,
                                      const int64_t *rows, int32_t n, int64_t in_dim, uint32_t flags,
                                      const turbo_linear **handle, turbo_err *err);
+turbo_status turbod_host_experts(turbo_weights *w, const turbo_moe *m, const char *gate,
+                                 const char *up, const char *down, const turbo_experts **handle,
+                                 turbo_err *err);
 turbo_status turbod_host_vector(turbo_weights *w, const char *name, int64_t n,
                                 const turbo_vector **handle, turbo_err *err);
 turbo_status turbod_host_vector_of(turbo_weights *w, const char *tensor, int64_t n,

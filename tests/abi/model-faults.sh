@@ -24,10 +24,11 @@ make -s -C "$tmp/good" CC="${CC:-cc}" PKG_CONFIG=true \
 grep -q '^10 ok, 0 failed, 0 skipped$' "$tmp/out" || { cat "$tmp/out"; exit 1; }
 
 # fault TEXT SED_SCRIPT: a plugin changed by the script must be refused with that text
+from=$tmp/good/good.c
 fault() {
     n=$((n + 1))
-    sed -e "$2" "$tmp/good/good.c" > "$tmp/bad.c"
-    if cmp -s "$tmp/good/good.c" "$tmp/bad.c"; then
+    sed -e "$2" "$from" > "$tmp/bad.c"
+    if cmp -s "$from" "$tmp/bad.c"; then
         echo "the fault \"$2\" changes nothing"
         fail=1
         return
@@ -87,5 +88,57 @@ fault 'it calls free()' "$(after_embed 'void *volatile p2 = NULL; free(p2);')"
 fault 'it calls puts()' "$(after_embed 'puts("step");')"
 fault 'it calls nanosleep()' 's/#include <math.h>/& \n#include <time.h>/; s/^    ops->embed.*/& nanosleep(\&(struct timespec){0, 1}, NULL);/'
 fault 'crashed with signal' "$(after_embed '*(volatile int *)NULL = 1;')"
+
+# The same with experts, norms of heads and a gated sum, which it has no use for.
+cat > "$tmp/experts.sed" << 'END'
+s/^#define MAX_NAME 128/&\
+#define EXPERTS {.size = sizeof(turbo_moe), .n_experts = 4, .n_chosen = 2, .inner = m->mlp_dim, .width = m->embed_dim}/
+s/^    const turbo_linear \*qkv, \*o, \*gate, \*up, \*down;/    const turbo_linear *qkv, *o, *router;\
+    const turbo_experts *experts;\
+    const turbo_vector *head;/
+s/^    want(e, part_name(name, l, "mlp.gate_proj"), I, E, 0);/    want(e, part_name(name, l, "mlp.gate"), 4, E, 0);\
+    want(e, part_name(name, l, "head"), m->head_dim, 0, 0);\
+    for (int i = 0; i < 12; i++) {\
+        char one[32];\
+        snprintf(one, sizeof one, "mlp.%d.%c", i \/ 3, "gud"[i % 3]);\
+        want(e, part_name(name, l, one), i % 3 < 2 ? I : E, i % 3 < 2 ? E : I, 0);\
+    }/
+/want(e, part_name(name, l, "mlp.up_proj"/d
+/want(e, part_name(name, l, "mlp.down_proj"/d
+s/{"mlp.gate_proj", I, E, &y->gate}/{"mlp.gate", 4, E, \&y->router}/
+/{"mlp.up_proj", I, E/d
+/{"mlp.down_proj", E, I/d
+s/^        st = h->vector(w, part_name(part, l, "input_layernorm"), E, &y->attn_norm, err);/&\
+    const turbo_moe moe = EXPERTS;\
+    (void)I;\
+    if (!st)\
+        st = h->vector(w, part_name(part, l, "head"), m->head_dim, \&y->head, err);\
+    if (!st)\
+        st = h->experts(w, \&moe, part_name(names[0], l, "mlp.#.g"), part_name(names[1], l, "mlp.#.u"),\
+                        part_name(names[2], l, "mlp.#.d"), \&y->experts, err);/
+s/^    p.q = take(/    const turbo_moe moe = EXPERTS;\
+    p.total += turbo_moe_scratch(\&moe, T, act_bytes) \/ 64 * 64 + 64;\
+&/
+s/^        ops->qkv_rope_store/        ops->head_norm(x, \&attn, y->head, y->head, eps, T, wide);\
+&/
+s/^        ops->gated_mlp(.*/        ops->moe(x, y->router, y->experts, n, T, wide, o);\
+        ops->add_gated(x, o, n, y->mlp_norm, h, T, E);/
+END
+from=$tmp/experts.c
+sed -f "$tmp/experts.sed" "$tmp/good/good.c" > "$from"
+${CC:-cc} -O1 -std=c11 -Wall -Wextra -Werror -fPIC -shared -I"$include" -o "$tmp/experts.so" "$from" -lm
+"$turbo" plugin check "$tmp/experts.so" > "$tmp/out" 2>&1 || { cat "$tmp/out"; exit 1; }
+grep -q '^10 ok, 0 failed, 0 skipped$' "$tmp/out" || { cat "$tmp/out"; exit 1; }
+fault 'moe: the router \[3,64\] and the experts do not fit' 's/"mlp.gate")*, 4, E/"mlp.gate"), 3, E/; s/{"mlp.gate"), 3/{"mlp.gate", 3/'
+fault 'moe: scratch' 's/^    p.total += turbo_moe_scratch.*/(void)moe;/'
+fault 'moe: scratch does not begin on a multiple of 64' 's/n, T, wide, o);/n, T, wide + 4, o);/'
+fault 'moe: in and out overlap' 's/n, T, wide, o);/n, T, wide, n);/'
+fault 'a layer of 0 experts' 's/\.size = sizeof(turbo_moe)/.size = 0/'
+fault '5 of 4 experts for a token' 's/n_chosen = 2/n_chosen = 5/'
+fault "one '#' for their number is needed" 's/"mlp.#.u"/"mlp.0.u"/'
+fault 'mlp.4.g.weight is missing' 's/n_experts = 4/n_experts = 5/; s/{"mlp.gate", 4/{"mlp.gate", 5/; s/"mlp.gate"), 4/"mlp.gate"), 5/'
+fault 'add_gated: w has 16 numbers, E is 64' 's/o, n, y->mlp_norm, h/o, n, y->head, h/'
+fault 'head_norm: q has 64 numbers, k 16, a head 16' 's/attn, y->head, y->head/attn, y->mlp_norm, y->head/'
+fault 'head_norm: layer 0 is stored already' 's/^        ops->head_norm.*//; s/^        ops->qkv_rope_store.*/&  ops->head_norm(x, \&attn, y->head, y->head, eps, T, wide);/'
 [ $fail = 0 ] || exit 1
 echo "ok: $n faults found"

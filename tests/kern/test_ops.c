@@ -10,6 +10,7 @@
 #include <math.h>
 
 #include "model.h"
+#include "moe.h"
 #include "paged.h"
 #include "picture.h"
 

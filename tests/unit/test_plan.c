@@ -266,8 +266,19 @@ static void test_roof(void **state)
         turbod_plan_model_free(&m);
     }
     /* attention of heads that read faster than they compute turns the step, the others never do */
-    turbod_roof slow = {1e9, 2e9, 1e6, 1e3, 1e14, 1e12};
+    turbod_roof slow = {.params = 1e9,
+                        .weights = 2e9,
+                        .kv_token = 1e6,
+                        .heads = 1e3,
+                        .flops = 1e14,
+                        .bandwidth = 1e12};
     assert_true(isinf(turbod_roof_ridge_at(&slow, 1e5)));
+    /* 8 experts of 10 bytes, 2 of a token, beside 20: one token reads 40, two 20 + 80 (1 - 0.75^2). */
+    turbod_roof moe = {.weights = 100, .idle = 60, .miss = 0.75};
+    assert_true(fabs(turbod_roof_read(&moe, 1) - 40) < 1e-12);
+    assert_true(fabs(turbod_roof_read(&moe, 2) - 55) < 1e-12);
+    assert_true(fabs(turbod_roof_read(&moe, 100) - 100) < 1e-9);
+    assert_true(fabs(turbod_roof_read(&slow, 1) - 2e9) < 1);
 }
 
 /* ---- planned and taken ---------------------------------------------------------------------------------- */

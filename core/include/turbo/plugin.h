@@ -30,7 +30,7 @@ extern "C" {
 
 #define TURBO_PLUGIN_MAGIC 0x6f627274u /* "trbo", little-endian */
 #define TURBO_ABI_MAJOR 1
-#define TURBO_ABI_MINOR 1
+#define TURBO_ABI_MINOR 2
 #define TURBO_HOST_ABI (((uint32_t)TURBO_ABI_MAJOR << 16) | TURBO_ABI_MINOR)
 #define TURBO_EXPORT __attribute__((visibility("default")))
 
@@ -79,6 +79,7 @@ typedef struct turbo_vector turbo_vector;   /* a norm weight or bias as the back
 typedef struct turbo_rope turbo_rope;       /* rotary tables                                    */
 typedef struct turbo_kv turbo_kv;           /* the KV cache of the sequences of a batch         */
 typedef struct turbo_exec turbo_exec;       /* where kernels run: thread pool or stream         */
+typedef struct turbo_experts turbo_experts; /* since 1.2: the matrices of a layer of experts    */
 
 /* ---- a batch ------------------------------------------------------------------------------- */
 
@@ -165,6 +166,32 @@ typedef struct turbo_attn {
 
 enum { TURBO_FULL_HEAD = 256 }; /* largest head of attention_full */
 
+enum { TURBO_MOE_EXPERTS = 1024, TURBO_MOE_CHOSEN = 128 }; /* most of a layer, most of a token */
+
+/* Since 1.2. The MLP of a layer as n experts, of which each token passes k. An expert is
+ * down( act(gate(x)) * up(x) ) with I numbers inside. The scores of a token are softmax(router(x)) over
+ * all n, in fp32. Its k best experts count, of equal scores the one of the lower number; each is
+ * multiplied by its score, which is divided by the sum of the k when normalise is 1. */
+typedef struct turbo_moe {
+    uint32_t size;
+    int32_t n_experts; /* n: 1..TURBO_MOE_EXPERTS */
+    int32_t n_chosen; /* k: 1..n, at most TURBO_MOE_CHOSEN */
+    int32_t inner; /* I of one expert */
+    int32_t width; /* E */
+    int32_t act; /* TURBO_ACT_* */
+    int32_t normalise; /* 1: the k scores are made to add up to 1 */
+    int32_t reserved;
+} turbo_moe;
+
+/* Bytes of scratch of ops->moe for T tokens on a backend whose activations take act_bytes each. */
+static inline uint64_t turbo_moe_scratch(const turbo_moe *m, int32_t T, int32_t act_bytes)
+{
+    uint64_t tokens = (uint64_t)T, n = (uint64_t)m->n_experts;
+    uint64_t k = m->n_chosen > 2 ? (uint64_t)m->n_chosen : 2;
+    uint64_t row = ((uint64_t)m->width + (uint64_t)m->inner) * (uint64_t)act_bytes + 32;
+    return tokens * (k * row + 4 * n) + 64 * n + 8192;
+}
+
 /* The kernel table of a backend. Every function runs on `x` (in order), neither allocates nor
  * synchronises, and treats its inputs as already checked by the model. Outputs may not overlap
  * inputs unless stated. [engine] all.
@@ -221,14 +248,29 @@ typedef struct turbo_ops {
                           const turbo_vector *position, int32_t N, int32_t P, int32_t E, void *out);
     /* h += delta.                                                    h, delta [T,E] act */
     void (*add)(turbo_exec *x, void *h, const void *delta, int32_t T, int32_t E);
+
+    /* Since 1.2. */
+    /* out[t] = sum of score[t,e] * down_e( act(gate_e(in[t])) * up_e(in[t]) ) over the k experts e of
+     * token t, as turbo_moe says. router is [n,E]. in, out [T,E] act; scratch: 64-byte aligned, bytes as
+     * turbo_moe_scratch() says. */
+    void (*moe)(turbo_exec *x, const turbo_linear *router, const turbo_experts *w, const void *in,
+                int32_t T, void *scratch, void *out);
+    /* h[t] += sigmoid(in[t] . w) * delta[t].                         h, delta, in [T,E] act; w [E] */
+    void (*add_gated)(turbo_exec *x, void *h, const void *delta, const turbo_vector *w,
+                      const void *in, int32_t T, int32_t E);
+    /* Before qkv_rope_store: RMSNorm of each query head by q and of each key head by k, in place.
+     * qkv [T,(H+2K)*D] act by a->layout; q, k [D]. */
+    void (*head_norm)(turbo_exec *x, const turbo_attn *a, const turbo_vector *q,
+                      const turbo_vector *k, float eps, int32_t T, void *qkv);
 } turbo_ops;
 
 /* ---- what the host offers ------------------------------------------------------------------- */
 
 enum {
     TURBO_LINEAR_OPTIONAL_BIAS = 1u, /* take "<name>.bias" if it exists                          */
-    TURBO_LINEAR_BIAS = 2u,          /* "<name>.bias" must exist                                 */
-    TURBO_LINEAR_TABLE = 4u,         /* will be used by ops->embed (may also serve as a head)    */
+    TURBO_LINEAR_BIAS = 2u, /* "<name>.bias" must exist                                 */
+    TURBO_LINEAR_TABLE = 4u, /* will be used by ops->embed (may also serve as a head)    */
+    TURBO_LINEAR_AS_STORED = 8u, /* since 1.2: the option `quantize` passes it by            */
 };
 
 struct turbo_model_vtbl; /* below */
@@ -314,6 +356,12 @@ typedef struct turbo_host {
     /* The tensors of another folder, named as in cfg_file. Owned by w. Only inside open(). [main] */
     turbo_status (*weights_beside)(turbo_weights *w, const char *folder, turbo_weights **out,
                                    turbo_err *err);
+
+    /* Since 1.2. The experts of a layer. gate, up and down are names as of linear(), in which '#' stands
+     * for the number of the expert, 0..n-1: matrices [I,E], [I,E] and [E,I] without biases. Numbers of m
+     * outside their ranges are TURBO_EINVAL. Only inside open(). [main] */
+    turbo_status (*experts)(turbo_weights *w, const turbo_moe *m, const char *gate, const char *up,
+                            const char *down, const turbo_experts **handle, turbo_err *err);
 } turbo_host;
 
 /* ---- models --------------------------------------------------------------------------------- */
@@ -337,6 +385,11 @@ typedef struct turbo_model_info {
     char chat[32];        /* name of the chat template, scripts/chat/<chat>.lua; "" when a base model */
     /* Since 1.1. The model that computes the language half, for workspace(); NULL: this one. */
     const struct turbo_model_vtbl *inner;
+    /* Since 1.2. Of layers of experts; 0 when there are none. */
+    int32_t n_experts;
+    int32_t n_chosen;
+    int32_t expert_dim; /* I of one expert */
+    int32_t shared_dim; /* I of an MLP that every token passes beside them */
 } turbo_model_info;
 
 /* One tensor the architecture needs. */
