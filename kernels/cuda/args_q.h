@@ -180,16 +180,26 @@ struct turbok_cu_moe_sort_args {
     int32_t choices, n;
 };
 
-/* y[p] = W[expert of p] x[row], row = gather ? order[p] / k : p. gated: W[e] is [2 out, in], gate rows
- * first, and y = fn(gate) * up. */
+/* How all matrices of one kind (gate and up, or down) of a layer are stored. */
+typedef struct turbok_cu_moe_format {
+    int32_t bits; /* 0: numbers of dtype, else codes of 4 or 8 as a turbok_cu_qmat has them */
+    int32_t dtype;
+    int32_t group, kind, scale_dtype, offset, steps; /* of codes, as turbok_cu_wq_args */
+    int32_t reserved;
+} turbok_cu_moe_format;
+
+/* y[p] = W x[row], W the matrix of p's expert, row = gather ? order[p] / k : p. gated: y = fn(gate x) * (up x).
+ * A matrix is [out,in]; of numbers, its codes point to them. */
 struct turbok_cu_moe_gemm_args {
     const void *x; /* [*,in] act */
-    const void *w; /* [n][out or 2 out][in] act */
+    const turbok_cu_qmat *w; /* [n][3] gate, up, down */
     void *y; /* [choices,out] act */
     const int32_t *order, *tiles, *n_tiles;
     int64_t in, out;
     int32_t k, gather, gated, fn;
+    turbok_cu_moe_format format;
 };
+#define turbok_cu_moe_any_args turbok_cu_moe_gemm_args
 
 /* out[t] = sum over j = 0..k-1, in this order, of weights[t,j] * y[place[t * k + j]]. */
 struct turbok_cu_moe_combine_args {

@@ -118,6 +118,21 @@ struct turbok_cu_add_bias_args {
     const float *bias; /* [out] */
     int64_t n, out;
 };
+struct turbok_cu_add_gated_args { /* one block a row: h += sigmoid(in . w) * delta */
+    void *h; /* [T,E] act */
+    const void *delta, *in; /* [T,E] act */
+    const float *w; /* [E] */
+    int64_t E;
+};
+struct turbok_cu_head_norm_args { /* one warp a head */
+    void *qkv; /* [T,(H+2K)*D] act */
+    const float *q, *k; /* [D] */
+    int64_t heads; /* T * (H + K) */
+    int32_t H, K, D;
+    int32_t groups; /* of H/groups queries, K/groups keys and as many values */
+    float eps;
+    int32_t reserved;
+};
 struct turbok_cu_patches_args {
     const uint8_t *pixels; /* [N,height,width,3] */
     const float *value; /* [3,256] */

@@ -1,7 +1,9 @@
 /* kernels/cuda/l_moe.c: see moe.h. */
 #include "cuda/moe.h"
 
-#include "internal.h"
+#include "prim.h"
+
+#define MOST_BLOCKS 32768 /* moe_any goes on where they end; other kernels need fewer */
 
 /* Where the parts of the scratch lie. */
 typedef struct parts {
@@ -20,9 +22,9 @@ static uint64_t most_tiles(const turbok_cu_moe *m, uint64_t choices)
     return choices / TURBOK_CU_MOE_ROWS + (uint64_t)m->n;
 }
 
-static parts layout(const turbok_cu_moe *m, int32_t T)
+static parts layout(const turbok_cu_moe *m, int32_t act, int32_t T)
 {
-    uint64_t n = (uint64_t)T * (uint64_t)m->k, at = 0;
+    uint64_t n = (uint64_t)T * (uint64_t)m->k, size = turbok_dtype_size(act), at = 0;
     parts p;
     p.experts = take(&at, n * sizeof(int32_t));
     p.weights = take(&at, n * sizeof(float));
@@ -30,15 +32,15 @@ static parts layout(const turbok_cu_moe *m, int32_t T)
     p.place = take(&at, n * sizeof(int32_t));
     p.tiles = take(&at, most_tiles(m, n) * 3 * sizeof(int32_t));
     p.n_tiles = take(&at, sizeof(int32_t));
-    p.hidden = take(&at, n * (uint64_t)m->I * 2);
-    p.out = take(&at, n * (uint64_t)m->E * 2);
+    p.hidden = take(&at, n * (uint64_t)m->I * size);
+    p.out = take(&at, n * (uint64_t)m->E * size);
     p.bytes = at;
     return p;
 }
 
-uint64_t turbok_cu_moe_bytes(const turbok_cu_moe *m, int32_t max_T)
+uint64_t turbok_cu_moe_bytes(const turbok_cu_moe *m, int32_t act, int32_t max_T)
 {
-    return layout(m, max_T).bytes;
+    return layout(m, act, max_T).bytes;
 }
 
 static turbok_cu_dim dim(uint64_t x, uint64_t y)
@@ -72,25 +74,44 @@ static void sort_choices(turbok_cu *cu, const turbok_cu_moe *m, const float *log
     turbok_cu_launch(cu, TURBOK_CU_moe_sort, dim(1, 1), dim(1024, 1), 0, TURBOK_CU_PDL, &s);
 }
 
-turbo_status turbok_cu_moe_layer(turbok_cu *cu, int32_t act, const turbok_cu_moe *m,
-                                 const float *logits, const void *x, int32_t T, void *out,
-                                 void *scratch, turbo_err *err)
+/* The kernel for act times matrices of that format, and how many outputs a block of it has. */
+static int kernel_of(int32_t act, const turbok_cu_moe_format *f, int32_t in, int32_t out,
+                     uint64_t *outputs)
 {
-    if (act == TURBO_F32 || m->E % 8 || m->I % 8 || m->n < 1 || m->n > TURBOK_CU_MOE_EXPERTS ||
-        m->k < 1 || m->k > m->n || m->k > TURBOK_CU_MOE_CHOICES || T > INT32_MAX / m->k)
-        return turbok_fail(err, TURBO_EUNSUPPORTED,
-                           "no kernel for %d of %d experts of width %d and %d with this type of "
-                           "activations; use device = \"cpu\"",
-                           m->k, m->n, m->E, m->I);
+    bool half = act == TURBO_F16, whole = in % 8 == 0 && out % 8 == 0;
+    *outputs = 64;
+    if (act != TURBO_F32 && f->bits == 4 && whole)
+        return half ? TURBOK_CU_moe_gemm4_f16 : TURBOK_CU_moe_gemm4_bf16;
+    if (act != TURBO_F32 && f->bits == 8 && whole)
+        return half ? TURBOK_CU_moe_gemm8_f16 : TURBOK_CU_moe_gemm8_bf16;
+    if (act != TURBO_F32 && !f->bits && f->dtype == act && whole)
+        return half ? TURBOK_CU_moe_gemm_f16 : TURBOK_CU_moe_gemm_bf16;
+    *outputs = 4;
+    return TURBOK_CU_moe_any_f32 + act;
+}
+
+static void multiply(turbok_cu *cu, int32_t act, uint64_t tiles,
+                     const struct turbok_cu_moe_gemm_args *g)
+{
+    uint64_t outputs;
+    int kernel = kernel_of(act, &g->format, (int32_t)g->in, (int32_t)g->out, &outputs);
+    uint64_t blocks = ((uint64_t)g->out + outputs - 1) / outputs;
+    turbok_cu_launch(cu, kernel, dim(tiles, blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS),
+                     dim(128, 1), 0, TURBOK_CU_PDL, g);
+}
+
+void turbok_cu_moe_layer(turbok_cu *cu, int32_t act, const turbok_cu_moe *m, const float *logits,
+                         const void *x, int32_t T, void *out, void *scratch)
+{
     if (T < 1)
-        return TURBO_OK;
-    const parts p = layout(m, T);
+        return;
+    const parts p = layout(m, act, T);
+    uint64_t tiles = most_tiles(m, (uint64_t)T * (uint64_t)m->k);
     char *at = scratch;
-    bool half = act == TURBO_F16;
     sort_choices(cu, m, logits, T, at, &p);
     struct turbok_cu_moe_gemm_args g = {
         .x = x,
-        .w = m->up,
+        .w = m->w,
         .y = at + p.hidden,
         .order = (const int32_t *)(const void *)(at + p.order),
         .tiles = (const int32_t *)(const void *)(at + p.tiles),
@@ -101,19 +122,16 @@ turbo_status turbok_cu_moe_layer(turbok_cu *cu, int32_t act, const turbok_cu_moe
         .gather = 1,
         .gated = 1,
         .fn = m->fn,
+        .format = m->up,
     };
-    uint64_t tiles = most_tiles(m, (uint64_t)T * (uint64_t)m->k);
-    int gemm = half ? TURBOK_CU_moe_gemm_f16 : TURBOK_CU_moe_gemm_bf16;
-    turbok_cu_launch(cu, gemm, dim(tiles, ((uint64_t)m->I + 63) / 64), dim(128, 1), 0,
-                     TURBOK_CU_PDL, &g);
+    multiply(cu, act, tiles, &g);
     g.x = g.y;
-    g.w = m->down;
     g.y = at + p.out;
     g.in = m->I;
     g.out = m->E;
     g.gather = g.gated = 0;
-    turbok_cu_launch(cu, gemm, dim(tiles, ((uint64_t)m->E + 63) / 64), dim(128, 1), 0,
-                     TURBOK_CU_PDL, &g);
+    g.format = m->down;
+    multiply(cu, act, tiles, &g);
     struct turbok_cu_moe_combine_args c = {
         .y = at + p.out,
         .weights = (const float *)(const void *)(at + p.weights),
@@ -123,7 +141,6 @@ turbo_status turbok_cu_moe_layer(turbok_cu *cu, int32_t act, const turbok_cu_moe
         .T = T,
         .k = m->k,
     };
-    turbok_cu_launch(cu, half ? TURBOK_CU_moe_combine_f16 : TURBOK_CU_moe_combine_bf16,
-                     dim((uint64_t)T, 1), dim(256, 1), 0, TURBOK_CU_PDL, &c);
-    return TURBO_OK;
+    turbok_cu_launch(cu, TURBOK_CU_moe_combine_f32 + act, dim((uint64_t)T, 1), dim(256, 1), 0,
+                     TURBOK_CU_PDL, &c);
 }

@@ -80,6 +80,34 @@ void turbok_cu_add(turbok_cu *cu, int32_t act, void *h, const void *delta, int64
                      TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, &a);
 }
 
+void turbok_cu_add_gated(turbok_cu *cu, int32_t act, void *h, const void *delta, const float *w,
+                         const void *in, int32_t T, int32_t E)
+{
+    struct turbok_cu_add_gated_args a = {.h = h, .delta = delta, .in = in, .w = w, .E = E};
+    turbok_cu_launch(cu, TURBOK_CU_add_gated_f32 + act, TURBOK_CU_DIM((unsigned)T),
+                     TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, &a);
+}
+
+void turbok_cu_head_norm(turbok_cu *cu, int32_t act, const turbo_attn *at, const float *q,
+                         const float *k, float eps, int32_t T, void *qkv)
+{
+    enum { WARPS = 8 };
+    struct turbok_cu_head_norm_args a = {
+        .qkv = qkv,
+        .q = q,
+        .k = k,
+        .heads = (int64_t)T * (at->n_heads + at->n_kv),
+        .H = at->n_heads,
+        .K = at->n_kv,
+        .D = at->head_dim,
+        .groups = at->layout == TURBO_QKV_GROUPED ? at->n_kv : 1,
+        .eps = eps,
+    };
+    turbok_cu_launch(cu, TURBOK_CU_head_norm_f32 + act,
+                     TURBOK_CU_DIM((unsigned)((a.heads + WARPS - 1) / WARPS)),
+                     TURBOK_CU_DIM(32 * WARPS), 0, TURBOK_CU_PDL, &a);
+}
+
 void turbok_cu_add_bias(turbok_cu *cu, int32_t out_dtype, void *y, const float *bias, int32_t T,
                         int32_t out)
 {

@@ -60,6 +60,13 @@ uint64_t turbok_cuda_rows_bytes(int32_t dtype, const turbok_part *parts, int32_t
     size_t bytes;
     int64_t out;
     bool has_bias;
+    for (int32_t i = 0; flags & TURBOK_LINEAR_EXPERT && i < n; i++)
+        if (parts[i].grid && parts[i].grid->perm) {
+            turbok_fail(err, TURBO_EUNSUPPORTED,
+                        "experts whose inputs are permuted (desc_act) are not multiplied on CUDA; "
+                        "use a folder without desc_act, or device = \"cpu\"");
+            return 0;
+        }
     if (gridded(parts, n))
         return turbok_cuda_grids_bytes(parts, n, in, flags, err);
     if (!shape_of(dtype, parts, n, in, &out, &has_bias, &bytes)) {

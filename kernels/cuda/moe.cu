@@ -2,10 +2,17 @@
  * experts, and the weighted sum. No atomics on floats: a token's bits depend on its own numbers only. */
 #include "cuda/kernels.h"
 #include "cuda/prims_q.cuh"
+#include "cuda/wq_plain.cuh"
 
 namespace
 {
-enum { ROWS = TURBOK_CU_MOE_ROWS, COLS = 64, STEP = 32, STRIDE = STEP * 2 + 16 };
+enum { ROWS = TURBOK_CU_MOE_ROWS, COLS = 64, STEP = 32 };
+
+/* Bytes from one row of k inputs to the next in shared memory: fragments of 8 rows meet in no bank. */
+DEVICE constexpr int stride_of(int k)
+{
+    return k * 2 + 16;
+}
 
 /* Grows with v, then with falling id; a NaN is below all. */
 DEVICE unsigned long long rank_of(float v, int id)
@@ -117,115 +124,265 @@ TURBOK_KERNEL(moe_sort, moe_sort, 1024, 1)
 namespace
 {
 typedef struct turbok_cu_moe_gemm_args gemm_args;
-typedef struct turbok_cu_moe_combine_args combine_args;
+typedef struct turbok_cu_moe_format format;
 
 struct tile {
     int expert, from, end;
     int64_t col;
 };
 
-/* STEP inputs of 64 rows of x and of one or two times 64 rows of the matrix, each [64][STRIDE bytes]. */
-template <bool GATED> DEVICE void stage(const gemm_args &a, const tile &t, int64_t k0, char *to)
+DEVICE const uint16_t *row_of(const gemm_args &a, const tile &t, int r)
 {
-    const int64_t each = GATED ? 2 * a.out : a.out;
-    const uint16_t *x = (const uint16_t *)a.x, *w = (const uint16_t *)a.w + t.expert * each * a.in;
-    for (int i = (int)threadIdx.x; i < (GATED ? 3 : 2) * 256; i += 128) {
-        const int part = i >> 8, r = (i >> 2) & 63, u = i & 3;
+    const int p = t.from + r < t.end ? t.from + r : t.from;
+    return (const uint16_t *)a.x + (int64_t)(a.gather ? a.order[p] / a.k : p) * a.in;
+}
+
+/* Inputs k0 .. k0 + K of 64 rows of x, [64][stride_of(K) bytes]; zeros beyond the tile and `in`. */
+template <int K> DEVICE void stage_rows(const gemm_args &a, const tile &t, int64_t k0, char *to)
+{
+    constexpr int UNITS = K / 8;
+    for (int i = (int)threadIdx.x; i < 64 * UNITS; i += 128) {
+        const int r = i / UNITS, u = i % UNITS;
         const int64_t k = k0 + u * 8;
-        const uint16_t *from = x;
-        bool there = k < a.in;
-        if (part == 0) {
-            const int p = t.from + r;
-            there = there && p < t.end;
-            from += there ? (int64_t)(a.gather ? a.order[p] / a.k : p) * a.in + k : 0;
-        } else {
-            const int64_t o = t.col + r;
-            there = there && o < a.out;
-            from = w + (there ? (o + (part - 1) * a.out) * a.in + k : 0);
+        const bool there = k < a.in && t.from + r < t.end;
+        copy16_async(to + r * stride_of(K) + u * 16, row_of(a, t, r) + (there ? k : 0),
+                     there ? 16 : 0);
+    }
+}
+
+/* The same of 64 rows of a matrix of numbers, from t.col on. */
+DEVICE void stage_numbers(const gemm_args &a, const tile &t, const uint16_t *w, int64_t k0, char *to)
+{
+    for (int i = (int)threadIdx.x; i < 64 * STEP / 8; i += 128) {
+        const int r = i >> 2, u = i & 3;
+        const int64_t k = k0 + u * 8, o = t.col + r;
+        const bool there = k < a.in && o < a.out;
+        copy16_async(to + r * stride_of(STEP) + u * 16, w + (there ? o * a.in + k : 0),
+                     there ? 16 : 0);
+    }
+}
+
+/* And of codes: chunk c of four tiles, a warp each, becomes numbers of T. */
+template <class T, int BITS>
+DEVICE void stage_codes(const gemm_args &a, const tile &t, const turbok_cu_qmat &m, int c, char *to)
+{
+    constexpr int STEPS = wq::format<BITS>::STEPS, K = wq::format<BITS>::K;
+    const format &f = a.format;
+    const int lane = lane_id(), q = lane & 3, r = lane >> 2;
+    const int64_t at16 = t.col / 16 + warp_id(), tiles = (a.out + 15) / 16;
+    const int chunks = wq::chunks_of(a.in, K), groups = (int)(a.in / f.group);
+    const int lay = f.steps < STEPS ? f.steps : STEPS;
+    const int64_t own = at16 < tiles ? at16 : tiles - 1;
+    const uint4 w = load16((const char *)m.codes + ((own * chunks + c) * 32 + lane) * 16);
+    UNROLL
+    for (int s = 0; s < STEPS; s++) {
+        const int inside = wq::at(lay, s, q, 0), k = c * K + inside;
+        const int g = k < a.in ? (int)((unsigned)k / (unsigned)f.group) : 0;
+        UNROLL
+        for (int h = 0; h < 2; h++) {
+            const int64_t i = (own * groups + g) * 16 + r + 8 * h;
+            float v[4];
+            UNROLL
+            for (int j = 0; j < 4; j++)
+                v[j] = k < a.in ? wq::number(m, f.kind, f.scale_dtype, f.offset, i,
+                                             wq::code_at<BITS>(f.kind, w, s, h, j))
+                                : 0.0f;
+            uint32_t *out = (uint32_t *)(to + (warp_id() * 16 + r + 8 * h) * stride_of(K) +
+                                         inside * 2);
+            out[0] = pack2<T>(v[0], v[1]);
+            out[1] = pack2<T>(v[2], v[3]);
         }
-        copy16_async(to + (part * 64 + r) * STRIDE + u * 16, from, there ? 16 : 0);
+    }
+}
+
+template <int PARTS> struct sums {
+    float v[PARTS][8][4];
+};
+
+template <int PARTS> DEVICE void clear(sums<PARTS> &acc)
+{
+    UNROLL
+    for (int p = 0; p < PARTS; p++)
+        UNROLL
+    for (int n = 0; n < 8; n++)
+        acc.v[p][n][0] = acc.v[p][n][1] = acc.v[p][n][2] = acc.v[p][n][3] = 0;
+}
+
+/* K inputs of 64 rows, then of one or two times 64 rows of matrices, all staged in x. */
+template <class T, int K, int PARTS> DEVICE void multiply(const char *x, sums<PARTS> &acc)
+{
+    constexpr int STRIDE = stride_of(K);
+    const int lane = lane_id(), warp = warp_id();
+    UNROLL
+    for (int k = 0; k < K / 16; k++) {
+        uint32_t f[4], b[4];
+        load_matrices4(f, x + (warp * 16 + lane % 16) * STRIDE + k * 32 + lane / 16 * 16);
+        UNROLL
+        for (int p = 0; p < PARTS; p++)
+            UNROLL
+        for (int n = 0; n < 8; n += 2) { /* 16 outputs */
+            const int row = (p + 1) * 64 + n * 8 + lane / 16 * 8 + lane % 8;
+            load_matrices4(b, x + row * STRIDE + k * 32 + lane / 8 % 2 * 16);
+            mma(acc.v[p][n], f, b, T());
+            mma(acc.v[p][n + 1], f, b + 2, T());
+        }
+    }
+}
+
+template <class T, int PARTS> DEVICE void store(const gemm_args &a, const tile &t, const sums<PARTS> &acc)
+{
+    const int lane = lane_id(), warp = warp_id();
+    UNROLL
+    for (int n = 0; n < 8; n++)
+        UNROLL
+    for (int e = 0; e < 4; e++) {
+        const int64_t p = t.from + warp * 16 + lane / 4 + e / 2 * 8;
+        const int64_t o = t.col + n * 8 + lane % 4 * 2 + e % 2;
+        float v = acc.v[0][n][e];
+        if (PARTS == 2)
+            v = activation(a.fn, v) * acc.v[PARTS - 1][n][e];
+        if (p < t.end && o < a.out)
+            ((T *)a.y)[p * a.out + o] = from_f<T>(v);
     }
 }
 
 /* A block is 4 warps of 16 rows each and 64 outputs. */
-template <class T, bool GATED> DEVICE void gemm(const gemm_args &a, char *space)
+template <class T, bool GATED> DEVICE void gemm(const gemm_args &a, const tile &t, char *space)
 {
-    constexpr int PARTS = GATED ? 2 : 1, BYTES = (PARTS + 1) * 64 * STRIDE;
-    const int lane = lane_id(), warp = warp_id();
-    const int32_t *at = a.tiles + (int64_t)blockIdx.x * 3;
-    const tile t = {at[0], at[1], at[2], (int64_t)blockIdx.y * COLS};
-    float acc[PARTS][8][4];
-    UNROLL
-    for (int p = 0; p < PARTS; p++)
-        UNROLL
-        for (int n = 0; n < 8; n++)
-            acc[p][n][0] = acc[p][n][1] = acc[p][n][2] = acc[p][n][3] = 0;
+    constexpr int PARTS = GATED ? 2 : 1, PART = 64 * stride_of(STEP), BYTES = (PARTS + 1) * PART;
+    const turbok_cu_qmat *m = a.w + t.expert * 3 + (GATED ? 0 : 2);
+    const uint16_t *w[2] = {(const uint16_t *)m[0].codes, (const uint16_t *)m[PARTS - 1].codes};
     const int steps = (int)((a.in + STEP - 1) / STEP);
-    stage<GATED>(a, t, 0, space);
-    copy_commit();
-    for (int s = 0; s < steps; s++) {
-        if (s + 1 < steps)
-            stage<GATED>(a, t, (int64_t)(s + 1) * STEP, space + (s + 1) % 2 * BYTES);
-        copy_commit();
-        copy_wait<1>();
-        __syncthreads();
-        const char *x = space + s % 2 * BYTES;
-        UNROLL
-        for (int k = 0; k < STEP / 16; k++) {
-            uint32_t f[4], b[4];
-            load_matrices4(f, x + (warp * 16 + lane % 16) * STRIDE + k * 32 + lane / 16 * 16);
+    sums<PARTS> acc;
+    clear(acc);
+    for (int s = 0; s <= steps; s++) {
+        if (s < steps) {
+            char *to = space + s % 2 * BYTES;
+            stage_rows<STEP>(a, t, (int64_t)s * STEP, to);
             UNROLL
             for (int p = 0; p < PARTS; p++)
-                UNROLL
-                for (int n = 0; n < 8; n += 2) { /* 16 outputs */
-                    const int row = (p + 1) * 64 + n * 8 + lane / 16 * 8 + lane % 8;
-                    load_matrices4(b, x + row * STRIDE + k * 32 + lane / 8 % 2 * 16);
-                    mma(acc[p][n], f, b, T());
-                    mma(acc[p][n + 1], f, b + 2, T());
-                }
+                stage_numbers(a, t, w[p], (int64_t)s * STEP, to + (p + 1) * PART);
         }
+        copy_commit();
+        if (s == 0)
+            continue;
+        copy_wait<1>();
+        __syncthreads();
+        multiply<T, STEP>(space + (s - 1) % 2 * BYTES, acc);
         __syncthreads();
     }
-    UNROLL
-    for (int n = 0; n < 8; n++)
-        UNROLL
-        for (int e = 0; e < 4; e++) {
-            const int p = t.from + warp * 16 + lane / 4 + e / 2 * 8;
-            const int64_t o = t.col + n * 8 + lane % 4 * 2 + e % 2;
-            float v = acc[0][n][e];
-            if (GATED)
-                v = activation(a.fn, v) * acc[PARTS - 1][n][e];
-            if (p < t.end && o < a.out)
-                ((T *)a.y)[p * a.out + o] = from_f<T>(v);
-        }
+    store<T>(a, t, acc);
 }
 
-template <class T> DEVICE void gemm_any(const gemm_args &a)
+template <class T, int BITS, bool GATED>
+DEVICE void gemm_codes(const gemm_args &a, const tile &t, char *space)
 {
-    TURBOK_SHARED(char, space, 2 * 3 * 64 * STRIDE);
+    constexpr int K = wq::format<BITS>::K, PARTS = GATED ? 2 : 1, PART = 64 * stride_of(K);
+    const turbok_cu_qmat *m = a.w + t.expert * 3 + (GATED ? 0 : 2);
+    const int chunks = wq::chunks_of(a.in, K);
+    sums<PARTS> acc;
+    clear(acc);
+    for (int c = 0; c < chunks; c++) {
+        stage_rows<K>(a, t, (int64_t)c * K, space);
+        copy_commit();
+        UNROLL
+        for (int p = 0; p < PARTS; p++)
+            stage_codes<T, BITS>(a, t, m[p], c, space + (p + 1) * PART);
+        copy_wait<0>();
+        __syncthreads();
+        multiply<T, K>(space, acc);
+        __syncthreads();
+    }
+    store<T>(a, t, acc);
+}
+
+/* BITS 0: numbers. */
+template <class T, int BITS> DEVICE void gemm_any(const gemm_args &a)
+{
+    constexpr int ONE = BITS ? 3 * 64 * stride_of(BITS == 4 ? 64 : 32) : 2 * 3 * 64 * stride_of(STEP);
+    TURBOK_SHARED(char, space, ONE);
     grid_wait();
     if ((int)blockIdx.x >= *a.n_tiles)
         return;
-    if (a.gated)
-        gemm<T, true>(a, space);
-    else
-        gemm<T, false>(a, space);
+    const int32_t *at = a.tiles + (int64_t)blockIdx.x * 3;
+    const tile t = {at[0], at[1], at[2], (int64_t)blockIdx.y * COLS};
+    if constexpr (BITS == 0) {
+        if (a.gated)
+            gemm<T, true>(a, t, space);
+        else
+            gemm<T, false>(a, t, space);
+    } else {
+        if (a.gated)
+            gemm_codes<T, BITS, true>(a, t, space);
+        else
+            gemm_codes<T, BITS, false>(a, t, space);
+    }
 }
 
-template <class T> DEVICE void combine(const combine_args &a)
+/* Number (o, k) of a matrix of codes. */
+template <int BITS>
+DEVICE float decoded(const format &f, const turbok_cu_qmat &m, int64_t in, int64_t o, int64_t k)
+{
+    constexpr int STEPS = wq::format<BITS>::STEPS, K = wq::format<BITS>::K;
+    const int lay = f.steps < STEPS ? f.steps : STEPS, at = (int)(k % K), rest = at % (16 * lay);
+    const int s = at / (16 * lay) * lay + rest % (4 * lay) / 4, q = rest / (4 * lay);
+    const int64_t tile = o / 16, r = o % 16, chunks = wq::chunks_of(in, K), groups = in / f.group;
+    const uint4 w = load16((const char *)m.codes +
+                           ((tile * chunks + k / K) * 32 + (r & 7) * 4 + q) * 16);
+    return wq::number(m, f.kind, f.scale_dtype, f.offset, (tile * groups + k / f.group) * 16 + r,
+                      wq::code_at<BITS>(f.kind, w, s, (int)(r >> 3), at & 3));
+}
+
+DEVICE float number_of(const format &f, const turbok_cu_qmat &m, int64_t in, int64_t o, int64_t k)
+{
+    if (!f.bits)
+        return element_of(f.dtype, m.codes, o * in + k);
+    return f.bits == 4 ? decoded<4>(f, m, in, o, k) : decoded<8>(f, m, in, o, k);
+}
+} // namespace
+
+TURBOK_KERNEL(moe_gemm_bf16, moe_gemm, 128, 3) { gemm_any<bf16, 0>(a); }
+TURBOK_KERNEL(moe_gemm_f16, moe_gemm, 128, 3) { gemm_any<f16, 0>(a); }
+TURBOK_KERNEL(moe_gemm4_bf16, moe_gemm, 128, 3) { gemm_any<bf16, 4>(a); }
+TURBOK_KERNEL(moe_gemm4_f16, moe_gemm, 128, 3) { gemm_any<f16, 4>(a); }
+TURBOK_KERNEL(moe_gemm8_bf16, moe_gemm, 128, 3) { gemm_any<bf16, 8>(a); }
+TURBOK_KERNEL(moe_gemm8_f16, moe_gemm, 128, 3) { gemm_any<f16, 8>(a); }
+
+/* Any types: a warp has an output, and the rows of the tile one after the other. Not fast. */
+template <class T> DEVICE void moe_any_body(const gemm_args &a)
+{
+    grid_wait();
+    if ((int)blockIdx.x >= *a.n_tiles)
+        return;
+    const int32_t *at = a.tiles + (int64_t)blockIdx.x * 3;
+    const turbok_cu_qmat *m = a.w + at[0] * 3 + (a.gated ? 0 : 2);
+    for (int64_t o = (int64_t)blockIdx.y * 4 + warp_id(); o < a.out; o += (int64_t)gridDim.y * 4)
+        for (int64_t p = at[1]; p < at[2]; p++) {
+            const T *x = (const T *)a.x + (a.gather ? a.order[p] / a.k : p) * a.in;
+            float v = 0, up = 0;
+            for (int64_t k = lane_id(); k < a.in; k += 32) {
+                v = fmaf(number_of(a.format, m[0], a.in, o, k), to_f(x[k]), v);
+                if (a.gated)
+                    up = fmaf(number_of(a.format, m[1], a.in, o, k), to_f(x[k]), up);
+            }
+            v = warp_sum(v);
+            up = warp_sum(up);
+            if (lane_id() == 0)
+                ((T *)a.y)[p * a.out + o] = from_f<T>(a.gated ? activation(a.fn, v) * up : v);
+        }
+}
+TURBOK_KERNEL_ACT(moe_any, 128, 4)
+
+template <class T> DEVICE void moe_combine_body(const struct turbok_cu_moe_combine_args &a)
 {
     grid_wait();
     const int64_t t = blockIdx.x;
     for (int64_t i = threadIdx.x; i < a.E; i += blockDim.x) {
         float v = 0;
         for (int j = 0; j < a.k; j++)
-            v = fmaf(a.weights[t * a.k + j], to_f(((const T *)a.y)[a.place[t * a.k + j] * a.E + i]), v);
+            v = fmaf(a.weights[t * a.k + j], to_f(((const T *)a.y)[a.place[t * a.k + j] * a.E + i]),
+                     v);
         ((T *)a.out)[t * a.E + i] = from_f<T>(v);
     }
 }
-} // namespace
-
-TURBOK_KERNEL(moe_gemm_bf16, moe_gemm, 128, 4) { gemm_any<bf16>(a); }
-TURBOK_KERNEL(moe_gemm_f16, moe_gemm, 128, 4) { gemm_any<f16>(a); }
-TURBOK_KERNEL(moe_combine_bf16, moe_combine, 256, 4) { combine<bf16>(a); }
-TURBOK_KERNEL(moe_combine_f16, moe_combine, 256, 4) { combine<f16>(a); }
+TURBOK_KERNEL_ACT(moe_combine, 256, 4)

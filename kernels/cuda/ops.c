@@ -209,6 +209,20 @@ static void op_add(turbo_exec *x, void *h, const void *delta, int32_t T, int32_t
     turbok_cu_add(s->cu, s->act, h, delta, (int64_t)T * E);
 }
 
+static void op_add_gated(turbo_exec *x, void *h, const void *delta, const turbo_vector *w,
+                         const void *in, int32_t T, int32_t E)
+{
+    turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cu_add_gated(s->cu, s->act, h, delta, w->data, in, T, E);
+}
+
+static void op_head_norm(turbo_exec *x, const turbo_attn *a, const turbo_vector *q,
+                         const turbo_vector *k, float eps, int32_t T, void *qkv)
+{
+    turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cu_head_norm(s->cu, s->act, a, q->data, k->data, eps, T, qkv);
+}
+
 #define TABLE(type)                                                                                \
     {                                                                                              \
         .size = sizeof(turbo_ops), .act_dtype = type, .embed = op_embed, .rmsnorm = op_rmsnorm,    \
@@ -216,6 +230,7 @@ static void op_add(turbo_exec *x, void *h, const void *delta, int32_t T, int32_t
         .gated_mlp = op_gated_mlp, .gather = op_gather, .logits = op_logits,                       \
         .layernorm = op_layernorm, .mlp = op_mlp, .attention_full = op_attention_full,             \
         .patches = op_patches, .position_rows = op_position_rows, .add = op_add,                   \
+        .moe = turbok_cuda_op_moe, .add_gated = op_add_gated, .head_norm = op_head_norm,           \
     }
 
 const turbo_ops *turbok_cuda_ops(const turbok_device *d)

@@ -36,6 +36,12 @@ void turbok_cu_bias_activate(turbok_cu *cu, int32_t act, int32_t fn, void *y, co
 void turbok_cu_gather(turbok_cu *cu, int32_t act, const void *in, const int32_t *index, int32_t R,
                       int32_t E, void *out);
 void turbok_cu_add(turbok_cu *cu, int32_t act, void *h, const void *delta, int64_t n);
+/* h[t] += sigmoid(in[t] . w) * delta[t]; all [T,E] act, w [E]. */
+void turbok_cu_add_gated(turbok_cu *cu, int32_t act, void *h, const void *delta, const float *w,
+                         const void *in, int32_t T, int32_t E);
+/* qkv [T,(H+2K)*D] act: RMSNorm of queries by q and of keys by k, [D]; layout: TURBO_QKV_*. */
+void turbok_cu_head_norm(turbok_cu *cu, int32_t act, const turbo_attn *a, const float *q,
+                         const float *k, float eps, int32_t T, void *qkv);
 /* y[t,o] += bias[o]; y [T,out] of out_dtype. */
 void turbok_cu_add_bias(turbok_cu *cu, int32_t out_dtype, void *y, const float *bias, int32_t T,
                         int32_t out);

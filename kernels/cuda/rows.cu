@@ -172,6 +172,41 @@ template <class T> DEVICE void add_body(const struct turbok_cu_add_args &a)
 }
 TURBOK_KERNEL_ACT(add, 256, 4)
 
+template <class T> DEVICE void add_gated_body(const struct turbok_cu_add_gated_args &a)
+{
+    TURBOK_SHARED(float, room, 33);
+    grid_wait();
+    const int64_t row = static_cast<int64_t>(blockIdx.x) * a.E;
+    T *h = static_cast<T *>(a.h) + row;
+    const T *delta = static_cast<const T *>(a.delta) + row, *in = static_cast<const T *>(a.in) + row;
+    float sum = 0;
+    for (int64_t i = threadIdx.x; i < a.E; i += blockDim.x)
+        sum = fmaf(to_f(in[i]), a.w[i], sum);
+    const float gate = 1.0f / (1.0f + expf(-block_sum(sum, room)));
+    for (int64_t i = threadIdx.x; i < a.E; i += blockDim.x)
+        h[i] = from_f<T>(fmaf(gate, to_f(delta[i]), to_f(h[i])));
+}
+TURBOK_KERNEL_ACT(add_gated, 256, 4)
+
+template <class T> DEVICE void head_norm_body(const struct turbok_cu_head_norm_args &a)
+{
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + warp_id();
+    grid_wait();
+    if (i >= a.heads)
+        return;
+    const int queries = a.H / a.groups, keys = a.K / a.groups, j = static_cast<int>(i % (a.H + a.K));
+    const int at = j % (queries + keys), place = j / (queries + keys) * (queries + 2 * keys) + at;
+    const float *w = at < queries ? a.q : a.k;
+    T *row = static_cast<T *>(a.qkv) + (i / (a.H + a.K) * (a.H + 2 * a.K) + place) * a.D;
+    float squares = 0;
+    for (int d = lane_id(); d < a.D; d += 32)
+        squares = fmaf(to_f(row[d]), to_f(row[d]), squares);
+    const float r = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(a.D) + a.eps);
+    for (int d = lane_id(); d < a.D; d += 32)
+        row[d] = from_f<T>(w[d] * (to_f(row[d]) * r));
+}
+TURBOK_KERNEL_ACT(head_norm, 256, 4)
+
 template <class T> DEVICE void add_bias_body(const struct turbok_cu_add_bias_args &a)
 {
     grid_release();

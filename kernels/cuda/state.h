@@ -135,6 +135,12 @@ void turbok_cuda_multiply(turbok_cuda *s, const turbo_linear *w, const void *x, 
 /* The same of act but for a bias that nothing adds yet: that comes back, or NULL. */
 const float *turbok_cuda_multiply_bare(turbok_cuda *s, const turbo_linear *w, const void *x,
                                        int32_t T, void *y);
+/* experts.c */
+uint64_t turbok_cuda_experts_bytes(int32_t n_experts);
+turbo_status turbok_cuda_experts_open(turbok_device *d, turbo_experts *x, turbo_err *err);
+void turbok_cuda_experts_close(turbok_device *d, turbo_experts *x);
+void turbok_cuda_op_moe(turbo_exec *x, const turbo_linear *router, const turbo_experts *w,
+                        const void *in, int32_t T, void *scratch, void *out);
 /* ops.c */
 const turbo_ops *turbok_cuda_ops(const turbok_device *d);
 /* steps.c */

@@ -88,6 +88,56 @@ static void biased(int32_t act, int32_t fn, int32_t T, int32_t out, bool some)
     dev_drop();
 }
 
+static void gated(int32_t act, int32_t T, int32_t E)
+{
+    size_t n = (size_t)T * (size_t)E;
+    void *h = dev_numbers(act, n, 2, x), *delta = dev_numbers(act, n, 1, y);
+    void *in = dev_numbers(act, n, 1, z);
+    const float *weight = dev_numbers(TURBO_F32, (size_t)E, 1, w);
+    turbok_cu_add_gated(dev, act, h, delta, weight, in, T, E);
+    dev_get_numbers(act, h, n, got);
+    for (size_t i = 0; i < n; i++) {
+        double sum = 0, size = 0;
+        for (int32_t e = 0; e < E; e++) {
+            double each = (double)z[i / (size_t)E * (size_t)E + (size_t)e] * (double)w[e];
+            sum += each;
+            size += fabs(each);
+        }
+        double add = (double)y[i] / (1 + exp(-sum)), want = (double)x[i] + add;
+        dev_near("add_gated", i, (double)got[i], want,
+                 fabs((double)y[i]) * (size * E * 0x1p-23 + 1e-6) + 1e-6 * fabs(want) +
+                     1.1 * dev_ulp(act, want));
+    }
+    dev_drop();
+}
+
+static void head_norms(int32_t act, int32_t layout, int32_t H, int32_t K, int32_t D, int32_t T)
+{
+    const turbo_attn a = {.n_heads = H, .n_kv = K, .head_dim = D, .layout = layout};
+    int32_t heads = H + 2 * K, each = H / K;
+    size_t n = (size_t)(T * heads) * (size_t)D;
+    void *qkv = dev_numbers(act, n, 2, x);
+    const float *q = dev_numbers(TURBO_F32, (size_t)D, 1, w);
+    const float *k = dev_numbers(TURBO_F32, (size_t)D, 1, v);
+    turbok_cu_head_norm(dev, act, &a, q, k, 1e-6f, T, qkv);
+    dev_get_numbers(act, qkv, n, got);
+    for (int32_t i = 0; i < T * heads; i++) {
+        int32_t at = i % heads, in_group = at % (each + 2);
+        int key = layout == TURBO_QKV_PLAIN ? at >= H : in_group == each;
+        int value = layout == TURBO_QKV_PLAIN ? at >= H + K : in_group > each;
+        double squares = 0;
+        for (int32_t d = 0; d < D; d++)
+            squares += (double)x[i * D + d] * (double)x[i * D + d] / D;
+        for (int32_t d = 0; d < D; d++) {
+            double from = (double)x[i * D + d];
+            double want = value ? from : from / sqrt(squares + 1e-6) * (double)(key ? v[d] : w[d]);
+            dev_near("head_norm", (size_t)(i * D + d), (double)got[i * D + d], want,
+                     value ? 0 : 4e-6 * fabs(want) + 1.1 * dev_ulp(act, want));
+        }
+    }
+    dev_drop();
+}
+
 static void rows_moved(int32_t act, int32_t T, int32_t E)
 {
     size_t es = turbok_dtype_size(act), n = (size_t)T * (size_t)E;
@@ -196,6 +246,11 @@ int main(void)
         rows_moved(act, 7, 11);
         rows_moved(act, 50, 16);
         pictures(act);
+        gated(act, 5, 40);
+        gated(act, 3, 515);
+        head_norms(act, TURBO_QKV_PLAIN, 6, 2, 16, 5);
+        head_norms(act, TURBO_QKV_GROUPED, 6, 2, 18, 5);
+        head_norms(act, TURBO_QKV_GROUPED, 3, 3, 128, 2);
     }
     return dev_end();
 }
