@@ -96,7 +96,7 @@ static turbo_status read_dims(const decoder_family *f, const turbo_host *h, cons
     if (st)
         return st;
     m->n_kv = (int32_t)v;
-    st = h->cfg_int(c, "head_dim", 0, 2, 1024, &v, err);
+    st = h->cfg_int(c, "head_dim", f->head_dim, 2, 1024, &v, err);
     if (!st)
         st = check_heads(m, v, err);
     if (st)
@@ -310,7 +310,8 @@ static turbo_status read_rope(const decoder_family *f, const turbo_host *h, cons
         .max_position = o->info.max_position,
         .factor = 1,
     };
-    turbo_status st = h->cfg_num(c, "rope_theta", 10000, 1e-6, 1e12, &o->rope.base, err);
+    turbo_status st = h->cfg_num(c, "rope_theta", f->theta > 0 ? f->theta : 10000, 1e-6, 1e12,
+                                 &o->rope.base, err);
     if (st)
         return st;
     rope_reader r = {.h = h, .c = c, .err = err, .dict = "rope_scaling"};
@@ -363,7 +364,7 @@ turbo_status decoder_read(const decoder_family *f, const turbo_host *h, const tu
     if (!st)
         st = read_eos(h, c, "generation.eos_token_id", -1, m, err);
     if (!st)
-        st = h->cfg_num(c, "rms_norm_eps", 1e-6, 1e-30, 0.1, &eps, err);
+        st = h->cfg_num(c, "rms_norm_eps", f->eps > 0 ? f->eps : 1e-6, 1e-30, 0.1, &eps, err);
     if (!st)
         st = h->cfg_bool(c, "tie_word_embeddings", 0, &o->tied, err);
     if (!st)

@@ -3,7 +3,8 @@
  *
  *   h += o(attention(rope(qkv(norm(h)))));  h += down(silu(gate n) * up n), n = norm(h)
  *
- * with RMSNorm, grouped heads, a rotary embedding over the whole head and an optional sliding window.
+ * with RMSNorm, grouped heads, a rotary embedding over the whole head and an optional sliding window. In layers of
+ * experts down(silu(gate n) * up n) is what the experts of a token give, with or without an MLP beside them.
  * A family is a table of defaults, a table of tensor names and a function that reads what is its own.
  * Threads are those of the slots of turbo_model_vtbl with the same names. Letters as in turbo/plugin.h. */
 #ifndef DECODER_H
@@ -25,6 +26,9 @@ typedef struct decoder_config {
     int32_t tied; /* the head is the embedding */
     int32_t window; /* tokens a query sees, itself included, in the layers of windowed; 0 none */
     uint64_t windowed[DECODER_MAX_LAYERS / 64]; /* bit l % 64 of word l / 64: layer l */
+    int32_t head_norm; /* 1: heads of queries and keys are normalised before they are rotated */
+    turbo_moe moe; /* n_experts 0: there are none */
+    uint64_t sparse[DECODER_MAX_LAYERS / 64]; /* layers of experts, as windowed */
 } decoder_config;
 
 /* Names without ".weight" and ".bias". */
@@ -34,7 +38,19 @@ typedef struct decoder_names {
     const char *attn_norm, *mlp_norm;
     const char *qkv[3]; /* three matrices stored as one, or one matrix and NULL */
     const char *o, *gate, *up, *down;
+    const char *q_norm, *k_norm; /* of families with head_norm */
+    /* Of families with experts: '#' is the number of one; the MLP beside them and what it is multiplied by. */
+    const char *router, *expert[3];
+    const char *shared[3], *shared_gate;
 } decoder_names;
+
+#define DECODER_COMMON_NAMES                                                                       \
+    .embed = "model.embed_tokens", .norm = "model.norm", .head = "lm_head",                        \
+    .layer = "model.layers.", .attn_norm = "input_layernorm",                                      \
+    .mlp_norm = "post_attention_layernorm",                                                        \
+    .qkv = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}, .o = "self_attn.o_proj",  \
+    .gate = "mlp.gate_proj", .up = "mlp.up_proj", .down = "mlp.down_proj",                         \
+    .q_norm = "self_attn.q_norm", .k_norm = "self_attn.k_norm"
 
 typedef struct decoder_family {
     const char *arch; /* name shown to people */
@@ -47,6 +63,8 @@ typedef struct decoder_family {
     /* Values of absent keys, those of the published configuration class. */
     int32_t vocab, embed_dim, mlp_dim, n_layers, n_heads, max_position, bos, eos;
     int32_t n_kv; /* 0: as many as heads, as JSON null always means */
+    int32_t head_dim; /* 0: embed_dim / n_heads */
+    double eps, theta; /* 0: 1e-6, 10000 */
     /* Biases, window; everything else of cfg is filled. */
     turbo_status (*own)(const turbo_host *h, const turbo_config *c, decoder_config *cfg,
                         turbo_err *err);
@@ -80,6 +98,23 @@ extern const turbo_gguf_row decoder_gguf_keys[], decoder_gguf_tensors[], decoder
 int32_t decoder_has_key(const turbo_host *h, const turbo_config *c, const char *key);
 /* Gives layer l the window. */
 void decoder_set_window(decoder_config *cfg, int32_t l);
+/* How a config.json says what its experts are: keys, each with the value of an absent one. */
+typedef struct decoder_experts {
+    const char *n, *n_alias; /* how many; alias NULL: no second name */
+    const char *inner;
+    int32_t n_default, chosen_default, inner_default;
+} decoder_experts;
+/* The same for own(): cfg->moe without layers, num_experts_per_tok included. */
+turbo_status decoder_read_experts(const decoder_experts *e, const turbo_host *h,
+                                  const turbo_config *c, decoder_config *cfg, turbo_err *err);
+/* Which layers have experts: by decoder_sparse_step and mlp_only_layers; absent keys: all. */
+turbo_status decoder_read_sparse(const turbo_host *h, const turbo_config *c, decoder_config *cfg,
+                                 turbo_err *err);
+void decoder_set_sparse(decoder_config *cfg, int32_t l); /* layer l has them */
+static inline int32_t decoder_sparse(const decoder_config *cfg, int32_t l)
+{
+    return cfg->sparse[l / 64] >> (l % 64) & 1;
+}
 /* One line of ASCII into err; returns s. */
 turbo_status decoder_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
@@ -128,7 +163,7 @@ turbo_status decoder_fail(turbo_err *err, turbo_status s, const char *fmt, ...)
         .abi_major = TURBO_ABI_MAJOR,                                                              \
         .abi_minor = TURBO_ABI_MINOR,                                                              \
         .size = sizeof plugin,                                                                     \
-        .min_minor = 1, /* linear_rows */                                                          \
+        .min_minor = 2, /* experts */                                                              \
         .id = its_id,                                                                              \
         .version = "1.0",                                                                          \
         .license = "Apache-2.0",                                                                   \

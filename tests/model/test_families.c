@@ -1,6 +1,6 @@
-/* Every family that shares plugins/decoder, as installed plugins: tests/golden/decoder-tiny/golden.json
- * (transformers, float32) on every instruction set of this machine, published vectors, the bytes that
- * expect announces, and weights that do not fit. */
+/* Every family that shares plugins/decoder, as installed plugins: tests/golden/decoder-tiny/golden.json and
+ * moe-tiny/golden.json (transformers, float32) on every instruction set of this machine, published vectors,
+ * the bytes that expect announces, and weights that do not fit. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,7 +19,7 @@
 #include "util/log.h"
 
 static turbod_registry *registry;
-static cJSON *golden;
+static cJSON *golden, *moe; /* moe: families with experts, and what came with them */
 
 static const turbo_model_vtbl *plugin_of(const cJSON *config)
 {
@@ -35,18 +35,24 @@ static const turbo_model_vtbl *plugin_of(const cJSON *config)
     return v;
 }
 
-static void test_transformers(void **state)
+static int run_all(const cJSON *file)
 {
-    (void)state;
     int n = 0;
-    for (const cJSON *c = turbod_json_get(golden, "cases")->child; c; c = c->next, n++) {
+    for (const cJSON *c = turbod_json_get(file, "cases")->child; c; c = c->next, n++) {
         const cJSON *config = turbod_json_get(c, "config");
         const turbo_model_vtbl *v = plugin_of(config);
         const char *type = turbod_json_get(config, "model_type")->valuestring;
-        assert_string_equal(v->id, strcmp(type, "qwen2") ? "llama" : "qwen");
+        assert_string_equal(v->id, strncmp(type, "qwen", 4) ? "llama" : "qwen");
         cases_run(v, c);
     }
-    assert_int_equal(n, 27);
+    return n;
+}
+
+static void test_transformers(void **state)
+{
+    (void)state;
+    assert_int_equal(run_all(golden), 27);
+    assert_int_equal(run_all(moe), 11);
 }
 
 /* ---- published vectors ------------------------------------------------------------------------- */
@@ -212,6 +218,70 @@ static void test_bytes(void **state)
     }
 }
 
+/* What a plan counts of experts, stored and made smaller, is what the device holds; and a token of theirs has
+ * the same bits in any company. int8 is near what fp32 gives. */
+static void experts_as(const turbo_model_vtbl *v, const char *folder, const char *quantize)
+{
+    enum { N = 40, V = 96 };
+    runner_opts o = {.threads = 2,
+                     .kv_dtype = TURBO_F32,
+                     .max_tokens = N + 8,
+                     .quantize = quantize};
+    runner r;
+    turbo_err err = {{0}};
+    int32_t ids[N];
+    static float logits[2][N * V];
+    if (runner_open(&r, v, folder, &o, &err))
+        fail_msg("%s", err.text);
+    turbo_weights *w = NULL;
+    turbod_weights_sums sums;
+    turbod_weights_opts as = {.device = r.device, .quantize = quantize};
+    if (turbod_weights_open(folder, &as, &w, &err) ||
+        turbod_weights_count(w, turbod_host_table(), v, r.config, V, &sums, &err))
+        fail_msg("%s", err.text);
+    turbod_weights_close(w);
+    assert_int_equal(sums.linear, turbok_device_mem(r.device, TURBOK_MEM_LINEAR));
+    assert_int_equal(sums.vector, turbok_device_mem(r.device, TURBOK_MEM_VECTOR));
+    assert_int_equal(sums.quantised, *quantize != 0);
+    assert_true(sums.idle > 0 && sums.idle < sums.matmul && sums.idle_stored > 0);
+    for (int i = 0; i < N; i++)
+        ids[i] = (int32_t)(checkpoint_stream(N, (uint32_t)i) % V);
+    float *got = logits[*quantize != 0];
+    cases_step(&r, ids, N, N, N, got);
+    cases_same_bits(&r, ids, N, got);
+    double worst = 0, most = 0;
+    for (int i = 0; i < N * V; i++) {
+        worst = fmax(worst, fabs((double)got[i] - (double)logits[0][i]));
+        most = fmax(most, fabs((double)logits[0][i]));
+    }
+    print_message("experts %-4s: %.1e of %.2f\n", quantize, worst, most);
+    /* Where 2 of 8 are chosen; of more experts some token gets others. */
+    assert_true(strcmp(quantize, "int8") || r.info.n_experts > 8 || worst < 0.05 * most);
+    assert_true(!*quantize == !(worst > 0));
+    runner_close(&r);
+}
+
+static void test_experts(void **state)
+{
+    static const char *const names[] = {"mixtral", "qwen 1.5 moe", "qwen 3 moe"};
+    int n = 0;
+    (void)state;
+    for (const cJSON *c = turbod_json_get(moe, "cases")->child; c; c = c->next) {
+        const cJSON *config = turbod_json_get(c, "config");
+        const turbo_model_vtbl *v = plugin_of(config);
+        char folder[64];
+        if (n == 3 || strcmp(turbod_json_get(c, "name")->valuestring, names[n]))
+            continue;
+        cases_write(v, config, NULL, folder);
+        experts_as(v, folder, "");
+        experts_as(v, folder, "int8");
+        experts_as(v, folder, "int4");
+        tiny_model_remove(folder);
+        n++;
+    }
+    assert_int_equal(n, 3);
+}
+
 /* ---- weights that do not fit -------------------------------------------------------------------- */
 
 /* Replaces text of the file's header by text of the same length. */
@@ -276,6 +346,40 @@ static void test_misfits(void **state)
     }
 }
 
+/* The same of experts. */
+static void test_misfit_experts(void **state)
+{
+#define EXPERT "0.block_sparse_moe.experts.1."
+    static const struct {
+        const char *from, *to, *says;
+    } rows[] = {
+        {EXPERT "w3.weight", EXPERT "w3.wait  ",
+         "tensor model.layers.0.block_sparse_moe.experts.1.w3.weight is missing"},
+        {EXPERT "w2.weight\":{\"dtype\":\"F32\",\"shape\":[48,64]",
+         EXPERT "w2.weight\":{\"dtype\":\"F32\",\"shape\":[64,48]",
+         "model.layers.0.block_sparse_moe.experts.1.w2.weight has the shape [64,48]"},
+        {"0.block_sparse_moe.gate.weight", "0.block_sparse_moe.gates.eight",
+         "tensor model.layers.0.block_sparse_moe.gate.weight is missing"},
+    };
+    const cJSON *config = turbod_json_get(turbod_json_get(moe, "cases")->child, "config");
+    const turbo_model_vtbl *v = plugin_of(config);
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char folder[64];
+        turbo_err err = {{0}};
+        runner_opts o = {.isa = TURBOK_ISA_SCALAR, .threads = 1, .max_tokens = 16};
+        runner r;
+        cases_write(v, config, NULL, folder);
+        patch(folder, rows[i].from, rows[i].to);
+        turbo_status st = runner_open(&r, v, folder, &o, &err);
+        if (!st || !strstr(err.text, rows[i].says))
+            fail_msg("%s: status %d, %s", rows[i].to, st, err.text);
+        assert_int_equal(turbok_device_mem(r.device, TURBOK_MEM_LINEAR), 0);
+        runner_close(&r);
+        tiny_model_remove(folder);
+    }
+}
+
 /* ---- plugins of ABI 1.0 ------------------------------------------------------------------------- */
 
 #define SPEC_OF_1_0 56
@@ -324,19 +428,22 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_transformers), cmocka_unit_test(test_published),
-        cmocka_unit_test(test_bytes),        cmocka_unit_test(test_misfits),
+        cmocka_unit_test(test_bytes),        cmocka_unit_test(test_experts),
+        cmocka_unit_test(test_misfits),      cmocka_unit_test(test_misfit_experts),
         cmocka_unit_test(test_short_specs),
     };
     turbo_err err = {{0}};
     const char *plugins = getenv("TURBO_PLUGIN_PATH");
     turbod_log_level(TURBO_LOG_ERROR);
     golden = cases_load("decoder-tiny", "golden.json");
-    if (!golden || !plugins || turbod_registry_open(plugins, &registry, &err)) {
+    moe = cases_load("moe-tiny", "golden.json");
+    if (!golden || !moe || !plugins || turbod_registry_open(plugins, &registry, &err)) {
         printf("cannot start; TURBO_PLUGIN_PATH must name the plugins. %s\n", err.text);
         return 1;
     }
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
     turbod_registry_close(registry);
     cJSON_Delete(golden);
+    cJSON_Delete(moe);
     return rc;
 }

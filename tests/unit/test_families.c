@@ -21,6 +21,9 @@
 #define LLAMA "\"architectures\":[\"LlamaForCausalLM\"]"
 #define MISTRAL "\"architectures\":[\"MistralForCausalLM\"]"
 #define QWEN "\"architectures\":[\"Qwen2ForCausalLM\"]"
+#define MIXTRAL "\"architectures\":[\"MixtralForCausalLM\"]"
+#define QWEN2MOE "\"architectures\":[\"Qwen2MoeForCausalLM\"]"
+#define QWEN3MOE "\"architectures\":[\"Qwen3MoeForCausalLM\"]"
 
 static turbod_registry *registry;
 static char real[4096]; /* .../hf-configs, or "" */
@@ -141,6 +144,51 @@ static void test_tensors(void **state)
     assert_int_equal(l.biases, 32 * 3);
 }
 
+/* What experts are called, and which layers have them. */
+static void test_experts(void **state)
+{
+    static const char want[] = "model.layers.1.post_attention_layernorm.weight [48,0] 0 -\n"
+                               "model.layers.1.mlp.shared_expert.gate_proj.weight [64,48] 0 -\n"
+                               "model.layers.1.mlp.shared_expert.up_proj.weight [64,48] 0 -\n"
+                               "model.layers.1.mlp.shared_expert.down_proj.weight [48,64] 0 -\n"
+                               "model.layers.1.mlp.gate.weight [2,48] 0 -\n"
+                               "model.layers.1.mlp.experts.0.gate_proj.weight [16,48] 0 -\n"
+                               "model.layers.1.mlp.experts.0.up_proj.weight [16,48] 0 -\n"
+                               "model.layers.1.mlp.experts.0.down_proj.weight [48,16] 0 -\n"
+                               "model.layers.1.mlp.experts.1.gate_proj.weight [16,48] 0 -\n"
+                               "model.layers.1.mlp.experts.1.up_proj.weight [16,48] 0 -\n"
+                               "model.layers.1.mlp.experts.1.down_proj.weight [48,16] 0 -\n"
+                               "model.layers.1.mlp.shared_expert_gate.weight [1,48] 0 -\n";
+    static listing l;
+    turbo_model_info m;
+    turbo_err err;
+    const char *id;
+    (void)state;
+    assert_int_equal(ask("{" QWEN2MOE
+                         ",\"vocab_size\":96,\"hidden_size\":48,\"num_hidden_layers\":5,"
+                         "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"num_experts\":2,"
+                         "\"num_experts_per_tok\":1,\"moe_intermediate_size\":16,"
+                         "\"shared_expert_intermediate_size\":64,\"decoder_sparse_step\":2,"
+                         "\"mlp_only_layers\":[3,400]}",
+                         &id, &m, &l, &err),
+                     0);
+    assert_non_null(strstr(l.text, want));
+    assert_non_null(strstr(l.text, "model.layers.0.mlp.gate_proj.weight [5632,48]"));
+    assert_non_null(strstr(l.text, "model.layers.3.mlp.gate_proj.weight"));
+    assert_null(strstr(l.text, "model.layers.3.mlp.experts"));
+    assert_null(strstr(l.text, "model.layers.1.mlp.gate_proj"));
+    assert_true(m.n_experts == 2 && m.n_chosen == 1 && m.expert_dim == 16 && m.shared_dim == 64);
+    assert_int_equal(ask("{" MIXTRAL ",\"num_hidden_layers\":1}", &id, &m, &l, &err), 0);
+    assert_true(m.n_experts == 8 && m.n_chosen == 2 && m.expert_dim == 14336 && !m.shared_dim &&
+                m.n_kv == 8);
+    assert_non_null(
+        strstr(l.text, "model.layers.0.block_sparse_moe.experts.7.w2.weight [4096,14336]"));
+    assert_int_equal(ask("{" QWEN3MOE ",\"num_hidden_layers\":1}", &id, &m, &l, &err), 0);
+    assert_true(m.n_experts == 128 && m.n_chosen == 8 && m.expert_dim == 768 && m.head_dim == 64);
+    assert_non_null(strstr(l.text, "model.layers.0.self_attn.k_norm.weight [64,0] 0 -"));
+    assert_true(!l.biases && strstr(m.arch, "Qwen3"));
+}
+
 static void test_taken(void **state)
 {
     static listing l;
@@ -156,9 +204,13 @@ static void test_taken(void **state)
         {"{\"model_type\":\"qwen2\"}", "qwen"},
         {"{\"architectures\":[\"LLaMAForCausalLM\"]}", "llama"},
         {"{" QWEN ",\"model_type\":\"llama\"}", "qwen"},
-        {"{\"architectures\":[\"MixtralForCausalLM\"],\"model_type\":\"mistral\"}", NULL},
-        {"{\"architectures\":[\"Qwen2MoeForCausalLM\"],\"model_type\":\"qwen2_moe\"}", NULL},
-        {"{\"architectures\":[\"Qwen3ForCausalLM\"],\"model_type\":\"qwen3\"}", NULL},
+        {"{" MIXTRAL ",\"num_hidden_layers\":1,\"model_type\":\"mistral\"}", "llama"},
+        {"{\"model_type\":\"mixtral\",\"num_hidden_layers\":1}", "llama"},
+        {"{" QWEN2MOE ",\"num_hidden_layers\":1}", "qwen"},
+        {"{\"model_type\":\"qwen3_moe\",\"num_hidden_layers\":1}", "qwen"},
+        {"{\"architectures\":[\"Qwen3ForCausalLM\"],\"model_type\":\"qwen3\"}", "qwen"},
+        {"{\"architectures\":[\"Qwen3NextForCausalLM\"],\"model_type\":\"qwen3_next\"}", NULL},
+        {"{\"architectures\":[\"PhimoeForCausalLM\"],\"model_type\":\"phimoe\"}", NULL},
         {"{\"architectures\":[\"QWenLMHeadModel\"],\"model_type\":\"qwen\"}", NULL},
         {"{\"architectures\":[\"LlamaForSequenceClassification\"],\"model_type\":\"llama\"}", NULL},
         {"{\"architectures\":[\"LlavaNextForConditionalGeneration\"],\"model_type\":\"llava_"
@@ -218,6 +270,23 @@ static void test_refused(void **state)
         {LLAMA "," SCALED("\"rope_type\":\"yarn\",\"truncate\":1"), "truncate"},
         {LLAMA "," SCALED("\"rope_type\":\"yarn\",\"rope_theta\":0.5"), "yarn needs more than 1"},
         {LLAMA "," SCALED("\"rope_type\":\"yarn\",\"attention_factor\":0"), "attention_factor"},
+        {MIXTRAL ",\"num_local_experts\":0", "num_local_experts is 0"},
+        {MIXTRAL ",\"num_local_experts\":1025", "num_local_experts is 1025"},
+        {MIXTRAL ",\"num_experts_per_tok\":9",
+         "num_experts_per_tok 9 is more than num_local_experts 8"},
+        {MIXTRAL ",\"num_experts_per_tok\":0", "num_experts_per_tok"},
+        {QWEN2MOE ",\"num_experts\":3", "num_experts_per_tok 4 is more than num_experts 3"},
+        {QWEN2MOE ",\"num_experts\":200,\"num_experts_per_tok\":129", "num_experts_per_tok"},
+        {QWEN2MOE ",\"moe_intermediate_size\":0", "moe_intermediate_size"},
+        {QWEN2MOE ",\"shared_expert_intermediate_size\":0", "shared_expert_intermediate_size"},
+        {QWEN2MOE ",\"norm_topk_prob\":1", "norm_topk_prob"},
+        {QWEN2MOE ",\"use_sliding_window\":true", "use_sliding_window is true"},
+        {QWEN3MOE ",\"decoder_sparse_step\":0", "decoder_sparse_step"},
+        {QWEN3MOE ",\"mlp_only_layers\":3", "mlp_only_layers is no list"},
+        {QWEN3MOE ",\"mlp_only_layers\":[\"x\"]", "mlp_only_layers.0"},
+        {QWEN3MOE ",\"num_local_experts\":7", "more than num_local_experts 7"},
+        {QWEN3MOE ",\"layer_types\":[\"sliding_attention\"],\"num_hidden_layers\":1",
+         "layer_types.0 is \"sliding_attention\""},
     };
     static listing l;
     turbo_model_info m;
@@ -340,8 +409,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults), cmocka_unit_test(test_tensors),
-        cmocka_unit_test(test_taken),    cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_accepted), cmocka_unit_test(test_real),
+        cmocka_unit_test(test_experts),  cmocka_unit_test(test_taken),
+        cmocka_unit_test(test_refused),  cmocka_unit_test(test_accepted),
+        cmocka_unit_test(test_real),
     };
     turbo_err err = {{0}};
     const char *plugins = getenv("TURBO_PLUGIN_PATH");
