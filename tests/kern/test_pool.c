@@ -304,8 +304,9 @@ static void test_refused_weights(void **state)
 
 typedef struct tiny {
     turbok_device *d;
-    turbo_linear *wqkv, *wo, *gate, *up, *down, *head;
-    turbo_vector *norm;
+    turbo_linear *wqkv, *wo, *gate, *up, *down, *head, *router;
+    turbo_experts *experts; /* four times gate, up and down */
+    turbo_vector *norm, *head_norm;
     turbo_rope *rope;
 } tiny;
 
@@ -326,16 +327,21 @@ static turbo_linear *weights(turbok_device *d, int32_t out, int32_t in)
     return w;
 }
 
+static const turbo_moe four = {
+    .size = sizeof four, .n_experts = 4, .n_chosen = 2, .inner = 2 * E, .width = E};
+
 /* Two sequences, each one token longer every step: decode as the engine runs it. */
 static void decode(const tiny *m, turbok_kv_pool *pool, turbok_kv_table *const *tables, int steps,
                    int from)
 {
     static float h[2 * E], x[2 * E], qkv[2 * 3 * E], q[2 * E], s[4 * 2 * E], logits[2 * 300];
+    static _Alignas(64) char scratch[32768];
     const turbo_ops *ops = turbok_device_ops(m->d);
     turbo_exec *ex = turbok_device_exec(m->d);
     struct turbo_kv kv = {pool, tables};
     const turbo_attn a = {.size = sizeof a, .n_heads = 4, .n_kv = 4, .head_dim = E / 4,
                           .scale = 0.2f, .rope = m->rope};
+    assert_true(turbo_moe_scratch(&four, 2, 4) <= sizeof scratch);
     for (int i = 0; i < steps; i++) {
         int32_t pos = from + i % LONG, tokens[2] = {i % 300, 7}, positions[2] = {pos, pos};
         int32_t cu[3] = {0, 1, 2}, lens[2] = {pos + 1, pos + 1}, index[2] = {1, 0};
@@ -345,11 +351,14 @@ static void decode(const tiny *m, turbok_kv_pool *pool, turbok_kv_table *const *
         ops->embed(ex, m->head, &b, h);
         ops->rmsnorm(ex, h, NULL, m->norm, 1e-5f, 2, E, x);
         ops->linear(ex, m->wqkv, x, 2, qkv);
+        ops->head_norm(ex, &a, m->head_norm, m->head_norm, 1e-5f, 2, qkv);
         ops->qkv_rope_store(ex, &a, &b, qkv, q);
         ops->attention(ex, &a, &b, q, x);
         ops->linear(ex, m->wo, x, 2, q);
         ops->rmsnorm(ex, h, q, m->norm, 1e-5f, 2, E, x);
         ops->gated_mlp(ex, m->gate, m->up, m->down, TURBO_ACT_SILU, x, 2, s, q);
+        ops->moe(ex, m->router, m->experts, x, 2, scratch, h);
+        ops->add_gated(ex, q, h, m->norm, x, 2, E);
         ops->gather(ex, q, index, 2, E, x);
         ops->logits(ex, m->head, x, 2, logits);
     }
@@ -378,6 +387,12 @@ static void test_no_allocation(void **state)
         m.up = weights(m.d, 2 * E, E);
         m.down = weights(m.d, E, 2 * E);
         m.head = weights(m.d, 300, E);
+        m.router = weights(m.d, 4, E);
+        const turbo_linear *each[12];
+        for (int k = 0; k < 12; k++)
+            each[k] = k % 3 == 0 ? m.gate : k % 3 == 1 ? m.up : m.down;
+        assert_int_equal(turbok_experts_new(m.d, &four, each, &m.experts, &err), 0);
+        assert_int_equal(turbok_vector_new(m.d, TURBO_F32, ones, E / 4, &m.head_norm, &err), 0);
         assert_int_equal(turbok_vector_new(m.d, TURBO_F32, ones, E, &m.norm, &err), 0);
         assert_int_equal(turbok_rope_new(m.d, &spec, &m.rope, &err), 0);
         assert_int_equal(turbok_kv_pool_new(m.d, &dims, 64, &pool, &err), 0);
@@ -392,10 +407,12 @@ static void test_no_allocation(void **state)
         assert_int_equal(atomic_load(&allocations) - before, 0);
         for (int k = 0; k < 2; k++)
             turbok_kv_table_free(&t[k], pool);
-        turbo_linear *all[] = {m.wqkv, m.wo, m.gate, m.up, m.down, m.head};
-        for (int k = 0; k < 6; k++)
+        turbo_linear *all[] = {m.wqkv, m.wo, m.gate, m.up, m.down, m.head, m.router};
+        turbok_experts_free(m.d, m.experts);
+        for (int k = 0; k < 7; k++)
             turbok_linear_free(m.d, all[k]);
         turbok_vector_free(m.d, m.norm);
+        turbok_vector_free(m.d, m.head_norm);
         turbok_rope_free(m.d, m.rope);
         turbok_kv_pool_free(pool);
         assert_int_equal(turbok_device_alloc_bytes(m.d), 0);
