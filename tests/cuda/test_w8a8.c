@@ -271,8 +271,8 @@ static void *scratch_for(int64_t in, int32_t rows)
     return p;
 }
 
-/* Both ways: codes and product by themselves, and as a backend asks for it, the second time with the counters as the first
- * left them. The same bits. */
+/* Both ways: codes and product by themselves, and as a backend asks for it; where inputs are split once more, with the
+ * counters as the first time left them. The same bits. */
 static void product_case(const matrix *m, const run *r, int64_t every)
 {
     size_t n = (size_t)(r->rows * m->out) * act_size(r->out_dtype);
@@ -290,7 +290,7 @@ static void product_case(const matrix *m, const run *r, int64_t every)
     device_get(y, dy, n);
     coded h = get_codes(&c, m->in, m->e4m3);
     compare(m, r, &h, y, every);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < (m->in > 1024 ? 2 : 1); i++) {
         turbok_cu_fill(cu, turbok_cu_at(dy), 0xff, n);
         turbok_cu_wq_linear(cu, r->act, &w, dx, r->rows, r->out_dtype, dy, m->out, scratch);
         device_get(again, dy, n);
@@ -310,7 +310,7 @@ static void test_products(void)
         int32_t rows;
         int64_t out, in;
     } shapes[] = {{17, 1, 32},   {40, 150, 96},  {129, 40, 160},  {130, 129, 256},
-                  {33, 61, 384}, {40, 136, 512}, {130, 260, 128}, {20, 16, 1152}};
+                  {33, 61, 384}, {40, 136, 512}, {130, 150, 128}, {20, 16, 1152}};
     for (int i = 0; i < 16; i++) {
         bool e4m3 = (i + i / 8) % 2, blocks = i / 2 % 2;
         int64_t in = shapes[i % 8].in;
@@ -338,24 +338,25 @@ static void test_split(void)
 /* The bits of a row do not depend on its neighbours: with `deterministic`, and of integers with one scale a row always. */
 static void test_invariance(void)
 {
-    enum { ROWS = 135, OUT = 40, IN = 1280 };
-    static const int picks[] = {0, 9, 127, 128, 134};
+    enum { ROWS = 135, OUT = 24, IN = 2176 }; /* one row alone would be split more often */
+    static const int picks[] = {9, 127, 134};
     for (int i = 0; i < 5; i++) {
         bool free_of_it = i == 4;
         matrix *m = make_matrix(i % 2, i / 2 % 2, OUT, IN);
         turbok_cu_wq w = put_matrix(m, true);
-        uint16_t *x = random_rows(TURBO_BF16, ROWS, IN), all[ROWS * OUT], some[ROWS * OUT];
+        uint16_t *x = random_rows(TURBO_BF16, ROWS, IN);
+        float all[ROWS * OUT], some[ROWS * OUT]; /* not rounded: bf16 would hide it */
         void *dx = device_put(x, (size_t)(ROWS * IN) * 2), *dy = device_new(sizeof all);
         void *scratch = scratch_for(IN, ROWS);
         cu->deterministic = !free_of_it;
-        turbok_cu_wq_linear(cu, TURBO_BF16, &w, dx, ROWS, TURBO_BF16, dy, OUT, scratch);
+        turbok_cu_wq_linear(cu, TURBO_BF16, &w, dx, ROWS, TURBO_F32, dy, OUT, scratch);
         device_get(all, dy, sizeof all);
-        for (int k = 0; k < 5; k++) {
+        for (int k = 0; k < 3; k++) {
             int n = free_of_it ? 17 : 1, r = free_of_it ? picks[k] * 118 / 134 : picks[k];
-            turbok_cu_wq_linear(cu, TURBO_BF16, &w, (uint16_t *)dx + r * IN, n, TURBO_BF16, dy, OUT,
+            turbok_cu_wq_linear(cu, TURBO_BF16, &w, (uint16_t *)dx + r * IN, n, TURBO_F32, dy, OUT,
                                 scratch);
-            device_get(some, dy, (size_t)(n * OUT) * 2);
-            assert_memory_equal(some, all + r * OUT, (size_t)(n * OUT) * 2);
+            device_get(some, dy, (size_t)(n * OUT) * sizeof *some);
+            assert_memory_equal(some, all + r * OUT, (size_t)(n * OUT) * sizeof *some);
         }
         cu->deterministic = false;
         device_end();
