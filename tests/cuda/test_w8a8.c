@@ -340,7 +340,7 @@ static void test_invariance(void)
 {
     enum { ROWS = 135, OUT = 24, IN = 2176 }; /* one row alone would be split more often */
     static const int picks[] = {9, 127, 134};
-    for (int i = 0; i < 5; i++) {
+    for (int i = 1; i < 5; i++) {
         bool free_of_it = i == 4;
         matrix *m = make_matrix(i % 2, i / 2 % 2, OUT, IN);
         turbok_cu_wq w = put_matrix(m, true);
