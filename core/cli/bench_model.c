@@ -309,10 +309,10 @@ static turbo_status open_and_run(study *s, int64_t cache_tokens, int32_t longest
                                  turbo_err *err)
 {
     s->rounds = (int)cli_int(s->args, "rounds", 5);
-    cli_catch_interrupts();
     turbo_status st = cli_open_model_for(s->args, &s->service, false, cache_tokens, err);
     if (st)
         return st;
+    cli_catch_interrupts(); /* while it loads Ctrl-C ends the program at once */
     int32_t session = turbod_engine_facts_of(s->service.engine)->session_len;
     if (longest > session)
         st = turbod_err(err, TURBOD_EUSAGE, "a request of %d tokens; session_len is %d", longest,

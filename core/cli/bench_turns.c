@@ -159,10 +159,10 @@ static int run_turns(cli_args *a)
     turns t = {.threads = (int)a->conf->threads};
     char *line = NULL;
     size_t cap = 0;
-    cli_catch_interrupts();
     turbo_status st = cli_open_model_for(a, &t.service, false, cli_int(a, "tokens", 4096), &err);
     if (st)
         return cli_fail(st, &err);
+    cli_catch_interrupts();
     print_facts(&t);
     fflush(stdout);
     for (ssize_t n; (n = getline(&line, &cap, stdin)) > 0 && (size_t)n < LINE_MOST;)

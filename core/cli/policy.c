@@ -266,10 +266,10 @@ static turbo_status test(cli_args *a, const char *file, turbo_err *err)
     if (!cli_given(a, "prompt"))
         return turbod_err(err, TURBOD_EUSAGE, "test needs --prompt TEXT and --model DIR");
     a->n_words = 0; /* the model comes from --model */
-    cli_catch_interrupts();
     turbo_status st = cli_open_model(a, &s, true, err);
     if (st)
         return st;
+    cli_catch_interrupts();
     const turbod_policy_env env = turbod_service_policy_env(&s);
     st = turbod_policy_load(file, "test", &env, &policy, err);
     if (!st)

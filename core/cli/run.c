@@ -136,7 +136,6 @@ static int run(cli_args *a)
     if (cli_given(a, "image") && (cli_given(a, "raw") || cli_given(a, "prompt-ids")))
         return cli_usage("--image needs a chat; it does not go with --raw and --prompt-ids");
     turbod_buf_init(&text, 0);
-    cli_catch_interrupts();
     if (cli_given(a, "prompt")) {
         const char *p = cli_text(a, "prompt");
         turbod_buf_init(&text, strlen(p) + 1);
@@ -149,6 +148,7 @@ static int run(cli_args *a)
     if (!st)
         st = cli_open_model(a, &s, !cli_given(a, "raw") && !cli_given(a, "prompt-ids"), &err);
     if (!st) {
+        cli_catch_interrupts(); /* before that Ctrl-C ends the program at once */
         st = answer(a, &s, &text, &err);
         turbod_service_close(&s);
     }

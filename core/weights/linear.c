@@ -127,6 +127,8 @@ static turbo_status count_linear(turbo_weights *w, const piece *p, int32_t n, in
         bytes ? weights_add(&s->linear, bytes, err) : named(&p[0], TURBO_EUNSUPPORTED, &why, err);
     for (int32_t i = 0; i < n && !st; i++) {
         s->quantised = s->quantised || parts[i].grid;
+        s->grids_made += p[i].online;
+        s->grids_stored += parts[i].grid && !p[i].online;
         st = count_piece(s, &p[i], table, err);
     }
     s->n_heads += !table && total == w->vocab;

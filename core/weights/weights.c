@@ -237,9 +237,8 @@ turbo_status weights_finite(const turbo_weights *w, const turbod_st_tensor *t, t
     if (w->sums || w->opts.allow_nonfinite || turbok_all_finite(t->dtype, t->data, t->bytes))
         return TURBO_OK;
     return turbod_err(err, TURBO_EDATA,
-                      "tensor %.120s holds NaN or infinity; the file is damaged "
-                      "(allow_nonfinite = true loads it all the same)",
-                      t->name);
+                      "tensor %.120s holds NaN or infinity; the file is damaged%s", t->name,
+                      w->bits ? "" : " (allow_nonfinite = true loads it all the same)");
 }
 
 turbo_status weights_take(turbo_weights *view, const char *name, const char *suffix, uint32_t ndim,
@@ -289,6 +288,29 @@ turbo_status weights_count_stored(turbod_weights_sums *s, const turbod_st_tensor
     return st ? st : weights_add(&s->params, t->bytes / (t->dtype == TURBO_F32 ? 4 : 2), err);
 }
 
+/* Options that change nothing are mistaken. */
+static turbo_status check_options(const turbo_weights *w, const turbod_weights_sums *s,
+                                  turbo_err *err)
+{
+    const char *format = w->opts.model_format ? w->opts.model_format : "";
+    if (!w->folder) /* no files: nothing is known of them */
+        return TURBO_OK;
+    if (w->bits && !s->grids_made)
+        return turbod_err(
+            err, TURBO_EINVAL,
+            s->grids_stored
+                ? "quantize = \"%s\": every matrix is quantised already; remove quantize"
+                : "quantize = \"%s\": no matrix has a multiple of 16 inputs; remove "
+                  "quantize",
+            w->opts.quantize);
+    if (*format && strcmp(format, "hf") && !s->grids_stored)
+        return turbod_err(err, TURBO_EINVAL,
+                          "model_format = \"%.32s\": no matrix of the folder is quantised; remove "
+                          "model_format",
+                          format);
+    return TURBO_OK;
+}
+
 turbo_status turbod_weights_count(turbo_weights *w, const turbo_host *host,
                                   const turbo_model_vtbl *vtbl, const turbo_config *config,
                                   int32_t vocab, turbod_weights_sums *sums, turbo_err *err)
@@ -303,7 +325,7 @@ turbo_status turbod_weights_count(turbo_weights *w, const turbo_host *host,
     w->sums = NULL;
     w->linear = sums->linear;
     close_owned(w); /* opening the model asks for its views again */
-    return st;
+    return st ? st : check_options(w, sums, err);
 }
 
 /* ---- the host's functions --------------------------------------------------------------------- */

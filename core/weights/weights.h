@@ -34,6 +34,8 @@ typedef struct turbod_weights_sums {
     uint64_t table, table_stored; /* of matrices of which a token reads a row: embeddings */
     int32_t n_heads; /* matrices of [vocab, *] among matmul; 0: the head is the table */
     bool quantised; /* some matrix is */
+    int64_t grids_stored,
+        grids_made; /* matrices that the files have quantised, and that become so */
 } turbod_weights_sums;
 
 turbo_status turbod_weights_open(const char *folder, const turbod_weights_opts *opts,

@@ -35,6 +35,26 @@ got=$("$TURBO" tokenize "$tmp/Q8_0.gguf" --trusted '<|im_start|>user x <|im_end|
 "$TURBOD" -t --model "$tmp/Q8_0.gguf" > "$tmp/log" 2>&1 || { cat "$tmp/log"; exit 1; }
 "$TURBO" doctor "$tmp/Q8_0.gguf" > "$tmp/log" 2>&1 || true
 grep -q "model .*Q8_0.gguf" "$tmp/log" || { cat "$tmp/log"; exit 1; }
+# Options that would change nothing, and a scale that is no number: the second byte of a block of Q8_0, wherever it lies.
+refused() {
+    if "$TURBO" run "$@" --prompt a > "$tmp/log" 2>&1; then
+        echo "taken: $*"
+        exit 1
+    fi
+    cat "$tmp/log"
+}
+refused "$tmp/Q8_0.gguf" --model-format awq | grep -q "remove model_format"
+refused "$tmp/Q8_0.gguf" --quantize int4 | grep -q "quantised already; remove quantize"
+refused "$demo" --model-format awq | grep -q "no matrix of the folder is quantised; remove model_format"
+python3 - "$tmp/Q8_0.gguf" "$tmp/inf.gguf" << 'EOF'
+import sys
+bytes_ = bytearray(open(sys.argv[1], "rb").read())
+bytes_[-33] = 0x7c  # the upper half of the last block's scale: 34 bytes a block, and no padding behind it
+open(sys.argv[2], "wb").write(bytes_)
+EOF
+for more in "" --allow-nonfinite; do
+    refused "$tmp/inf.gguf" $more | grep -q "a scale is NaN or infinite; the file is damaged: take it again"
+done
 # Cut: one line that says so, from whoever opens it.
 size=$(wc -c < "$tmp/Q8_0.gguf")
 for part in 10 1000 100000 $((size / 2)) $((size - 100)); do

@@ -311,6 +311,7 @@ static void test_each_tensor(void **s)
         }
 }
 
+#define GROUP0(weights) "\"config_groups\":{\"group_0\":{\"weights\":{" weights "}}}"
 #define CT(more) "{\"quant_method\":\"compressed-tensors\"," more "}"
 static const entry zero_scale = {"m.scales", "F16", 2, 32, ZERO},
                    inf_scale = {"m.scales", "F16", 2, 32, HALF_INF},
@@ -328,7 +329,7 @@ static const entry zero_scale = {"m.scales", "F16", 2, 32, ZERO},
                    tiles = {"m.weight_format", "U8", -1, -1, ONES},
                    outer_nan = {"m.weight.nested_absmax", "F32", 1, -1, WIDE_NAN},
                    map_nan = {"m.weight.quant_map", "F32", 16, -1, WIDE_NAN},
-                   zero_brain = {"m.weight_scale", "BF16", 32, 1, ZERO};
+                   absent = {.fill = NONE}, zero_brain = {"m.weight_scale", "BF16", 32, 1, ZERO};
 static const struct {
     int set, i;
     const entry *other, *more;
@@ -383,6 +384,15 @@ static const struct {
     {GPTQ, -1, NULL, NULL, "{\"quant_method\":7}", "", TURBO_EDATA, "quant_method"},
     {GPTQ, -1, NULL, NULL, "{\"quant_method\":\"gptq\",\"group_size\":\"x\"}", "", TURBO_EDATA,
      "group_size"},
+    {GPTQ, 3, &absent, NULL, "{\"quant_method\":\"gptq\",\"desc_act\":true,\"group_size\":32}", "",
+     TURBO_EDATA, "m.g_idx is missing, which config.json announces (desc_act)"},
+    {PACKED, 3, &absent, NULL, CT(GROUP0("\"symmetric\":false")), "", TURBO_EDATA,
+     "m.weight_zero_point is missing, which config.json announces"},
+    {PACKED, 4, &absent, NULL, CT(GROUP0("\"actorder\":\"group\"")), "", TURBO_EDATA,
+     "m.weight_g_idx is missing"},
+    {INT8, -1, NULL, NULL, CT(GROUP0("\"symmetric\":false")), "", TURBO_EDATA,
+     "m.weight_zero_point is missing"},
+    {INT8, -1, NULL, NULL, NULL, "awq", TURBO_EDATA, "stored as int8, model_format says awq"},
     {FP8, -1, NULL, NULL, "{\"quant_method\":\"fp8\",\"weight_block_size\":[0,0]}", "", TURBO_EDATA,
      "weight_block_size"},
 };

@@ -236,7 +236,7 @@ turbo_status turbod_quant_find(const turbod_quant *q, const turbod_index *ix, co
         return turbod_err(err, TURBO_EDATA,
                           "%.120s is stored as %s, %s says %s; the formats are mixed, or "
                           "model_format = \"%s\" is meant",
-                          base, f->name, q->config ? "quantization_config" : "model_format",
+                          base, f->name, q->overridden ? "model_format" : "quantization_config",
                           q->method_name, f->name);
     if (rows < 1 || in < 2 || in > INT32_MAX || rows > INT32_MAX)
         return turbod_err(err, TURBO_EUNSUPPORTED,
@@ -244,6 +244,16 @@ turbo_status turbod_quant_find(const turbod_quant *q, const turbod_index *ix, co
                           (long long)in);
     p->format = f;
     return f->find(q, ix, base, p, err);
+}
+
+turbo_status quant_announced(const turbod_st_tensor *t, bool said, const char *key,
+                             const char *base, const char *suffix, turbo_err *err)
+{
+    return t || !said ? TURBO_OK
+                      : turbod_err(err, TURBO_EDATA,
+                                   "tensor %.150s%s is missing, which config.json announces (%s); "
+                                   "take the model's files again",
+                                   base, suffix, key);
 }
 
 /* ---- scales ------------------------------------------------------------------------------------- */

@@ -31,6 +31,9 @@ struct turbod_quant {
     int32_t bits; /* 0: not said */
     int64_t group; /* 0: not said, -1: a row */
     bool zeros_as_stored; /* GPTQ of the second version */
+    bool asymmetric; /* compressed-tensors: every matrix has zeros */
+    bool reordered; /* every matrix has the groups of its inputs, in g_idx */
+    bool overridden; /* method is model_format's */
     bool varies; /* bits and group may differ from matrix to matrix */
     float outlier; /* LLM.int8 */
     bool coded_inputs; /* see turbok_grid */
@@ -55,6 +58,10 @@ turbo_status quant_g_idx(const turbod_quant_part *p, const turbod_st_tensor *t, 
                          turbo_err *err);
 /* Inputs in the order of their groups. */
 void quant_perm(const turbod_quant_part *p, const turbod_st_tensor *t, int32_t *perm);
+
+/* EDATA: the config says that base has a tensor of that suffix, and t is NULL. */
+turbo_status quant_announced(const turbod_st_tensor *t, bool said, const char *key,
+                             const char *base, const char *suffix, turbo_err *err);
 
 /* The list of quantization_config that says base is not quantised, or NULL. */
 const char *quant_left_alone(const turbod_quant *q, const char *base);

@@ -59,6 +59,8 @@ static turbo_status find(const turbod_quant *q, const turbod_index *ix, const ch
         st = quant_need(ix, base, ".qzeros", TURBO_I32, G, p->rows * p->bits / 32, &p->t[ZEROS],
                         err);
     const turbod_st_tensor *g = quant_tensor(ix, base, ".g_idx");
+    if (!st)
+        st = quant_announced(g, q->reordered, "desc_act", base, ".g_idx", err);
     if (!st && g && g->bytes) {
         st = quant_need(ix, base, ".g_idx", TURBO_I32, p->in, -1, &p->t[GROUPS], err);
         if (!st)

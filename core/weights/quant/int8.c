@@ -34,7 +34,9 @@ static turbo_status find(const turbod_quant *q, const turbod_index *ix, const ch
         p->grid.zero = QUANT_THERE;
         p->grid.offset = 0;
     }
-    return st;
+    return st ? st
+              : quant_announced(p->t[ZEROS], q->asymmetric, "weights.symmetric = false", base,
+                                ".weight_zero_point", err);
 }
 
 static void rows(const turbod_quant_part *p, int64_t r0, int64_t r1, const turbod_quant_rows *to)

@@ -91,8 +91,13 @@ static turbo_status unpack(turbok_device *d, const turbod_quant_part *p, const t
         turbok_parallel(d, unpack_slice, &j);
     else
         unpack_slice(&j, 0, 1);
-    if (!bad || (allow_nonfinite && !p->finite_codes))
+    if (!bad || (allow_nonfinite && !p->finite_codes && p->format != &turbod_quant_gguf))
         return TURBO_OK;
+    if (p->format == &turbod_quant_gguf)
+        return turbod_err(
+            err, TURBO_EDATA,
+            "tensor %.120s: a scale is NaN or infinite; the file is damaged: take it again",
+            p->t[0]->name);
     return turbod_err(
         err, TURBO_EDATA,
         p->finite_codes ? "tensor %.120s: a zero does not fit into 8 bits; quantise the model again"

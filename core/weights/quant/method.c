@@ -141,6 +141,24 @@ static bool inputs_coded(const turbod_quant *q)
     }
 }
 
+/* Tensors beside codes and scales that every matrix must have: without them the numbers would be others. */
+static turbo_status read_companions(turbod_quant *q, turbo_err *err)
+{
+    int32_t act = 0, symmetric = 1;
+    turbo_status st = TURBO_OK;
+    if (q->method == METHOD_GPTQ)
+        st = turbod_host_cfg_bool(q->config, "desc_act", 0, &act, err);
+    q->reordered = act && q->group != -1 && !turbod_host_cfg_has(q->config, "dynamic");
+    if (st || q->method != METHOD_COMPRESSED ||
+        turbod_host_cfg_len(q->config, "config_groups") != 1)
+        return st;
+    st = turbod_host_cfg_bool(q->config, "config_groups.group_0.weights.symmetric", 1, &symmetric,
+                              err);
+    q->asymmetric = !symmetric;
+    q->reordered = !strcmp(text_of(q, "config_groups.group_0.weights.actorder"), "group");
+    return st;
+}
+
 static turbo_status read_numbers(turbod_quant *q, turbo_err *err)
 {
     const turbo_config *c = q->config;
@@ -167,6 +185,9 @@ static turbo_status read_numbers(turbod_quant *q, turbo_err *err)
     if (q->method == METHOD_AWQ && bits && bits != 4)
         return turbod_err(err, TURBO_EUNSUPPORTED,
                           "config.json: AWQ in %lld bits is not read; 4 are", (long long)bits);
+    st = read_companions(q, err);
+    if (st)
+        return st;
     q->bits = (int32_t)bits;
     q->outlier = (float)outlier;
     q->zeros_as_stored = !strcmp(format, "gptq_v2");
@@ -192,7 +213,13 @@ turbo_status turbod_quant_open(const char *folder, const char *model_format, tur
     }
     if (!st && model_format && *model_format) {
         q->method = method_of(model_format);
-        if (q->method == METHOD_ANY)
+        q->overridden = true;
+        if (folder && turbod_gguf_is(folder))
+            st = turbod_err(
+                err, TURBO_EINVAL,
+                "model_format says how a folder is to be read; a GGUF file says it itself: "
+                "remove model_format");
+        else if (q->method == METHOD_ANY)
             st = turbod_err(err, TURBO_EINVAL,
                             "model_format is \"%.32s\"; use hf, awq, gptq, compressed-tensors, "
                             "bitsandbytes, fp8, mxfp4 or int8",

@@ -74,6 +74,12 @@ static turbo_status find(const turbod_quant *q, const turbod_index *ix, const ch
                               err);
         p->grid.zero = QUANT_THERE;
     }
+    if (!st)
+        st = quant_announced(p->t[ZEROS], q->asymmetric, "weights.symmetric = false", base,
+                             ".weight_zero_point", err);
+    if (!st)
+        st = quant_announced(g, q->reordered, "weights.actorder = group", base, ".weight_g_idx",
+                             err);
     if (!st && g && g->bytes) {
         st = quant_need(ix, base, ".weight_g_idx", TURBO_I32, p->in, -1, &p->t[GROUPS], err);
         if (!st)

@@ -6,9 +6,9 @@ times are taken inside each engine. A round in which others used more than --for
 repeated. Ratios are medians over rounds of peer's time / turbod's time, least and most in brackets. What is compared
 with what, and why, stands in doc/benchmarks.md.
 
-    peers.py [--quick] [--shapes 1.8b,7b:8] [--formats bf16,int8,int4] [--rounds N] [--no-long]
-             [--threads N] [--foreign X] [--lock FILE] [--json FILE] [--markdown FILE] [--cache DIR]
-    peers.py --clean            removes the cache folder
+    peers.py [--quick] [--shapes 1.8b,7b:8] [--formats bf16,int8,int4] [--rounds N] [--steps N]
+             [--no-long] [--no-transformers] [--threads N] [--foreign X] [--lock FILE] [--json FILE] [--markdown FILE] [--cache DIR]
+    peers.py --clean            removes what it made in the cache folder
 """
 import argparse
 import contextlib
@@ -292,8 +292,13 @@ def arguments():
 
 def main():
     a = arguments()
-    if a.clean:
-        shutil.rmtree(a.cache, ignore_errors=True)
+    if a.clean:  # what was made here, and nothing else, whatever --cache names
+        for made in ("venv", "weights"):
+            shutil.rmtree(os.path.join(a.cache, made), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.remove(os.path.join(a.cache, "children.log"))
+        with contextlib.suppress(OSError):
+            os.rmdir(a.cache)
         return
     os.makedirs(a.cache, exist_ok=True)
     if not os.environ.get("PEERS_PYTHON"):
