@@ -140,38 +140,36 @@ static void test_logits(void **state)
     };
     static float want[TOKENS * VOCAB], got[TOKENS * VOCAB], kept[TOKENS * VOCAB];
     (void)state;
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        for (int bf16 = 0; bf16 < 2; bf16++) {
-            char coded[64], weights[64], plain[64];
-            const char *precision = bf16 ? "bf16" : "f16";
-            const quant_case c = with_config(cases[i].name, cases[i].config);
-            const quant_case d = with_config(cases[i].name, cases[i].weights_only);
-            quant_folders(registry, llama, &c, coded, plain);
-            quant_folder_remove(plain);
-            quant_folders(registry, llama, &d, weights, plain);
-            quant_folder_remove(plain);
-            logits_of(coded, small(), TOKENS, TOKENS, VOCAB, want);
-            long before[2] = {launched(cases[i].kernels[0]), launched(cases[i].kernels[1])};
-            logits_of(coded, on_cuda(precision), TOKENS, TOKENS, VOCAB, got);
-            for (int k = 0; k < 2 && fake.handle; k++)
-                assert_int_equal(launched(cases[i].kernels[k]) - before[k], cases[i].n[k]);
-            /* Nor are weights alone, or few rows, or fp32. */
-            long after = launched("w8a8_");
-            logits_of(weights, on_cuda(precision), TOKENS, TOKENS, VOCAB, kept);
-            double off = relative(got, want, TOKENS * VOCAB),
-                   alone = relative(kept, want, TOKENS * VOCAB);
-            print_message("%s %s: %.2e, weights alone %.2e\n", cases[i].name, precision, off,
-                          alone);
-            assert_true(off < cases[i].most);
-            assert_true(relative(got, kept, TOKENS * VOCAB) > 1e-3);
-            logits_of(coded, on_cuda(precision), TOKENS, 12, VOCAB, got);
-            logits_of(weights, on_cuda(precision), TOKENS, 12, VOCAB, kept);
-            assert_memory_equal(got, kept, sizeof got);
-            logits_of(coded, on_cuda("f32"), TOKENS, TOKENS, VOCAB, got);
-            assert_int_equal(launched("w8a8_"), after);
-            quant_folder_remove(coded);
-            quant_folder_remove(weights);
-        }
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char coded[64], weights[64], plain[64];
+        const char *precision = i % 2 ? "f16" : "bf16";
+        const quant_case c = with_config(cases[i].name, cases[i].config);
+        const quant_case d = with_config(cases[i].name, cases[i].weights_only);
+        quant_folders(registry, llama, &c, coded, plain);
+        quant_folder_remove(plain);
+        quant_folders(registry, llama, &d, weights, plain);
+        quant_folder_remove(plain);
+        logits_of(coded, small(), TOKENS, TOKENS, VOCAB, want);
+        long before[2] = {launched(cases[i].kernels[0]), launched(cases[i].kernels[1])};
+        logits_of(coded, on_cuda(precision), TOKENS, TOKENS, VOCAB, got);
+        for (int k = 0; k < 2 && fake.handle; k++)
+            assert_int_equal(launched(cases[i].kernels[k]) - before[k], cases[i].n[k]);
+        /* Nor are weights alone, or few rows, or fp32. */
+        long after = launched("w8a8_");
+        logits_of(weights, on_cuda(precision), TOKENS, TOKENS, VOCAB, kept);
+        double off = relative(got, want, TOKENS * VOCAB),
+               alone = relative(kept, want, TOKENS * VOCAB);
+        print_message("%s %s: %.2e, weights alone %.2e\n", cases[i].name, precision, off, alone);
+        assert_true(off < cases[i].most);
+        assert_true(relative(got, kept, TOKENS * VOCAB) > 1e-3);
+        logits_of(coded, on_cuda(precision), TOKENS, 12, VOCAB, got);
+        logits_of(weights, on_cuda(precision), TOKENS, 12, VOCAB, kept);
+        assert_memory_equal(got, kept, sizeof got);
+        logits_of(coded, on_cuda("f32"), TOKENS, TOKENS, VOCAB, got);
+        assert_int_equal(launched("w8a8_"), after);
+        quant_folder_remove(coded);
+        quant_folder_remove(weights);
+    }
 }
 
 int main(void)
