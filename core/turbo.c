@@ -6,6 +6,7 @@
 #include "conf/table.h"
 #include "util/err.h"
 #include "version.h"
+#include "weights/guard.h"
 
 const cli_cmd *const cli_cmds[] = {
     &cli_run,           &cli_chat,         &cli_client,        &cli_tokenize,
@@ -93,6 +94,8 @@ int main(int argc, char **argv)
         return unknown(argv + 1, argc - 1);
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     sigaction(SIGPIPE, &ignore, NULL); /* `turbo run ... | head` ends with an error, not a signal */
+    turbod_guard_files();
+    turbod_guard_cache();
     cli_args a;
     int code = 0;
     if (cli_parse(cmd, argc - used, argv + used, &a, &code))

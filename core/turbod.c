@@ -15,6 +15,7 @@
 #include "util/err.h"
 #include "util/log.h"
 #include "version.h"
+#include "weights/cache.h"
 
 #define EX_USAGE 64
 #define EX_ENGINE 75
@@ -271,6 +272,7 @@ static int serve(daemon_state *d)
             } else if (loading) { /* loading cannot be interrupted; nothing of worth is lost */
                 turbod_log(TURBO_LOG_INFO, "stopped while loading");
                 turbod_notify("STOPPING=1");
+                turbod_cache_abandon();
                 _exit(0);
             } else {
                 drain(d);

@@ -13,6 +13,7 @@
 #include "daemon/daemon.h"
 #include "util/err.h"
 #include "util/log.h"
+#include "weights/guard.h"
 
 #define SPARE_FDS 256 /* model files, plugins, epoll, logs: everything but client connections */
 
@@ -30,6 +31,7 @@ turbo_status turbod_process_begin(turbo_err *err)
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     if (sigaction(SIGPIPE, &ignore, NULL))
         return turbod_err(err, TURBO_EINTERNAL, "cannot ignore SIGPIPE: %s", strerror(errno));
+    turbod_guard_files();
     return TURBO_OK;
 }
 

@@ -209,6 +209,7 @@ turbod_cache *turbod_cache_open(const turbod_cache_opts *o)
         turbod_cache_close(c);
         return NULL;
     }
+    turbod_cache_sweep(c->dir);
     if (!map_file(c) && !(c->writer = turbod_cache_writer_open(c->dir, c->name, &c->o))) {
         turbod_cache_close(c);
         return NULL;

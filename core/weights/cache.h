@@ -34,5 +34,8 @@ void turbod_cache_put(turbod_cache *c, const uint8_t key[32], const turbo_linear
 /* The model has loaded: what was put becomes a file. NULL allowed, as below. */
 void turbod_cache_keep(turbod_cache *c);
 void turbod_cache_close(turbod_cache *c);
+/* Before an _exit: the file that this process has begun and will not end goes. Any thread; also from a handler of a
+ * signal. */
+void turbod_cache_abandon(void);
 
 #endif

@@ -190,30 +190,49 @@ static bool ours(const char *name, const char *suffix)
            !strcmp(name + 38, suffix);
 }
 
-/* A part that nobody holds was left behind by a process that ended. */
-static void drop_orphan(int dir, const char *name)
-{
-    int fd = openat(dir, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd >= 0 && !flock(fd, LOCK_EX | LOCK_NB))
-        unlinkat(dir, name, 0);
-    if (fd >= 0)
-        close(fd);
-}
-
-/* Bytes of cache files, and the one used longest ago, in *old; 0 when there is none but `but`. */
-static uint64_t survey(int dir, const char *but, char old[256])
+static DIR *list(int dir)
 {
     int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    if (!d && fd >= 0)
+        close(fd);
+    return d;
+}
+
+/* Takes the lock of a writer; the file still has that name then, and keeps it until the lock goes. */
+static bool lock_part(int dir, const char *part, int fd, struct stat *held)
+{
+    struct stat named;
+    return !flock(fd, LOCK_EX | LOCK_NB) && !fstat(fd, held) &&
+           !fstatat(dir, part, &named, AT_SYMLINK_NOFOLLOW) && held->st_ino == named.st_ino;
+}
+
+void turbod_cache_sweep(int dir)
+{
+    DIR *d = list(dir);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        struct stat st;
+        int fd = ours(e->d_name, TURBOD_CACHE_PART)
+                     ? openat(dir, e->d_name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
+                     : -1;
+        if (fd >= 0 && lock_part(dir, e->d_name, fd, &st))
+            unlinkat(dir, e->d_name, 0);
+        if (fd >= 0)
+            close(fd);
+    }
+    if (d)
+        closedir(d);
+}
+
+/* Bytes of cache files, and the one used longest ago, in *old; "" when there is none. */
+static uint64_t survey(int dir, char old[256])
+{
+    DIR *d = list(dir);
     struct timespec oldest = {0};
     uint64_t sum = 0;
     *old = '\0';
-    if (!d && fd >= 0)
-        close(fd);
     for (struct dirent *e; d && (e = readdir(d));) {
         struct stat st;
-        if (ours(e->d_name, TURBOD_CACHE_PART) && strcmp(e->d_name, but) != 0)
-            drop_orphan(dir, e->d_name);
         if (!ours(e->d_name, TURBOD_CACHE_SUFFIX) ||
             fstatat(dir, e->d_name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode))
             continue;
@@ -230,26 +249,37 @@ static uint64_t survey(int dir, const char *but, char old[256])
 }
 
 /* Removes files until `need` bytes more stay below the bound. Who has one of them mapped keeps it. */
-static void make_room(int dir, const char *part, uint64_t need, uint64_t most)
+static void make_room(int dir, uint64_t need, uint64_t most)
 {
     char old[256];
-    while (survey(dir, part, old) + need > most && *old) {
+    while (survey(dir, old) + need > most && *old) {
         turbod_log(TURBO_LOG_INFO, "cache_dir: %s makes room", old);
         if (unlinkat(dir, old, 0))
             return;
     }
 }
 
+/* The part of this process, for turbod_cache_abandon: the name is there before the folder is. Models load one after
+ * the other, so one place is enough. */
+static char begun[80];
+static _Atomic int begun_in = -1;
+
+void turbod_cache_abandon(void)
+{
+    int dir = begun_in;
+    if (dir >= 0)
+        unlinkat(dir, begun, 0);
+}
+
 /* The part file, locked: nobody else writes it. -1: somebody does, or it cannot be. */
 static int open_part(int dir, const char *part)
 {
-    struct stat held, named;
+    struct stat held;
     int fd = openat(dir, part, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
     if (fd < 0)
         return -1;
-    if (!flock(fd, LOCK_EX | LOCK_NB) && !fstat(fd, &held) &&
-        !fstatat(dir, part, &named, AT_SYMLINK_NOFOLLOW) && held.st_ino == named.st_ino &&
-        S_ISREG(held.st_mode) && held.st_uid == geteuid() && !ftruncate(fd, 0))
+    if (lock_part(dir, part, fd, &held) && S_ISREG(held.st_mode) && held.st_uid == geteuid() &&
+        !ftruncate(fd, 0))
         return fd;
     close(fd);
     errno = EWOULDBLOCK; /* it was another's, or is gone by now */
@@ -269,7 +299,7 @@ turbod_cache_writer *turbod_cache_writer_open(int dir, const char *name, const t
             (unsigned long long)(o->expected >> 20), (unsigned long long)(o->most >> 20));
         return NULL;
     }
-    make_room(dir, part, o->expected, o->most);
+    make_room(dir, o->expected, o->most);
     if (!fstatvfs(dir, &disk) && (uint64_t)disk.f_bavail * disk.f_frsize < o->expected) {
         turbod_log(
             TURBO_LOG_WARN,
@@ -299,6 +329,8 @@ turbod_cache_writer *turbod_cache_writer_open(int dir, const char *name, const t
     w->o = o;
     snprintf(w->part, sizeof w->part, "%s", part);
     snprintf(w->file, sizeof w->file, "%.64s" TURBOD_CACHE_SUFFIX, name);
+    memcpy(begun, w->part, sizeof begun);
+    begun_in = dir;
     append(w, NULL, TURBOD_CACHE_FRONT); /* the stage holds it */
     return w;
 }
@@ -334,11 +366,12 @@ bool turbod_cache_writer_end(turbod_cache_writer *w, const uint8_t identity[32])
         errno = EFBIG;
     }
     if (ok)
-        make_room(w->dir, w->part, f.size, w->o->most);
+        make_room(w->dir, f.size, w->o->most);
     if (!ok || renameat(w->dir, w->part, w->dir, w->file)) {
         w->error = errno;
         return failed(w);
     }
+    begun_in = -1;
     close(w->fd); /* there is no part to remove any more */
     w->fd = -1;
     turbod_log(TURBO_LOG_INFO, "cache_dir: %s/%s holds the repacked weights (%llu MiB)", w->o->dir,
@@ -352,6 +385,7 @@ void turbod_cache_writer_close(turbod_cache_writer *w)
         return;
     if (w->fd >= 0) {
         unlinkat(w->dir, w->part, 0); /* before the lock goes */
+        begun_in = -1;
         close(w->fd);
     }
     free(w->stage);

@@ -31,6 +31,9 @@ uint64_t turbod_cache_sum(const void *p, uint64_t n);
 
 typedef struct turbod_cache_writer turbod_cache_writer;
 
+/* Removes parts that a process which is gone left in the folder; one whose writer lives stays. */
+void turbod_cache_sweep(int dir);
+
 /* name: without suffix. NULL, and a line in the log, when it cannot be written now. */
 turbod_cache_writer *turbod_cache_writer_open(int dir, const char *name,
                                               const turbod_cache_opts *o);

@@ -42,6 +42,18 @@ kill -TERM $pid
 ended 0
 logged 'stopped$'
 
+# a mapped file that is cut short while it serves; the second start maps what the first one wrote
+begin --conf "$conf" --port 0 --cache-dir "$tmp/cache"
+kill -TERM $pid
+ended 0
+begin --conf "$conf" --port 0 --cache-dir "$tmp/cache"
+logged 'matrices of .*[.]weights'
+for f in "$tmp"/cache/turbo-*.weights; do : > "$f"; done
+"$turbo" client "$url" --once Hello --temperature 0 > "$tmp/out" 2>&1
+ended 74
+logged 'error: a mapped file .* was cut short.* put the whole file back'
+[ "$(grep -c 'was cut short' "$tmp/log")" = 1 ] || { echo "FAILED: it is told more than once"; failures=$((failures + 1)); }
+
 # systemd's protocol, reload, drain
 mkdir "$tmp/policies"
 cat > "$tmp/b.conf" << EOF

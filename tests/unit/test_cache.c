@@ -1,5 +1,5 @@
 /* cache_dir: matrices repacked once and mapped afterwards, and everything that must not be used or must not
- * fail: damaged, cut and foreign files, two processes, a full disk, a folder that is none, a bound. */
+ * fail: damaged, cut and foreign files, two processes, a stop, a full disk, a folder that is none, a bound. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -20,6 +20,8 @@
 
 #include "st_file.h"
 #include "util/log.h"
+#include "weights/cache.h"
+#include "weights/guard.h"
 #include "weights/weights.h"
 
 #define IN 192
@@ -355,6 +357,71 @@ static void test_two(void **state)
     assert_int_equal(files(".weights", path), 1);
 }
 
+/* In a process of its own: begins to write a file and says so, and is stopped. */
+static pid_t spawn_stopped(int sig)
+{
+    fflush(stdout);
+    pid_t p = fork();
+    if (p)
+        return p;
+    turbod_weights_opts o = usual();
+    turbok_device_opts dev = {.threads = 2, .spin_us = -1};
+    const turbo_linear *a;
+    turbo_weights *w;
+    turbo_err err;
+    char path[400];
+    turbod_guard_files();
+    turbod_guard_cache();
+    if (turbok_device_open(&dev, &o.device, &err) || turbod_weights_open(model, &o, &w, &err) ||
+        turbod_host_linear(w, "tall", TALL, IN, 0, &a, &err) || files(".part", path) != 1)
+        _exit(3);
+    if (sig)
+        raise(sig);
+    turbod_cache_abandon();
+    _exit(files("", path) ? 4 : 0);
+}
+
+static void test_stopped(void **state)
+{
+    static const int sigs[] = {SIGTERM, SIGINT, SIGHUP, SIGBUS};
+    char path[400], part[400];
+    int status;
+    (void)state;
+    clear();
+    assert_int_equal(joined(spawn_stopped(0)), 0);
+    for (int i = 0; i < 4; i++) {
+        pid_t p = spawn_stopped(sigs[i]);
+        assert_int_equal(waitpid(p, &status, 0), p);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == sigs[i]);
+        assert_int_equal(files("", path), 0);
+    }
+    /* nothing is left to do for a signal once the file is there */
+    same(usual());
+    turbod_cache_abandon();
+    assert_int_equal(files(".weights", path), 1);
+    /* a start that only maps removes what others left, also of its own name, and not what is held */
+    int held = -1;
+    for (int i = 0; i < 3; i++) {
+        snprintf(part, sizeof part, "%s/turbo-%032d.part", dir, i);
+        if (i == 2)
+            snprintf(part, sizeof part, "%.*s.part", (int)(strlen(path) - strlen(".weights")),
+                     path);
+        int fd = open(part, O_RDWR | O_CREAT, 0600);
+        assert_true(fd >= 0);
+        if (i)
+            close(fd);
+        else
+            held = fd;
+    }
+    assert_int_equal(flock(held, LOCK_EX), 0);
+    same(usual());
+    assert_true(logged("matrices of"));
+    assert_int_equal(files(".part", part), 1);
+    close(held);
+    same(usual());
+    assert_int_equal(files(".part", part), 0);
+}
+
 static void small_disk(void)
 {
     signal(SIGXFSZ, SIG_IGN);
@@ -435,7 +502,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hit),     cmocka_unit_test(test_damage),
         cmocka_unit_test(test_foreign), cmocka_unit_test(test_lacking),
-        cmocka_unit_test(test_two),     cmocka_unit_test(test_no_room),
+        cmocka_unit_test(test_two),     cmocka_unit_test(test_stopped),
+        cmocka_unit_test(test_no_room),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
