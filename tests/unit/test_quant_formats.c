@@ -416,6 +416,36 @@ static void test_refused(void **s)
         TURBO_OK);
 }
 
+/* The size from which inputs are multiplied in full precision, of the folder, comes to the kernel. */
+static void test_outliers(void **s)
+{
+    (void)s;
+    static const struct {
+        const char *config;
+        float want;
+    } cases[] = {
+        {"{\"quant_method\":\"bitsandbytes\",\"load_in_8bit\":true}", 6},
+        {"{\"quant_method\":\"bitsandbytes\",\"load_in_8bit\":true,\"llm_int8_threshold\":3.5}",
+         3.5f},
+        {"{\"quant_method\":\"bitsandbytes\",\"load_in_8bit\":true,\"llm_int8_threshold\":0}", 0},
+        {NULL, 6}, /* by its tensors alone */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        turbod_quant_part part;
+        turbo_err err;
+        st_file f = {0};
+        for (int k = 0; sound[LLM8].t[k].name; k++)
+            add(&f, &sound[LLM8].t[k]);
+        st_write(&f, folder);
+        put_config(cases[i].config);
+        if (look("m", "", 32, 64, NULL, &part, &err))
+            fail_msg("case %zu: %s", i, err.text);
+        if (part.grid.outlier < cases[i].want || part.grid.outlier > cases[i].want)
+            fail_msg("case %zu: inputs from %g on, not %g", i, (double)part.grid.outlier,
+                     (double)cases[i].want);
+    }
+}
+
 /* The JSON inside a tensor of bitsandbytes. */
 static void test_states(void **s)
 {
@@ -451,7 +481,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published),   cmocka_unit_test(test_sound),
         cmocka_unit_test(test_each_tensor), cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_states),
+        cmocka_unit_test(test_states),      cmocka_unit_test(test_outliers),
     };
     turbod_log_level(-1);
     strcpy(folder, "/tmp/turbo-quant-XXXXXX");
