@@ -1,13 +1,15 @@
 /* core/weights/check.c: what an architecture expects, compared with the headers of a folder, and the scales of
- * quantised matrices. Main thread. Reads no weight and takes no memory. */
+ * quantised matrices. Main thread. Reads no weight. */
 #include "weights/check.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "util/err.h"
 #include "util/log.h"
 #include "weights/config.h"
+#include "weights/gguf_map.h"
 #include "weights/weights.h"
 
 #define MAX_LISTED 20
@@ -20,7 +22,9 @@ typedef struct checker {
     turbo_err *err; /* for defects of the plugin, which end the check */
     bool absent; /* there is no weight file: the first tensor asked for ends the check */
     int faults;
-    size_t found; /* tensors of the folder that the architecture names */
+    const turbo_gguf *table; /* of a GGUF file */
+    const turbo_tensor_spec *spec; /* that is looked at */
+    bool *named; /* [count of the index] the architecture names it */
     int32_t group; /* of the last matrix, with its type and name */
     int32_t group_dtype;
     char group_name[120];
@@ -37,12 +41,38 @@ static void shape_text(char *out, size_t cap, const uint64_t *dims, uint32_t n)
         out[0] = '\0';
 }
 
-static void report(checker *c, const char *text)
+/* Of a GGUF file: " (name in the file)", or nothing. */
+static const char *in_file(const checker *c, const char *name, char out[180])
 {
+    char own[160];
+    *out = '\0';
+    if (c->table && turbod_gguf_file_name(c->table, name, own))
+        snprintf(out, 180, " (%s in the file)", own);
+    return out;
+}
+
+static void report(checker *c, const char *what)
+{
+    char own[180], text[700];
+    snprintf(text, sizeof text, "%s%s", what, in_file(c, c->spec->name, own));
     if (!c->faults)
         turbod_err(&c->first, TURBO_EDATA, "%s", text);
     if (c->faults++ < MAX_LISTED)
         turbod_log(TURBO_LOG_ERROR, "%s", text);
+}
+
+/* Tensors of the index are sorted by name. */
+static void name_it(checker *c, const turbod_st_tensor *t)
+{
+    size_t from = 0, to = turbod_index_count(c->index);
+    while (from < to) {
+        size_t middle = from + (to - from) / 2;
+        int order = strcmp(turbod_index_at(c->index, middle)->name, t->name);
+        if (!order)
+            c->named[middle] = true;
+        from = order < 0 ? middle + 1 : from;
+        to = order < 0 ? to : middle;
+    }
 }
 
 /* Matrices of one group are stored as one: those that are not quantised need one type. */
@@ -77,6 +107,9 @@ static bool check_quant(checker *c, const turbo_tensor_spec *spec)
             continue;
         memcpy(base, names[i], n - 7);
         base[n - 7] = '\0';
+        const turbod_st_tensor *t = turbod_index_find(c->index, names[i]);
+        if (c->table && t && !t->block)
+            continue; /* such a file has scales in blocks only */
         turbo_status st =
             turbod_quant_find(c->quant, c->index, base, spec->dims[0], spec->dims[1], &part, &err);
         if (!st && part.format && c->reads)
@@ -87,7 +120,8 @@ static bool check_quant(checker *c, const turbo_tensor_spec *spec)
         }
     }
     for (int k = 0; k < TURBOD_QUANT_TENSORS; k++)
-        c->found += part.t[k] != NULL;
+        if (part.t[k])
+            name_it(c, part.t[k]);
     return part.format != NULL;
 }
 
@@ -102,6 +136,7 @@ static turbo_status expect_one(void *ctx, const turbo_tensor_spec *theirs)
     if (!spec->name || spec->ndim < 1 || spec->ndim > 4)
         return turbod_err(c->err, TURBO_EINTERNAL,
                           "the model plugin expects a tensor of %d dimensions", spec->ndim);
+    c->spec = spec;
     if (check_quant(c, spec))
         return TURBO_OK;
     const turbod_st_tensor *t = turbod_index_find(c->index, spec->name);
@@ -122,7 +157,7 @@ static turbo_status expect_one(void *ctx, const turbo_tensor_spec *theirs)
         }
         return TURBO_OK;
     }
-    c->found++;
+    name_it(c, t);
     shape_text(want, sizeof want, dims, (uint32_t)spec->ndim);
     shape_text(found, sizeof found, t->dims, t->ndim);
     if (t->ndim != (uint32_t)spec->ndim || memcmp(t->dims, dims, t->ndim * sizeof dims[0])) {
@@ -148,21 +183,34 @@ turbo_status turbod_weights_check(turbo_weights *w, const turbo_host *host,
                  .quant = turbod_weights_quant(w),
                  .reads = turbod_weights_reads(w),
                  .err = err,
+                 .table = turbod_config_gguf(config),
                  .absent = turbod_index_absent(index)};
     turbo_model_info info = {.size = sizeof info};
     turbo_status st = vtbl->describe(host, config, &info, err);
     if (!st)
         st = turbod_index_map(index, turbod_config_gguf(config), &info, err);
+    size_t count = turbod_index_count(index), extra = 0, first = 0;
+    if (!st && !(c.named = calloc(count + 1, sizeof *c.named)))
+        st = turbod_err(err, TURBO_ENOMEM, "no memory for %zu tensors", count);
     if (!st)
         st = vtbl->expect(host, config, expect_one, &c, err);
+    for (size_t i = count; !st && i-- > 0;)
+        if (!c.named[i]) {
+            extra++;
+            first = i;
+        }
+    free(c.named);
     if (st)
         return st;
     if (c.faults > 1)
-        return turbod_err(err, TURBO_EDATA, "%.180s (and %d more)", c.first.text, c.faults - 1);
+        return turbod_err(err, TURBO_EDATA, "%.220s (and %d more)", c.first.text, c.faults - 1);
     if (c.faults)
         return turbod_err(err, TURBO_EDATA, "%s", c.first.text);
-    size_t count = turbod_index_count(index), extra = count > c.found ? count - c.found : 0;
+    char own[180];
     if (extra)
-        turbod_log(TURBO_LOG_WARN, "%zu tensors of the folder are not used by %s", extra, vtbl->id);
+        turbod_log(TURBO_LOG_WARN,
+                   "%zu tensors of the %s are not used by %s; the first is %.150s%s", extra,
+                   c.table ? "file" : "folder", vtbl->id, turbod_index_at(index, first)->name,
+                   in_file(&c, turbod_index_at(index, first)->name, own));
     return TURBO_OK;
 }

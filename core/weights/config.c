@@ -1,9 +1,11 @@
 /* core/weights/config.c: see config.h. */
 #include "weights/config.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "util/checked.h"
 #include "util/err.h"
@@ -108,9 +110,30 @@ turbo_status turbod_config_translate(turbo_config *c, const turbo_gguf *table, t
     cJSON_Delete(c->root);
     c->root = root;
     c->table = table;
+    snprintf(c->name, sizeof c->name, "%s", turbod_gguf_name(c->gguf));
     turbod_gguf_close(c->gguf);
     c->gguf = NULL;
     return TURBO_OK;
+}
+
+/* config.json is missing: perhaps the folder is one that holds GGUF files. */
+static turbo_status hint_gguf(const char *folder, turbo_err *err)
+{
+    DIR *d = opendir(folder);
+    turbo_status st = TURBO_ENOENT;
+    for (struct dirent *e; d && (e = readdir(d));) {
+        size_t n = strlen(e->d_name);
+        if (n <= 5 || strcasecmp(e->d_name + n - 5, ".gguf") != 0)
+            continue;
+        st = turbod_err(
+            err, TURBO_ENOENT,
+            "%.200s has no config.json, but %.100s: give that file instead of the folder", folder,
+            e->d_name);
+        break;
+    }
+    if (d)
+        closedir(d);
+    return st;
 }
 
 turbo_status turbod_config_open(const char *folder, turbo_config **out, turbo_err *err)
@@ -121,7 +144,7 @@ turbo_status turbod_config_open(const char *folder, turbo_config **out, turbo_er
     turbo_err why;
     turbo_status st = turbod_host_json_open(folder, "config.json", &c, err);
     if (st)
-        return st;
+        return st == TURBO_ENOENT ? hint_gguf(folder, err) : st;
     if (!cJSON_IsObject(c->root)) {
         st = turbod_err(err, TURBO_EDATA, "config.json is not a JSON object");
         goto out;
@@ -205,6 +228,27 @@ static const cJSON *find(const turbo_config *c, const char *path)
     return v && !cJSON_IsNull(v) ? v : NULL;
 }
 
+/* A path as a message names it: of a GGUF file with the key that gave the value. */
+typedef struct said {
+    char text[160];
+} said;
+
+static said say(const turbo_config *c, const char *path)
+{
+    said s;
+    const turbo_gguf_row *r = c->table ? c->table->keys : NULL;
+    while (r && r->from &&
+           (!r->to || strcmp(r->to, path) ||
+            (r->rule > TURBO_GGUF_SAME && r->rule != TURBO_GGUF_NEED)))
+        r++;
+    if (r && r->from)
+        snprintf(s.text, sizeof s.text, "%s%.90s (%.60s)", *r->from == '.' ? c->table->arch : "",
+                 r->from, path);
+    else
+        snprintf(s.text, sizeof s.text, "%.150s", path);
+    return s;
+}
+
 turbo_status turbod_host_cfg_int(const turbo_config *c, const char *path, int64_t dflt, int64_t lo,
                                  int64_t hi, int64_t *out, turbo_err *err)
 {
@@ -214,9 +258,10 @@ turbo_status turbod_host_cfg_int(const turbo_config *c, const char *path, int64_
         return TURBO_OK;
     if (cJSON_IsNumber(v))
         return turbod_err(err, TURBO_EDATA, "%s: %s is %g; an integer from %lld to %lld is needed",
-                          c->name, path, v->valuedouble, (long long)lo, (long long)hi);
+                          c->name, say(c, path).text, v->valuedouble, (long long)lo, (long long)hi);
     return turbod_err(err, TURBO_EDATA, "%s: %s is %s; an integer from %lld to %lld is needed",
-                      c->name, path, turbod_json_kind(v), (long long)lo, (long long)hi);
+                      c->name, say(c, path).text, turbod_json_kind(v), (long long)lo,
+                      (long long)hi);
 }
 
 turbo_status turbod_host_cfg_num(const turbo_config *c, const char *path, double dflt, double lo,
@@ -228,9 +273,9 @@ turbo_status turbod_host_cfg_num(const turbo_config *c, const char *path, double
         return TURBO_OK;
     if (cJSON_IsNumber(v))
         return turbod_err(err, TURBO_EDATA, "%s: %s is %g; a number from %g to %g is needed",
-                          c->name, path, v->valuedouble, lo, hi);
+                          c->name, say(c, path).text, v->valuedouble, lo, hi);
     return turbod_err(err, TURBO_EDATA, "%s: %s is %s; a number from %g to %g is needed", c->name,
-                      path, turbod_json_kind(v), lo, hi);
+                      say(c, path).text, turbod_json_kind(v), lo, hi);
 }
 
 turbo_status turbod_host_cfg_bool(const turbo_config *c, const char *path, int32_t dflt,
@@ -241,8 +286,8 @@ turbo_status turbod_host_cfg_bool(const turbo_config *c, const char *path, int32
     if (!v)
         return TURBO_OK;
     if (!cJSON_IsBool(v))
-        return turbod_err(err, TURBO_EDATA, "%s: %s is %s; true or false is needed", c->name, path,
-                          turbod_json_kind(v));
+        return turbod_err(err, TURBO_EDATA, "%s: %s is %s; true or false is needed", c->name,
+                          say(c, path).text, turbod_json_kind(v));
     *out = cJSON_IsTrue(v);
     return TURBO_OK;
 }
@@ -255,8 +300,8 @@ turbo_status turbod_host_cfg_str(const turbo_config *c, const char *path, const 
     if (!v)
         return TURBO_OK;
     if (!cJSON_IsString(v))
-        return turbod_err(err, TURBO_EDATA, "%s: %s is %s; a string is needed", c->name, path,
-                          turbod_json_kind(v));
+        return turbod_err(err, TURBO_EDATA, "%s: %s is %s; a string is needed", c->name,
+                          say(c, path).text, turbod_json_kind(v));
     *out = v->valuestring;
     return TURBO_OK;
 }

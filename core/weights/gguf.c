@@ -306,13 +306,14 @@ static turbo_status read_file(turbod_gguf *g, turbo_err *err)
                           "%s is of version %u%s of the format; version 3 is read: convert the "
                           "model again",
                           g->name, version, version == 0x03000000 ? " or big-endian" : "");
-    if (keys > MAX_KEYS || keys > left / MIN_KEY_BYTES)
-        return FAULT("%s says it has %llu keys; at most %u are read, and the file has %llu bytes",
-                     g->name, (unsigned long long)keys, MAX_KEYS, (unsigned long long)g->size);
-    if (tensors > MAX_TENSORS || tensors > left / MIN_TENSOR_BYTES)
-        return FAULT("%s says it has %llu tensors; at most %u are read, and the file has %llu "
-                     "bytes",
-                     g->name, (unsigned long long)tensors, MAX_TENSORS,
+    if (keys > MAX_KEYS || tensors > MAX_TENSORS)
+        return FAULT("%s says it has %llu keys and %llu tensors; at most %u and %u are read",
+                     g->name, (unsigned long long)keys, (unsigned long long)tensors, MAX_KEYS,
+                     MAX_TENSORS);
+    if (keys > left / MIN_KEY_BYTES || tensors > left / MIN_TENSOR_BYTES)
+        return FAULT("%s says it has %llu keys and %llu tensors, which %llu bytes cannot hold; it "
+                     "is truncated",
+                     g->name, (unsigned long long)keys, (unsigned long long)tensors,
                      (unsigned long long)g->size);
     turbo_status st = read_values(g, &c, keys, err);
     const turbod_gguf_value *split = st ? NULL : turbod_gguf_find(g, "split.count");

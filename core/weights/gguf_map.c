@@ -114,29 +114,54 @@ static bool match(const char *pattern, const char *name, size_t len, const char 
     return name == end;
 }
 
+/* ".weight", ".bias" or "", which name ends in; *len: of what is before it. */
+static const char *suffix_of(const char *name, size_t *len)
+{
+    static const char *const suffixes[] = {".weight", ".bias"};
+    *len = strlen(name);
+    for (int i = 0; i < 2; i++) {
+        size_t k = strlen(suffixes[i]);
+        if (*len > k && !strcmp(name + *len - k, suffixes[i])) {
+            *len -= k;
+            return suffixes[i];
+        }
+    }
+    return "";
+}
+
+/* The pattern with the number in place of its '#'. */
+static void put_number(const char *pattern, const char *digits, size_t n, const char *suffix,
+                       char *out, size_t cap)
+{
+    const char *hash = strchr(pattern, '#');
+    size_t before = hash ? (size_t)(hash - pattern) : strlen(pattern);
+    snprintf(out, cap, "%.*s%.*s%s%s", (int)before, pattern, (int)n, digits, hash ? hash + 1 : "",
+             suffix);
+}
+
+const char *turbod_gguf_file_name(const turbo_gguf *table, const char *name, char out[160])
+{
+    size_t len, n = 0;
+    const char *digits = "", *suffix = suffix_of(name, &len);
+    for (const turbo_gguf_row *r = table->tensors; r->from && *suffix; r++)
+        if (match(r->to, name, len, &digits, &n)) {
+            put_number(r->from, digits, n, suffix, out, 160);
+            return out;
+        }
+    return NULL;
+}
+
 /* The name of t for the model; NULL: no memory. */
 static char *rename_one(const turbo_gguf *table, const turbod_st_tensor *t, int32_t *rule)
 {
-    static const char *const suffixes[] = {".weight", ".bias"};
-    size_t len = strlen(t->name), n = 0;
-    const char *digits = "", *suffix = "";
+    size_t len, n = 0;
+    const char *digits = "", *suffix = suffix_of(t->name, &len);
     *rule = TURBO_GGUF_PLAIN;
-    for (int i = 0; i < 2; i++) {
-        size_t k = strlen(suffixes[i]);
-        if (len > k && !strcmp(t->name + len - k, suffixes[i])) {
-            suffix = suffixes[i];
-            len -= k;
-            break;
-        }
-    }
     for (const turbo_gguf_row *r = table->tensors; r->from && *suffix; r++) {
         char name[MAX_NAME];
         if (!match(r->from, t->name, len, &digits, &n))
             continue;
-        const char *hash = strchr(r->to, '#');
-        size_t before = hash ? (size_t)(hash - r->to) : strlen(r->to);
-        snprintf(name, sizeof name, "%.*s%.*s%s%s", (int)before, r->to, (int)n, digits,
-                 hash ? hash + 1 : "", suffix);
+        put_number(r->to, digits, n, suffix, name, sizeof name);
         *rule = r->rule;
         return strdup(name);
     }

@@ -39,6 +39,9 @@ void turbod_gguf_drop(turbod_gguf_ordered **list);
 /* *out: an object, as config.json would be; cJSON_Delete. */
 turbo_status turbod_gguf_config(const turbod_gguf *g, const turbo_gguf *table, cJSON **out,
                                 turbo_err *err);
+/* The name that a tensor of the model has in the file, by the table: in out, and out is returned. NULL: the table
+ * does not name it. */
+const char *turbod_gguf_file_name(const turbo_gguf *table, const char *name, char out[160]);
 /* The tensors under the model's names. Those that the table does not name keep theirs; those that made keys
  * of the config are left out. Names and *rows are the caller's; g must stay. */
 turbo_status turbod_gguf_map(const turbod_gguf *g, const turbo_gguf *table,

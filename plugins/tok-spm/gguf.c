@@ -97,6 +97,7 @@ static turbo_status build(spm *s, const gguf_header *g, turbo_err *err)
     if (!gguf_is(gguf_find(g, "ggml.model"), "llama"))
         return spm_fail(err, TURBO_EUNSUPPORTED, FILE_NAME " is no SentencePiece model");
     s->model_type = SPM_BPE;
+    s->list = "tokenizer.ggml.tokens";
     s->dummy_prefix = gguf_bool(g, "ggml.add_space_prefix", true);
     s->squeeze = gguf_bool(g, "ggml.remove_extra_whitespaces", false);
     s->escape = true;

@@ -60,7 +60,7 @@ static turbo_status fill_maps(spm *s, turbo_err *err)
         if (p->type == SPM_NORMAL)
             s->min_score = fminf(s->min_score, p->score);
         if (from_text(p) && !spm_map_add(&s->lookup, p->text, p->len, i))
-            st = spm_fail(err, TURBO_EDATA, "tokenizer.model: piece %d stands there twice", i);
+            st = spm_fail(err, TURBO_EDATA, "%s: piece %d stands there twice", s->list, i);
         /* Of equal names a special one is meant; see below. */
         if (is_cut(p))
             spm_map_add(&s->names, p->name, p->name_len, i);

@@ -50,6 +50,7 @@ static turbo_status open_model(spm *s, const turbo_host *h, const char *folder, 
     turbo_status st = h->file_read(folder, "tokenizer.model", MAX_MODEL_BYTES, &bytes, &len, err);
     if (st)
         return st;
+    s->list = "tokenizer.model";
     /* an own copy: the host's memory is released by the host's function only */
     s->file = malloc(len + 1);
     if (s->file)

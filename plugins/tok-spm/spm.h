@@ -105,6 +105,7 @@ typedef struct spm_pool spm_pool;
 
 typedef struct spm {
     uint8_t *file; /* tokenizer.model, owned */
+    const char *list; /* what holds the pieces, for messages */
     char *forms; /* decoded forms, owned */
     char *arena; /* names of a JSON file, owned */
     spm_piece *pieces;

@@ -202,14 +202,20 @@ static void test_refused(void **state)
         {{.drop = "attention.head_count"}, "key llama.attention.head_count is missing"},
         {{.drop = "context_length"}, "key llama.context_length is missing"},
         {{.drop = "blk.1.attn_k.weight"},
-         "tensor model.layers.1.self_attn.k_proj.weight is missing"},
+         "tensor model.layers.1.self_attn.k_proj.weight is missing (blk.1.attn_k.weight in the "
+         "file)"},
+        {{.drop = "embedding_length", .key = "llama.embedding_length"},
+         "x.gguf: llama.embedding_length (hidden_size) is 0; an integer"},
+        {{.drop = "rope.freq_base", .key = "llama.rope.freq_base"},
+         "x.gguf: llama.rope.freq_base (rope_theta) is 0; a number"},
         {{.drop = "token_embd.weight"}, "missing"},
         {{.wide = "blk.0.attn_q.weight"}, "shape [96,64], config.json says [64,64]"},
         {{.wide = "blk.0.attn_k.weight", .type = Q8_0}, "shape [64,64]"},
         {{.other = "blk.0.attn_norm.weight", .other_type = F16, .wide = "blk.0.attn_norm.weight"},
          "shape"},
         {{.other = "output_norm.weight", .other_type = Q8_0}, "is Q8_0"},
-        {{.other = "blk.0.ffn_up.weight", .other_type = 24}, "mlp.up_proj"},
+        {{.other = "blk.0.ffn_up.weight", .other_type = 24},
+         "mlp.up_proj.weight is I8; F32, F16 and BF16 are computed here (blk.0.ffn_up.weight in"},
         {{.type = F16, .other = "blk.0.attn_v.weight", .other_type = F32}, "need one type"},
         {{.arch = "internlm2", .drop = "blk.1.attn_v.weight"}, "does not have each of them once"},
         {{.arch = "internlm2", .drop = "blk.0.attn_q.weight"}, "does not have each of them once"},
@@ -224,6 +230,51 @@ static void test_refused(void **state)
         if (!st || !strstr(err.text, rows[i].words))
             fail_msg("%zu: \"%s\" is expected, got %d: %s", i, rows[i].words, st, err.text);
     }
+}
+
+/* The folder instead of the file in it: which file is meant is said. */
+static void test_folder(void **state)
+{
+    (void)state;
+    static const turbod_weights_opts none;
+    const variant v = {0};
+    turbod_plan_model m;
+    turbo_err err = {{0}};
+    write_file(&v);
+    assert_int_equal(turbod_plan_model_read(folder, registry, &none, &m, &err), TURBO_ENOENT);
+    assert_non_null(strstr(err.text, "has no config.json, but x.gguf: give that file"));
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(turbod_plan_model_read(folder, registry, &none, &m, &err), TURBO_ENOENT);
+    assert_non_null(strstr(err.text, "config.json: No such file"));
+}
+
+/* Layers that the settings do not count: a warning says which tensors are meant. */
+static void test_unused(void **state)
+{
+    (void)state;
+    const variant v = {.drop = "block_count", .key = "llama.block_count", .value = 1};
+    turbod_plan_model m;
+    turbo_err err;
+    char log[128], text[2048];
+    snprintf(log, sizeof log, "%s/log", folder);
+    fflush(stderr);
+    int saved = dup(2);
+    FILE *f = fopen(log, "w+");
+    assert_true(saved >= 0 && f);
+    dup2(fileno(f), 2);
+    turbo_status st = read_it(&v, &m, &err);
+    dup2(saved, 2);
+    close(saved);
+    unlink(log);
+    rewind(f);
+    text[fread(text, 1, sizeof text - 1, f)] = '\0';
+    fclose(f);
+    if (st)
+        fail_msg("%s", err.text);
+    turbod_plan_model_free(&m);
+    if (!strstr(text, "9 tensors of the file are not used by llama; the first is "
+                      "model.layers.1.input_layernorm.weight (blk.1.attn_norm.weight in the file)"))
+        fail_msg("not said: %s", text);
 }
 
 /* The table is that of scripts/chat, the template the well-known one of ChatML as this model has it. */
@@ -269,10 +320,9 @@ static void test_fingerprint(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_models),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_template),
-        cmocka_unit_test(test_fingerprint),
+        cmocka_unit_test(test_models),   cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_folder),   cmocka_unit_test(test_unused),
+        cmocka_unit_test(test_template), cmocka_unit_test(test_fingerprint),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
