@@ -73,6 +73,10 @@ typedef struct turbok_prim {
     {                                                                                              \
         -8.0f, -7.4f, -6.8f, 7.4f                                                                  \
     }
+/* Groups of 4 bits with a number above FAR are made ready by a power of two, so that no square overflows: NEAR times
+ * the numbers, and the scale divided by it. */
+#define TURBOK_ENCODE_FAR 0x1p56f
+#define TURBOK_ENCODE_NEAR 0x1p-80f
 void turbok_encode(int bits, bool rounded, const float *w, int64_t groups, int64_t group,
                    uint8_t *codes, float *scale); /* the scalar one */
 

@@ -93,7 +93,11 @@ static void encode_4(const float *w, int64_t n, uint8_t *codes, float *scale)
         vf v = load(turned + i * VW);
         most = pick((vf)((vi)v & 0x7fffffff) > (vf)((vi)most & 0x7fffffff), v, most);
     }
-    vi some = most != (vf){0};
+    vi some = most != (vf){0}, far = (vf)((vi)most & 0x7fffffff) > splat(TURBOK_ENCODE_FAR);
+    vf by = pick(far, splat(TURBOK_ENCODE_NEAR), splat(1));
+    most = most * by;
+    for (int64_t i = 0; i < n; i++)
+        store(turned + i * VW, load(turned + i * VW) * by);
     for (int k = 0; k < 4; k++) {
         vf plain = most / splat(ends[k]), t = as_bf16(plain);
         for (int fit = 0; fit < 2; fit++) {
@@ -107,10 +111,10 @@ static void encode_4(const float *w, int64_t n, uint8_t *codes, float *scale)
         }
     }
     vf inverse = inverse_of(s);
-    store(scale, s);
+    store(scale, s / by);
     for (int64_t l = 0; l < VW; l++)
         for (int64_t i = 0; i < n; i += VW) {
-            vf c = nearest(load(w + l * n + i) * splat(inverse[l]), -8, 7);
+            vf c = nearest(load(w + l * n + i) * splat(by[l]) * splat(inverse[l]), -8, 7);
             store_u8(codes + l * n + i, (__builtin_convertvector(c, vi) + 8) & 255);
         }
 }

@@ -150,6 +150,58 @@ static void test_softmax(void **state)
             }
 }
 
+/* A group of codes of 4 bits, in double precision: its squared error is about that of steps of a seventh of the
+ * largest number, or less. */
+static void check_four(const char *name, const float *w, int64_t n, const uint8_t *codes,
+                       float scale)
+{
+    double most = 0, error = 0, plain = 0;
+    for (int64_t i = 0; i < n; i++)
+        most = fmax(most, fabs((double)w[i]));
+    assert_true(isfinite(scale));
+    for (int64_t i = 0; i < n; i++) {
+        double step = most / 7, q = step > 0 ? nearbyint((double)w[i] / step) * step : 0;
+        double e = (codes[i] - 8) * (double)scale - (double)w[i];
+        error += e * e;
+        plain += (q - (double)w[i]) * (q - (double)w[i]);
+    }
+    /* with one large number among small ones what is left is the rounding of the scale to bf16 */
+    if (error > 2 * plain && error > most * most * 0x1p-16)
+        fail_msg("%s: an error of %g, plain rounding has %g", name, sqrt(error), sqrt(plain));
+}
+
+/* Codes of weights: the bits of the reference, from zeros to the largest floats. */
+static void test_encode(void **state)
+{
+    static const int32_t lengths[] = {16, 32, 96, 128, 160};
+    static const float sizes[] = {1, 0, 1e-20f, 0x1p55f, 0x1p56f, 0x1p57f, 1e30f, 3.4e38f};
+    enum { GROUPS = 19, MOST = 160 };
+    static float w[GROUPS * MOST], scale[GROUPS], want_scale[GROUPS];
+    static uint8_t codes[GROUPS * MOST], want[GROUPS * MOST];
+    kit_rng r = {19};
+    (void)state;
+    for (int round = 0; round < 40; round++) {
+        int64_t n = lengths[round % 5], cells = GROUPS * n;
+        for (int64_t g = 0; g < GROUPS; g++) {
+            float size = sizes[kit_range(&r, 0, 7)];
+            for (int64_t i = 0; i < n; i++) /* all of a size, or one among small ones */
+                w[g * n + i] = (float)kit_range(&r, -1000, 1000) / 1000 * (g % 3 ? size : 0.02f);
+            w[g * n + kit_range(&r, 0, (int)n - 1)] = kit_range(&r, 0, 1) ? size : -size;
+        }
+        for (int bits = 4; bits <= 8; bits += 4) {
+            turbok_prim_scalar.encode(bits, true, w, GROUPS, n, want, want_scale);
+            for (int64_t g = 0; g < GROUPS && bits == 4; g++)
+                check_four("4 bits", w + g * n, n, want + g * n, want_scale[g]);
+            for (int p = 0; p < n_prims; p++) {
+                prims[p]->encode(bits, true, w, GROUPS, n, codes, scale);
+                if (memcmp(codes, want, (size_t)cells) || memcmp(scale, want_scale, sizeof scale))
+                    fail_msg("%s: other codes of %d bits in groups of %d", prims[p]->name, bits,
+                             (int)n);
+            }
+        }
+    }
+}
+
 static void test_specials(void **state)
 {
     (void)state;
@@ -185,8 +237,9 @@ static void test_specials(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_widen),   cmocka_unit_test(test_narrow), cmocka_unit_test(test_lengths),
-        cmocka_unit_test(test_softmax), cmocka_unit_test(test_specials),
+        cmocka_unit_test(test_widen),    cmocka_unit_test(test_narrow),
+        cmocka_unit_test(test_lengths),  cmocka_unit_test(test_softmax),
+        cmocka_unit_test(test_specials), cmocka_unit_test(test_encode),
     };
     return cmocka_run_group_tests_name("primitives", tests, find, NULL);
 }
