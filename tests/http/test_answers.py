@@ -298,7 +298,7 @@ def test_native_gets(server):
     assert server.get("/v1/models/" + NAME).json()["max_model_len"] == 1024
     assert server.get("/v1/models/internlm2%2Ddemo").status == 200
     assert server.get("/v1/models/other").code == "model_not_found"
-    assert server.get("/version").json()["plugin_abi"] == "1.1"
+    assert server.get("/version").json()["plugin_abi"] == "1.2"
     p = server.get("/props").json()
     assert p["limits"]["session_len"] == 1024 and p["chat_template"] == "internlm2.lua"
     assert "greedy" in p["policies"] and "/" not in json.dumps(p).replace("\\/", "/").replace("://", "")

@@ -370,6 +370,9 @@ static pid_t spawn_stopped(int sig)
     turbo_weights *w;
     turbo_err err;
     char path[400];
+    signal(SIGINT,
+           SIG_DFL); /* whoever started the tests may have them ignored: what is ignored stays so */
+    signal(SIGHUP, SIG_DFL);
     turbod_guard_files();
     turbod_guard_cache();
     if (turbok_device_open(&dev, &o.device, &err) || turbod_weights_open(model, &o, &w, &err) ||
