@@ -70,6 +70,7 @@ ended() {
         i=$((i + 1))
         sleep 0.05
     done
+    [ $i -lt 200 ] || kill -KILL $pid # then the code is another one, and the tests go on
     wait $pid
     code=$?
     if [ $code != "$1" ]; then

@@ -20,21 +20,6 @@ static const cJSON *case_of(const char *name)
     return c;
 }
 
-static const turbo_model_vtbl *write_case(const cJSON *c, char folder[64])
-{
-    turbo_config *config = NULL;
-    const turbo_model_vtbl *v = NULL;
-    turbo_err err = {{0}};
-    char *text = cJSON_PrintUnformatted(turbod_json_get(c, "config"));
-    if (turbod_config_parse(text, strlen(text), "config.json", &config, &err) ||
-        turbod_registry_model_for(registry, config, &v, &err))
-        fail_msg("%s", err.text);
-    turbod_config_close(config);
-    cJSON_free(text);
-    cases_write(v, turbod_json_get(c, "config"), NULL, folder);
-    return v;
-}
-
 /* Bounds: of the difference in f32, else of it by the largest logit. Rounding may give a token another expert, so
  * these are cases where it gives none. */
 static void test_transformers(void **state)
@@ -63,7 +48,7 @@ static void test_transformers(void **state)
         char folder[64];
         if (rows[i].slow && fake.handle)
             continue;
-        const turbo_model_vtbl *v = write_case(c, folder);
+        const turbo_model_vtbl *v = cases_model(registry, c, folder);
         int32_t ids[64], n = turbod_json_get(c, "n_ids")->valueint;
         static float logits[64 * 96];
         double most = 0, size = 0;
@@ -110,7 +95,7 @@ static void test_tokens(void **state)
     static result want[N], got[N];
     turbo_sample_params p = greedy();
     (void)state;
-    write_case(case_of("qwen 1.5 moe"), folder);
+    cases_model(registry, case_of("qwen 1.5 moe"), folder);
     for (int i = 0; i < N; i++)
         make_prompt(prompts[i], 40, (uint32_t)i, 96);
     turbod_engine_opts plain = small(), o = on_cuda("f32");

@@ -105,6 +105,21 @@ void cases_write(const turbo_model_vtbl *vtbl, const cJSON *config, checkpoint_v
         fail_msg("cannot write a checkpoint: %s", err.text);
 }
 
+const turbo_model_vtbl *cases_model(const turbod_registry *r, const cJSON *c, char *folder)
+{
+    turbo_config *config = NULL;
+    const turbo_model_vtbl *v = NULL;
+    turbo_err err = {{0}};
+    char *text = cJSON_PrintUnformatted(turbod_json_get(c, "config"));
+    if (turbod_config_parse(text, strlen(text), "config.json", &config, &err) ||
+        turbod_registry_model_for(r, config, &v, &err))
+        fail_msg("%s", err.text);
+    turbod_config_close(config);
+    cJSON_free(text);
+    cases_write(v, turbod_json_get(c, "config"), NULL, folder);
+    return v;
+}
+
 static double worst_of(const cJSON *c, const float *logits, size_t V)
 {
     double worst = 0;

@@ -4,6 +4,7 @@
 #ifndef TESTS_CASES_H
 #define TESTS_CASES_H
 
+#include "plugin/registry.h"
 #include "runner.h"
 #include "util/json.h"
 
@@ -22,6 +23,8 @@ cJSON *cases_load(const char *folder, const char *name);
 /* Writes config.json and weights (see checkpoint_write) into a new folder, its name into folder [64]. */
 void cases_write(const turbo_model_vtbl *vtbl, const cJSON *config, checkpoint_value value,
                  char *folder);
+/* The same for a case, by the plugin of the registry that claims its config. */
+const turbo_model_vtbl *cases_model(const turbod_registry *r, const cJSON *c, char *folder);
 /* False when this machine lacks the instruction set. */
 bool cases_open(runner *r, const turbo_model_vtbl *vtbl, const char *folder, turbok_isa isa,
                 int32_t kv, int32_t max);

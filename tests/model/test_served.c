@@ -12,16 +12,7 @@
 /* A dtype of its own would round the cache: fp32 is what the reference has. */
 static turbod_engine *serve(const cJSON *c, char *folder, int32_t *ids, int32_t n)
 {
-    turbo_config *config = NULL;
-    const turbo_model_vtbl *v = NULL;
-    turbo_err err = {{0}};
-    char *text = cJSON_PrintUnformatted(turbod_json_get(c, "config"));
-    if (turbod_config_parse(text, strlen(text), "config.json", &config, &err) ||
-        turbod_registry_model_for(registry, config, &v, &err))
-        fail_msg("%s", err.text);
-    turbod_config_close(config);
-    cJSON_free(text);
-    cases_write(v, turbod_json_get(c, "config"), NULL, folder);
+    (void)cases_model(registry, c, folder);
     turbod_engine_opts o = small();
     o.kv_dtype = TURBO_F32;
     o.session_len = 512;
