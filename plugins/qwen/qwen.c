@@ -59,12 +59,20 @@ static turbo_status qwen2_own(const turbo_host *h, const turbo_config *c, decode
     return read_window(h, c, cfg, err);
 }
 
-static turbo_status qwen3_own(const turbo_host *h, const turbo_config *c, decoder_config *cfg,
-                              turbo_err *err)
+/* Norms of heads; biases only where the config says so. */
+static turbo_status read_qwen3_attention(const turbo_host *h, const turbo_config *c,
+                                         decoder_config *cfg, turbo_err *err)
 {
     turbo_status st = h->cfg_bool(c, "attention_bias", 0, &cfg->qkv_bias, err);
     cfg->o_bias = cfg->qkv_bias;
     cfg->head_norm = 1;
+    return st;
+}
+
+static turbo_status qwen3_own(const turbo_host *h, const turbo_config *c, decoder_config *cfg,
+                              turbo_err *err)
+{
+    turbo_status st = read_qwen3_attention(h, c, cfg, err);
     return st ? st : read_window(h, c, cfg, err);
 }
 
@@ -118,9 +126,7 @@ static turbo_status qwen3_moe_own(const turbo_host *h, const turbo_config *c, de
         .chosen_default = 8,
         .inner_default = 768,
     };
-    turbo_status st = h->cfg_bool(c, "attention_bias", 0, &cfg->qkv_bias, err);
-    cfg->o_bias = cfg->qkv_bias;
-    cfg->head_norm = 1;
+    turbo_status st = read_qwen3_attention(h, c, cfg, err);
     return st ? st : read_moe(&keys, h, c, cfg, err);
 }
 
