@@ -46,7 +46,7 @@ typedef struct member {
     turbo_status status;
     char message[160];
     _Atomic int *left; /* of the crowd */
-    gate *gate;        /* NULL: events do not wait */
+    gate *gate; /* NULL: events do not wait */
 } member;
 
 /* [engine thread] */

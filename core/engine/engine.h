@@ -49,10 +49,11 @@ typedef struct turbod_engine_opts {
 } turbod_engine_opts;
 
 void turbod_engine_defaults(turbod_engine_opts *o);
-turbo_status turbod_engine_isa(const char *name, turbok_isa *isa, turbo_err *err); /* "avx2" */
-turbok_kv_dims turbod_engine_kv(const turbod_engine_opts *o); /* KV blocks as they are wanted */
+
 /* ---- device.c: before an engine is opened ---- */
 
+turbo_status turbod_engine_isa(const char *name, turbok_isa *isa, turbo_err *err); /* "avx2" */
+turbok_kv_dims turbod_engine_kv(const turbod_engine_opts *o); /* KV blocks as they are wanted */
 /* The type of activations on a card: that of the model unless device_precision, `name`, says otherwise. */
 turbo_status turbod_engine_precision(const char *name, int32_t model, int32_t *act, turbo_err *err);
 /* The device that o names, for a model of that type; with "auto" the CPU when there is no card. To be closed by the

@@ -61,18 +61,10 @@ static void report(checker *c, const char *what)
         turbod_log(TURBO_LOG_ERROR, "%s", text);
 }
 
-/* Tensors of the index are sorted by name. */
 static void name_it(checker *c, const turbod_st_tensor *t)
 {
-    size_t from = 0, to = turbod_index_count(c->index);
-    while (from < to) {
-        size_t middle = from + (to - from) / 2;
-        int order = strcmp(turbod_index_at(c->index, middle)->name, t->name);
-        if (!order)
-            c->named[middle] = true;
-        from = order < 0 ? middle + 1 : from;
-        to = order < 0 ? to : middle;
-    }
+    c->named[turbod_index_place(c->index, t->name)] =
+        true; /* there is one place more than tensors */
 }
 
 /* Matrices of one group are stored as one: those that are not quantised need one type. */

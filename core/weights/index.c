@@ -287,20 +287,26 @@ void turbod_index_close(turbod_index *ix)
     free(ix);
 }
 
-const turbod_st_tensor *turbod_index_find(const turbod_index *ix, const char *name)
+size_t turbod_index_place(const turbod_index *ix, const char *name)
 {
     size_t lo = 0, hi = ix->n;
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
         int c = strcmp(name, ix->tensors[mid]->name);
         if (!c)
-            return ix->tensors[mid];
+            return mid;
         if (c < 0)
             hi = mid;
         else
             lo = mid + 1;
     }
-    return NULL;
+    return ix->n;
+}
+
+const turbod_st_tensor *turbod_index_find(const turbod_index *ix, const char *name)
+{
+    size_t at = turbod_index_place(ix, name);
+    return at < ix->n ? ix->tensors[at] : NULL;
 }
 
 size_t turbod_index_count(const turbod_index *ix)

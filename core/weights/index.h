@@ -24,6 +24,8 @@ turbo_status turbod_index_map(turbod_index *ix, const turbo_gguf *table,
 void turbod_index_close(turbod_index *ix); /* NULL allowed */
 const turbod_st_tensor *turbod_index_find(const turbod_index *ix, const char *name);
 size_t turbod_index_count(const turbod_index *ix);
+/* Which of them has that name; turbod_index_count when none has. */
+size_t turbod_index_place(const turbod_index *ix, const char *name);
 const turbod_st_tensor *turbod_index_at(const turbod_index *ix, size_t i); /* sorted by name */
 bool turbod_index_absent(const turbod_index *ix); /* the folder has no weight file */
 uint64_t turbod_index_bytes(const turbod_index *ix);

@@ -13,8 +13,8 @@
 #define NV (TURBOK_STRIPE / VL)
 #define PANEL 512 /* inputs whose codes are unpacked together: 16 KiB */
 #define ROWS_PANEL 16 /* from so many rows on that pays */
-#define AHEAD                                                                                      \
-    4096 /* bytes fetched before one pass uses them: a core's share of memory times its latency, and more */
+/* Bytes fetched before one pass uses them: a core's share of memory times its latency, and more. */
+#define AHEAD 4096
 /* Bytes of codes that all rows of a product take before the next, where they need several passes: the first-level
  * cache holds them and the next ones, which arrive meanwhile, in each pass a share. */
 #define PIECE 8192

@@ -148,7 +148,7 @@ static turbo_status read_companions(turbod_quant *q, turbo_err *err)
     turbo_status st = TURBO_OK;
     if (q->method == METHOD_GPTQ)
         st = turbod_host_cfg_bool(q->config, "desc_act", 0, &act, err);
-    q->reordered = act && q->group != -1 && !turbod_host_cfg_has(q->config, "dynamic");
+    q->reordered = act && q->group != -1 && !q->varies;
     if (st || q->method != METHOD_COMPRESSED ||
         turbod_host_cfg_len(q->config, "config_groups") != 1)
         return st;
@@ -185,13 +185,13 @@ static turbo_status read_numbers(turbod_quant *q, turbo_err *err)
     if (q->method == METHOD_AWQ && bits && bits != 4)
         return turbod_err(err, TURBO_EUNSUPPORTED,
                           "config.json: AWQ in %lld bits is not read; 4 are", (long long)bits);
+    q->varies = turbod_host_cfg_has(c, "dynamic");
     st = read_companions(q, err);
     if (st)
         return st;
     q->bits = (int32_t)bits;
     q->outlier = (float)outlier;
     q->zeros_as_stored = !strcmp(format, "gptq_v2");
-    q->varies = turbod_host_cfg_has(c, "dynamic");
     q->coded_inputs = inputs_coded(q);
     return TURBO_OK;
 }
