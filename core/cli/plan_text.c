@@ -37,7 +37,7 @@ static void text_memory(const cli_plan *p, FILE *out)
 {
     const turbod_plan *m = &p->plan;
     const turbo_model_info *i = &p->model->info;
-    char a[32];
+    char a[32], kinds[256];
     fprintf(
         out,
         "model        %s: %d layers, %d heads, %d KV heads of %d, width %d, MLP %d, vocabulary %d, "
@@ -50,6 +50,8 @@ static void text_memory(const cli_plan *p, FILE *out)
     fprintf(out, "             %s parameters; %s\n", si((double)p->model->weights.params, "", a),
             p->model->from_config ? "no weight files: shapes and type from config.json"
                                   : "shapes and types from the headers of the weight files");
+    turbod_weights_kinds(&p->model->weights, kinds, sizeof kinds);
+    fprintf(out, "matrices     %s\n", kinds);
     fprintf(out, "memory       %s: %.2f GiB free", p->device, p->memory / 0x1p30);
     if (p->card)
         fprintf(out, "; %s", p->gpu->memory_note);
@@ -208,10 +210,14 @@ static void json_model(const cli_plan *p, FILE *out)
     const turbod_plan *m = &p->plan;
     int64_t lens[CLI_PLAN_LENGTHS];
     int n = cli_plan_lengths(p, lens);
+    char kinds[256];
     fputs("\"model\":{", out);
     json_string(out, "arch", p->model->info.arch);
-    fprintf(out, ",\"params\":%llu,\"from_config\":%s},\"bytes\":{",
+    turbod_weights_kinds(&p->model->weights, kinds, sizeof kinds);
+    fprintf(out, ",\"params\":%llu,\"from_config\":%s,",
             (unsigned long long)p->model->weights.params, p->model->from_config ? "true" : "false");
+    json_string(out, "matrices", kinds);
+    fputs("},\"bytes\":{", out);
     for (int k = 0; k < TURBOD_MEM_KINDS; k++)
         fprintf(out, "%s\"%s\":%llu", k ? "," : "", turbod_mem_names[k],
                 (unsigned long long)m->bytes[k]);

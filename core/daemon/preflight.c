@@ -94,6 +94,7 @@ static turbo_status test_model(preflight *p, turbo_err *err)
     turbo_weights *w = NULL;
     turbod_weights_opts opts = {.device = p->device,
                                 .allow_nonfinite = p->conf->allow_nonfinite,
+                                .all_scales = true,
                                 .model_format = p->conf->model_format,
                                 .quantize = p->conf->quantize};
     st = turbod_weights_open(dir, &opts, &w, err);
@@ -102,8 +103,11 @@ static turbo_status test_model(preflight *p, turbo_err *err)
     if (!st)
         st = turbod_weights_count(w, host, p->model, p->config, p->info.vocab, &p->sums, err);
     turbod_weights_close(w);
-    if (!st)
-        say(p, "ok", "weights: every tensor is there and has its shape");
+    if (!st) {
+        char kinds[256];
+        turbod_weights_kinds(&p->sums, kinds, sizeof kinds);
+        say(p, "ok", "weights: every tensor is there and has its shape; matrices: %s", kinds);
+    }
     return st;
 }
 

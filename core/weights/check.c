@@ -18,6 +18,7 @@ typedef struct checker {
     turbod_index *index;
     const turbod_quant *quant;
     bool reads; /* scales may be looked at */
+    bool blocks; /* also those between codes */
     turbo_err first;
     turbo_err *err; /* for defects of the plugin, which end the check */
     bool absent; /* there is no weight file: the first tensor asked for ends the check */
@@ -105,7 +106,7 @@ static bool check_quant(checker *c, const turbo_tensor_spec *spec)
         turbo_status st =
             turbod_quant_find(c->quant, c->index, base, spec->dims[0], spec->dims[1], &part, &err);
         if (!st && part.format && c->reads)
-            st = turbod_quant_scan(&part, &err);
+            st = turbod_quant_scan(&part, c->blocks, &err);
         if (st) {
             report(c, err.text);
             return true;
@@ -174,6 +175,7 @@ turbo_status turbod_weights_check(turbo_weights *w, const turbo_host *host,
     checker c = {.index = index,
                  .quant = turbod_weights_quant(w),
                  .reads = turbod_weights_reads(w),
+                 .blocks = turbod_weights_reads_all(w),
                  .err = err,
                  .table = turbod_config_gguf(config),
                  .absent = turbod_index_absent(index)};

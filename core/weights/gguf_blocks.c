@@ -127,11 +127,6 @@ static float half(const uint8_t *p)
     return v;
 }
 
-static bool finite_half(const uint8_t *p)
-{
-    return (p[1] & 0x7c) != 0x7c;
-}
-
 static void nibbles(const uint8_t *q, uint8_t *code)
 {
     for (int j = 0; j < 16; j++) {
@@ -148,7 +143,7 @@ static void fifth(const uint8_t *h, uint8_t *code)
 }
 
 /* Blocks of 32 numbers: d, then m where there is one; Q5: 4 bytes of fifth bits; codes. */
-static bool small_block(const turbod_gguf_type *t, const uint8_t *p, unpacked *o)
+static void small_block(const turbod_gguf_type *t, const uint8_t *p, unpacked *o)
 {
     const uint8_t *q = p + (t->min ? 4 : 2);
     o->scale[0] = half(p);
@@ -162,10 +157,9 @@ static bool small_block(const turbod_gguf_type *t, const uint8_t *p, unpacked *o
     } else {
         nibbles(q, o->code);
     }
-    return finite_half(p) && (!t->min || finite_half(p + 2));
 }
 
-static bool q2_k(const uint8_t *p, unpacked *o)
+static void q2_k(const uint8_t *p, unpacked *o)
 {
     const uint8_t *sc = p, *q = p + 16;
     float d = half(p + 80), m = half(p + 82);
@@ -175,11 +169,10 @@ static bool q2_k(const uint8_t *p, unpacked *o)
     }
     for (int i = 0; i < BLOCK; i++)
         o->code[i] = q[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
-    return finite_half(p + 80) && finite_half(p + 82);
 }
 
 /* Scales of 6 bits: the low four in bytes 0..7, the high two in bytes 8..11. */
-static bool q3_k(const uint8_t *p, unpacked *o)
+static void q3_k(const uint8_t *p, unpacked *o)
 {
     const uint8_t *mask = p, *q = p + 32, *sc = p + 96;
     float d = half(p + 108);
@@ -191,7 +184,6 @@ static bool q3_k(const uint8_t *p, unpacked *o)
         int low = q[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
         o->code[i] = (uint8_t)(low | (mask[i % 32] >> (i / 32) & 1) << 2);
     }
-    return finite_half(p + 108);
 }
 
 /* Eight scales and eight minima of 6 bits in 12 bytes. */
@@ -206,7 +198,7 @@ static void six_bits(const uint8_t *sc, int j, int *s, int *m)
     }
 }
 
-static bool q45_k(const uint8_t *p, bool five, unpacked *o)
+static void q45_k(const uint8_t *p, bool five, unpacked *o)
 {
     const uint8_t *sc = p + 4, *high = p + 16, *q = p + (five ? 48 : 16);
     float d = half(p), dmin = half(p + 2);
@@ -220,10 +212,9 @@ static bool q45_k(const uint8_t *p, bool five, unpacked *o)
             o->code[32 * g + l] = (uint8_t)(c | (five ? (high[l] >> g & 1) << 4 : 0));
         }
     }
-    return finite_half(p) && finite_half(p + 2);
 }
 
-static bool q6_k(const uint8_t *p, unpacked *o)
+static void q6_k(const uint8_t *p, unpacked *o)
 {
     const uint8_t *low = p, *high = p + 128, *sc = p + 192;
     float d = half(p + 208);
@@ -234,19 +225,44 @@ static bool q6_k(const uint8_t *p, unpacked *o)
         int q = low[64 * n + l + k % 2 * 32] >> (k / 2 * 4) & 15;
         o->code[i] = (uint8_t)(q | (high[32 * n + l] >> (2 * k) & 3) << 4);
     }
-    return finite_half(p + 208);
 }
 
-static bool unpack_block(const turbod_gguf_type *t, const uint8_t *p, unpacked *o)
+static void unpack_block(const turbod_gguf_type *t, const uint8_t *p, unpacked *o)
 {
     switch (t->id) {
-    case Q2_K: return q2_k(p, o);
-    case Q3_K: return q3_k(p, o);
-    case Q4_K: return q45_k(p, false, o);
-    case Q5_K: return q45_k(p, true, o);
-    case Q6_K: return q6_k(p, o);
-    default: return small_block(t, p, o);
+    case Q2_K: q2_k(p, o); break;
+    case Q3_K: q3_k(p, o); break;
+    case Q4_K: q45_k(p, false, o); break;
+    case Q5_K: q45_k(p, true, o); break;
+    case Q6_K: q6_k(p, o); break;
+    default: small_block(t, p, o);
     }
+}
+
+static bool finite_half(const uint8_t *p)
+{
+    return (p[1] & 0x7c) != 0x7c;
+}
+
+/* Where the fp16 numbers of a block are: one, or two behind each other. */
+static bool finite_block(const turbod_gguf_type *t, const uint8_t *p)
+{
+    switch (t->id) {
+    case Q2_K: return finite_half(p + 80) && finite_half(p + 82);
+    case Q3_K: return finite_half(p + 108);
+    case Q6_K: return finite_half(p + 208);
+    case Q4_K:
+    case Q5_K: return finite_half(p) && finite_half(p + 2);
+    default: return finite_half(p) && (!t->min || finite_half(p + 2));
+    }
+}
+
+bool turbod_gguf_finite(const turbod_gguf_type *t, const uint8_t *row, int64_t in)
+{
+    bool ok = true;
+    for (int64_t at = 0; at < in; at += t->block, row += t->bytes)
+        ok &= finite_block(t, row);
+    return ok;
 }
 
 /* Codes as the form counts them. */
@@ -268,7 +284,8 @@ bool turbod_gguf_unpack(const turbod_gguf_type *t, const uint8_t *row, int64_t i
     int64_t g = 0;
     int32_t times = t->group / f->g.group;
     for (int64_t at = 0; at < in; at += t->block, row += t->bytes) {
-        ok = unpack_block(t, row, &o) && ok;
+        ok &= finite_block(t, row);
+        unpack_block(t, row, &o);
         recode(t, f, &o);
         for (uint32_t i = 0; i < t->block; i++) {
             uint8_t *c = f->g.bits == 8 ? &codes[at + i] : &codes[(at + i) / 2];

@@ -31,4 +31,7 @@ turbod_gguf_form turbod_gguf_form_of(const turbod_gguf_type *const *types, int32
 bool turbod_gguf_unpack(const turbod_gguf_type *t, const uint8_t *row, int64_t in,
                         const turbod_gguf_form *f, uint8_t *codes, void *scale, float *min);
 
+/* The same question of a row whose codes are not wanted. */
+bool turbod_gguf_finite(const turbod_gguf_type *t, const uint8_t *row, int64_t in);
+
 #endif

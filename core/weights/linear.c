@@ -64,6 +64,45 @@ static turbo_status count_piece(turbod_weights_sums *s, const piece *p, bool tab
     return TURBO_OK;
 }
 
+static void count_kind(turbod_weights_sums *s, const piece *p)
+{
+    const turbod_st_tensor *t = p->t ? p->t : p->quant.t[0];
+    turbod_weights_kind k = {.bits = p->online ? p->quant.grid.bits : 0, .matrices = 1};
+    const char *name = t->block                ? t->dtype_name
+                       : !p->t                 ? p->quant.format->name
+                       : t->dtype == TURBO_F32 ? "f32"
+                       : t->dtype == TURBO_F16 ? "f16"
+                                               : "bf16";
+    snprintf(k.name, sizeof k.name, "%s", name);
+    int32_t i = 0;
+    while (i < s->n_kinds && (strcmp(s->kinds[i].name, k.name) || s->kinds[i].bits != k.bits))
+        i++;
+    if (i == TURBOD_WEIGHTS_KINDS) {
+        snprintf(s->kinds[i - 1].name, sizeof k.name, "others");
+        s->kinds[i - 1].matrices++;
+    } else if (i < s->n_kinds) {
+        s->kinds[i].matrices++;
+    } else {
+        s->kinds[s->n_kinds++] = k;
+    }
+}
+
+void turbod_weights_kinds(const turbod_weights_sums *s, char *text, size_t cap)
+{
+    size_t at = 0;
+    *text = '\0';
+    for (int32_t i = 0; i < s->n_kinds && at < cap; i++) {
+        const turbod_weights_kind *k = &s->kinds[i];
+        int n = snprintf(text + at, cap - at, "%s%lld %s", i ? ", " : "", (long long)k->matrices,
+                         k->name);
+        at += n > 0 ? (size_t)n : 0;
+        if (k->bits && at < cap) {
+            n = snprintf(text + at, cap - at, " that become int%d", k->bits);
+            at += n > 0 ? (size_t)n : 0;
+        }
+    }
+}
+
 /* Pieces as parts of a matrix; grids [n] are those of the quantised ones. The type of the others. */
 static int32_t as_parts(const turbo_weights *w, const piece *p, const turbok_grid *grids, int32_t n,
                         turbok_part *parts, turbok_file *files)
@@ -130,6 +169,7 @@ static turbo_status count_linear(turbo_weights *w, const piece *p, int32_t n, in
         s->grids_made += p[i].online;
         s->grids_stored += parts[i].grid && !p[i].online;
         st = count_piece(s, &p[i], table, err);
+        count_kind(s, &p[i]);
     }
     s->n_heads += !table && total == w->vocab;
     return st;
@@ -150,7 +190,7 @@ static turbo_status take_quant(turbo_weights *view, const char *name, int64_t ro
         return TURBO_OK; /* weights_find() says why not */
     full[strlen(full) - strlen(".weight")] = '\0'; /* views change beginnings only */
     turbo_status st = turbod_quant_find(w->quant, w->index, full, rows, in, p, err);
-    return st || !p->format || w->sums ? st : turbod_quant_scan(p, err);
+    return st || !p->format || w->sums ? st : turbod_quant_scan(p, false, err);
 }
 
 static turbo_status take_piece(turbo_weights *w, const char *name, int64_t rows, int64_t in_dim,

@@ -100,6 +100,11 @@ bool turbod_weights_reads(const turbo_weights *w)
     return w->opts.device != NULL;
 }
 
+bool turbod_weights_reads_all(const turbo_weights *w)
+{
+    return w->opts.all_scales;
+}
+
 bool turbod_weights_absent(const turbo_weights *w)
 {
     return w->index && turbod_index_absent(w->index);

@@ -15,6 +15,7 @@ typedef struct turbod_weights_opts {
     void (*progress)(void *ctx, uint64_t done, uint64_t total); /* bytes; may be NULL */
     void *progress_ctx;
     bool allow_nonfinite;
+    bool all_scales; /* check reads those inside blocks too, which is most of a file */
     const char *model_format; /* NULL or "": as config.json says; see quant/quant.h */
     const char
         *quantize; /* NULL or "": matrices are kept as stored; "int8", "int4": those that are not
@@ -22,6 +23,15 @@ typedef struct turbod_weights_opts {
     const char *cache_dir; /* NULL or "": none; see cache.h */
     uint64_t cache_dir_size;
 } turbod_weights_opts;
+
+/* Matrices that are stored alike. */
+typedef struct turbod_weights_kind {
+    char name[24]; /* a number type, a format as model_format has it, or a type of GGUF blocks */
+    int32_t bits; /* of the codes that they become while loading; 0: they stay as stored */
+    int64_t matrices;
+} turbod_weights_kind;
+
+#define TURBOD_WEIGHTS_KINDS 16 /* the last one takes what finds no place */
 
 /* What a model takes when it opens. Bytes as turbok.h counts them, to be compared with
  * turbok_device_mem; elements as the files hold them. */
@@ -36,6 +46,8 @@ typedef struct turbod_weights_sums {
     bool quantised; /* some matrix is */
     int64_t grids_stored,
         grids_made; /* matrices that the files have quantised, and that become so */
+    turbod_weights_kind kinds[TURBOD_WEIGHTS_KINDS]; /* in the order they were asked for */
+    int32_t n_kinds;
 } turbod_weights_sums;
 
 turbo_status turbod_weights_open(const char *folder, const turbod_weights_opts *opts,
@@ -53,6 +65,8 @@ bool turbod_weights_absent(const turbo_weights *w); /* the folder has no weight 
 turbo_status turbod_weights_count(turbo_weights *w, const turbo_host *host,
                                   const turbo_model_vtbl *vtbl, const turbo_config *config,
                                   int32_t vocab, turbod_weights_sums *sums, turbo_err *err);
+/* "96 Q4_0, 1 Q6_K", "48 bf16 that become int4" */
+void turbod_weights_kinds(const turbod_weights_sums *s, char *text, size_t cap);
 turbo_status turbod_weights_check(turbo_weights *w, const turbo_host *host,
                                   const turbo_model_vtbl *vtbl, const turbo_config *config,
                                   turbo_err *err);

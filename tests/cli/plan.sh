@@ -19,6 +19,10 @@ run 0 'from batch 82 on' "$turbo" plan --params 175e9 --device rtx4090
 run 0 '350 GFLOP, 93\.0 GB: 4\.24 ms of computing, 92\.2 ms of reading' \
     "$turbo" plan --params 175e9 --device rtx4090 --bits 4.25
 
+# what the matrices are, as stored and as they become
+run 0 '^matrices     122 f16$' "$turbo" plan "$b18"
+run 0 '^matrices     1 f16, 1 f16 that become int8, 120 f16 that become int4$' "$turbo" plan "$b18" --quantize int4
+
 # other families, by their published numbers of parameters: matrices of several tensors, biases, a tied head
 mkdir "$tmp/7b" "$tmp/05b"
 cat > "$tmp/7b/config.json" << 'EOT'

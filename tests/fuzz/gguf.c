@@ -23,8 +23,11 @@ static void read_matrix(const turbod_quant *q, const turbod_index *ix, const tur
     memcpy(base, t->name, n - 7);
     base[n - 7] = '\0';
     if (turbod_quant_find(q, ix, base, (int64_t)t->dims[0], (int64_t)t->dims[1], &p, &err) ||
-        !p.format || turbod_quant_scan(&p, &err) || turbod_quant_grid(&p, NULL, false, &g, &err))
+        !p.format || turbod_quant_scan(&p, false, &err) ||
+        turbod_quant_grid(&p, NULL, false, &g, &err))
         return;
+    if (turbod_quant_scan(&p, true, &err))
+        abort(); /* unpacking did not find what reading the scales alone does */
     float *row = malloc(t->dims[1] * sizeof *row);
     for (int64_t o = 0; row && o < p.rows; o++)
         turbok_grid_row(&g, o, p.in, row);

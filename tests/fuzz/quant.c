@@ -38,7 +38,7 @@ int fuzz_one(const uint8_t *data, size_t size)
     if (!st)
         st = turbod_quant_find(q, ix, "m", shape[0], shape[1], &p, &err);
     if (!st && p.format)
-        st = turbod_quant_scan(&p, &err);
+        st = turbod_quant_scan(&p, true, &err);
     if (!st && p.format)
         st = turbod_quant_grid(&p, NULL, false, &g, &err);
     bool read = !st && p.format;

@@ -74,6 +74,9 @@ for arch in llama qwen2 internlm2; do
     $make random $arch "$tmp/x.gguf" "$tmp/random"
     quantised "$arch Q4_K Q6_K Q8_0 Q4_0" "$tmp/random" "$tmp/x.gguf" 0.2
 done
+# What the last file is made of is said.
+"$TURBO" plan "$tmp/x.gguf" --session-len 256 > "$tmp/plan" || { cat "$tmp/plan"; exit 1; }
+grep -Eq '^matrices     3 Q6_K, 5 Q4_K, 3 Q8_0, 1 Q4_0$' "$tmp/plan" || { cat "$tmp/plan"; exit 1; }
 for type in F16 BF16; do
     for layout in llama internlm2 qwen; do
         name=tinystories-656k-$layout

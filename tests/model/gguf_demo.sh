@@ -33,6 +33,7 @@ ids=$("$TURBO" tokenize "$demo" --trusted '<|im_start|>user x <|im_end|>')
 got=$("$TURBO" tokenize "$tmp/Q8_0.gguf" --trusted '<|im_start|>user x <|im_end|>')
 [ "$got" = "$ids" ] || { echo "ids $got, $ids"; exit 1; }
 "$TURBOD" -t --model "$tmp/Q8_0.gguf" > "$tmp/log" 2>&1 || { cat "$tmp/log"; exit 1; }
+grep -Eq "matrices: [0-9]+ Q8_0$" "$tmp/log" || { cat "$tmp/log"; exit 1; }
 "$TURBO" doctor "$tmp/Q8_0.gguf" > "$tmp/log" 2>&1 || true
 grep -q "model .*Q8_0.gguf" "$tmp/log" || { cat "$tmp/log"; exit 1; }
 # Options that would change nothing, and a scale that is no number: the second byte of a block of Q8_0, wherever it lies.
@@ -55,6 +56,8 @@ EOF
 for more in "" --allow-nonfinite; do
     refused "$tmp/inf.gguf" $more | grep -q "a scale is NaN or infinite; the file is damaged: take it again"
 done
+if "$TURBOD" -t --model "$tmp/inf.gguf" > "$tmp/log" 2>&1; then cat "$tmp/log"; exit 1; fi
+grep -Eq "tensor [^ ]+: a scale of row [0-9]+ is NaN or infinite" "$tmp/log" || { cat "$tmp/log"; exit 1; }
 # Cut: one line that says so, from whoever opens it.
 size=$(wc -c < "$tmp/Q8_0.gguf")
 for part in 10 1000 100000 $((size / 2)) $((size - 100)); do

@@ -131,6 +131,8 @@ static void test_scale_not_finite(void **state)
             bad.data = bytes;
             turbod_gguf_form f = turbod_gguf_form_of(&bad.block, 1);
             assert_false(through(&bad, 0, &f, out));
+            assert_false(turbod_gguf_finite(bad.block, bytes, (int64_t)bad.dims[1]));
+            assert_true(turbod_gguf_finite(bad.block, in->data, (int64_t)bad.dims[1]));
         }
     turbod_gguf_close(g);
 }

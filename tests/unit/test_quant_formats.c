@@ -56,7 +56,7 @@ static turbo_status look(const char *base, const char *model_format, int64_t row
     if (!st)
         st = turbod_quant_find(q, ix, base, rows, in, part, err);
     if (!st && part->format)
-        st = turbod_quant_scan(part, err);
+        st = turbod_quant_scan(part, true, err);
     if (!st && part->format && (st = turbod_quant_grid(part, NULL, false, &g, err)) == TURBO_OK) {
         for (int64_t o = 0; o < rows && out; o++)
             turbok_grid_row(&g, o, in, out + o * in);

@@ -265,8 +265,14 @@ static turbo_status bad_scale(const turbod_st_tensor *t, uint64_t i, const char 
                       t->name, (unsigned long long)i, what);
 }
 
-turbo_status turbod_quant_scan(const turbod_quant_part *p, turbo_err *err)
+turbo_status turbod_quant_scan(const turbod_quant_part *p, bool blocks, turbo_err *err)
 {
+    int64_t row = blocks && p->format->bad_row ? p->format->bad_row(p) : -1;
+    if (row >= 0)
+        return turbod_err(err, TURBO_EDATA,
+                          "tensor %.120s: a scale of row %lld is NaN or infinite; the file is "
+                          "damaged",
+                          p->t[0]->name, (long long)row);
     for (int k = 1; k < TURBOD_QUANT_TENSORS; k++) {
         const turbod_st_tensor *t = p->t[k];
         bool wide = t && t->dtype == TURBO_F32, half = t && t->dtype == TURBO_F16,

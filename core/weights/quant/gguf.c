@@ -51,4 +51,15 @@ static void rows(const turbod_quant_part *p, int64_t r0, int64_t r1, const turbo
         *to->bad = true;
 }
 
-const turbod_quant_format turbod_quant_gguf = {"gguf", find, table, NULL, rows};
+static int64_t bad_row(const turbod_quant_part *p)
+{
+    for (int64_t r = 0; r < p->rows; r++) {
+        const turbod_st_tensor *from = NULL;
+        const uint8_t *row = turbod_gguf_row_at(p->t[0], (uint64_t)r, &from);
+        if (!turbod_gguf_finite(from->block, row, p->in))
+            return r;
+    }
+    return -1;
+}
+
+const turbod_quant_format turbod_quant_gguf = {"gguf", find, table, NULL, rows, bad_row};

@@ -37,6 +37,9 @@ typedef struct turbod_quant_format {
     void (*perm)(const turbod_quant_part *p, int32_t *perm); /* [in] */
     /* Unpacks rows r0 to r1, multiples of 64 but for the end. to is where row 0 of the part goes. */
     void (*rows)(const turbod_quant_part *p, int64_t r0, int64_t r1, const turbod_quant_rows *to);
+    /* Where scales stand between codes: the first row with one that is not finite, or -1. NULL: they are
+     * tensors. */
+    int64_t (*bad_row)(const turbod_quant_part *p);
 } turbod_quant_format;
 
 #define TURBOD_QUANT_TENSORS 8
@@ -65,8 +68,9 @@ turbo_status turbod_quant_find(const turbod_quant *q, const turbod_index *ix, co
 bool turbod_quant_has(const turbod_quant *q, const turbod_index *ix, const char *base);
 /* The form of a matrix that has no file yet, by the config alone; false: it will not be quantised. */
 bool turbod_quant_assume(const turbod_quant *q, const char *base, int64_t in, turbok_grid *g);
-/* Reads the scales: TURBO_EDATA, with the tensor, for NaN, infinity, and zero where zero makes no sense. */
-turbo_status turbod_quant_scan(const turbod_quant_part *p, turbo_err *err);
+/* Reads the scales: TURBO_EDATA, with the tensor, for NaN, infinity, and zero where zero makes no sense. Those
+ * between codes are left to rows(), unless blocks is set. */
+turbo_status turbod_quant_scan(const turbod_quant_part *p, bool blocks, turbo_err *err);
 /* The grid of p with its data, unpacked by the threads of d (NULL: by this one); turbod_quant_grid_free frees
  * what it points to. */
 turbo_status turbod_quant_grid(const turbod_quant_part *p, turbok_device *d, bool allow_nonfinite,
