@@ -49,7 +49,7 @@ static void rows(const turbod_quant_part *p, int64_t r0, int64_t r1, const turbo
     quant_scale_rows(p, r0, r1, to);
 }
 
-const turbod_quant_format turbod_quant_int8 = {"int8", find, NULL, NULL, rows};
+const turbod_quant_format turbod_quant_int8 = {"int8", find, NULL, NULL, rows, NULL};
 
 static turbo_status find_llm_int8(const turbod_quant *q, const turbod_index *ix, const char *base,
                                   turbod_quant_part *p, turbo_err *err)
@@ -83,4 +83,4 @@ static void llm_int8_rows(const turbod_quant_part *p, int64_t r0, int64_t r1,
 }
 
 const turbod_quant_format turbod_quant_llm_int8 = {"bitsandbytes", find_llm_int8, NULL, NULL,
-                                                   llm_int8_rows};
+                                                   llm_int8_rows, NULL};
