@@ -69,6 +69,11 @@ turbo_status turbok_device_expect(turbok_device *d, uint64_t bytes, turbo_err *e
     return d->backend ? d->backend->expect(d, bytes, err) : TURBO_OK;
 }
 
+turbok_copied turbok_device_copied(const turbok_device *d)
+{
+    return d->copied;
+}
+
 void *turbok_space_new(turbok_device *d, uint64_t bytes)
 {
     size_t size = turbok_alloc_size(bytes ? (size_t)bytes : 1);

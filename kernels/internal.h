@@ -53,6 +53,7 @@ struct turbok_device {
     bool exact; /* grids are kept as fp32 matrices */
     int32_t scratch_dim; /* head size the scratch was made for */
     uint64_t mem[TURBOK_MEM_KINDS];
+    turbok_copied copied; /* a backend counts it */
 };
 
 struct turbo_linear {
@@ -126,7 +127,7 @@ size_t turbok_alloc_size(size_t bytes);
 void *turbok_alloc(turbok_device *d, turbok_mem kind, size_t bytes);
 void turbok_release(turbok_device *d, turbok_mem kind, void *p, size_t bytes);
 #define TURBOK_BUILD                                                                               \
-    __VERSION__ " turbok 9" /* to be raised when a struct here or in turbok.h changes */
+    __VERSION__ " turbok 10" /* to be raised when a struct here or in turbok.h changes */
 /* Of matrices as they lie in memory: to be raised when tiles, stripes or turbok_tiles change, also for one instruction
  * set. Files of the old layout are not used any more. */
 #define TURBOK_LAYOUT 1

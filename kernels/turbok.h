@@ -123,6 +123,14 @@ bool turbok_all_finite(int32_t dtype, const void *p, size_t bytes);
 /* So many bytes of weights are about to be taken: a device with memory of its own takes them at once, which is faster
  * than matrix by matrix, and gives them back when it closes. ENOMEM: it is full. Once, before any is made. */
 turbo_status turbok_device_expect(turbok_device *d, uint64_t bytes, turbo_err *err);
+/* Weights that went to a device with memory of its own: bytes as they lie there, the seconds in which the threads
+ * filled buffers with them (reading, checking, packing), and those in which the caller waited for a buffer whose
+ * copy was on its way. */
+typedef struct turbok_copied {
+    uint64_t bytes;
+    double filling, waiting;
+} turbok_copied;
+turbok_copied turbok_device_copied(const turbok_device *d);
 
 /* Runs fn(ctx, i, n) for i = 0..n-1 on the pool, n = number of threads, and returns when all did.
  * For load-time work such as repacking or scanning. */

@@ -208,9 +208,12 @@ static void json_points(study *s, FILE *out)
     cli_put_json(out, s->service.name, strlen(s->service.name));
     fputs(",\"device\":", out);
     cli_put_json(out, f->device, strlen(f->device));
-    fprintf(out, ",\"weight_bytes\":%llu,\"read_bytes_per_s\":%.6g,\"rounds\":%d,\"points\":[",
-            (unsigned long long)f->plan.bytes[TURBOD_MEM_WEIGHTS],
-            figure_of(s->read, s->rounds).mid, s->rounds);
+    const double *load = turbod_engine_metrics(s->service.engine)->load_seconds;
+    fprintf(out,
+            ",\"weight_bytes\":%llu,\"load_seconds\":%.6f,\"weights_seconds\":%.6f,"
+            "\"read_bytes_per_s\":%.6g,\"rounds\":%d,\"points\":[",
+            (unsigned long long)f->plan.bytes[TURBOD_MEM_WEIGHTS], f->load_seconds,
+            load[TURBOD_LOAD_WEIGHTS], figure_of(s->read, s->rounds).mid, s->rounds);
     for (int i = 0; i < s->n; i++) {
         const point *p = &s->points[i];
         figure g = figure_of(p->value, s->rounds);

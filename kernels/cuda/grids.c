@@ -285,8 +285,8 @@ static turbo_status pack_part(turbok_device *d, const turbok_cuda_matrix *m,
         if (!p.g.codes && !(p.scratch = room_for_codes(d, &m->q, part->dtype)))
             return turbok_fail(err, TURBO_ENOMEM, "no memory to quantise rows of %lld numbers",
                                (long long)in);
-        p.image = turbok_cuda_stage(s, STAGE_BYTES);
-        turbok_pool_for(d->exec.pool, p.q.tiles, 1, pack_tiles, &p);
+        p.image = turbok_cuda_buffer(d, STAGE_BYTES);
+        turbok_cuda_fill(d, (size_t)p.q.bytes, p.q.tiles, pack_tiles, &p);
         if (atomic_load(&p.bad) || atomic_load(&p.unread))
             return bad_codes(&p, part, in, e4m3, err);
         *e4m3 = *e4m3 && !atomic_load(&p.other_codes);

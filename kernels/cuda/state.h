@@ -110,6 +110,9 @@ turbo_status turbok_cuda_unread(turbo_err *err);
  * wait for the step that is on its way. After the copies from it, sent. */
 char *turbok_cuda_stage(turbok_cuda *s, size_t bytes);
 void turbok_cuda_sent(turbok_cuda *s);
+/* The same for weights, and filling it by all threads with what becomes `bytes` on the device: counted in d->copied. */
+char *turbok_cuda_buffer(turbok_device *d, size_t bytes);
+void turbok_cuda_fill(turbok_device *d, size_t bytes, int64_t n, turbok_range_fn fn, void *ctx);
 /* linear.c */
 uint64_t turbok_cuda_rows_bytes(int32_t dtype, const turbok_part *parts, int32_t n, int64_t in,
                                 uint32_t flags, turbo_err *err);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "cuda/state.h"
+#include "timing.h"
 
 /* What a thread fills at a time: it stays in the second cache for the check. */
 enum { PIECE = 256 << 10 };
@@ -50,6 +51,22 @@ char *turbok_cuda_stage(turbok_cuda *s, size_t bytes)
     char *p = s->stage[s->stage_now] + s->stage_used;
     s->stage_used += need;
     return p;
+}
+
+char *turbok_cuda_buffer(turbok_device *d, size_t bytes)
+{
+    double from = now();
+    char *p = turbok_cuda_stage(d->exec.self, bytes);
+    d->copied.waiting += now() - from;
+    return p;
+}
+
+void turbok_cuda_fill(turbok_device *d, size_t bytes, int64_t n, turbok_range_fn fn, void *ctx)
+{
+    double from = now();
+    turbok_pool_for(d->exec.pool, n, 1, fn, ctx);
+    d->copied.filling += now() - from;
+    d->copied.bytes += bytes;
 }
 
 void turbok_cuda_sent(turbok_cuda *s)
@@ -110,8 +127,8 @@ turbo_status turbok_cuda_send(turbok_device *d, void *to, const turbok_cuda_sour
     for (size_t done = 0; done < bytes && !turbok_cu_bad(s->cu); done += STAGE_BYTES) {
         fill f = {.from = from, .offset = done, .bytes = bytes - done};
         f.bytes = f.bytes < STAGE_BYTES ? f.bytes : STAGE_BYTES;
-        f.to = turbok_cuda_stage(s, f.bytes);
-        turbok_pool_for(d->exec.pool, (int64_t)(f.bytes + PIECE - 1) / PIECE, 1, fill_pieces, &f);
+        f.to = turbok_cuda_buffer(d, f.bytes);
+        turbok_cuda_fill(d, f.bytes, (int64_t)(f.bytes + PIECE - 1) / PIECE, fill_pieces, &f);
         if (atomic_load(&f.unread))
             return turbok_cuda_unread(err);
         if (atomic_load(&f.strange))

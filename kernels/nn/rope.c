@@ -10,6 +10,7 @@
 #include "internal.h"
 
 #define TABLE_MAX 32768 /* positions of the precomputed table; later ones are computed as they come */
+#define TABLE_GRAIN 64 /* of them that a thread takes at a time */
 
 double turbok_rope_base(const turbo_rope_spec *s, int64_t rope_len)
 {
@@ -143,16 +144,29 @@ uint64_t turbok_rope_bytes(const turbo_rope_spec *theirs)
            2 * (uint64_t)turbok_alloc_size(table_floats(&s) * sizeof(float));
 }
 
-static void fill_tables(const turbo_rope *r, float *inv, float *cosine, float *sine)
+typedef struct tables {
+    const turbo_rope *r;
+    float *inv, *cosine, *sine;
+} tables;
+
+static void fill_positions(void *ctx, int64_t from, int64_t to, int thread)
 {
-    size_t half = (size_t)r->spec.dim / 2;
-    frequencies(&r->spec, r->spec.base, inv);
-    for (int32_t pos = 0; pos < r->table_len; pos++)
+    const tables *t = ctx;
+    size_t half = (size_t)t->r->spec.dim / 2;
+    (void)thread;
+    for (int64_t pos = from; pos < to; pos++)
         for (size_t i = 0; i < half; i++) {
-            float angle = (float)pos * inv[i];
-            cosine[(size_t)pos * half + i] = (float)cos((double)angle) * r->scale;
-            sine[(size_t)pos * half + i] = (float)sin((double)angle) * r->scale;
+            float angle = (float)pos * t->inv[i];
+            t->cosine[(size_t)pos * half + i] = (float)cos((double)angle) * t->r->scale;
+            t->sine[(size_t)pos * half + i] = (float)sin((double)angle) * t->r->scale;
         }
+}
+
+/* Two million cosines and sines of a usual model: one thread alone takes longer than a card takes for its weights. */
+static void fill_tables(turbok_device *d, tables t)
+{
+    frequencies(&t.r->spec, t.r->spec.base, t.inv);
+    turbok_pool_for(d->exec.pool, t.r->table_len, TABLE_GRAIN, fill_positions, &t);
 }
 
 static turbo_status upload_tables(turbok_device *d, const turbo_rope *r, turbo_err *err)
@@ -163,7 +177,7 @@ static turbo_status upload_tables(turbok_device *d, const turbo_rope *r, turbo_e
         return turbok_fail(
             err, TURBO_ENOMEM,
             "no memory for RoPE tables; use a smaller model, or end what else uses the memory");
-    fill_tables(r, all, all + half, all + half + n);
+    fill_tables(d, (tables){r, all, all + half, all + half + n});
     d->backend->upload(d, r->inv, all, half * sizeof *all);
     d->backend->upload(d, r->cosine, all + half, n * sizeof *all);
     d->backend->upload(d, r->sine, all + half + n, n * sizeof *all);
@@ -202,10 +216,11 @@ turbo_status turbok_rope_new(turbok_device *d, const turbo_rope_spec *theirs, tu
             *out = r;
         return st;
     }
-    fill_tables(r, r->inv, r->cosine, r->sine);
+    fill_tables(d, (tables){r, r->inv, r->cosine, r->sine});
     *out = r;
     return TURBO_OK;
 }
+
 void turbok_rope_free(turbok_device *d, turbo_rope *r)
 {
     if (!r)

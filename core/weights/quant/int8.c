@@ -82,5 +82,5 @@ static void llm_int8_rows(const turbod_quant_part *p, int64_t r0, int64_t r1,
         ((float *)to->scale)[n] = quant_f32(p->t[SCALES]->data, n) / 127.0f;
 }
 
-const turbod_quant_format turbod_quant_llm_int8 = {"bitsandbytes", find_llm_int8, NULL, NULL,
-                                                   llm_int8_rows, NULL};
+const turbod_quant_format turbod_quant_llm_int8 = {"bitsandbytes", find_llm_int8, NULL,
+                                                   NULL,           llm_int8_rows, NULL};

@@ -126,4 +126,5 @@ static void rows(const turbod_quant_part *p, int64_t r0, int64_t r1, const turbo
     quant_scale_rows(p, r0, r1, to);
 }
 
-const turbod_quant_format turbod_quant_packed = {"compressed-tensors", find, NULL, perm, rows, NULL};
+const turbod_quant_format turbod_quant_packed = {
+    "compressed-tensors", find, NULL, perm, rows, NULL};
