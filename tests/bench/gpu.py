@@ -1,170 +1,280 @@
 #!/usr/bin/env python3
-"""The engine on a card beside transformers: random bf16 weights of the InternLM2 shapes, made here.
+"""The engine on a card beside transformers: the same random bf16 weights of the InternLM2 shapes in both.
 
-Decode by batch, many requests at once (equal and mixed lengths), and what peer_transformers.py says of the same shapes on
-the same card: static cache and torch.compile at batch 1, the mixed list in fixed batches. Prints a table and appends
-it to the CSV of bench-gpu. What does not fit into --seconds is said to be left out.
+First all runs of transformers compile at once (peer_transformers.py --hold: its slowest part) and then measure one after the
+other; then the engine has the card alone: decode by batch, many requests at once (equal and mixed lengths), and how
+fast its weights came, against copies of pinned memory. Each line is printed and appended to the CSV of bench-gpu when it is
+known; what does not fit into --seconds is said to be left out. Works on a CPU too, with --shapes tiny, to try it.
 
-    gpu.py [--turbo PROGRAM] [--csv FILE] [--seconds 240] [--shapes 1.8b,7b] [--serve 128,256]
+    gpu.py [--turbo PROGRAM] [--csv FILE] [--seconds 300] [--shapes 1.8b,7b] [--batches 1,8,64,256] [--context 512]
+           [--fixed 64,128,256] [--requests 512] [--no-peers] [--only-load] [--device cuda:0]
 """
 import argparse
 import json
 import os
-import struct
+import shutil
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-from peer_transformers import SHAPES, write_trace  # noqa: E402
+from peer_transformers import write_trace  # noqa: E402
+from random_model import SHAPES, tensors, write_model  # noqa: E402
 
-VOCAB = 92544
-
-
-def tensors(shape):
-    layers, width, heads, kv, mlp = SHAPES[shape]
-    head = width // heads
-    yield "model.embed_tokens.weight", (VOCAB, width)
-    for n in range(layers):
-        p = "model.layers.%d." % n
-        yield p + "input_layernorm.weight", (width,)
-        yield p + "self_attn.q_proj.weight", (heads * head, width)
-        yield p + "self_attn.k_proj.weight", (kv * head, width)
-        yield p + "self_attn.v_proj.weight", (kv * head, width)
-        yield p + "self_attn.o_proj.weight", (width, heads * head)
-        yield p + "post_attention_layernorm.weight", (width,)
-        yield p + "mlp.gate_proj.weight", (mlp, width)
-        yield p + "mlp.up_proj.weight", (mlp, width)
-        yield p + "mlp.down_proj.weight", (width, mlp)
-    yield "model.norm.weight", (width,)
-    yield "lm_head.weight", (VOCAB, width)
+GOALS = {"1.8b": 1.6, "7b": 1.25}  # times transformers at batch 1
+# A run of transformers that has not compiled by then, as a part of all the time, is left out.
+COMPILE_PART = 0.45
 
 
-def write_model(torch, shape, folder):
-    layers, width, heads, kv, mlp = SHAPES[shape]
-    config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": width, "intermediate_size": mlp,
-        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv, "vocab_size": VOCAB,
-        "head_dim": width // heads, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "rope_theta": 1e6,
-        "hidden_act": "silu", "tie_word_embeddings": False, "torch_dtype": "bfloat16", "bos_token_id": 1,
-        "eos_token_id": 2}
-    with open(os.path.join(folder, "config.json"), "w") as f:
-        json.dump(config, f)
-    header, at = {}, 0
-    for name, dims in tensors(shape):
-        n = 2
-        for d in dims:
-            n *= d
-        header[name] = {"dtype": "BF16", "shape": dims, "data_offsets": [at, at + n]}
-        at += n
-    head = json.dumps(header).encode()
-    head += b" " * (-len(head) % 8)
-    with open(os.path.join(folder, "model.safetensors"), "wb") as f:
-        f.write(struct.pack("<Q", len(head)) + head)
-        for name, dims in tensors(shape):
-            w = torch.ones(dims) if len(dims) == 1 else torch.randn(dims, device="cuda") * 0.02
-            f.write(w.to(torch.bfloat16).view(torch.int16).cpu().numpy().data)
+class Peer:
+    """A run of transformers: compiles from the beginning, measures when it is told to."""
+
+    def __init__(self, bench, key, folder, *flags):
+        self.key, self.name = key, "transformers, " + key
+        self.lines, self.ready = [], threading.Event()
+        self.p = subprocess.Popen(
+            [sys.executable, os.path.join(HERE, "peer_transformers.py"), folder, "--hold", "--device",
+             bench.a.device.split(":")[0], *flags],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for line in self.p.stdout:
+            self.lines.append(line)
+            if line.startswith('{"ready"'):
+                self.ready.set()
+        self.ready.set()  # it has ended
+
+    def stop(self):
+        """With the compilers that it has started."""
+        try:
+            os.killpg(self.p.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.p.wait()
+
+    def result(self, seconds):
+        """The JSON of its result; or None, and why."""
+        try:
+            self.p.stdin.write("go\n")
+            self.p.stdin.flush()
+            self.p.wait(max(seconds, 0.1))
+        except subprocess.TimeoutExpired:
+            return None, "measuring took too long"
+        except OSError:
+            pass  # it has ended: what it said tells why
+        self.reader.join(5)
+        found = [json.loads(x) for x in self.lines if x.startswith("{") and not x.startswith('{"ready"')]
+        return (found[-1], "") if found else (None, "".join(self.lines).strip()[-300:] or "it said nothing")
 
 
 class Bench:
     def __init__(self, a):
-        self.a, self.end, self.rows = a, time.monotonic() + a.seconds, []
+        self.a, self.begin = a, time.monotonic()
+        self.peers, self.steps, self.rates, self.loads, self.best = [], {}, {}, {}, {}
 
     def left(self):
-        return self.end - time.monotonic()
+        return self.begin + self.a.seconds - time.monotonic()
 
-    def row(self, what, of, us, tokens, ratio=None):
-        self.rows.append((what, of, us, ratio))
-        print("%-14s %-44s %12.1f us %12.1f tokens/s%s" % (
-            what, of, us, tokens, "" if ratio is None else "  ours %.2fx" % ratio), flush=True)
+    def say(self, text):
+        print("[%3.0f s] %s" % (time.monotonic() - self.begin, text), flush=True)
 
-    def run(self, name, argv):
-        """stdout, or None: said why."""
-        if self.left() < 5:
-            print("LEFT OUT, no time: %s" % name, flush=True)
-            return None
+    def row(self, what, of, us, ratio=None, text=""):
+        self.say("%-13s %-50s %s%s" % (what, of, text or "%12.1f us" % us, "" if ratio is None else "  %.2f" % ratio))
+        if self.a.csv:
+            with open(self.a.csv, "a") as f:
+                f.write('"%s","%s",%.3f,0,0,%s\n' % (what, of, us, "%.4f" % ratio if ratio else 0))
+
+    # ---- transformers ----------------------------------------------------------------------------------------
+
+    def start_peers(self, shapes, folders, trace):
+        first = shapes[0]
+        for shape in shapes:
+            self.peers.append(Peer(self, "%s, batch 1" % shape, folders[shape], "--batch", "1", "--context", str(self.a.context)))
+        for batch in self.a.fixed.split(",") if self.a.fixed else ():
+            for name, flags in (("equal", ()), ("mixed", ("--trace", trace))):
+                self.peers.append(Peer(self, "%s, %s, in batches of %s" % (first, name, batch), folders[first], "--serve",
+                                       "--batch", batch, "--requests", str(self.a.requests), *flags))
+
+    def wait_for_peers(self):
+        until = self.begin + self.a.seconds * COMPILE_PART
+        for p in self.peers:
+            p.ready.wait(max(until - time.monotonic(), 0))
+        ready = [p for p in self.peers if p.ready.is_set()]
+        for p in self.peers:
+            if p not in ready:
+                p.stop()
+                self.say("LEFT OUT, not compiled in time: %s" % p.name)
+        self.peers = ready
+
+    def measure_peers(self):
+        """One after the other; each gives its memory back when it ends."""
+        keep = self.a.seconds * (1 - COMPILE_PART) * 0.6  # for the engine
+        for p in self.peers:
+            got, why = p.result(min(60, self.left() - keep)) if self.left() > keep else (None, "no time")
+            p.stop()
+            if not got:
+                self.say("LEFT OUT: %s: %s" % (p.name, why))
+                continue
+            us = got["ms"] * 1e3 if "ms" in got else got["seconds"] * 1e6
+            self.row("transformers", p.key, us, text="%12.1f us %10.1f tokens/s" % (us, got["tokens_s"]))
+            self.best[p.key] = got
+        self.peers = []
+
+    # ---- the engine ------------------------------------------------------------------------------------------
+
+    def turbo(self, name, shape, kind, what, folder, *flags):
+        """Its points, or []: said why. kind: how the weights are stored."""
+        if self.left() < 4:
+            self.say("LEFT OUT, no time: %s" % name)
+            return []
+        argv = [self.a.turbo, "bench", what, folder, "--device", self.a.device, "--log-level", "error", "--json", "-", *flags]
         try:
             p = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=self.left())
         except subprocess.TimeoutExpired:
-            print("LEFT OUT, too long: %s" % name, flush=True)
-            return None
+            self.say("LEFT OUT, took too long: %s" % name)
+            return []
         if p.returncode:
-            print("FAILED: %s: %s" % (name, (p.stderr or p.stdout).strip()[-300:]), flush=True)
-            return None
-        return p.stdout
+            self.say("FAILED: %s: %s" % (name, (p.stderr or p.stdout).strip()[-300:]))
+            return []
+        found = json.loads(p.stdout)
+        self.loads.setdefault((shape, kind), []).append(found["weights_seconds"])
+        return found["points"]
 
-    def turbo(self, name, what, folder, *flags):
-        out = self.run(name, [self.a.turbo, "bench", what, folder, "--device", "cuda:0", "--log-level", "error",
-                              "--json", "-", *flags])
-        return json.loads(out)["points"] if out else []
-
-    def peer(self, *flags):
-        out = self.run("transformers " + " ".join(flags), [sys.executable, os.path.join(HERE, "peer_transformers.py"), *flags])
-        return [json.loads(x) for x in out.splitlines() if x.startswith("{")] if out else []
-
-    def decode(self, shape, folder):
-        """ms of a step, by batch, of bf16."""
-        steps = {}
-        for flags in ((), ("--quant-policy", "8"), ("--quant-policy", "4"), ("--quantize", "int4")):
-            batch = "1,64" if flags else "1,8,32,64,128,256"
-            for p in self.turbo("decode " + shape, "decode", folder, "--batch", batch, "--context", "512",
-                                "--rounds", "1", "--max-batch-size", "256", *flags):
-                of = "%s, %s, batch %d, context 512" % (shape, " ".join(flags) or "bf16", p["batch"])
-                self.row("engine", of, p["seconds"] * 1e6, p["tokens_per_s"])
-                if not flags:
-                    steps[p["batch"]] = p["seconds"] * 1e3
-        return steps
+    def decode(self, shape, folder, batches, *flags):
+        kind = flags[1] if flags[:1] == ("--quantize",) else "bf16"
+        for p in self.turbo("decode %s %s" % (shape, " ".join(flags)), shape, kind, "decode", folder, "--batch", batches,
+                            "--context", str(self.a.context), "--rounds", "1", "--max-batch-size", "256", *flags):
+            of = "%s, %s, batch %d, context %d" % (shape, " ".join(flags) or "bf16", p["batch"], self.a.context)
+            self.row("engine", of, p["seconds"] * 1e6, text="%12.1f us %10.1f tokens/s" % (p["seconds"] * 1e6, p["tokens_per_s"]))
+            if not flags:
+                self.steps[shape, p["batch"]] = p["seconds"] * 1e3
 
     def many(self, shape, folder, trace):
-        """Tokens a second of the mixed list."""
-        rate = 0.0
-        for name, flags in (("128 + 128", ("--input", "128", "--output", "128")), ("mixed", ("--trace", trace))):
-            for p in self.turbo("offline " + shape, "offline", folder, "--limit", "512", "--rounds", "2", *flags):
-                rate = p["tokens_out_per_s"]
-                self.row("engine", "%s, 512 requests, %s" % (shape, name), p["seconds"] * 1e6, rate)
-        return rate
+        """Tokens a second of both lists, with the defaults and with larger steps."""
+        lists = (("equal", ("--input", "128", "--output", "128")), ("mixed", ("--trace", trace)))
+        for steps, more in (("defaults", ()), ("batch 512, step 8192", ("--max-batch-size", "512", "--max-prefill-token-num", "8192"))):
+            for name, flags in lists:
+                for p in self.turbo("offline %s %s" % (shape, name), shape, "bf16", "offline", folder, "--limit",
+                                    str(self.a.requests), "--rounds", "2", *flags, *more):
+                    rate = p["tokens_out_per_s"]
+                    self.row("engine", "%s, %d requests, %s, %s" % (shape, self.a.requests, name, steps), p["seconds"] * 1e6,
+                             text="%12.1f us %10.1f tokens/s" % (p["seconds"] * 1e6, rate))
+                    self.rates[name, steps] = rate
 
-    def peers(self, shape, steps, rate, trace):
-        for p in self.peer("--shapes", shape, "--batches", "1"):
-            ours = steps.get(p["batch"])
-            self.row("transformers", "%s, bf16, batch %d, context 512" % (shape, p["batch"]), p["ms"] * 1e3,
-                     p["tokens_s"], ours and p["ms"] / ours)
-        for batch in self.a.serve.split(",") if rate else ():
-            for p in self.peer("--shapes", shape, "--batches", "", "--serve", batch, "--trace", trace):
-                self.row("transformers", "%s, 512 requests, mixed, in batches of %s" % (shape, batch),
-                         p["seconds"] * 1e6, p["tokens_s"], rate / p["tokens_s"])
+    def load(self, shape, folder, kind):
+        """Only loads: the shortest run there is."""
+        flags = () if kind == "bf16" else ("--quantize", kind)
+        self.turbo("load %s %s" % (shape, kind), shape, kind, "decode", folder, "--batch", "1", "--context", "16", "--steps",
+                   "4", "--rounds", "1", *flags)
+
+    def pinned(self):
+        """Bytes a second of copies of pinned memory, or None."""
+        if not self.a.device.startswith("cuda"):
+            return None
+        try:
+            p = subprocess.run([sys.executable, os.path.join(HERE, "peer_transformers.py"), "--pinned"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=max(self.left(), 1))
+            return json.loads(p.stdout)["pinned_bytes_s"]
+        except (subprocess.TimeoutExpired, ValueError) as e:
+            self.say("LEFT OUT: share of pinned copies: %s" % e)
+            return None
+
+    # ---- what they are to each other -------------------------------------------------------------------------
+
+    def ratios(self, shapes):
+        for shape in shapes:
+            goal = GOALS.get(shape, 1)
+            ours, theirs = self.steps.get((shape, 1)), self.best.get("%s, batch 1" % shape)
+            if ours and theirs:
+                self.row("ratio", "%s, batch 1: transformers / engine (goal %g)" % (shape, goal), 0, theirs["ms"] / ours,
+                         text="%.3f ms / %.3f ms" % (theirs["ms"], ours))
+        for name in ("equal", "mixed"):
+            theirs = [(p["tokens_s"], key) for key, p in self.best.items() if ", %s, in batches" % name in key]
+            for (what, steps), rate in sorted(self.rates.items()):
+                if what == name and theirs:
+                    best, key = max(theirs)
+                    self.row("ratio", "%d requests, %s, %s: engine / transformers (goal 4)" % (self.a.requests, name, steps), 0,
+                             rate / best, text="%.0f / %.0f (%s)" % (rate, best, key.split(", ")[-1]))
+
+    def load_shares(self, rate):
+        for (shape, kind), seconds in sorted(self.loads.items()):
+            n = sum(2 * d[0] * (d[1] if len(d) > 1 else 1) for _, d in tensors(shape))
+            s = statistics.median(seconds)
+            of = "%s, weights to %s, %d starts%s" % (shape, kind, len(seconds),
+                                                     ": share of pinned copies (goal 0.8)" if rate else "")
+            self.row("load", of, s * 1e6, n / s / rate if rate else None,
+                     text="%.4f s (%.4f..%.4f) %6.2f GB/s" % (s, min(seconds), max(seconds), n / s * 1e-9))
+
+
+def room(n):
+    """A folder for n bytes, in memory where there is room."""
+    for at in ("/dev/shm", None):
+        if at is None or os.path.isdir(at) and shutil.disk_usage(at).free > 1.2 * n:
+            return tempfile.mkdtemp(prefix="gpu-bench-", dir=at)
+
+
+def run(b, work, shapes):
+    a = b.a
+    folders, trace = {}, os.path.join(work, "mixed.csv")
+    write_trace(trace, a.requests)
+    for shape in shapes:
+        folders[shape] = os.path.join(work, shape)
+        os.mkdir(folders[shape])
+        write_model(shape, folders[shape])
+        b.say("random weights of %s" % shape)
+    if not a.no_peers and not a.only_load:
+        b.start_peers(shapes, folders, trace)
+        b.wait_for_peers()
+        b.say("%d runs of transformers are compiled" % len(b.peers))
+        b.measure_peers()
+    first = shapes[0]
+    if not a.only_load:
+        for shape in shapes:
+            b.decode(shape, folders[shape], a.batches)
+        b.many(first, folders[first], trace)
+        b.ratios(shapes)
+    for shape in shapes:
+        for _ in range(3 - len(b.loads.get((shape, "bf16"), []))):
+            b.load(shape, folders[shape], "bf16")
+        for kind in ("int8", "int4"):
+            b.load(shape, folders[shape], kind)
+    b.load_shares(b.pinned())
+    for flags in () if a.only_load else (("--quant-policy", "8"), ("--quant-policy", "4"), ("--quantize", "int4")):
+        for shape in shapes:
+            b.decode(shape, folders[shape], ",".join(x for x in a.batches.split(",") if x in ("1", "64")), *flags)
 
 
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--turbo", default=os.environ.get("TURBO", "./turbo"))
     p.add_argument("--csv", default="")
-    p.add_argument("--seconds", type=float, default=240)
+    p.add_argument("--seconds", type=float, default=300)
     p.add_argument("--shapes", default="1.8b,7b")
-    p.add_argument("--serve", default="128,256")
+    p.add_argument("--batches", default="1,8,64,256")
+    p.add_argument("--context", type=int, default=512)
+    p.add_argument("--fixed", default="64,128,256")
+    p.add_argument("--requests", type=int, default=512)
+    p.add_argument("--device", default="cuda:0")
+    p.add_argument("--no-peers", action="store_true")
+    p.add_argument("--only-load", action="store_true")
     a = p.parse_args()
+    shapes = a.shapes.split(",")
+    n = sum(2 * d[0] * (d[1] if len(d) > 1 else 1) for s in shapes for _, d in tensors(s) if s in SHAPES)
+    b, work = Bench(a), room(n)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
-        import torch
-    except ImportError:
-        sys.exit("SKIP: the engine beside transformers: no torch here")
-    if not torch.cuda.is_available():
-        sys.exit("SKIP: the engine beside transformers: torch sees no CUDA device")
-    b = Bench(a)
-    for shape in a.shapes.split(","):
-        with tempfile.TemporaryDirectory() as work:
-            write_model(torch, shape, work)
-            torch.cuda.empty_cache()
-            trace = os.path.join(work, "mixed.csv")
-            write_trace(trace, 512)
-            steps = b.decode(shape, work)
-            rate = b.many(shape, work, trace) if shape == a.shapes.split(",")[0] else 0.0
-            b.peers(shape, steps, rate, trace)
-    if a.csv:
-        with open(a.csv, "a") as f:
-            for what, of, us, ratio in b.rows:
-                f.write('"%s","%s",%.3f,0,0,%s\n' % (what, of, us, "%.4f" % ratio if ratio else 0))
+        run(b, work, shapes)
+    finally:
+        for p in b.peers:
+            p.stop()
+        shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":
