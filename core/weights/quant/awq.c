@@ -73,4 +73,8 @@ static void rows(const turbod_quant_part *p, int64_t r0, int64_t r1, const turbo
     quant_scale_columns(p, r0, r1, to);
 }
 
-const turbod_quant_format turbod_quant_awq = {"awq", find, NULL, NULL, rows, NULL};
+const turbod_quant_format turbod_quant_awq = {
+    .name = "awq",
+    .find = find,
+    .rows = rows,
+};

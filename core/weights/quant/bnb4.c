@@ -129,4 +129,9 @@ static void rows(const turbod_quant_part *p, int64_t r0, int64_t r1, const turbo
         ((float *)to->scale)[i] = absmax(p, i * p->grid.group / p->span);
 }
 
-const turbod_quant_format turbod_quant_bnb4 = {"bitsandbytes", find, table, NULL, rows, NULL};
+const turbod_quant_format turbod_quant_bnb4 = {
+    .name = "bitsandbytes",
+    .find = find,
+    .table = table,
+    .rows = rows,
+};

@@ -112,4 +112,9 @@ static void rows(const turbod_quant_part *p, int64_t r0, int64_t r1, const turbo
     quant_scale_rows(p, r0, r1, to);
 }
 
-const turbod_quant_format turbod_quant_fp8 = {"fp8", find, table, NULL, rows, NULL};
+const turbod_quant_format turbod_quant_fp8 = {
+    .name = "fp8",
+    .find = find,
+    .table = table,
+    .rows = rows,
+};

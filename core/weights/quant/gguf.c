@@ -62,4 +62,10 @@ static int64_t bad_row(const turbod_quant_part *p)
     return -1;
 }
 
-const turbod_quant_format turbod_quant_gguf = {"gguf", find, table, NULL, rows, bad_row};
+const turbod_quant_format turbod_quant_gguf = {
+    .name = "gguf",
+    .find = find,
+    .table = table,
+    .rows = rows,
+    .bad_row = bad_row,
+};

@@ -139,4 +139,9 @@ static void rows(const turbod_quant_part *p, int64_t r0, int64_t r1, const turbo
     quant_scale_columns(p, r0, r1, to);
 }
 
-const turbod_quant_format turbod_quant_gptq = {"gptq", find, NULL, perm, rows, NULL};
+const turbod_quant_format turbod_quant_gptq = {
+    .name = "gptq",
+    .find = find,
+    .perm = perm,
+    .rows = rows,
+};

@@ -49,7 +49,11 @@ static void rows(const turbod_quant_part *p, int64_t r0, int64_t r1, const turbo
     quant_scale_rows(p, r0, r1, to);
 }
 
-const turbod_quant_format turbod_quant_int8 = {"int8", find, NULL, NULL, rows, NULL};
+const turbod_quant_format turbod_quant_int8 = {
+    .name = "int8",
+    .find = find,
+    .rows = rows,
+};
 
 static turbo_status find_llm_int8(const turbod_quant *q, const turbod_index *ix, const char *base,
                                   turbod_quant_part *p, turbo_err *err)
@@ -82,5 +86,8 @@ static void llm_int8_rows(const turbod_quant_part *p, int64_t r0, int64_t r1,
         ((float *)to->scale)[n] = quant_f32(p->t[SCALES]->data, n) / 127.0f;
 }
 
-const turbod_quant_format turbod_quant_llm_int8 = {"bitsandbytes", find_llm_int8, NULL,
-                                                   NULL,           llm_int8_rows, NULL};
+const turbod_quant_format turbod_quant_llm_int8 = {
+    .name = "bitsandbytes",
+    .find = find_llm_int8,
+    .rows = llm_int8_rows,
+};

@@ -61,4 +61,9 @@ static void rows(const turbod_quant_part *p, int64_t r0, int64_t r1, const turbo
         ((float *)to->scale)[i] = ldexpf(1, p->t[SCALES]->data[i] - 127);
 }
 
-const turbod_quant_format turbod_quant_mxfp4 = {"mxfp4", find, table, NULL, rows, NULL};
+const turbod_quant_format turbod_quant_mxfp4 = {
+    .name = "mxfp4",
+    .find = find,
+    .table = table,
+    .rows = rows,
+};

@@ -127,4 +127,8 @@ static void rows(const turbod_quant_part *p, int64_t r0, int64_t r1, const turbo
 }
 
 const turbod_quant_format turbod_quant_packed = {
-    "compressed-tensors", find, NULL, perm, rows, NULL};
+    .name = "compressed-tensors",
+    .find = find,
+    .perm = perm,
+    .rows = rows,
+};
