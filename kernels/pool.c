@@ -50,15 +50,6 @@ struct turbok_pool {
     int before[TURBOK_NODES_MAX + 1]; /* threads of the nodes before this one */
 };
 
-static inline void relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("isb"); /* some ten cycles; "yield" does nothing on most CPUs */
-#endif
-}
-
 static int64_t now_us(void)
 {
     struct timespec ts;
@@ -134,7 +125,7 @@ static void await_loop(turbok_pool *p, uint64_t seen)
     for (int i = 0;; i++) {
         if (atomic_load_explicit(&p->gate, memory_order_acquire) >> 16 != seen)
             return;
-        relax();
+        turbok_relax();
         if ((i & 255) == 255 && now_us() >= until)
             break;
     }
@@ -205,7 +196,7 @@ void turbok_pool_for(turbok_pool *p, int64_t n, int64_t grain, turbok_range_fn f
     work(p, 0);
     atomic_fetch_and_explicit(&p->gate, ~(uint64_t)OPEN, memory_order_acq_rel);
     for (int i = 0; atomic_load_explicit(&p->gate, memory_order_acquire) & INSIDE; i++) {
-        relax();
+        turbok_relax();
         if ((i & 1023) == 1023)
             sched_yield(); /* a worker inside may need this very CPU */
     }

@@ -26,6 +26,15 @@ int turbok_pool_threads(const turbok_pool *p);
 int turbok_pool_nodes(const turbok_pool *p);
 /* Runs fn over [0, n) and returns when all of it is done. Allocates nothing. */
 void turbok_pool_for(turbok_pool *p, int64_t n, int64_t grain, turbok_range_fn fn, void *ctx);
+/* Once in a loop that waits for another thread. */
+static inline void turbok_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb"); /* some ten cycles; "yield" does nothing on most CPUs */
+#endif
+}
 /* CPUs this process may run on. */
 int turbok_cpu_count(void);
 

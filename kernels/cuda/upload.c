@@ -2,6 +2,7 @@
  * fill one while those before it are copied. What lies in a file is read from there: the page cache hands over more
  * that way than by mapping, page by page. Caller's thread and the pool. */
 #include <errno.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
@@ -10,7 +11,7 @@
 #include "timing.h"
 
 /* What a thread fills at a time: it stays in the second cache for the check. */
-enum { PIECE = 256 << 10 };
+enum { PIECE = 128 << 10, PIECES = (int)(STAGE_BYTES / PIECE) };
 
 turbo_status turbok_cuda_stages_open(turbok_cuda *s, turbo_err *err)
 {
@@ -69,10 +70,15 @@ void turbok_cuda_fill(turbok_device *d, size_t bytes, int64_t n, turbok_range_fn
     d->copied.bytes += bytes;
 }
 
+static void mark_sent(turbok_cuda *s, int stage)
+{
+    turbok_cu_note(s->cu, s->cu->drv.event_record(s->staged[stage], s->cu->stream),
+                   "copy to the device");
+}
+
 void turbok_cuda_sent(turbok_cuda *s)
 {
-    turbok_cu_note(s->cu, s->cu->drv.event_record(s->staged[s->stage_now], s->cu->stream),
-                   "copy to the device");
+    mark_sent(s, s->stage_now);
 }
 
 bool turbok_cuda_fetch(const turbok_cuda_source *from, uint64_t offset, size_t n, void *to)
@@ -99,24 +105,111 @@ turbo_status turbok_cuda_unread(turbo_err *err)
                        "the file cannot be read to its end; it was changed or its disk fails");
 }
 
-typedef struct fill {
+/* Bytes on their way, in portions of a buffer each. All threads fill pieces of them, in order. The caller's thread
+ * does so too when it has nothing better to do: it alone speaks to the driver, starts the copy of a portion that is
+ * full, and opens a further one when a buffer is free. */
+typedef struct flow {
+    turbok_device *d;
     const turbok_cuda_source *from;
-    uint64_t offset;
-    char *to;
+    turbok_cu_ptr to;
     size_t bytes;
+    int64_t portions, pieces;
+    int64_t sent; /* portions whose copy has been asked for; the caller's */
+    _Alignas(64) _Atomic int64_t next; /* piece that nobody has taken */
+    _Alignas(64) _Atomic int64_t open; /* portions that have a buffer, or had one */
+    /* Of portion k, at k % STAGES: */
+    char *place[STAGES];
+    int stage[STAGES];
+    _Atomic int64_t filled[STAGES]; /* pieces */
     _Atomic bool unread, strange;
-} fill;
+} flow;
 
-static void fill_pieces(void *ctx, int64_t from, int64_t to, int thread)
+static size_t portion_bytes(const flow *f, int64_t portion)
 {
-    fill *f = ctx;
-    (void)thread;
-    for (size_t at = (size_t)from * PIECE; at < f->bytes && at < (size_t)to * PIECE; at += PIECE) {
-        size_t n = f->bytes - at < PIECE ? f->bytes - at : PIECE;
-        if (!turbok_cuda_fetch(f->from, f->offset + at, n, f->to + at))
+    size_t rest = f->bytes - (size_t)portion * STAGE_BYTES;
+    return rest < STAGE_BYTES ? rest : STAGE_BYTES;
+}
+
+static void fill_piece(flow *f, int64_t piece)
+{
+    int64_t k = piece / PIECES;
+    size_t at = (size_t)piece * PIECE, rest = f->bytes - at, n = rest < PIECE ? rest : PIECE;
+    char *to = f->place[k % STAGES] + (size_t)(piece % PIECES) * PIECE;
+    if (!atomic_load(&f->unread) && !atomic_load(&f->strange)) {
+        if (!turbok_cuda_fetch(f->from, at, n, to))
             atomic_store(&f->unread, true);
-        else if (f->from->finite && !turbok_all_finite(f->from->dtype, f->to + at, n))
+        else if (f->from->finite && !turbok_all_finite(f->from->dtype, to, n))
             atomic_store(&f->strange, true);
+    }
+    atomic_fetch_add_explicit(&f->filled[k % STAGES], 1, memory_order_release);
+}
+
+/* Fills a piece of what is open; false: there is none that nobody has taken. */
+static bool fill_one(flow *f)
+{
+    int64_t open = atomic_load(&f->open) * PIECES, next = atomic_load(&f->next);
+    open = open < f->pieces ? open : f->pieces;
+    while (next < open)
+        if (atomic_compare_exchange_weak(&f->next, &next, next + 1)) {
+            fill_piece(f, next);
+            return true;
+        }
+    return false;
+}
+
+static void open_portion(flow *f, int64_t k)
+{
+    turbok_cuda *s = f->d->exec.self;
+    f->place[k % STAGES] = turbok_cuda_buffer(f->d, portion_bytes(f, k));
+    f->stage[k % STAGES] = s->stage_now;
+    atomic_store(&f->filled[k % STAGES], 0);
+    atomic_store_explicit(&f->open, k + 1, memory_order_release);
+}
+
+static bool full(const flow *f, int64_t k)
+{
+    return atomic_load_explicit(&f->filled[k % STAGES], memory_order_acquire) ==
+           (int64_t)((portion_bytes(f, k) + PIECE - 1) / PIECE);
+}
+
+static void send_portion(flow *f, int64_t k)
+{
+    turbok_cuda *s = f->d->exec.self;
+    turbok_cu_to_device(s->cu, f->to + (size_t)k * STAGE_BYTES, f->place[k % STAGES],
+                        portion_bytes(f, k));
+    mark_sent(s, f->stage[k % STAGES]);
+}
+
+/* The caller's thread. A portion is opened as early as may be: when that has to wait, the card is what all wait for. */
+static void direct(flow *f)
+{
+    while (f->sent < f->portions) {
+        int64_t open = atomic_load(&f->open);
+        if (f->sent < open && full(f, f->sent))
+            send_portion(f, f->sent++);
+        else if (open < f->portions && open - f->sent < STAGES)
+            open_portion(f, open);
+        else if (!fill_one(f))
+            turbok_relax();
+    }
+}
+
+static void take_part(void *ctx, int64_t from, int64_t to, int thread)
+{
+    flow *f = ctx;
+    (void)from;
+    (void)to;
+    if (!thread) { /* a second time it finds nothing to do */
+        direct(f);
+        return;
+    }
+    for (int64_t i = 1, piece; (piece = atomic_fetch_add(&f->next, 1)) < f->pieces;) {
+        for (; atomic_load_explicit(&f->open, memory_order_acquire) <= piece / PIECES; i++) {
+            turbok_relax();
+            if (i % 1024 == 0)
+                sched_yield(); /* who has to open it may need this CPU */
+        }
+        fill_piece(f, piece);
     }
 }
 
@@ -124,18 +217,23 @@ turbo_status turbok_cuda_send(turbok_device *d, void *to, const turbok_cuda_sour
                               size_t bytes, turbo_err *err)
 {
     turbok_cuda *s = d->exec.self;
-    for (size_t done = 0; done < bytes && !turbok_cu_bad(s->cu); done += STAGE_BYTES) {
-        fill f = {.from = from, .offset = done, .bytes = bytes - done};
-        f.bytes = f.bytes < STAGE_BYTES ? f.bytes : STAGE_BYTES;
-        f.to = turbok_cuda_buffer(d, f.bytes);
-        turbok_cuda_fill(d, f.bytes, (int64_t)(f.bytes + PIECE - 1) / PIECE, fill_pieces, &f);
-        if (atomic_load(&f.unread))
-            return turbok_cuda_unread(err);
-        if (atomic_load(&f.strange))
-            return turbok_fail(err, TURBO_EDATA, "a number is not finite");
-        turbok_cu_to_device(s->cu, turbok_cu_at(to) + done, f.to, f.bytes);
-        turbok_cuda_sent(s);
-    }
+    flow f = {.d = d,
+              .from = from,
+              .to = turbok_cu_at(to),
+              .bytes = bytes,
+              .portions = (int64_t)((bytes + STAGE_BYTES - 1) / STAGE_BYTES),
+              .pieces = (int64_t)((bytes + PIECE - 1) / PIECE)};
+    double begin = now(), waited = d->copied.waiting;
+    if (turbok_cu_bad(s->cu))
+        return TURBO_OK; /* whoever asks is told */
+    turbok_pool_for(d->exec.pool, f.pieces > 1 ? turbok_pool_threads(d->exec.pool) : 1, 1,
+                    take_part, &f);
+    d->copied.filling += now() - begin - (d->copied.waiting - waited);
+    d->copied.bytes += bytes;
+    if (atomic_load(&f.unread))
+        return turbok_cuda_unread(err);
+    if (atomic_load(&f.strange))
+        return turbok_fail(err, TURBO_EDATA, "a number is not finite");
     return TURBO_OK;
 }
 

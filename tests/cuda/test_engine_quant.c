@@ -202,7 +202,7 @@ static turbok_device *open_device(void)
     turbok_device_opts o = {.on = TURBOK_ON_CUDA,
                             .path = turbod_backend_path(),
                             .act_dtype = TURBO_F32,
-                            .threads = 2,
+                            .threads = 3,
                             .spin_us = -1};
     const turbok_steps steps = {.max_tokens = 16,
                                 .max_seqs = 2,
@@ -541,6 +541,42 @@ static void test_sources(void **state)
     nothing_left();
 }
 
+/* More than all pinned buffers hold, so that each is filled, sent and filled again: every byte comes to its place, and a
+ * number that is not finite is found wherever it lies, as the end of a file is; the device is good after it. */
+static void test_ring(void **state)
+{
+    enum { MANY = 5500, HEAD = 6 }; /* 43 MiB */
+    size_t n = (size_t)MANY * IN, bad[] = {0, n / 3, n - 1};
+    uint16_t *data = malloc(n * sizeof *data);
+    FILE *f = tmpfile();
+    turbok_device *d = open_device();
+    (void)state;
+    assert_true(data && f);
+    for (size_t i = 0; i < n; i++)
+        data[i] = (uint16_t)((i * 2654435761u >> 7) & 0xbfff);
+    assert_int_equal(fwrite("header", 1, HEAD, f) + fwrite(data, sizeof *data, n, f), HEAD + n);
+    assert_int_equal(fflush(f), 0);
+    turbok_file file = {.fd = fileno(f), .at = HEAD};
+    turbok_part part = {.data = data, .rows = MANY, .finite = 1, .dtype = TURBO_BF16};
+    same_bytes(d, &part, data, n * sizeof *data);
+    part.file = &file;
+    same_bytes(d, &part, data, n * sizeof *data);
+    file.at = HEAD + 2;
+    refused_of(d, TURBO_BF16, &part, 1, IN, 0, TURBO_EDATA, "read to its end");
+    part.file = NULL;
+    for (int i = 0; i < 3; i++) {
+        uint16_t was = data[bad[i]];
+        data[bad[i]] = 0xff80;
+        refused_of(d, TURBO_BF16, &part, 1, IN, 0, TURBO_EDATA, "not finite");
+        data[bad[i]] = was;
+    }
+    same_bytes(d, &part, data, n * sizeof *data);
+    fclose(f);
+    free(data);
+    turbok_device_close(d);
+    nothing_left();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -548,6 +584,7 @@ int main(void)
         cmocka_unit_test(test_online),  cmocka_unit_test(test_parts),
         cmocka_unit_test(test_large),   cmocka_unit_test(test_table),
         cmocka_unit_test(test_refused), cmocka_unit_test(test_sources),
+        cmocka_unit_test(test_ring),
     };
     turbod_log_level(TURBO_LOG_ERROR);
     fake = fake_driver_open();
