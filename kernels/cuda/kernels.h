@@ -95,6 +95,7 @@ struct turbok_cu_rmsnorm_args { /* one block a row; bias: LayerNorm */
     float eps;
     int32_t reserved;
 };
+enum { TURBOK_CU_NORM_ROWS = 768 }; /* threads of rmsnorm_rows at most, 8 numbers each */
 struct turbok_cu_gather_args { /* one block a row */
     const void *in; /* [*,E] act */
     const int32_t *index; /* [R] */

@@ -94,11 +94,14 @@ static int32_t shift_of(int32_t block_tokens)
     }
 static const int decode_kernels[6][2] = KINDS(decode), prefill_kernels[6][2] = KINDS(prefill);
 
-/* Sequences with more than `shortest` new tokens. */
-static void prefill(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const turbok_cu_batch *b,
-                    const void *q, void *out, int32_t shortest)
+/* Sequences with more than `shortest` new tokens. Which kernel it is hangs on the card and on the layer alone, so that a
+ * token's bits do not change with its batch. */
+static void prefill(turbok_cu *cu, int kind, bool bf16, const turbok_cu_attn *at,
+                    const turbok_cu_batch *b, const void *q, void *out, int32_t shortest)
 {
-    enum { ROWS = 128, KEYS = 64 };
+    static const int wide[2][2] = {{TURBOK_CU_prefill_wide64_f16, TURBOK_CU_prefill_wide64_bf16},
+                                   {TURBOK_CU_prefill_wide128_f16, TURBOK_CU_prefill_wide128_bf16}};
+    enum { ROWS = 128, KEYS = 64, WIDE_KEYS = 128 };
     int32_t G = at->n_heads / at->kv.n_kv, tokens = ROWS / (G < ROWS ? G : ROWS);
     size_t padded = at->kv.head_dim > 64 ? 128 : 64;
     struct turbok_cu_prefill_args a = {
@@ -107,8 +110,13 @@ static void prefill(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const t
     /* no more tiles than this, whatever the lengths */
     unsigned tiles = (unsigned)((b->T + tokens - 1) / tokens + b->S);
     unsigned heads = (unsigned)(at->kv.n_kv * ((G + ROWS - 1) / ROWS));
-    turbok_cu_launch(cu, kernel, TURBOK_CU_DIM(tiles, heads), TURBOK_CU_DIM(256),
-                     4 * KEYS * padded * 2, TURBOK_CU_PDL, &a);
+    /* It looks for the largest score before it is scaled. */
+    if (kind < 2 && cu->major == 9 && cu->minor == 0 && at->scale > 0)
+        turbok_cu_launch(cu, wide[kind][bf16], TURBOK_CU_DIM(tiles * heads), TURBOK_CU_DIM(256),
+                         4 * WIDE_KEYS * padded * 2, TURBOK_CU_PDL, &a);
+    else
+        turbok_cu_launch(cu, prefill_kernels[kind][bf16], TURBOK_CU_DIM(tiles, heads),
+                         TURBOK_CU_DIM(256), 4 * KEYS * padded * 2, TURBOK_CU_PDL, &a);
 }
 
 static void decode(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const turbok_cu_batch *b,
@@ -135,16 +143,18 @@ void turbok_cu_attention(turbok_cu *cu, int32_t act, const turbok_cu_attn *at,
                          const turbok_cu_batch *b, const void *q, void *out, void *scratch,
                          uint64_t scratch_bytes)
 {
-    int kind = tensor_kind(act, at), bf16 = act == TURBO_BF16;
+    int kind = tensor_kind(act, at);
+    bool bf16 = act == TURBO_BF16;
     if (kind >= 0 && cu->deterministic) {
         /* one way for every token, whether it came alone or in a prompt */
-        prefill(cu, prefill_kernels[kind][bf16], at, b, q, out, 0);
+        prefill(cu, kind, bf16, at, b, q, out, 0);
     } else if (kind >= 0 && b->S <= 1024) {
-        decode(cu, decode_kernels[kind][bf16], at, b, q, out, scratch, scratch_bytes);
+        if (b->max_new == 1 || b->max_new < b->T) /* else all tokens are one prompt's */
+            decode(cu, decode_kernels[kind][bf16], at, b, q, out, scratch, scratch_bytes);
         if (b->max_new > 1)
-            prefill(cu, prefill_kernels[kind][bf16], at, b, q, out, 1);
+            prefill(cu, kind, bf16, at, b, q, out, 1);
     } else if (kind >= 0) {
-        prefill(cu, prefill_kernels[kind][bf16], at, b, q, out, 0);
+        prefill(cu, kind, bf16, at, b, q, out, 0);
     } else {
         struct turbok_cu_attend_args a = {.at = *at, .b = *b, .q = q, .out = out};
         turbok_cu_launch(cu, TURBOK_CU_attend_f32 + act,

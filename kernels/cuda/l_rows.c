@@ -28,8 +28,12 @@ static void norm(turbok_cu *cu, int32_t act, const struct turbok_cu_rmsnorm_args
 {
     /* A thread keeps 8 numbers in registers; rows that do not fit are read twice. */
     int64_t threads = a->E % 8 == 0 && a->E <= 8192 ? (a->E / 8 + 31) / 32 * 32 : 512;
-    turbok_cu_launch(cu, TURBOK_CU_rmsnorm_f32 + act, TURBOK_CU_DIM((unsigned)T),
-                     TURBOK_CU_DIM((unsigned)threads), 0, TURBOK_CU_PDL, a);
+    int kernel = TURBOK_CU_rmsnorm_f32 + act;
+    if (T >= cu->sm_count && act != TURBO_F32 && !a->bias && a->E % 8 == 0 &&
+        threads <= TURBOK_CU_NORM_ROWS)
+        kernel = act == TURBO_BF16 ? TURBOK_CU_rmsnorm_rows_bf16 : TURBOK_CU_rmsnorm_rows_f16;
+    turbok_cu_launch(cu, kernel, TURBOK_CU_DIM((unsigned)T), TURBOK_CU_DIM((unsigned)threads), 0,
+                     TURBOK_CU_PDL, a);
 }
 
 void turbok_cu_rmsnorm(turbok_cu *cu, int32_t act, void *h, const void *delta, const float *w,
@@ -60,8 +64,9 @@ void turbok_cu_activate(turbok_cu *cu, int32_t act, int32_t fn, const void *gate
                         int64_t n, void *out)
 {
     struct turbok_cu_activate_args a = {.gate = gate, .up = up, .out = out, .n = n, .fn = fn};
-    turbok_cu_launch(cu, TURBOK_CU_activate_f32 + act, TURBOK_CU_DIM(blocks_of(cu, n, 256 * 8)),
-                     TURBOK_CU_DIM(256), 0, TURBOK_CU_PDL, &a);
+    turbok_cu_launch(cu, TURBOK_CU_activate_f32 + act,
+                     TURBOK_CU_DIM((unsigned)((n + 256 * 8 - 1) / (256 * 8))), TURBOK_CU_DIM(256),
+                     0, TURBOK_CU_PDL, &a);
 }
 
 void turbok_cu_bias_activate(turbok_cu *cu, int32_t act, int32_t fn, void *y, const float *bias,
@@ -150,9 +155,17 @@ void turbok_cu_position_rows(turbok_cu *cu, int32_t act, const void *in, const f
 void turbok_cu_rope_store(turbok_cu *cu, int32_t act, const turbok_cu_attn *at,
                           const turbok_cu_batch *b, const void *qkv, void *q)
 {
-    enum { WARPS = 8 };
+    enum { WARPS = 8, MANY = 128 };
     int32_t heads = at->n_heads + 2 * at->kv.n_kv;
     struct turbok_cu_rope_store_args a = {.at = *at, .b = *b, .qkv = qkv, .q = q};
+    bool wide = act != TURBO_F32 && at->kv.dtype == act && at->kv.head_dim % 16 == 0 &&
+                at->rope_dim % 16 == 0 && (uintptr_t)qkv % 16 == 0 && (uintptr_t)q % 16 == 0;
+    if (wide && b->T >= cu->sm_count) {
+        turbok_cu_launch(cu, act == TURBO_BF16 ? TURBOK_CU_rope_rows_bf16 : TURBOK_CU_rope_rows_f16,
+                         TURBOK_CU_DIM((unsigned)b->T), TURBOK_CU_DIM(MANY),
+                         (size_t)at->rope_dim * sizeof(float), TURBOK_CU_PDL, &a);
+        return;
+    }
     /* With few tokens a warp has one head, so that the heads of a token fill the device; with many a
      * block does all heads, so that angles are computed once. */
     a.per_block = b->T < cu->sm_count ? WARPS : heads;

@@ -66,10 +66,11 @@ DEVICE void fetch_tile(const struct turbok_cu_prefill_args &a, const int32_t *ta
     }
 }
 
-/* The sequence and first token of block x among tiles of `tokens` tokens; false: none. */
-DEVICE bool find_tile(const struct turbok_cu_prefill_args &a, int tokens, int *seq, int *first)
+/* The sequence and first token of tile `want` of `tokens` tokens; false: none. */
+DEVICE bool find_tile(const struct turbok_cu_prefill_args &a, int want, int tokens, int *seq,
+                      int *first)
 {
-    int want = static_cast<int>(blockIdx.x), l = lane_id(), before = 0;
+    int l = lane_id(), before = 0;
     for (int base = 0; base < a.b.S; base += 32) {
         int s = base + l, n = s < a.b.S ? a.b.cu_seqlens[s + 1] - a.b.cu_seqlens[s] : 0;
         int tiles = n > a.shortest ? (n + tokens - 1) / tokens : 0, sum = tiles;
@@ -177,7 +178,7 @@ template <class T, int D, int BITS> DEVICE void prefill_body(const struct turbok
     grid_wait();
     if (blockIdx.y == 0)
         clear_padding<T>(a.b, a.out, at.n_heads * n);
-    if (!find_tile(a, tokens, &seq, &first))
+    if (!find_tile(a, static_cast<int>(blockIdx.x), tokens, &seq, &first))
         return;
     int t0 = a.b.cu_seqlens[seq], count = min(tokens, a.b.cu_seqlens[seq + 1] - t0 - first);
     int pos0 = a.b.positions[t0 + first], end = pos0 + count; /* keys seen: below end */

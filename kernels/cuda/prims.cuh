@@ -195,6 +195,17 @@ DEVICE float exp2_fast(float x)
 #endif
 }
 
+DEVICE float reciprocal_fast(float x)
+{
+#ifdef __CUDACC__
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+#else
+    return 1.0f / x;
+#endif
+}
+
 /* fn: TURBO_ACT_*. */
 DEVICE float activation(int fn, float x)
 {

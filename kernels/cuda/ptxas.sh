@@ -22,7 +22,7 @@ BEGIN {
         bad = 1
     }
 }
-/Used [0-9]+ registers/ && hot && arch == "sm_90" {
+/Used [0-9]+ registers/ && hot && arch ~ /^sm_90a?$/ {
     for (i = 1; i < NF; i++) if ($i == "Used") regs = $(i + 1)
     smem = 0
     for (i = 3; i <= NF; i++) if ($i ~ /^smem/) smem = $(i - 2)

@@ -95,6 +95,13 @@ DEVICE void store_codes(const turbok_cu_kv &kv, char *plane, int slot, const flo
     }
 }
 
+/* Two numbers turned by an angle; no fused operation, so that all kernels give the same bits. */
+DEVICE float2 turned_by(float x, float y, float c, float s)
+{
+    return make_float2(__fadd_rn(__fmul_rn(x, c), -__fmul_rn(y, s)),
+                       __fadd_rn(__fmul_rn(y, c), __fmul_rn(x, s)));
+}
+
 template <class T> DEVICE void rope_store_body(const struct turbok_cu_rope_store_args &a)
 {
     const turbok_cu_attn &at = a.at;
@@ -119,9 +126,9 @@ template <class T> DEVICE void rope_store_body(const struct turbok_cu_rope_store
         int turned = h < H + K ? at.rope_dim : 0;
         for (int i = l; i < turned / 2; i += 32) {
             int x = at.rope_style ? 2 * i : i, y = at.rope_style ? 2 * i + 1 : i + half;
-            float vx = to_f(head[x]), vy = to_f(head[y]);
-            row[x] = vx * c[i] - vy * s[i];
-            row[y] = vy * c[i] + vx * s[i];
+            float2 v = turned_by(to_f(head[x]), to_f(head[y]), c[i], s[i]);
+            row[x] = v.x;
+            row[y] = v.y;
         }
         for (int i = turned + l; i < D; i += 32)
             row[i] = to_f(head[i]);
@@ -144,3 +151,99 @@ template <class T> DEVICE void rope_store_body(const struct turbok_cu_rope_store
     }
 }
 TURBOK_KERNEL_ACT(rope_store, 256, 2)
+
+/* Twice 16 bytes of a head: numbers p.. and p + half.. are turned together, or 2p.. and 2p + 8.. where pairs are
+ * neighbours or nothing is turned. */
+template <class T> struct rope_piece {
+    uint4 x, y;
+    const T *in;
+    T *out; /* NULL: nothing is stored */
+    int lo, hi;
+    bool turn;
+
+    DEVICE_METHOD void load()
+    {
+        x = load16(in + lo);
+        y = load16(in + hi);
+    }
+    DEVICE_METHOD void finish(bool neighbours, const float *c, const float *s) /* of this piece */
+    {
+        float u[8], v[8];
+        if (!out)
+            return;
+        if (turn) {
+            load8f(reinterpret_cast<const T *>(&x), u);
+            load8f(reinterpret_cast<const T *>(&y), v);
+            if (neighbours) {
+                UNROLL
+                for (int k = 0; k < 4; k++) {
+                    const float2 f = turned_by(u[2 * k], u[2 * k + 1], c[k], s[k]);
+                    const float2 g = turned_by(v[2 * k], v[2 * k + 1], c[4 + k], s[4 + k]);
+                    u[2 * k] = f.x, u[2 * k + 1] = f.y, v[2 * k] = g.x, v[2 * k + 1] = g.y;
+                }
+            } else {
+                UNROLL
+                for (int k = 0; k < 8; k++) {
+                    const float2 f = turned_by(u[k], v[k], c[k], s[k]);
+                    u[k] = f.x, v[k] = f.y;
+                }
+            }
+            store8f(out + lo, u);
+            store8f(out + hi, v);
+        } else {
+            store16(out + lo, x);
+            store16(out + hi, y);
+        }
+    }
+};
+
+/* The same for many tokens, a block each, where the cache has the type of the activations, 16 bits, and heads and what
+ * is turned of them are multiples of 16. A thread has a place in a head and every so many heads, two at a time. */
+template <class T> DEVICE void rope_rows_body(const struct turbok_cu_rope_store_args &a)
+{
+    const turbok_cu_attn &at = a.at;
+    const int D = at.kv.head_dim, H = at.n_heads, K = at.kv.n_kv, half = at.rope_dim / 2, per = D / 16;
+    float *c = reinterpret_cast<float *>(shared_dynamic()), *s = c + half;
+    grid_release();
+    const int64_t t = blockIdx.x;
+    const int seq = a.b.seq_of[t], pos = a.b.positions[t];
+    const int64_t table = seq < 0 ? 0 : seq * a.b.table_stride;
+    const int64_t slot = static_cast<int64_t>(pos % at.kv.block_tokens) * D;
+    T *block = reinterpret_cast<T *>(kv_plane(
+        at.kv, seq < 0 ? 0 : a.b.tables[table + pos / at.kv.block_tokens], at.layer, 0, 0));
+    if (at.rope_dim)
+        angles(at, pos, seq < 0 ? 0 : a.b.rope_lens[seq], c, s);
+    __syncthreads();
+    grid_wait();
+    const int step = static_cast<int>(blockDim.x) / per, first = static_cast<int>(threadIdx.x) / per,
+              p = static_cast<int>(threadIdx.x) % per * 8;
+    const T *in = static_cast<const T *>(a.qkv) + t * (H + 2 * K) * D;
+    T *q = static_cast<T *>(a.q) + t * H * D;
+    auto piece_of = [&](int h) {
+        rope_piece<T> r;
+        r.in = in + column(at, h);
+        r.out = h < H      ? q + h * D
+                : seq >= 0 ? block + (h - H) * static_cast<int64_t>(at.kv.plane_bytes / sizeof(T)) + slot
+                           : nullptr;
+        r.turn = h < H + K && p < half;
+        r.lo = r.turn && !at.rope_style ? p : 2 * p;
+        r.hi = r.turn && !at.rope_style ? p + half : 2 * p + 8;
+        r.load();
+        return r;
+    };
+    for (int h = first; h < H + 2 * K && first < step; h += 2 * step) {
+        const bool two = h + step < H + 2 * K;
+        rope_piece<T> x = piece_of(h), y = piece_of(two ? h + step : h);
+        x.finish(at.rope_style, c + p, s + p);
+        if (two)
+            y.finish(at.rope_style, c + p, s + p);
+    }
+}
+TURBOK_KERNEL(rope_rows_f16, rope_store, 128, 8)
+{
+    rope_rows_body<f16>(a);
+}
+TURBOK_KERNEL(rope_rows_bf16, rope_store, 128, 8)
+{
+    rope_rows_body<bf16>(a);
+}

@@ -121,6 +121,49 @@ template <class T> DEVICE void rmsnorm_body(const struct turbok_cu_rmsnorm_args 
 }
 TURBOK_KERNEL_ACT(rmsnorm, 1024, 1)
 
+/* The same for many rows of 16-bit numbers that a block's registers hold: less in them, more blocks at a time. */
+template <class T> DEVICE void rmsnorm_rows_body(const struct turbok_cu_rmsnorm_args &a)
+{
+    TURBOK_SHARED(float, room, 33);
+    const int64_t row = static_cast<int64_t>(blockIdx.x) * a.E, at = 8 * threadIdx.x;
+    const bool mine = at < a.E;
+    float w[8], v[8] = {0, 0, 0, 0, 0, 0, 0, 0}, squares = 0;
+    grid_release();
+    if (mine)
+        load8f(a.w + at, w);
+    grid_wait();
+    T *h = static_cast<T *>(a.h) + row + at;
+    if (mine) {
+        load8f(h, v);
+        if (a.delta) {
+            float d[8];
+            load8f(static_cast<const T *>(a.delta) + row + at, d);
+            UNROLL
+            for (int i = 0; i < 8; i++)
+                v[i] = to_f(from_f<T>(v[i] + d[i]));
+            store8f(h, v);
+        }
+    }
+    UNROLL
+    for (int i = 0; i < 8; i++)
+        squares = fmaf(v[i], v[i], squares);
+    const float r = 1.0f / sqrtf(block_sum(squares, room) / static_cast<float>(a.E) + a.eps);
+    if (!mine)
+        return;
+    UNROLL
+    for (int i = 0; i < 8; i++)
+        v[i] = fmaf(w[i], v[i] * r, 0.0f);
+    store8f(static_cast<T *>(a.out) + row + at, v);
+}
+TURBOK_KERNEL(rmsnorm_rows_f16, rmsnorm, TURBOK_CU_NORM_ROWS, 2)
+{
+    rmsnorm_rows_body<f16>(a);
+}
+TURBOK_KERNEL(rmsnorm_rows_bf16, rmsnorm, TURBOK_CU_NORM_ROWS, 2)
+{
+    rmsnorm_rows_body<bf16>(a);
+}
+
 template <class T> DEVICE void gather_body(const struct turbok_cu_gather_args &a)
 {
     grid_wait();
@@ -150,9 +193,15 @@ template <class T> DEVICE void activate_body(const struct turbok_cu_activate_arg
             for (int k = 0; k < 8; k++)
                 v[k] += u[k];
         }
-        UNROLL
-        for (int k = 0; k < 8; k++)
-            v[k] = activation(a.fn, v[k]) * (up ? u[k] : 1.0f);
+        if (sizeof(T) == 2 && a.fn == 0) { /* SiLU, approximated beyond what 16 bits keep */
+            UNROLL
+            for (int k = 0; k < 8; k++)
+                v[k] *= reciprocal_fast(1.0f + exp2_fast(v[k] * -1.44269504f)) * (up ? u[k] : 1.0f);
+        } else {
+            UNROLL
+            for (int k = 0; k < 8; k++)
+                v[k] = activation(a.fn, v[k]) * (up ? u[k] : 1.0f);
+        }
         store8f(out + i, v);
     }
     for (int64_t i = wide + thread_of_grid(); i < a.n; i += threads_of_grid())

@@ -1,6 +1,6 @@
 /* tests/cuda/faulty.cu: small kernels for test_hostrun, one right and each of the others wrong in one way
  * that hostrun must notice. Compiled for the host only. */
-#include "cuda/prims.cuh"
+#include "cuda/prims_wgmma.cuh"
 #include "faulty.h"
 
 TURBOK_KERNEL(fine, faulty, 128, 1)
@@ -93,6 +93,33 @@ TURBOK_KERNEL(copy_not_awaited, faulty, 128, 1)
     a.out[threadIdx.x] =
         static_cast<int>(load4(s + 16 * (128 * static_cast<unsigned>(a.n) + threadIdx.x)));
     copy_wait<0>();
+}
+/* n 0: right, column 9 + 2 (t mod 4) of a product is its own number; 1: without the fence; 2: what was copied is not shown to the
+ * product; 3: a sum is read before it is there. */
+TURBOK_KERNEL(group_product, faulty, 128, 1)
+{
+    bf16 *tile = reinterpret_cast<bf16 *>(shared_tiles());
+    for (int i = static_cast<int>(threadIdx.x); i < 64 * 16; i += 128) {
+        int n = i / 16, k = i % 16;
+        tile[n * 64 + (k / 8 ^ (n & 7)) * 8 + k % 8] = from_f<bf16>(k ? 0.0f : static_cast<float>(n));
+    }
+    copy16_async(tile + 64 * 64 + 8 * threadIdx.x, a.in);
+    copy_commit();
+    copy_wait<0>();
+    if (a.n != 2)
+        proxy_fence();
+    __syncthreads();
+    const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
+    float sums[32];
+    for (int i = 0; i < 32; i++)
+        sums[i] = -1.0f;
+    if (a.n != 1)
+        wgmma_fence();
+    wgmma<0>(sums, ones, wgmma_tile(tile, 1024, 0), 0, bf16());
+    wgmma_commit();
+    const float early = sums[5];
+    wgmma_wait<0>(sums);
+    a.out[threadIdx.x] = static_cast<int>(a.n == 3 ? early : sums[5]);
 }
 /* Caught by the address sanitizer and by guard bands. */
 TURBOK_KERNEL(beyond_shared, faulty, 128, 1)

@@ -117,6 +117,27 @@ static void poison(void **state)
         assert_int_equal(out[i], -1);
 }
 
+static void group_products(void **state)
+{
+    (void)state;
+    enum { SHARED = 10 << 10 };
+    int out[N];
+    char err[256];
+    for (int n = 0; n < 4; n += 3) {
+        assert_int_equal(run("group_product", (struct turbok_cu_faulty_args){out, in, n}, SHARED,
+                             err),
+                         0);
+        for (int i = 0; i < N; i++)
+            assert_int_equal(out[i], n ? -1 : 9 + 2 * (i % 4));
+    }
+    for (int n = 1; n < 3; n++) {
+        assert_int_equal(run("group_product", (struct turbok_cu_faulty_args){out, in, n}, SHARED,
+                             err),
+                         -1);
+        assert_non_null(strstr(err, n == 1 ? "without wgmma_fence()" : "without proxy_fence()"));
+    }
+}
+
 static void bad_launches(void **state)
 {
     (void)state;
@@ -169,7 +190,8 @@ static void out_of_bounds(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(right_kernel), cmocka_unit_test(wrong_kernels), cmocka_unit_test(poison),
+        cmocka_unit_test(right_kernel), cmocka_unit_test(wrong_kernels),
+        cmocka_unit_test(poison),       cmocka_unit_test(group_products),
         cmocka_unit_test(bad_launches), cmocka_unit_test(out_of_bounds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

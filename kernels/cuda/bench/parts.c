@@ -285,6 +285,8 @@ static void product_of(model *w, int which, int32_t l, const void *x, void *y)
 
 /* What a layer does, one launch or few each. */
 typedef enum part { NORM, QKV, ROPE, ATTEND, OUT, SECOND_NORM, UP, DOWN, PARTS } part;
+static const char *const part_names[] = {"norm", "qkv",  "rope", "attn",
+                                         "out",  "norm", "up",   "down"};
 
 static void run_part(model *w, part what, int32_t l, const void *delta)
 {
@@ -506,9 +508,8 @@ void bench_parts(void)
     open_blas();
     printf("microseconds of a layer; %s\n", "sum: of a step, without drawing");
     printf("%-5s %5s", "", "batch");
-    static const char *const names[] = {"norm", "qkv", "rope", "attn", "out", "norm", "up", "down"};
     for (int what = 0; what < PARTS; what++)
-        printf(" %7s", names[what]);
+        printf(" %7s", part_names[what]);
     printf(" %8s %8s %8s %8s %8s %8s\n", "head", "greedy", "random", "sum", "step", "of limit");
     for (int i = 0; i < 2; i++) {
         model w = {.m = shapes[i]};
@@ -569,6 +570,13 @@ static void prefill_layers(const shape *m, int32_t n)
     snprintf(text, sizeof text, "%s, a layer, prompt %d", m->name, n);
     report("prefill", text, s, 0, linear + 2.0 * n * n * m->H * m->D,
            alone > 0 ? linear / alone : 0);
+    part_job j = {.w = &w};
+    printf("    its parts, us:");
+    for (int what = 0; what < PARTS; what++) {
+        j.what = (part)what;
+        printf(" %s %.1f", part_names[what], seconds(run_parts, &j, 5) * 1e6 / LAYERS);
+    }
+    printf("; products alone %.1f\n", alone * 1e6);
     snprintf(text, sizeof text, "%s, prompt %d", m->name, n);
     w.layers_of_attention = 1;
     report("attention, prompt", text, seconds(attend_all, &w, 5), 0, 2.0 * n * n * m->H * m->D, 0);

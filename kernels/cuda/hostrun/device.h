@@ -10,6 +10,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <vector>
+
 #include "hostrun.h"
 
 struct uint3 {
@@ -51,9 +53,21 @@ static inline int4 make_int4(int x, int y, int z, int w)
 namespace hostrun
 {
 typedef uint3 dims;
+struct product { /* of a warp group, begun and not yet carried out: see wgmma.h */
+    void (*multiply)(const product *const *lanes);
+    float *c;
+    const uint32_t *a;
+    const char *b;
+    int next, wide, columns;
+    bool transposed, add;
+};
 struct thread {
     uint3 idx = {0, 0, 0};
     int index = 0; /* in the block */
+    std::vector<std::vector<product>> products; /* by groups, the last one open */
+    int products_pending = 0;
+    bool products_fenced = false;
+    bool copies_landed = false; /* asynchronous ones, since the last proxy_fence() */
 };
 typedef void (*warp_fn)(void *const *lanes, unsigned mask);
 

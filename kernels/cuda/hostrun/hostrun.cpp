@@ -206,6 +206,8 @@ void prepare(fiber *f)
 #endif
     f->st = READY;
     f->groups.assign(1, {});
+    f->products.assign(1, {});
+    f->products_fenced = f->copies_landed = false;
 }
 
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -223,7 +225,7 @@ void say(const char *fmt, ...)
 char *poisoned(const void *key, size_t bytes)
 {
     void *p = nullptr;
-    if (posix_memalign(&p, 128, bytes ? bytes : 1)) {
+    if (posix_memalign(&p, 1024, bytes ? bytes : 1)) {
         fprintf(stderr, "hostrun: no memory for %zu bytes of shared memory\n", bytes);
         _exit(70);
     }
@@ -432,6 +434,7 @@ void copy_wait(int pending)
         for (auto &c : g.front()) {
             memcpy(c.to, c.from, c.n);
             memset(static_cast<char *>(c.to) + c.n, 0, c.bytes - c.n);
+            m.now->copies_landed = true;
         }
         g.erase(g.begin());
     }
