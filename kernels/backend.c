@@ -74,6 +74,11 @@ turbok_copied turbok_device_copied(const turbok_device *d)
     return d->copied;
 }
 
+int32_t turbok_device_gaps(const turbok_device *d, const float **us)
+{
+    return d->backend ? d->backend->gaps(d, us) : 0;
+}
+
 void *turbok_space_new(turbok_device *d, uint64_t bytes)
 {
     size_t size = turbok_alloc_size(bytes ? (size_t)bytes : 1);

@@ -59,6 +59,7 @@ struct turbok_backend {
     bool (*draws)(const turbok_device *d, const turbo_sample_params *p);
     turbo_status (*place_begin)(turbok_device *d, int32_t place, const turbo_sample_params *p,
                                 const int32_t *tokens, int32_t n_prompt, int32_t n, turbo_err *err);
+    int32_t (*gaps)(const turbok_device *d, const float **us);
 };
 typedef struct turbok_backend turbok_backend;
 

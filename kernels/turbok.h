@@ -131,6 +131,9 @@ typedef struct turbok_copied {
     double filling, waiting;
 } turbok_copied;
 turbok_copied turbok_device_copied(const turbok_device *d);
+/* Where the environment has TURBO_CUDA_GAPS=1: microseconds from the end of a recorded step to the beginning of the next
+ * one, by the device's clock, the first some thousand of them. *us is the device's; not while steps run. */
+int32_t turbok_device_gaps(const turbok_device *d, const float **us);
 
 /* Runs fn(ctx, i, n) for i = 0..n-1 on the pool, n = number of threads, and returns when all did.
  * For load-time work such as repacking or scanning. */

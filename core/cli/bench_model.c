@@ -195,6 +195,19 @@ static void print_points(study *s, FILE *out)
     }
 }
 
+/* Microseconds between recorded steps, the middle one; 0: not measured. */
+static double middle_gap(const study *s)
+{
+    const float *us;
+    int32_t n = turbod_engine_gaps(s->service.engine, &us);
+    double *copy = calloc((size_t)n + 1, sizeof *copy), middle;
+    for (int32_t i = 0; copy && i < n; i++)
+        copy[i] = (double)us[i];
+    middle = copy && n ? cli_median(copy, (size_t)n) : 0;
+    free(copy);
+    return middle;
+}
+
 static void json_points(study *s, FILE *out)
 {
     const turbod_engine_facts *f = turbod_engine_facts_of(s->service.engine);
@@ -211,9 +224,9 @@ static void json_points(study *s, FILE *out)
     const double *load = turbod_engine_metrics(s->service.engine)->load_seconds;
     fprintf(out,
             ",\"weight_bytes\":%llu,\"load_seconds\":%.6f,\"weights_seconds\":%.6f,"
-            "\"read_bytes_per_s\":%.6g,\"rounds\":%d,\"points\":[",
+            "\"step_gap_us\":%.3f,\"read_bytes_per_s\":%.6g,\"rounds\":%d,\"points\":[",
             (unsigned long long)f->plan.bytes[TURBOD_MEM_WEIGHTS], f->load_seconds,
-            load[TURBOD_LOAD_WEIGHTS], figure_of(s->read, s->rounds).mid, s->rounds);
+            load[TURBOD_LOAD_WEIGHTS], middle_gap(s), figure_of(s->read, s->rounds).mid, s->rounds);
     for (int i = 0; i < s->n; i++) {
         const point *p = &s->points[i];
         figure g = figure_of(p->value, s->rounds);

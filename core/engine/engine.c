@@ -189,6 +189,11 @@ turbod_metrics *turbod_engine_metrics(turbod_engine *e)
     return &e->metrics;
 }
 
+int32_t turbod_engine_gaps(const turbod_engine *e, const float **us)
+{
+    return turbok_device_gaps(e->device, us);
+}
+
 void turbod_engine_drain(turbod_engine *e)
 {
     atomic_store(&e->draining, true);

@@ -109,6 +109,8 @@ turbo_status turbod_engine_logits(turbod_engine *e, const int32_t *ids, int32_t 
                                   float *logits, turbo_err *err);
 
 turbod_metrics *turbod_engine_metrics(turbod_engine *e);
+/* turbok_device_gaps of its device; while it is idle. */
+int32_t turbod_engine_gaps(const turbod_engine *e, const float **us);
 
 /* Text to ids; a leading bos when add_bos is set and the tokenizer's configuration wants one. trusted:
  * names of special tokens become those tokens. *ids is the caller's, free(). [any] */

@@ -23,6 +23,7 @@ static void cuda_close(turbok_device *d)
         (void)drv->stream_synchronize(s->cu->stream);
         turbok_cuda_steps_close(d);
         turbok_cuda_stages_close(s);
+        turbok_cuda_gaps_close(s);
         if (s->arena)
             (void)drv->mem_free(s->arena);
         turbok_blas_close(s->blas);
@@ -68,6 +69,8 @@ static turbo_status cuda_open(turbok_device *d, const turbok_device_opts *o, tur
     s->cu->deterministic = o->deterministic;
     snprintf(d->name, sizeof d->name, "%s", s->cu->name);
     st = turbok_cuda_stages_open(s, err);
+    if (!st && !turbok_cuda_gaps_open(s))
+        st = turbok_fail(err, TURBO_ENOMEM, "no memory for the gaps between steps");
     if (!st)
         st = turbok_blas_open(s->cu, &s->blas, err);
     if (!st)
@@ -168,6 +171,12 @@ static uint64_t cuda_later_bytes(const turbok_device *d, const turbok_steps *ste
     return SLACK + turbok_cuda_graphs_bytes(steps);
 }
 
+static int32_t cuda_gaps(const turbok_device *d, const float **us)
+{
+    *us = self_of(d)->gaps;
+    return self_of(d)->n_gaps;
+}
+
 static void cuda_block_copy(turbok_device *d, void *to, const void *from, size_t bytes)
 {
     turbok_cu *cu = self_of(d)->cu;
@@ -244,6 +253,7 @@ const turbok_backend *turbok_backend_entry(void)
         .draws_as = "std",
         .draws = turbok_cuda_draws,
         .place_begin = turbok_cuda_place_begin,
+        .gaps = cuda_gaps,
     };
     return &backend;
 }

@@ -1,6 +1,7 @@
 /* kernels/cuda/graph.c: see graph.h. */
 #include "cuda/graph.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* Many sequences wait for arithmetic, and padding costs as much as they do. */
@@ -59,15 +60,65 @@ void turbok_cuda_pad(turbok_cuda *s, const turbo_batch *b, int32_t n, turbo_batc
         cu[i] = i;
 }
 
+bool turbok_cuda_gaps_open(turbok_cuda *s)
+{
+    const char *asked = getenv("TURBO_CUDA_GAPS");
+    if (!asked || strcmp(asked, "1"))
+        return true;
+    s->gaps = calloc(GAPS, sizeof *s->gaps);
+    for (int i = 0; i < GAP_STEPS && s->gaps; i++) {
+        turbok_cu_note(s->cu, s->cu->drv.event_create(&s->began[i], 0), "no event");
+        turbok_cu_note(s->cu, s->cu->drv.event_create(&s->ended[i], 0), "no event");
+    }
+    return s->gaps;
+}
+
+void turbok_cuda_gaps_close(turbok_cuda *s)
+{
+    for (int i = 0; i < GAP_STEPS; i++) {
+        if (s->began[i])
+            (void)s->cu->drv.event_destroy(s->began[i]);
+        if (s->ended[i])
+            (void)s->cu->drv.event_destroy(s->ended[i]);
+    }
+    free(s->gaps);
+}
+
+/* Step n is about to begin, so that steps n - 3 and n - 2 are over. */
+static void note_gap(turbok_cuda *s, uint64_t n)
+{
+    float ms;
+    int a = (int)((n + 1) % GAP_STEPS), b = (int)((n + 2) % GAP_STEPS);
+    if (n < 3 || s->timed[a] != n - 2 || s->timed[b] != n - 1 || s->n_gaps == GAPS)
+        return;
+    turbok_cu_note(s->cu, s->cu->drv.event_elapsed(&ms, s->ended[a], s->began[b]),
+                   "the time between steps cannot be read");
+    s->gaps[s->n_gaps++] = ms * 1000;
+}
+
+static void start(turbok_cuda *s, turbok_cu_graph_exec step)
+{
+    turbok_cu *cu = s->cu;
+    int at = (int)(s->begun % GAP_STEPS);
+    if (turbok_cu_bad(cu))
+        return;
+    if (s->gaps) {
+        note_gap(s, s->begun);
+        turbok_cu_note(cu, cu->drv.event_record(s->began[at], cu->stream), "no mark");
+        s->timed[at] = s->begun + 1;
+    }
+    turbok_cu_note(cu, cu->drv.graph_launch(step, cu->stream), "the recorded step does not start");
+    if (s->gaps)
+        turbok_cu_note(cu, cu->drv.event_record(s->ended[at], cu->stream), "no mark");
+}
+
 turbo_status turbok_cuda_graph_begin(turbok_cuda *s, int bucket, bool *replay, turbo_err *err)
 {
     turbok_cu *cu = s->cu;
     turbok_cu_graph_exec have = s->recorded[bucket][s->begun % AHEAD];
     if (have) {
         *replay = true;
-        if (!turbok_cu_bad(cu))
-            turbok_cu_note(cu, cu->drv.graph_launch(have, cu->stream),
-                           "the recorded step does not start");
+        start(s, have);
         return turbok_cu_status(cu, err);
     }
     turbok_cu_note(cu, cu->drv.capture_begin(cu->stream, TURBOK_CU_CAPTURE_THREAD_LOCAL),
@@ -89,9 +140,7 @@ turbo_status turbok_cuda_graph_end(turbok_cuda *s, turbo_err *err)
         turbok_cu_note(cu, cu->drv.graph_instantiate(to, g, 0), "the step cannot be recorded");
     if (g)
         (void)cu->drv.graph_destroy(g);
-    if (!turbok_cu_bad(cu))
-        turbok_cu_note(cu, cu->drv.graph_launch(*to, cu->stream),
-                       "the recorded step does not start");
+    start(s, *to);
     return turbok_cu_status(cu, err);
 }
 

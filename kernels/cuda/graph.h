@@ -16,6 +16,9 @@ turbo_status turbok_cuda_graph_begin(turbok_cuda *s, int bucket, bool *replay, t
 /* Ends the recording and starts what was recorded. */
 turbo_status turbok_cuda_graph_end(turbok_cuda *s, turbo_err *err);
 void turbok_cuda_graphs_free(turbok_cuda *s);
+/* Whether the time between recorded steps is measured (turbok_device_gaps); false: no memory for it. */
+bool turbok_cuda_gaps_open(turbok_cuda *s);
+void turbok_cuda_gaps_close(turbok_cuda *s);
 
 /* What the driver takes for all recordings there can be, at most. */
 uint64_t turbok_cuda_graphs_bytes(const turbok_steps *s);

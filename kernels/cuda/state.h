@@ -12,6 +12,8 @@
 #define STAGES 4 /* pinned buffers between a file and the device */
 #define STAGE_BYTES ((size_t)8 << 20)
 #define AHEAD 2 /* steps on the device at a time */
+#define GAP_STEPS 4 /* whose ends are remembered: those on the device and two that are over */
+#define GAPS 4096
 #define BUCKETS 16 /* recorded steps, by size of the batch: graph.c */
 
 typedef struct turbok_cuda {
@@ -60,6 +62,10 @@ typedef struct turbok_cuda {
     int recording; /* bucket that is being recorded, -1: none */
     turbok_cu_graph_exec recorded[BUCKETS][AHEAD];
     int32_t *pad; /* [6 * max_seqs + 1] host arrays of a padded batch */
+    turbok_cu_event began[GAP_STEPS], ended[GAP_STEPS]; /* of recorded steps; NULL: not measured */
+    uint64_t timed[GAP_STEPS]; /* number of the step + 1, 0: none */
+    float *gaps; /* [GAPS] */
+    int32_t n_gaps;
 } turbok_cuda;
 
 /* A matrix on this device. l.data is [out,in] of l.dtype, or the image of q; or l.parts has several, one below

@@ -10,6 +10,7 @@ known; what does not fit into --seconds is said to be left out. Works on a CPU t
            [--fixed 64,128,256] [--requests 512] [--no-peers] [--only-load] [--device cuda:0]
 """
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -131,21 +132,34 @@ class Bench:
 
     def turbo(self, name, shape, kind, what, folder, *flags):
         """Its points, or []: said why. kind: how the weights are stored."""
+        found = self.turbo_json(name, what, folder, *flags)
+        if found:
+            self.loads.setdefault((shape, kind), []).append(found["weights_seconds"])
+        return found["points"] if found else []
+
+    def turbo_json(self, name, what, folder, *flags, **env):
         if self.left() < 4:
             self.say("LEFT OUT, no time: %s" % name)
-            return []
+            return None
         argv = [self.a.turbo, "bench", what, folder, "--device", self.a.device, "--log-level", "error", "--json", "-", *flags]
         try:
-            p = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=self.left())
+            p = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=self.left(),
+                               env={**os.environ, **env})
         except subprocess.TimeoutExpired:
             self.say("LEFT OUT, took too long: %s" % name)
-            return []
+            return None
         if p.returncode:
             self.say("FAILED: %s: %s" % (name, (p.stderr or p.stdout).strip()[-300:]))
-            return []
-        found = json.loads(p.stdout)
-        self.loads.setdefault((shape, kind), []).append(found["weights_seconds"])
-        return found["points"]
+            return None
+        return json.loads(p.stdout)
+
+    def gap(self, shape, folder):
+        """Between recorded steps, by the clock of the card."""
+        found = self.turbo_json("step gap", "decode", folder, "--batch", "1", "--context", str(self.a.context), "--steps", "256",
+                                "--rounds", "1", TURBO_CUDA_GAPS="1")
+        if found:
+            us = found["step_gap_us"]
+            self.row("gap", "%s, batch 1, between two steps (goal: at most 15 us)" % shape, us, text="%.1f us" % us)
 
     def decode(self, shape, folder, batches, *flags):
         kind = flags[1] if flags[:1] == ("--quantize",) else "bf16"
@@ -238,6 +252,7 @@ def run(b, work, shapes):
     if not a.only_load:
         for shape in shapes:
             b.decode(shape, folders[shape], a.batches)
+        b.gap(first, folders[first])
         b.many(first, folders[first], trace)
         b.ratios(shapes)
     for shape in shapes:
@@ -266,7 +281,12 @@ def main():
     p.add_argument("--only-load", action="store_true")
     a = p.parse_args()
     shapes = a.shapes.split(",")
-    n = sum(2 * d[0] * (d[1] if len(d) > 1 else 1) for s in shapes for _, d in tensors(s) if s in SHAPES)
+    unknown = [s for s in shapes if s not in SHAPES]
+    if unknown:
+        p.error("no shape %s; there are %s" % (unknown[0], ", ".join(SHAPES)))
+    if not importlib.util.find_spec("numpy"):
+        sys.exit("SKIP: the engine beside transformers: no numpy here, which makes the weights")
+    n = sum(2 * d[0] * (d[1] if len(d) > 1 else 1) for s in shapes for _, d in tensors(s))
     b, work = Bench(a), room(n)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:

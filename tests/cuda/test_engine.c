@@ -120,6 +120,35 @@ static void test_tokens(void **state)
     tiny_model_remove(folder);
 }
 
+/* The time between recorded steps, where it is asked for: one between each two, and none otherwise. */
+static void test_gaps(void **state)
+{
+    static result got;
+    char folder[64];
+    int32_t prompt[8];
+    const float *us;
+    turbo_sample_params p = greedy();
+    (void)state;
+    tiny_model_write(&random_model, folder);
+    make_prompt(prompt, 8, 3, 300);
+    for (int asked = 0; asked < 2; asked++) {
+        if (asked)
+            setenv("TURBO_CUDA_GAPS", "1", 1);
+        turbod_engine *e = open_engine(folder, on_cuda("f32"));
+        unsetenv("TURBO_CUDA_GAPS");
+        start(e, &got, prompt, 8, 16, &p);
+        finish(&got);
+        all_blocks_back(e);
+        int32_t n = turbod_engine_gaps(e, &us);
+        assert_in_range(n, asked ? 8 : 0, asked ? 15 : 0);
+        for (int32_t i = 0; i < n; i++)
+            assert_true(fake.handle ? us[i] == 1000.0f : us[i] >= 0 && us[i] < 1e6f);
+        turbod_engine_close(e);
+        nothing_left();
+    }
+    tiny_model_remove(folder);
+}
+
 /* A card that is only described plans what an engine on it plans, and takes: all kinds, to the byte. */
 static void test_described(void **state)
 {
@@ -197,9 +226,8 @@ static void test_described(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_logits),
-        cmocka_unit_test(test_coded_cache),
-        cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_logits),    cmocka_unit_test(test_coded_cache),
+        cmocka_unit_test(test_tokens),    cmocka_unit_test(test_gaps),
         cmocka_unit_test(test_described),
     };
     fake = fake_driver_open();
