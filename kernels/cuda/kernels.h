@@ -184,6 +184,8 @@ struct turbok_cu_prefill_args { /* sequences with more than `shortest` new token
     int32_t shortest;
     int32_t block_shift; /* log2 of block_tokens; -1: no power of two */
 };
+/* Of prefill_wide: threads, keys of a tile, tiles of keys and of values in shared memory. */
+enum { TURBOK_CU_WIDE_THREADS = 384, TURBOK_CU_WIDE_KEYS = 64, TURBOK_CU_WIDE_STAGES = 4 };
 enum { TURBOK_CU_TOWER_WARPS = 4 }; /* of a block of tower.cu, 16 rows each */
 struct turbok_cu_attend_full_args {
     const void *qkv; /* [N,T,3,H,D] act */

@@ -101,7 +101,7 @@ static void prefill(turbok_cu *cu, int kind, bool bf16, const turbok_cu_attn *at
 {
     static const int wide[2][2] = {{TURBOK_CU_prefill_wide64_f16, TURBOK_CU_prefill_wide64_bf16},
                                    {TURBOK_CU_prefill_wide128_f16, TURBOK_CU_prefill_wide128_bf16}};
-    enum { ROWS = 128, KEYS = 64, WIDE_KEYS = 128 };
+    enum { ROWS = 128, KEYS = 64 };
     int32_t G = at->n_heads / at->kv.n_kv, tokens = ROWS / (G < ROWS ? G : ROWS);
     size_t padded = at->kv.head_dim > 64 ? 128 : 64;
     struct turbok_cu_prefill_args a = {
@@ -112,8 +112,10 @@ static void prefill(turbok_cu *cu, int kind, bool bf16, const turbok_cu_attn *at
     unsigned heads = (unsigned)(at->kv.n_kv * ((G + ROWS - 1) / ROWS));
     /* It looks for the largest score before it is scaled. */
     if (kind < 2 && cu->major == 9 && cu->minor == 0 && at->scale > 0)
-        turbok_cu_launch(cu, wide[kind][bf16], TURBOK_CU_DIM(tiles * heads), TURBOK_CU_DIM(256),
-                         4 * WIDE_KEYS * padded * 2, TURBOK_CU_PDL, &a);
+        turbok_cu_launch(cu, wide[kind][bf16], TURBOK_CU_DIM(tiles * heads),
+                         TURBOK_CU_DIM(TURBOK_CU_WIDE_THREADS),
+                         2 * TURBOK_CU_WIDE_STAGES * TURBOK_CU_WIDE_KEYS * padded * 2,
+                         TURBOK_CU_PDL, &a);
     else
         turbok_cu_launch(cu, prefill_kernels[kind][bf16], TURBOK_CU_DIM(tiles, heads),
                          TURBOK_CU_DIM(256), 4 * KEYS * padded * 2, TURBOK_CU_PDL, &a);

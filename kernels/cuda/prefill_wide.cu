@@ -3,16 +3,16 @@
 #include "cuda/prefill_wide.cuh"
 
 #if WGMMA_HERE
-#define BODY(T, D, N) prefill_wide_body<T, D, N>(a)
+#define BODY(T, D) prefill_wide_body<T, D, TURBOK_CU_WIDE_KEYS, TURBOK_CU_WIDE_STAGES>(a)
 #else
-#define BODY(T, D, N) __trap()
+#define BODY(T, D) __trap()
 #endif
-#define INSTANCE(name, T, D, N)                                                                    \
-    TURBOK_KERNEL(name, prefill, 32 * WARPS, 1)                                                    \
+#define INSTANCE(name, T, D)                                                                       \
+    TURBOK_KERNEL(name, prefill, TURBOK_CU_WIDE_THREADS, 1)                                        \
     {                                                                                              \
-        BODY(T, D, N);                                                                             \
+        BODY(T, D);                                                                                \
     }
-INSTANCE(prefill_wide64_f16, f16, 64, 128)
-INSTANCE(prefill_wide128_f16, f16, 128, 128)
-INSTANCE(prefill_wide64_bf16, bf16, 64, 128)
-INSTANCE(prefill_wide128_bf16, bf16, 128, 128)
+INSTANCE(prefill_wide64_f16, f16, 64)
+INSTANCE(prefill_wide128_f16, f16, 128)
+INSTANCE(prefill_wide64_bf16, bf16, 64)
+INSTANCE(prefill_wide128_bf16, bf16, 128)

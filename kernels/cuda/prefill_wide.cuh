@@ -1,73 +1,47 @@
 /* kernels/cuda/prefill_wide.cuh: the attention of prefill.cuh on the products of warp groups (sm_90a), for caches
  * of the type of the activations.
  *
- * Two groups of 64 rows share tiles of K and V, two deep. While the tensor cores add values of one tile
- * to the result they also make the scores of the next, whose softmax then runs beside the former. */
+ * Two warp groups have 64 rows each; a third fetches tiles of keys and values for both. While the tensor cores add the values of one
+ * tile to the result they also make the scores of the next, whose softmax then runs beside the former. */
 #ifndef TURBOK_CUDA_PREFILL_WIDE_CUH
 #define TURBOK_CUDA_PREFILL_WIDE_CUH
 
 #include "cuda/prefill.cuh"
 #include "cuda/prims_wgmma.cuh"
 
-/* Where a thread's pieces of a tile [N][D] go, and which they are: piece `piece` of rows first, first + STEP, ... */
-template <class T, int D, int N> struct wide_tiles {
-    enum { PIECES = D / 8, STEP = 32 * WARPS / PIECES, HALF = N * 64, SIZE = N * D };
-    static DEVICE_METHOD int at(int r, int p) /* in numbers */
+/* A tile of keys or values [N][D] in shared memory. */
+template <class T, int D, int N> struct wide_tile {
+    enum { PIECES = D / 8, AT_ONCE = 32 / PIECES, STEP = 32, SIZE = N * D };
+    static DEVICE_METHOD T *at(T *tile, int r, int p) /* piece p of row r */
     {
-        return p / 8 * HALF + r * 64 + ((p & 7) ^ (r & 7)) * 8;
+        return tile + p / 8 * N * 64 + r * 64 + ((p & 7) ^ (r & 7)) * 8;
     }
-    /* Keys or values from..from+N-1 into a tile; those from `to` on and dims beyond the head become zero. */
+    /* Keys or values from..from+N-1 of `plane` (of block 0), by one warp, STEP rows at a time where blocks are no smaller; those from `to` on and dims beyond the head
+     * become zero. */
     static DEVICE_METHOD void fetch(const struct turbok_cu_prefill_args &a, const int32_t *table,
                                     const char *plane, int from, int to, T *tile)
     {
         const turbok_cu_kv &kv = a.at.kv;
-        const int p = static_cast<int>(threadIdx.x) % PIECES,
-                  first = static_cast<int>(threadIdx.x) / PIECES;
-        const int n = kv.head_dim, bytes = p * 8 < n ? 16 : 0;
+        const int p = lane_id() % PIECES, first = lane_id() / PIECES, row = kv.head_dim * 2;
+        const int bytes = p * 8 < kv.head_dim ? 16 : 0;
         const char *piece = plane + (bytes ? p * 16 : 0);
-        T *out = tile + at(first, p);
-        if (a.block_shift < 6)
-            return fetch_any(a, table, piece, from + first, to, bytes, out);
-        UNROLL
-        for (int part = 0; part < N; part += 64) {
-            const int pos = from + part;
-            if (pos >= to) {
-                UNROLL
-                for (int i = 0; i < 64 / STEP; i++)
-                    store16(out + (part + i * STEP) * 64, make_uint4(0, 0, 0, 0));
-                continue;
-            }
-            const int64_t block = table[pos >> a.block_shift];
-            const int slot = (pos & ((1 << a.block_shift) - 1)) + first;
-            const char *in = piece + block * static_cast<int64_t>(kv.block_bytes) + slot * n * 2;
-            if (pos + 64 <= to) {
-                UNROLL
-                for (int i = 0; i < 64 / STEP; i++)
-                    copy16_async(out + (part + i * STEP) * 64, in + i * STEP * n * 2, bytes);
-            } else {
-                UNROLL
-                for (int i = 0; i < 64 / STEP; i++)
-                    copy16_async(out + (part + i * STEP) * 64, in + i * STEP * n * 2,
-                                 pos + first + i * STEP < to ? bytes : 0);
-            }
-        }
-    }
-    /* The same with blocks of other sizes. */
-    static DEVICE_METHOD void fetch_any(const struct turbok_cu_prefill_args &a,
-                                        const int32_t *table, const char *piece, int pos, int to,
-                                        int bytes, T *out)
-    {
+        const bool small = a.block_shift < 5;
         UNROLL_BY(1)
-        for (int i = 0; i < N / STEP; i++, pos += STEP, out += STEP * 64) {
-            if (pos >= to || !bytes) {
-                store16(out, make_uint4(0, 0, 0, 0));
+        for (int r = small ? first : 0; r < N; r += small ? AT_ONCE : STEP) {
+            const int pos = from + r;
+            const int block = a.block_shift >= 0 ? pos >> a.block_shift : pos / kv.block_tokens;
+            const char *in = piece + (pos - block * kv.block_tokens) * row;
+            if (pos < to)
+                in += table[block] * static_cast<int64_t>(kv.block_bytes);
+            if (small) {
+                copy16_async(at(tile, r, p), in, pos < to ? bytes : 0);
                 continue;
             }
-            const int64_t block =
-                a.block_shift >= 0 ? pos >> a.block_shift : pos / a.at.kv.block_tokens;
-            const int64_t slot = pos - block * a.at.kv.block_tokens;
-            copy16_async(out, piece + table[block] * static_cast<int64_t>(a.at.kv.block_bytes) +
-                                  slot * a.at.kv.head_dim * 2);
+            in += first * row;
+            UNROLL
+            for (int i = 0; i < STEP; i += AT_ONCE)
+                copy16_async(at(tile, r + i + first, p), in + i * row,
+                             pos + i + first < to ? bytes : 0);
         }
     }
 };
@@ -226,11 +200,53 @@ template <class T, int D, int N> struct wide_rows {
     }
 };
 
-template <class T, int D, int N>
+/* A ring of STAGES tiles of keys and as many of values. Stage i is filled by warp i of the group that fetches, which waits for its
+ * own copies alone; both groups that multiply wait for a stage on barriers of their own, so that one may be ahead. */
+template <class T, int D, int N, int STAGES> struct wide_ring {
+    typedef wide_tile<T, D, N> tile;
+    enum { READERS = 32 * WARPS, THERE = 1, VACANT = THERE + 2 * STAGES };
+
+    static DEVICE_METHOD T *keys(int stage)
+    {
+        return reinterpret_cast<T *>(shared_tiles()) + stage * 2 * tile::SIZE;
+    }
+    static DEVICE_METHOD T *values(int stage)
+    {
+        return keys(stage) + tile::SIZE;
+    }
+    static DEVICE_METHOD void fill(const struct turbok_cu_prefill_args &a, const wide_place &b,
+                                   int tiles)
+    {
+        const int stage = warp_id() - WARPS;
+        const char *v = b.keys + a.at.kv.n_kv * static_cast<int64_t>(a.at.kv.plane_bytes);
+        UNROLL_BY(1)
+        for (int t = stage; t < tiles && stage < STAGES; t += STAGES) {
+            const int from = b.begin + t * N;
+            if (t >= STAGES)
+                barrier_sync(VACANT + stage, READERS + 32);
+            tile::fetch(a, b.table, b.keys, from, b.end, keys(stage));
+            tile::fetch(a, b.table, v, from, b.end, values(stage));
+            copy_commit();
+            copy_wait<0>();
+            proxy_fence();
+            barrier_arrive(THERE + stage, READERS / 2 + 32);
+            barrier_arrive(THERE + STAGES + stage, READERS / 2 + 32);
+        }
+    }
+    static DEVICE_METHOD void wait(int stage)
+    {
+        barrier_sync(THERE + warp_id() / (WARPS / 2) * STAGES + stage, READERS / 2 + 32);
+    }
+    static DEVICE_METHOD void leave(int stage)
+    {
+        barrier_arrive(VACANT + stage, READERS + 32);
+    }
+};
+
+template <class T, int D, int N, int STAGES>
 DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
 {
-    typedef wide_tiles<T, D, N> tiles;
-    T *room = reinterpret_cast<T *>(shared_tiles()); /* K, K, V, V */
+    typedef wide_ring<T, D, N, STAGES> ring;
     wide_place b;
     /* The inputs of a step were there before its first kernel. */
     const bool some = b.find(a, N);
@@ -239,37 +255,32 @@ DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
         clear_padding<T>(a.b, a.out, a.at.n_heads * a.at.kv.head_dim);
     if (!some)
         return;
-    tiles::fetch(a, b.table, b.keys, b.begin, b.end, room);
-    copy_commit();
+    const int tiles = (b.end - b.begin + N - 1) / N;
+    if (warp_id() >= WARPS) {
+        registers_fewer<56>();
+        ring::fill(a, b, tiles);
+        return;
+    }
+    registers_more<224>();
     wide_rows<T, D, N> w;
     w.begin(a, b);
-    int now = 0;
+    int stage = 0, before = 0;
     UNROLL_BY(1)
-    for (int from = b.begin; from < b.end; from += N, now ^= 1) {
+    for (int t = 0; t < tiles; t++) {
+        const int from = b.begin + t * N;
         float shrink[2];
-        copy_wait<0>();
-        proxy_fence();
-        __syncthreads();
+        ring::wait(stage);
         wgmma_fence();
-        w.scores(room + now * tiles::SIZE);
+        w.scores(ring::keys(stage));
         wgmma_commit();
-        if (from > b.begin) {
+        if (t) {
             wgmma_fence();
-            w.values(room + (2 + (now ^ 1)) * tiles::SIZE);
+            w.values(ring::values(before));
             wgmma_commit();
         } else {
             wgmma_fence();
             wgmma_commit(); /* of none, so that the wait for scores is the same */
         }
-        UNROLL_BY(1)
-        for (int v = 1; v >= 0; v--)
-            if (v || from + N < b.end)
-                tiles::fetch(a, b.table,
-                             b.keys +
-                                 (v ? a.at.kv.n_kv * static_cast<int64_t>(a.at.kv.plane_bytes) : 0),
-                             v ? from : from + N, b.end,
-                             room + (v ? 2 + now : now ^ 1) * tiles::SIZE);
-        copy_commit();
         wgmma_wait<1>(w.s);
         /* Two blocks of code, and not one, so that ptxas leaves the next wait behind the softmax. */
         if (b.whole(a, from, N))
@@ -277,17 +288,17 @@ DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
         else
             w.template softmax<true>(a, from, shrink);
         wgmma_wait<0>(w.acc);
+        if (t && t - 1 + STAGES < tiles)
+            ring::leave(before);
         w.shrink_by(shrink);
         w.pack();
+        before = stage;
+        stage = stage + 1 == STAGES ? 0 : stage + 1;
     }
-    copy_wait<0>();
-    proxy_fence();
-    __syncthreads();
     wgmma_fence();
-    w.values(room + (2 + (now ^ 1)) * tiles::SIZE);
+    w.values(ring::values(before));
     wgmma_commit();
     wgmma_wait<0>(w.acc);
-    grid_release();
     w.write(a, b);
 }
 

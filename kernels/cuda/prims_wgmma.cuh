@@ -64,12 +64,18 @@ template <int pending, int n> DEVICE void wgmma_wait(float (&sums)[n])
     (void)sums;
 #endif
 }
-/* These numbers are there before the wait that follows: what takes them as its input may be put off, they may not. */
-template <int n> DEVICE void computed_here(float (&v)[n])
+/* A warp group gives registers back, or takes them: from here on it has n a thread (a multiple of 8). */
+template <int n> DEVICE void registers_fewer()
 {
-    UNROLL
-    for (int i = 0; i < n; i++)
-        asm volatile("" : "+f"(v[i])::"memory");
+#if WGMMA_HERE
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n));
+#endif
+}
+template <int n> DEVICE void registers_more()
+{
+#if WGMMA_HERE
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(n));
+#endif
 }
 DEVICE void proxy_fence()
 {
