@@ -144,7 +144,8 @@ static void fill_piece(flow *f, int64_t piece)
     atomic_fetch_add_explicit(&f->filled[k % STAGES], 1, memory_order_release);
 }
 
-/* Fills a piece of what is open; false: there is none that nobody has taken. */
+/* Fills a piece of what is open; false: there is none that nobody has taken. Who waits holds no piece: it may lose its
+ * CPU meanwhile. */
 static bool fill_one(flow *f)
 {
     int64_t open = atomic_load(&f->open) * PIECES, next = atomic_load(&f->next);
@@ -180,17 +181,27 @@ static void send_portion(flow *f, int64_t k)
     mark_sent(s, f->stage[k % STAGES]);
 }
 
+/* Once in a loop that waits. Copies take some 0.2 ms, and who gives its CPU away may not have it back for several: that
+ * is for machines where a thread that all wait for has none. */
+static void pause_for(int64_t *waited)
+{
+    enum { LONG = 1 << 16 };
+    turbok_relax();
+    if (++*waited % LONG == 0)
+        sched_yield();
+}
+
 /* The caller's thread. A portion is opened as early as may be: when that has to wait, the card is what all wait for. */
 static void direct(flow *f)
 {
-    while (f->sent < f->portions) {
+    for (int64_t waited = 0; f->sent < f->portions;) {
         int64_t open = atomic_load(&f->open);
         if (f->sent < open && full(f, f->sent))
             send_portion(f, f->sent++);
         else if (open < f->portions && open - f->sent < STAGES)
             open_portion(f, open);
         else if (!fill_one(f))
-            turbok_relax();
+            pause_for(&waited);
     }
 }
 
@@ -203,14 +214,9 @@ static void take_part(void *ctx, int64_t from, int64_t to, int thread)
         direct(f);
         return;
     }
-    for (int64_t i = 1, piece; (piece = atomic_fetch_add(&f->next, 1)) < f->pieces;) {
-        for (; atomic_load_explicit(&f->open, memory_order_acquire) <= piece / PIECES; i++) {
-            turbok_relax();
-            if (i % 1024 == 0)
-                sched_yield(); /* who has to open it may need this CPU */
-        }
-        fill_piece(f, piece);
-    }
+    for (int64_t waited = 0; atomic_load(&f->next) < f->pieces;)
+        if (!fill_one(f))
+            pause_for(&waited);
 }
 
 turbo_status turbok_cuda_send(turbok_device *d, void *to, const turbok_cuda_source *from,

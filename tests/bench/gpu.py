@@ -41,7 +41,8 @@ class Peer:
         self.p = subprocess.Popen(
             [sys.executable, os.path.join(HERE, "peer_transformers.py"), folder, "--hold", "--device",
              bench.a.device.split(":")[0], *flags],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            env={**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "2"})  # several compile at once
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
 
