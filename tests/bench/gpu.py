@@ -6,8 +6,9 @@ other; then the engine has the card alone: decode by batch, many requests at onc
 fast its weights came, against copies of pinned memory. Each line is printed and appended to the CSV of bench-gpu when it is
 known; what does not fit into --seconds is said to be left out. Works on a CPU too, with --shapes tiny, to try it.
 
-    gpu.py [--turbo PROGRAM] [--csv FILE] [--seconds 300] [--shapes 1.8b,7b] [--batches 1,8,64,256] [--context 512]
-           [--fixed 64,128,256] [--requests 512] [--no-peers] [--only-load] [--device cuda:0]
+    gpu.py [--turbo PROGRAM] [--csv FILE] [--seconds 300] [--compile SECONDS] [--shapes 1.8b,7b]
+           [--batches 1,8,64,256] [--context 512] [--fixed 64,128,256] [--requests 512] [--no-peers] [--only-load]
+           [--device cuda:0]
 """
 import argparse
 import importlib.util
@@ -28,8 +29,7 @@ from peer_transformers import write_trace  # noqa: E402
 from random_model import SHAPES, tensors, write_model  # noqa: E402
 
 GOALS = {"1.8b": 1.6, "7b": 1.25}  # times transformers at batch 1
-# A run of transformers that has not compiled by then, as a part of all the time, is left out.
-COMPILE_PART = 0.45
+COMPILE_PART = 0.45  # of all the time, unless --compile says otherwise
 
 
 class Peer:
@@ -105,7 +105,7 @@ class Bench:
                                        "--batch", batch, "--requests", str(self.a.requests), *flags))
 
     def wait_for_peers(self):
-        until = self.begin + self.a.seconds * COMPILE_PART
+        until = self.begin + self.a.compile
         for p in self.peers:
             p.ready.wait(max(until - time.monotonic(), 0))
         ready = [p for p in self.peers if p.ready.is_set()]
@@ -117,7 +117,7 @@ class Bench:
 
     def measure_peers(self):
         """One after the other; each gives its memory back when it ends."""
-        keep = self.a.seconds * (1 - COMPILE_PART) * 0.6  # for the engine
+        keep = (self.a.seconds - self.a.compile) * 0.6  # for the engine
         for p in self.peers:
             got, why = p.result(min(60, self.left() - keep)) if self.left() > keep else (None, "no time")
             p.stop()
@@ -174,7 +174,8 @@ class Bench:
     def many(self, shape, folder, trace):
         """Tokens a second of both lists, with the defaults and with larger steps."""
         lists = (("equal", ("--input", "128", "--output", "128")), ("mixed", ("--trace", trace)))
-        for steps, more in (("defaults", ()), ("batch 512, step 8192", ("--max-batch-size", "512", "--max-prefill-token-num", "8192"))):
+        larger = ("--max-batch-size", "512", "--max-prefill-token-num", "8192")
+        for steps, more in (("defaults", ()), ("batch 512, step 8192", larger)):
             for name, flags in lists:
                 for p in self.turbo("offline %s %s" % (shape, name), shape, "bf16", "offline", folder, "--limit",
                                     str(self.a.requests), "--rounds", "2", *flags, *more):
@@ -272,6 +273,8 @@ def main():
     p.add_argument("--turbo", default=os.environ.get("TURBO", "./turbo"))
     p.add_argument("--csv", default="")
     p.add_argument("--seconds", type=float, default=300)
+    p.add_argument("--compile", type=float, default=0, metavar="SECONDS",
+                   help="a run of transformers that has not compiled by then is left out")
     p.add_argument("--shapes", default="1.8b,7b")
     p.add_argument("--batches", default="1,8,64,256")
     p.add_argument("--context", type=int, default=512)
@@ -281,6 +284,7 @@ def main():
     p.add_argument("--no-peers", action="store_true")
     p.add_argument("--only-load", action="store_true")
     a = p.parse_args()
+    a.compile = a.compile or a.seconds * COMPILE_PART
     shapes = a.shapes.split(",")
     unknown = [s for s in shapes if s not in SHAPES]
     if unknown:
