@@ -81,10 +81,16 @@ enum {
     TURBOK_CU_W8A8_GROUP = 128, /* inputs that share a scale, where not all of a row do */
     TURBOK_CU_W8A8_SHARED = 4 * (8192 + 8192) /* bytes of dynamic shared memory of a block */
 };
+/* Of w8a8_wide.cuh, a block of n rows: spans of inputs on their way, and bytes of dynamic shared memory. */
+#define TURBOK_CU_W8A8_WIDE_STAGES(n) ((n) == 256 ? 4 : (n) == 128 ? 6 : 8)
+#define TURBOK_CU_W8A8_WIDE_SHARED(n) (TURBOK_CU_W8A8_WIDE_STAGES(n) * ((n)*132 + 16384))
 
 /* Rows as codes of 8 bits: scale * code is next to x. codes [ceil(rows/8)][ceil(in/64)][32] of 16 bytes: number
  * 4 (row % 8) + q has of 64 inputs the eight from 8 q on, then the eight from 32 + 8 q on. What lies beyond `in` or
- * `rows` is 0. What holds NaN or infinity gets NaN for its scale. */
+ * `rows` is 0. What holds NaN or infinity gets NaN for its scale.
+ *
+ * Or, for w8a8_wide.cuh, [ceil(ld/tile)][in/128][min(tile, rows that are left of ld)][8] of 16 bytes: piece p of a row's span
+ * of 128 is at place p ^ (row % 8) and has, four each, its inputs 32 (p / 2) + 8 q + 4 (p % 2) on, q = 0..3. */
 struct turbok_cu_code_rows_args {
     const void *x; /* [rows,in] act */
     void *codes;
@@ -93,6 +99,8 @@ struct turbok_cu_code_rows_args {
     int32_t rows, ld; /* ld: rows, rounded up to a multiple of 8 */
     int32_t groups; /* 1: one scale a row; else in / 128 */
     int32_t e4m3; /* 0: whole numbers */
+    int32_t tile; /* rows of a block of w8a8_wide.cuh; 0: the first order */
+    int32_t reserved;
 };
 
 /* out[r,o] = sum over k of x[r,k] W[o,k] + bias[o]. */

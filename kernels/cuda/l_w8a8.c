@@ -8,10 +8,11 @@ enum {
     THREADS = 256,
     ROWS = TURBOK_CU_W8A8_ROWS,
     OUTS = TURBOK_CU_W8A8_OUTS,
-    SUMS = ROWS * OUTS * 4, /* bytes of a block's sums */
     SPLIT_INPUTS = 512, /* at least, of a split */
     MOST_SPLIT = 16,
-    BLOCKS = TURBOK_CU_WQ_COUNTERS / 4 /* that split sums */
+    BLOCKS = TURBOK_CU_WQ_COUNTERS / 4, /* that split sums */
+    WIDEST = 256, /* rows of a block of w8a8_wide.cuh */
+    WIDE_THREADS = 384
 };
 
 static int64_t over(int64_t n, int64_t each)
@@ -43,6 +44,19 @@ uint64_t turbok_cu_w8a8_bytes(int64_t in, int32_t rows)
     return code_bytes(in, rows) + (scales + 255) / 256 * 256;
 }
 
+/* Rows of a block of w8a8_wide.cuh, or 0: products of warp groups are a feature of capability 9.0 alone. They give a row the
+ * same bits with any number of rows. */
+static int32_t wide_tile(const turbok_cu *cu, const turbok_cu_wq *w, int32_t T)
+{
+    if (cu->major != 9 || cu->minor != 0 || w->in % TURBOK_CU_W8A8_GROUP)
+        return 0;
+    /* Inputs of the widest are not split: it is for where its blocks fill the card, and not where splits must not hang on T. */
+    if (T > 128 && !cu->deterministic &&
+        over(T, WIDEST) * over(w->out, OUTS) * 4 >= (int64_t)cu->sm_count * 3)
+        return WIDEST;
+    return T <= 32 ? 32 : T <= 64 ? 64 : 128;
+}
+
 turbok_cu_coded_rows turbok_cu_w8a8_code(turbok_cu *cu, int32_t act, const turbok_cu_wq *w,
                                          const void *x, int32_t T, void *room)
 {
@@ -52,6 +66,7 @@ turbok_cu_coded_rows turbok_cu_w8a8_code(turbok_cu *cu, int32_t act, const turbo
         .rows = T,
         .ld = (int32_t)over(T, 8) * 8,
         .groups = (int32_t)w->groups,
+        .tile = wide_tile(cu, w, T),
     };
     struct turbok_cu_code_rows_args a = {
         .x = x,
@@ -62,16 +77,18 @@ turbok_cu_coded_rows turbok_cu_w8a8_code(turbok_cu *cu, int32_t act, const turbo
         .ld = r.ld,
         .groups = r.groups,
         .e4m3 = w->kind == TURBOK_CU_Q_E4M3,
+        .tile = r.tile,
     };
     turbok_cu_launch(cu, TURBOK_CU_code_rows_f16 + (act == TURBO_BF16),
                      TURBOK_CU_DIM((unsigned)r.ld), TURBOK_CU_DIM(THREADS), 0, TURBOK_CU_PDL, &a);
     return r;
 }
 
-/* As many splits as fill the card, with so many blocks a multiprocessor. */
-static int32_t splits_for(const turbok_cu *cu, int64_t in, int64_t blocks, int each, uint64_t bytes)
+/* As many splits as fill the card, with so many blocks a multiprocessor; sums: bytes of a block's. */
+static int32_t splits_for(const turbok_cu *cu, int64_t in, int64_t blocks, int each, uint64_t sums,
+                          uint64_t bytes)
 {
-    int64_t room = (int64_t)(bytes / SUMS) / blocks;
+    int64_t room = (int64_t)(bytes / sums) / blocks;
     int64_t n = each * cu->sm_count / blocks, most = in / SPLIT_INPUTS;
     n = n < most ? n : most;
     n = n < room ? n : room;
@@ -83,9 +100,10 @@ void turbok_cu_w8a8_linear(turbok_cu *cu, const turbok_cu_wq *w, const turbok_cu
                            int32_t out_dtype, void *y, int64_t ldy, void *counters, void *partial,
                            uint64_t bytes)
 {
-    const bool e4m3 = w->kind == TURBOK_CU_Q_E4M3, blocks = w->groups > 1;
-    const int kernel = TURBOK_CU_w8a8_s8 + 2 * e4m3 + blocks;
+    const bool e4m3 = w->kind == TURBOK_CU_Q_E4M3, floats = e4m3 || w->groups > 1;
+    const int which = 2 * e4m3 + (w->groups > 1);
     const size_t row = (size_t)ldy * turbok_dtype_size(out_dtype);
+    const int32_t tile = x->tile ? x->tile : ROWS;
     struct turbok_cu_w8a8_args a = {
         .m = w->m,
         .partial = partial,
@@ -98,16 +116,29 @@ void turbok_cu_w8a8_linear(turbok_cu *cu, const turbok_cu_wq *w, const turbok_cu
         .out_dtype = out_dtype,
     };
     /* How inputs are split shows in sums of floats, so the number of rows must not decide it. Those of integers are exact. */
-    const int32_t most = cu->deterministic && (e4m3 || blocks) ? ROWS : x->rows;
+    const bool fixed = cu->deterministic && floats;
+    const int32_t most = fixed ? tile : x->rows;
     for (int32_t t = 0; t < x->rows; t += most) {
         a.rows = x->rows - t < most ? x->rows - t : most;
-        a.x = (const char *)x->codes + code_bytes(w->in, t);
+        a.x = (const char *)x->codes +
+              (x->tile ? (uint64_t)t * (uint64_t)w->in : code_bytes(w->in, t));
         a.x_scale = x->scale + t;
         a.out = (char *)y + (size_t)t * row;
-        turbok_cu_dim grid = {(unsigned)over(a.rows, ROWS), (unsigned)over(w->out, OUTS), 1};
-        a.split = splits_for(cu, w->in, (int64_t)grid.x * grid.y, e4m3 || blocks ? 1 : 2, bytes);
-        grid.z = (unsigned)a.split;
-        turbok_cu_launch(cu, kernel, grid, TURBOK_CU_DIM(THREADS), TURBOK_CU_W8A8_SHARED,
-                         TURBOK_CU_PDL, &a);
+        turbok_cu_dim grid = {(unsigned)over(a.rows, tile), (unsigned)over(w->out, OUTS), 1};
+        const int64_t blocks = (int64_t)grid.x * grid.y;
+        if (!x->tile) {
+            a.split = splits_for(cu, w->in, blocks, floats ? 1 : 2, ROWS * OUTS * 4, bytes);
+            grid.z = (unsigned)a.split;
+            turbok_cu_launch(cu, TURBOK_CU_w8a8_s8 + which, grid, TURBOK_CU_DIM(THREADS),
+                             TURBOK_CU_W8A8_SHARED, TURBOK_CU_PDL, &a);
+        } else {
+            static const int kernels[] = {TURBOK_CU_w8a8_wide32_s8, TURBOK_CU_w8a8_wide64_s8,
+                                          TURBOK_CU_w8a8_wide128_s8, TURBOK_CU_w8a8_wide256_s8};
+            const int size = (tile > 32) + (tile > 64) + (tile > 128);
+            a.split = tile == WIDEST ? 1 : splits_for(cu, w->in, blocks, 1, 128 * OUTS * 4, bytes);
+            grid.z = (unsigned)a.split;
+            turbok_cu_launch(cu, kernels[size] + which, grid, TURBOK_CU_DIM(WIDE_THREADS),
+                             (size_t)TURBOK_CU_W8A8_WIDE_SHARED(tile), TURBOK_CU_PDL, &a);
+        }
     }
 }

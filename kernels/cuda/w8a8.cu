@@ -72,6 +72,12 @@ template <class T> DEVICE void code_rows(const rows_args &a)
     const int units = (int)wide * 8, threads = (int)blockDim.x;
     const float top = a.e4m3 ? 448.0f : 127.0f;
     char *codes = (char *)a.codes + (row / 8 * wide * 32 + row % 8 * 4) * 16;
+    int64_t spans_apart = 0; /* of w8a8_wide.cuh */
+    if (a.tile) {
+        const int64_t first = row / a.tile * a.tile, here = min((int64_t)a.tile, a.ld - first);
+        spans_apart = here * 128;
+        codes = (char *)a.codes + first * a.in + (row - first) * 128;
+    }
     uint32_t most = 0;
     float v[8];
     grid_release();
@@ -103,9 +109,15 @@ template <class T> DEVICE void code_rows(const rows_args &a)
         UNROLL
         for (int i = 0; i < 8; i++)
             v[i] = some ? v[i] * up : 0.0f;
-        if (u < units)
-            store8(codes + u / 8 * 512 + u % 4 * 16 + u % 8 / 4 * 8,
-                   make_uint2(four_codes(a.e4m3, v), four_codes(a.e4m3, v + 4)));
+        const uint2 made = make_uint2(four_codes(a.e4m3, v), four_codes(a.e4m3, v + 4));
+        if (u < units && !a.tile)
+            store8(codes + u / 8 * 512 + u % 4 * 16 + u % 8 / 4 * 8, made);
+        if (u < units && a.tile) {
+            const int piece = u % 16 / 4 * 2, turn = (int)(row % 8);
+            char *to = codes + u / 16 * spans_apart + u % 4 * 4;
+            store4(to + (piece ^ turn) * 16, made.x);
+            store4(to + ((piece + 1) ^ turn) * 16, made.y);
+        }
         const float scale = !finite ? __uint_as_float(0x7fc00000u) : some ? __fdiv_rn(size, top) : 0.0f;
         if (a.groups == 1 ? u == 0 : u % (TURBOK_CU_W8A8_GROUP / 8) == 0 && u < units)
             a.scale[(int64_t)(a.groups == 1 ? 0 : u / (TURBOK_CU_W8A8_GROUP / 8)) * a.ld + row] = scale;

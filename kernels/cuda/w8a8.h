@@ -10,6 +10,7 @@ typedef struct turbok_cu_coded_rows {
     void *codes;
     float *scale;
     int32_t rows, ld, groups;
+    int32_t tile; /* rows of a block of w8a8_wide.cuh; 0: in the order of w8a8.cu (args_q.h) */
 } turbok_cu_coded_rows;
 
 /* Are T rows multiplied as codes? Only with matrices whose inputs the folder says are quantised, from 17 rows on, or with

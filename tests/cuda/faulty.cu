@@ -1,5 +1,6 @@
 /* tests/cuda/faulty.cu: small kernels for test_hostrun, one right and each of the others wrong in one way
  * that hostrun must notice. Compiled for the host only. */
+#include "cuda/prims_bulk.cuh"
 #include "cuda/prims_wgmma.cuh"
 #include "faulty.h"
 
@@ -120,6 +121,24 @@ TURBOK_KERNEL(group_product, faulty, 128, 1)
     const float early = sums[5];
     wgmma_wait<0>(sums);
     a.out[threadIdx.x] = static_cast<int>(a.n == 3 ? early : sums[5]);
+}
+/* n 0: right; 1: with a barrier that nobody began; 2: an arrival is missing; 3: bytes are; 4: nobody waits; 5: the copy is read
+ * before it is there. */
+TURBOK_KERNEL(bulk, faulty, 128, 1)
+{
+    TURBOK_SHARED(bulk_barrier, b, 1);
+    const char *mine = shared_tiles() + 4 * threadIdx.x;
+    if (threadIdx.x == 0 && a.n != 1)
+        bulk_begin(b, a.n == 2 ? 2 : 1);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        bulk_expect(b, a.n == 3 ? 528 : 512);
+        bulk_copy(shared_tiles(), a.in, 512, b);
+    }
+    const uint32_t early = load4(mine);
+    if (a.n != 4)
+        bulk_wait(b, 0);
+    a.out[threadIdx.x] = static_cast<int>(a.n == 5 ? early : load4(mine));
 }
 /* Caught by the address sanitizer and by guard bands. */
 TURBOK_KERNEL(beyond_shared, faulty, 128, 1)

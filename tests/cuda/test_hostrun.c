@@ -138,6 +138,34 @@ static void group_products(void **state)
     }
 }
 
+static void bulk_copies(void **state)
+{
+    (void)state;
+    static const char *const words[] = {NULL,
+                                        "was not begun",
+                                        "1 arrivals and 0 bytes",
+                                        "0 arrivals and 16 bytes",
+                                        "1 copies were on their way",
+                                        NULL};
+    int out[N];
+    char err[256];
+    for (int i = 0; i < N; i++)
+        in[i] = i;
+    for (int n = 0; n < 6; n++)
+        for (int order = 1; order < 4; order++) {
+            hostrun_order(order);
+            int r = run("bulk", (struct turbok_cu_faulty_args){out, in, n}, 4 * N, err);
+            assert_int_equal(r, words[n] ? -1 : 0);
+            if (words[n] && !strstr(err, words[n]))
+                fail_msg("%d: \"%s\"", n, err);
+            for (int i = 0; i < N && n == 0; i++)
+                assert_int_equal(out[i], i);
+            if (n == 5 && order == 1)
+                assert_int_equal(out[0], -1);
+        }
+    hostrun_order(0);
+}
+
 static void bad_launches(void **state)
 {
     (void)state;
@@ -190,9 +218,10 @@ static void out_of_bounds(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(right_kernel), cmocka_unit_test(wrong_kernels),
-        cmocka_unit_test(poison),       cmocka_unit_test(group_products),
-        cmocka_unit_test(bad_launches), cmocka_unit_test(out_of_bounds),
+        cmocka_unit_test(right_kernel),  cmocka_unit_test(wrong_kernels),
+        cmocka_unit_test(poison),        cmocka_unit_test(group_products),
+        cmocka_unit_test(bulk_copies),   cmocka_unit_test(bad_launches),
+        cmocka_unit_test(out_of_bounds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,10 +1,20 @@
 /* tests/cuda/test_w8a8.c: rows as codes of 8 bits, and their products with matrices of 8 bits, against a model in double
- * precision that reads the same codes. Integers and e4m3, one scale a row and one for 128 inputs. */
+ * precision that reads the same codes. Integers and e4m3, one scale a row and one for 128 inputs; by warps and, on cards of
+ * 9.0, by warp groups. */
 #include "cuda/w8a8.h"
 #include "internal.h"
 #include "q_kit.h"
 
 enum { GROUP = 128 };
+
+static int major, minor; /* of the card */
+
+/* Products by warp groups, where the card has them, or by warps as on all others. */
+static void by_groups(bool groups)
+{
+    cu->major = groups ? major : 8;
+    cu->minor = groups ? minor : 9;
+}
 
 typedef struct matrix {
     turbok_grid g;
@@ -104,14 +114,19 @@ static void *random_rows(int32_t act, int64_t rows, int64_t in)
 typedef struct coded {
     uint8_t *codes;
     float *scale;
-    int64_t wide;
-    int32_t ld, groups;
+    int64_t in, wide;
+    int32_t ld, groups, tile;
     bool e4m3;
 } coded;
 
 static coded get_codes(const turbok_cu_coded_rows *c, int64_t in, bool e4m3)
 {
-    coded h = {.wide = (in + 63) / 64, .ld = c->ld, .groups = c->groups, .e4m3 = e4m3};
+    coded h = {.in = in,
+               .wide = (in + 63) / 64,
+               .ld = c->ld,
+               .groups = c->groups,
+               .tile = c->tile,
+               .e4m3 = e4m3};
     size_t bytes = (size_t)(h.ld / 8 * h.wide) * 512, n = (size_t)(h.groups * h.ld);
     h.codes = malloc(bytes);
     h.scale = malloc(n * sizeof *h.scale);
@@ -124,6 +139,13 @@ static coded get_codes(const turbok_cu_coded_rows *c, int64_t in, bool e4m3)
 static unsigned code_at(const coded *h, int64_t r, int64_t k)
 {
     int64_t unit = k % 64 / 8, lane = r % 8 * 4 + unit % 4;
+    if (h->tile) { /* args_q.h */
+        int64_t first = r / h->tile * h->tile, here = h->ld - first;
+        here = here < h->tile ? here : h->tile;
+        int64_t piece = k % 128 / 32 * 2 + k % 8 / 4;
+        return h->codes[first * h->in + k / 128 * here * 128 + (r - first) * 128 +
+                        (piece ^ r % 8) * 16 + unit % 4 * 4 + k % 4];
+    }
     return h->codes[((r / 8 * h->wide + k / 64) * 32 + lane) * 16 + unit / 4 * 8 + k % 8];
 }
 
@@ -181,6 +203,7 @@ static void test_codes(void)
         int32_t act = i / 2 % 2 ? TURBO_F16 : TURBO_BF16, rows = between(1, 20);
         int64_t in = widths[i % 8];
         matrix *m = make_matrix(e4m3, blocks, 1, in);
+        by_groups(i / 8 % 2);
         turbok_cu_wq w = put_matrix(m, false);
         uint16_t *x = random_rows(act, rows, in);
         if (i > 15) {
@@ -310,7 +333,7 @@ static void test_products(void)
         int32_t rows;
         int64_t out, in;
     } shapes[] = {{17, 1, 32},   {40, 150, 96},  {129, 40, 160},  {130, 129, 256},
-                  {33, 61, 384}, {40, 136, 512}, {130, 150, 128}, {20, 16, 1152}};
+                  {33, 61, 384}, {90, 136, 512}, {260, 150, 128}, {20, 16, 1152}};
     for (int i = 0; i < 16; i++) {
         bool e4m3 = (i + i / 8) % 2, blocks = i / 2 % 2;
         int64_t in = shapes[i % 8].in;
@@ -319,6 +342,7 @@ static void test_products(void)
                  .rows = shapes[i % 8].rows,
                  .bias = i % 3 != 0};
         r.out_dtype = i % 5 ? r.act : TURBO_F32;
+        by_groups(i / 8 == 0);
         product_case(m, &r, 1);
         drop(m);
     }
@@ -327,8 +351,9 @@ static void test_products(void)
 /* Inputs that several blocks share. */
 static void test_split(void)
 {
-    for (int i = 0; i < 4; i++) {
-        matrix *m = make_matrix(i % 2, i / 2, 70, 2432);
+    for (int i = 0; i < 8; i++) {
+        matrix *m = make_matrix(i % 2, i / 2 % 2, 70, 2432);
+        by_groups(i / 4);
         run r = {.act = TURBO_BF16, .rows = 20, .out_dtype = TURBO_BF16, .bias = true};
         product_case(m, &r, 1);
         drop(m);
@@ -340,8 +365,9 @@ static void test_invariance(void)
 {
     enum { ROWS = 135, OUT = 24, IN = 2176 }; /* one row alone would be split more often */
     static const int picks[] = {9, 127, 134};
-    for (int i = 1; i < 5; i++) {
+    for (int i = 1; i < 7; i++) {
         bool free_of_it = i == 4;
+        by_groups(i < 5);
         matrix *m = make_matrix(i % 2, i / 2 % 2, OUT, IN);
         turbok_cu_wq w = put_matrix(m, true);
         uint16_t *x = random_rows(TURBO_BF16, ROWS, IN);
@@ -370,6 +396,7 @@ static void test_not_finite(void)
 {
     enum { ROWS = 20, OUT = 40, IN = 256 };
     for (int i = 0; i < 8; i++) {
+        by_groups(i % 3);
         int32_t act = i / 4 ? TURBO_F16 : TURBO_BF16;
         matrix *m = make_matrix(i % 2, i / 2 % 2, OUT, IN);
         turbok_cu_wq w = put_matrix(m, true);
@@ -419,7 +446,6 @@ static void test_covers(void)
     assert_true(!turbok_cu_w8a8_covers(cu, &w, TURBO_BF16, 16));
     assert_true(!turbok_cu_w8a8_covers(cu, &w, TURBO_F32, 17));
     static const int cards[][3] = {{8, 0, 0}, {8, 6, 0}, {8, 9, 1}, {9, 0, 1}, {10, 0, 0}};
-    const int major = cu->major, minor = cu->minor;
     for (int i = 0; i < 5; i++) {
         cu->major = cards[i][0], cu->minor = cards[i][1];
         w.kind = TURBOK_CU_Q_INT;
@@ -429,7 +455,7 @@ static void test_covers(void)
         w.kind = TURBOK_CU_Q_TABLE;
         assert_true(!turbok_cu_w8a8_covers(cu, &w, TURBO_F16, 17));
     }
-    cu->major = major, cu->minor = minor;
+    by_groups(true);
     drop(m);
     /* Rows that the scratch has no room for are taken in pieces. */
     must(turbok_cu_wq_plan(&good, 16, 256, false, &w, &err), &err);
@@ -445,9 +471,10 @@ static void test_large(void)
 {
     static const int64_t shapes[][2] = {{6144, 4096}, {4096, 14336}, {14336, 4096}, {2048, 8192}};
     static const int32_t rows[] = {17, 64, 300, 1000};
-    for (int i = 0; i < 16 && on_a_card(); i++) {
+    for (int i = 0; i < 24 && on_a_card(); i++) {
+        by_groups(i < 16);
         matrix *m = make_matrix(i % 2, i / 2 % 2, shapes[i % 4][0], shapes[i % 4][1]);
-        run r = {.act = TURBO_BF16, .rows = rows[i / 4], .out_dtype = TURBO_BF16};
+        run r = {.act = TURBO_BF16, .rows = rows[i / 4 % 4], .out_dtype = TURBO_BF16};
         product_case(m, &r, 1999);
         drop(m);
     }
@@ -456,6 +483,7 @@ static void test_large(void)
 int main(void)
 {
     device_open();
+    major = cu->major, minor = cu->minor;
     RUN(test_codes);
     RUN(test_products);
     RUN(test_split);

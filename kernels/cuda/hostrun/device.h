@@ -69,6 +69,12 @@ struct thread {
     bool products_fenced = false;
     bool copies_landed = false; /* asynchronous ones, since the last proxy_fence() */
 };
+enum { BULK_BEGUN = 0x62756c6b };
+struct bulk_barrier { /* of prims_bulk.cuh, in shared memory */
+    int begun, arrivals, left; /* left: arrivals that this phase still waits for */
+    int64_t bytes; /* that it waits for */
+    int64_t phase;
+};
 typedef void (*warp_fn)(void *const *lanes, unsigned mask);
 
 extern thread *self;
@@ -86,6 +92,9 @@ void barrier_op(int id, int count, bool wait, int line); /* count 0: the whole b
 void copy_async(void *to, const void *from, size_t n, size_t bytes);
 void copy_commit();
 void copy_wait(int pending);
+void arrive_bulk(bulk_barrier *b, int64_t bytes); /* and waits for so many more */
+void copy_bulk(void *to, const void *from, int bytes, bulk_barrier *b);
+void wait_bulk(bulk_barrier *b, int parity); /* for a phase of that parity to end */
 /* Memory of the block, one piece for each key; NULL: the dynamic one. */
 void *shared(const void *key, size_t bytes);
 struct kernel_entry {

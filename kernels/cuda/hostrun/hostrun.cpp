@@ -45,12 +45,19 @@ asm(".text\n.globl hostrun_switch\n.hidden hostrun_switch\n.type hostrun_switch,
 namespace
 {
 enum { MAX_THREADS = 1024, STACK = 256 << 10, BARRIERS = 16, MAX_SHARED = 227 << 10 };
-enum state { READY, AT_WARP, AT_BARRIER, DONE };
+enum state { READY, AT_WARP, AT_BARRIER, AT_BULK, DONE };
 
 struct copy {
     void *to;
     const void *from;
     size_t n, bytes; /* n are read, the rest of bytes becomes zero */
+};
+
+struct bulk { /* a copy on its way */
+    void *to;
+    const void *from;
+    int bytes;
+    hostrun::bulk_barrier *b;
 };
 
 struct fiber : hostrun::thread {
@@ -67,6 +74,7 @@ struct fiber : hostrun::thread {
     const char *what = "";
     void *arg = nullptr;
     int barrier = 0, line = 0;
+    hostrun::bulk_barrier *bulk = nullptr; /* that it waits for */
     std::vector<std::vector<copy>> groups; /* of asynchronous copies, the last one open */
 };
 
@@ -95,6 +103,7 @@ struct machine {
     fiber *now = nullptr;
     barrier bar[BARRIERS];
     gathering warps[MAX_THREADS / 32];
+    std::vector<bulk> bulks;
     std::vector<shared_block> shared; /* of this block; [0] is the dynamic one */
     size_t shared_bytes = 0, launches = 0;
     int order = 0;
@@ -237,13 +246,15 @@ char *poisoned(const void *key, size_t bytes)
 
 void fail_missing() /* nobody can run */
 {
-    fiber *w = nullptr, *b = nullptr, *gone = nullptr;
+    fiber *w = nullptr, *b = nullptr, *gone = nullptr, *bulk = nullptr;
     for (int i = 0; i < m.n; i++) {
         fiber *f = m.f[i];
         if (f->st == AT_WARP && !w)
             w = f;
         if (f->st == AT_BARRIER && !b)
             b = f;
+        if (f->st == AT_BULK && !bulk)
+            bulk = f;
         if (f->st == DONE && !gone)
             gone = f;
     }
@@ -260,6 +271,9 @@ void fail_missing() /* nobody can run */
         return say("thread %d waits in %s for lanes that wait in another operation", w->index,
                    w->what);
     }
+    if (bulk && !b)
+        return say("thread %d waits for copies: %d arrivals and %lld bytes are missing", bulk->index,
+                   bulk->bulk->left, static_cast<long long>(bulk->bulk->bytes));
     say("thread %d waits at barrier %d (line %d) for %d threads, %d came%s", b ? b->index : -1,
         b ? b->barrier : -1, b ? b->line : 0, b ? m.bar[b->barrier].expected : 0,
         b ? m.bar[b->barrier].arrived : 0, gone ? "; others have left" : "");
@@ -309,6 +323,9 @@ void run_block(size_t number)
         if (!ran && !m.failed)
             fail_missing();
     }
+    if (!m.bulks.empty())
+        say("%zu copies were on their way when the block ended", m.bulks.size());
+    m.bulks.clear();
     for (auto &s : m.shared)
         free(s.p);
     m.shared.clear();
@@ -437,6 +454,68 @@ void copy_wait(int pending)
             m.now->copies_landed = true;
         }
         g.erase(g.begin());
+    }
+}
+
+static void wake(bulk_barrier *b)
+{
+    for (int i = 0; i < m.n; i++)
+        if (m.f[i]->st == AT_BULK && m.f[i]->bulk == b)
+            m.f[i]->st = READY;
+}
+
+static void end_phase(bulk_barrier *b) /* if nothing is missing */
+{
+    if (b->left || b->bytes)
+        return;
+    b->left = b->arrivals;
+    b->phase++;
+    wake(b);
+}
+
+static void check_begun(const bulk_barrier *b)
+{
+    if (b->begun != BULK_BEGUN)
+        fail("a barrier for copies that was not begun");
+}
+
+void arrive_bulk(bulk_barrier *b, int64_t bytes)
+{
+    check_begun(b);
+    if (!b->left)
+        fail("one arrival too many at a barrier for copies");
+    b->bytes += bytes;
+    b->left--;
+    end_phase(b);
+}
+
+void copy_bulk(void *to, const void *from, int bytes, bulk_barrier *b)
+{
+    check_begun(b);
+    m.bulks.push_back({to, from, bytes, b});
+    wake(b);
+}
+
+void wait_bulk(bulk_barrier *b, int parity)
+{
+    check_begun(b);
+    while (b->phase % 2 == parity) {
+        for (size_t i = 0; i < m.bulks.size() && b->phase % 2 == parity;) {
+            const bulk c = m.bulks[i];
+            if (c.b != b) {
+                i++;
+                continue;
+            }
+            memcpy(c.to, c.from, static_cast<size_t>(c.bytes));
+            m.bulks.erase(m.bulks.begin() + static_cast<long>(i));
+            b->bytes -= c.bytes;
+            end_phase(b);
+        }
+        if (b->phase % 2 != parity)
+            return;
+        m.now->bulk = b;
+        m.now->st = AT_BULK;
+        leave(false);
     }
 }
 
