@@ -97,6 +97,7 @@ void turbok_cuda_op_moe(turbo_exec *x, const turbo_linear *router, const turbo_e
         .fn = w->m.act,
         .normalise = w->m.normalise != 0,
     };
+    turbok_cuda_flush(s);
     size_t logits = ((size_t)T * (size_t)m.n * sizeof(float) + 255) / 256 * 256;
     turbok_cuda_multiply(s, router, in, T, TURBO_F32, scratch);
     turbok_cu_moe_layer(s->cu, s->act, &m, scratch, in, T, out, (char *)scratch + logits);

@@ -8,8 +8,7 @@
  * would else be put two to one multiprocessor and none to another. A block lets the next kernel in at once and fills
  * its queue before it waits for the kernel that makes x, so that weights are on their way while small
  * kernels run. */
-#include "cuda/kernels.h"
-#include "cuda/prims.cuh"
+#include "cuda/norm_row.cuh"
 
 #define WARPS 16
 #define THREADS (32 * WARPS)
@@ -63,24 +62,24 @@ template <class T, bool GATED, int CHUNK> struct weight_queue {
     }
 };
 
-/* This lane's part of the B operand of an entry that begins at input k. */
+/* This lane's part of the B operand of an entry that begins at input k of rows x [T,in]. */
 template <class T, int NT, int CHUNK>
-DEVICE void inputs(const struct turbok_cu_multiply_args &a, int k, uint4 v[CHUNK / 32][NT])
+DEVICE void inputs(const struct turbok_cu_multiply_args &a, const T *x, int k,
+                   uint4 v[CHUNK / 32][NT])
 {
     UNROLL
     for (int i = 0; i < CHUNK / 32; i++)
         UNROLL
     for (int n = 0; n < NT; n++) {
         int t = 8 * n + lane_id() / 4, at = k + 32 * i + 8 * (lane_id() % 4);
-        v[i][n] = t < a.T && at < a.in
-                      ? load16(static_cast<const T *>(a.x) + static_cast<int64_t>(t) * a.in + at)
-                      : make_uint4(0, 0, 0, 0);
+        v[i][n] = t < a.T && at < a.in ? load16(x + static_cast<int64_t>(t) * a.in + at)
+                                       : make_uint4(0, 0, 0, 0);
     }
 }
 
-/* Adds the warps' sums [warp][token][row] of a tile and stores its results. */
-template <class T, int NT, bool GATED>
-DEVICE void store_tile(const struct turbok_cu_multiply_args &a, int tile, const float *sums)
+/* Adds the warps' sums [warp][token][row] of a tile and stores its results. before: this thread's number of h. */
+template <class T, int NT, bool GATED, bool BESIDE>
+DEVICE void store_tile(const struct turbok_cu_multiply_args &a, int tile, const float *sums, T before)
 {
     int64_t o0 = static_cast<int64_t>(tile) * (GATED ? 8 : 16);
     for (int i = static_cast<int>(threadIdx.x); i < 16 * 8 * NT; i += THREADS) {
@@ -99,10 +98,12 @@ DEVICE void store_tile(const struct turbok_cu_multiply_args &a, int tile, const 
         else if (a.bias)
             v += a.bias[o0 + row];
         put_element(a.out_dtype, a.y, static_cast<int64_t>(t) * a.out + o0 + row, v);
+        if (BESIDE && !GATED && a.h)
+            add_to(static_cast<T *>(a.h) + static_cast<int64_t>(t) * a.out + o0 + row, before, v);
     }
 }
 
-template <class T, int NT, bool GATED, int CHUNK>
+template <class T, int NT, bool GATED, bool BESIDE, int CHUNK>
 DEVICE void gemv(const struct turbok_cu_multiply_args &a)
 {
     typedef weight_queue<T, GATED, CHUNK> queue;
@@ -110,6 +111,8 @@ DEVICE void gemv(const struct turbok_cu_multiply_args &a)
     TURBOK_SHARED(float, both, 2 * SUMS); /* of this tile and of the one before */
     int lane = lane_id(), g = lane / 4, j = lane % 4, warp = warp_id(), slot = 0, turn = 0;
     int entries = warp * CHUNK < a.in ? (a.in - warp * CHUNK - 1) / (WARPS * CHUNK) + 1 : 0;
+    const T *x = static_cast<const T *>(a.x);
+    norm_weights weights;
     queue q;
     grid_release();
     q.a = &a;
@@ -121,15 +124,27 @@ DEVICE void gemv(const struct turbok_cu_multiply_args &a)
     UNROLL
     for (int i = 0; i < DEPTH; i++)
         q.ask(i);
+    if (BESIDE && a.norm)
+        weights.load(a.norm, a.in);
     grid_wait();
+    if (BESIDE && a.norm) {
+        TURBOK_SHARED(float, room, TURBOK_CU_BESIDE_ROWS *NORM_PARTS);
+        T *rows = reinterpret_cast<T *>(shared_dynamic() + DEPTH * PIECES * THREADS * 16);
+        stage_rows(x, a.T, a.in, a.norm, weights, a.eps, room, 1, rows);
+        x = rows;
+    }
     for (int tile = static_cast<int>(blockIdx.x); tile < q.tiles;
          tile += static_cast<int>(gridDim.x), turn ^= 1) {
+        const int64_t o = tile * INT64_C(16) + threadIdx.x % 16;
         float c[NT][4], *sums = both + turn * SUMS;
+        T before = from_f<T>(0);
+        if (BESIDE && !GATED && a.h && static_cast<int>(threadIdx.x / 16) < a.T && o < a.out)
+            before = static_cast<const T *>(a.h)[threadIdx.x / 16 * static_cast<int64_t>(a.out) + o];
         uint4 next[CHUNK / 32][NT];
         UNROLL
         for (int n = 0; n < NT; n++)
             c[n][0] = c[n][1] = c[n][2] = c[n][3] = 0;
-        inputs<T, NT, CHUNK>(a, warp * CHUNK, next);
+        inputs<T, NT, CHUNK>(a, x, warp * CHUNK, next);
         for (int e = 0; e < entries; e++) {
             const uint4 *w = q.room + slot * (PIECES * THREADS);
             uint4 v[CHUNK / 32][NT], u[PIECES];
@@ -138,7 +153,7 @@ DEVICE void gemv(const struct turbok_cu_multiply_args &a)
                 UNROLL
             for (int n = 0; n < NT; n++)
                 v[i][n] = next[i][n];
-            inputs<T, NT, CHUNK>(a, ((e + 1) * WARPS + warp) * CHUNK, next);
+            inputs<T, NT, CHUNK>(a, x, ((e + 1) * WARPS + warp) * CHUNK, next);
             copy_wait<DEPTH - 1>();
             UNROLL
             for (int i = 0; i < PIECES; i++)
@@ -163,23 +178,25 @@ DEVICE void gemv(const struct turbok_cu_multiply_args &a)
         for (int i = 0; i < 4; i++)
             sums[(warp * 8 * NT + 8 * n + 2 * j + i % 2) * 16 + g + i / 2 * 8] = c[n][i];
         __syncthreads();
-        store_tile<T, NT, GATED>(a, tile, sums);
+        store_tile<T, NT, GATED, BESIDE>(a, tile, sums, before);
     }
 }
 
-/* For devices with room for TURBOK_CU_GEMV_SHARED, and for those without. */
-#define KERNEL(name, T, NT, GATED)                                                                 \
+/* For devices with room for TURBOK_CU_GEMV_SHARED, and for those without. BESIDE: with what turbok_cu_beside names. */
+#define KERNEL(name, T, NT, GATED, BESIDE)                                                         \
     TURBOK_KERNEL(name##_##T, multiply, THREADS, 1)                                                \
     {                                                                                              \
-        gemv<T, NT, GATED, 128>(a);                                                                \
+        gemv<T, NT, GATED, BESIDE, 128>(a);                                                        \
     }                                                                                              \
     TURBOK_KERNEL(name##_small_##T, multiply, THREADS, 1)                                          \
     {                                                                                              \
-        gemv<T, NT, GATED, 64>(a);                                                                 \
+        gemv<T, NT, GATED, BESIDE, 64>(a);                                                         \
     }
 #define INSTANCES(T)                                                                               \
-    KERNEL(gemv8, T, 1, false)                                                                     \
-    KERNEL(gemv16, T, 2, false)                                                                    \
-    KERNEL(gemv_gated, T, 1, true)
+    KERNEL(gemv8, T, 1, false, false)                                                              \
+    KERNEL(gemv16, T, 2, false, false)                                                             \
+    KERNEL(gemv_gated, T, 1, true, false)                                                          \
+    KERNEL(gemv8_beside, T, 1, false, true)                                                        \
+    KERNEL(gemv_gated_beside, T, 1, true, true)
 INSTANCES(bf16)
 INSTANCES(f16)

@@ -206,8 +206,19 @@ struct turbok_cu_multiply_args { /* types of weights and x are the kernel's; in 
     const float *bias; /* [out] or NULL; not with up */
     const void *x; /* [T,in] */
     void *y; /* [T,out] of out_dtype */
-    int32_t out, in, T, out_dtype, fn, reserved;
+    void *
+        h; /* [T,out] act, to which the product is added as well; or NULL. Of the kernels *_beside */
+    const float *norm; /* [in]: x is multiplied after RMSNorm with these; or NULL. The same */
+    float eps;
+    int32_t out, in, T, out_dtype, fn;
 };
+/* What a product of few rows does besides, with the bits that rmsnorm would give. */
+typedef struct turbok_cu_beside {
+    void *h; /* [T,out] act: the product is added to it; or NULL */
+    const float *norm; /* [in]: x is rows that RMSNorm with these weights comes before; or NULL */
+    float eps;
+} turbok_cu_beside;
+enum { TURBOK_CU_BESIDE_INPUTS = 8192, TURBOK_CU_BESIDE_ROWS = 2 }; /* of such a product, at most */
 /* Shared memory of the queues of gemv.cu, of its kernels and of the small ones. */
 enum { TURBOK_CU_GEMV_SHARED = 128 << 10, TURBOK_CU_GEMV_SHARED_SMALL = 64 << 10 };
 #define turbok_cu_gemv_any_args turbok_cu_multiply_any_args

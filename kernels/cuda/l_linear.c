@@ -35,18 +35,25 @@ static bool tensor(int32_t act, int32_t w_dtype, int32_t in, const void *w, cons
            aligned(x);
 }
 
-/* One block a multiprocessor; rows: of a tile. */
+/* What the kernels have beside their queues, at most, and rows of x where they come after a norm. */
+static size_t gemv_beside(const struct turbok_cu_multiply_args *a)
+{
+    enum { SUMS = 33 << 10 };
+    return SUMS + (a->norm ? (size_t)a->T * (size_t)a->in * 2 : 0);
+}
+
 /* One block a multiprocessor; rows: of a tile. kernel: the first of its four (kernels.def). */
 static void stream(turbok_cu *cu, int kernel, int32_t act, const struct turbok_cu_multiply_args *a,
                    int rows)
 {
-    enum { SUMS = 32 << 10 }; /* what the kernels have beside their queues, at most */
     unsigned tiles = ((unsigned)a->out + (unsigned)rows - 1) / (unsigned)rows,
              most = (unsigned)cu->sm_count;
-    bool small = cu->shared_optin < TURBOK_CU_GEMV_SHARED + SUMS;
+    size_t x = a->norm ? (size_t)a->T * (size_t)a->in * 2 : 0;
+    bool small = (size_t)cu->shared_optin < TURBOK_CU_GEMV_SHARED + gemv_beside(a);
     turbok_cu_launch(cu, kernel + (act == TURBO_BF16) + 2 * small,
                      TURBOK_CU_DIM(tiles < most ? tiles : most), TURBOK_CU_DIM(512),
-                     small ? TURBOK_CU_GEMV_SHARED_SMALL : TURBOK_CU_GEMV_SHARED, TURBOK_CU_PDL, a);
+                     (small ? TURBOK_CU_GEMV_SHARED_SMALL : TURBOK_CU_GEMV_SHARED) + x,
+                     TURBOK_CU_PDL, a);
 }
 
 void turbok_cu_gemv(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, const float *bias,
@@ -54,15 +61,44 @@ void turbok_cu_gemv(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, 
 {
     struct turbok_cu_multiply_args a = {
         .w = w, .bias = bias, .x = x, .y = y, .out = out, .in = in, .T = T, .out_dtype = out_dtype};
-    if (tensor(act, w_dtype, in, w, x))
-        stream(cu, TURBOK_CU_gemv8_f16, act, &a, 16);
-    else
+    if (!tensor(act, w_dtype, in, w, x))
         multiply_any(cu, act, w, w_dtype, bias, out, in, x, T, out_dtype, y, true);
+    else
+        stream(cu, TURBOK_CU_gemv8_f16, act, &a, 16);
+}
+
+/* Does a product take what is beside it? */
+static bool takes(const turbok_cu *cu, const struct turbok_cu_multiply_args *a)
+{
+    return !cu->deterministic && a->T <= TURBOK_CU_BESIDE_ROWS &&
+           (!a->norm || (a->in <= TURBOK_CU_BESIDE_INPUTS &&
+                         (size_t)cu->shared_optin >= TURBOK_CU_GEMV_SHARED_SMALL + gemv_beside(a)));
+}
+
+bool turbok_cu_gemv_beside(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype,
+                           const float *bias, int32_t out, int32_t in, const void *x, int32_t T,
+                           int32_t out_dtype, void *y, const turbok_cu_beside *b)
+{
+    struct turbok_cu_multiply_args a = {.w = w,
+                                        .bias = bias,
+                                        .x = x,
+                                        .y = y,
+                                        .h = b->h,
+                                        .norm = b->norm,
+                                        .eps = b->eps,
+                                        .out = out,
+                                        .in = in,
+                                        .T = T,
+                                        .out_dtype = out_dtype};
+    if (!tensor(act, w_dtype, in, w, x) || !takes(cu, &a))
+        return false;
+    stream(cu, TURBOK_CU_gemv8_beside_f16, act, &a, 16);
+    return true;
 }
 
 bool turbok_cu_gemv_gated(turbok_cu *cu, int32_t act, const void *gate, const void *up,
                           int32_t dtype, int32_t fn, int32_t out, int32_t in, const void *x,
-                          int32_t T, void *y)
+                          int32_t T, void *y, const turbok_cu_beside *b)
 {
     struct turbok_cu_multiply_args a = {.w = gate,
                                         .up = up,
@@ -73,9 +109,12 @@ bool turbok_cu_gemv_gated(turbok_cu *cu, int32_t act, const void *gate, const vo
                                         .T = T,
                                         .out_dtype = act,
                                         .fn = fn};
-    if (T > TURBOK_CU_GEMV_ROWS || !aligned(up) || !tensor(act, dtype, in, gate, x))
+    if (b)
+        a.norm = b->norm, a.eps = b->eps;
+    if (T > TURBOK_CU_GEMV_ROWS || !aligned(up) || !tensor(act, dtype, in, gate, x) ||
+        (b && !takes(cu, &a)))
         return false;
-    stream(cu, TURBOK_CU_gemv_gated_f16, act, &a, 8);
+    stream(cu, b ? TURBOK_CU_gemv_gated_beside_f16 : TURBOK_CU_gemv_gated_f16, act, &a, 8);
     return true;
 }
 

@@ -1,6 +1,7 @@
 /* kernels/cuda/launch.c: see launch.h. */
 #include "cuda/launch.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include "internal.h"
 
 #define PLAIN_SHARED (48 << 10) /* more has to be asked for, once a kernel */
+#define FUSED_WIDTH 4096 /* below it, by measurement, norms are faster as kernels of their own */
 #define LEAST_MAJOR 8 /* the oldest capability there are kernels for */
 
 static const struct {
@@ -144,11 +146,14 @@ turbo_status turbok_cu_open(int ordinal, turbok_cu **out, turbo_err *err)
     turbok_cu *cu = calloc(1, sizeof *cu);
     if (!cu)
         return turbok_fail(err, TURBO_ENOMEM, "no memory for a device");
-    const char *pdl = getenv("TURBO_CUDA_PDL");
+    const char *pdl = getenv("TURBO_CUDA_PDL"), *fuse = getenv("TURBO_CUDA_FUSE");
     cu->no_pdl = pdl && !strcmp(pdl, "0");
+    cu->fused_width = fuse ? (int)strtol(fuse, NULL, 10) : FUSED_WIDTH;
     turbo_status st = turbok_cu_driver_open(&cu->drv, err);
     if (!st)
         st = find_device(cu, ordinal, err);
+    if (cu->major < 9) /* without programmatic launches it was not measured */
+        cu->fused_width = INT_MAX;
     if (!st)
         st = make_context(cu, err);
     if (st) {

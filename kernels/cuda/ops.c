@@ -32,6 +32,7 @@ static void put_embed_rows(turbok_cuda *s, const turbo_batch *b, int64_t E, void
 static void op_embed(turbo_exec *x, const turbo_linear *table, const turbo_batch *b, void *out)
 {
     turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cuda_writes(s, out);
     if (turbok_cuda_coded(table)) {
         turbok_cu_resolve(s->cu, &s->batch);
         turbok_cuda_coded_rows(s, table, s->batch.tokens, s->batch.T, out);
@@ -45,13 +46,13 @@ static void op_rmsnorm(turbo_exec *x, void *h, const void *delta, const turbo_ve
                        int32_t T, int32_t E, void *out)
 {
     turbok_cuda *s = turbok_cuda_of(x);
-    turbok_cu_rmsnorm(s->cu, s->act, h, delta, w->data, eps, T, E, out);
+    turbok_cuda_rmsnorm(s, h, delta, w->data, eps, T, E, out);
 }
 
 static void op_linear(turbo_exec *x, const turbo_linear *w, const void *in, int32_t T, void *out)
 {
     turbok_cuda *s = turbok_cuda_of(x);
-    turbok_cuda_multiply(s, w, in, T, s->act, out);
+    turbok_cuda_product_of(s, w, in, T, s->act, out);
 }
 
 static turbok_cu_attn layer_of(const turbok_cuda *s, const turbo_attn *a)
@@ -86,6 +87,8 @@ static void op_qkv_rope_store(turbo_exec *x, const turbo_attn *a, const turbo_ba
     turbok_cuda *s = turbok_cuda_of(x);
     turbok_cu_attn layer = layer_of(s, a);
     (void)b;
+    turbok_cuda_reads(s, qkv);
+    turbok_cuda_writes(s, q);
     turbok_cu_rope_store(s->cu, s->act, &layer, &s->batch, qkv, q);
 }
 
@@ -95,21 +98,24 @@ static void op_attention(turbo_exec *x, const turbo_attn *a, const turbo_batch *
     turbok_cuda *s = turbok_cuda_of(x);
     turbok_cu_attn layer = layer_of(s, a);
     (void)b;
+    turbok_cuda_reads(s, q);
+    turbok_cuda_writes(s, out);
     turbok_cu_attention(s->cu, s->act, &layer, &s->batch, q, out, s->scratch, s->scratch_bytes);
 }
 
 /* Gate and up in one launch, where one covers it; false: nothing was done. */
 static bool gated_in_one(turbok_cuda *s, const turbo_linear *gate, const turbo_linear *up,
-                         int32_t act, const void *in, int32_t T, void *out)
+                         int32_t act, const void *in, int32_t T, void *out,
+                         const turbok_cu_beside *b)
 {
     const turbok_cu_wq *g = turbok_cuda_coded(gate), *u = turbok_cuda_coded(up);
     if (gate->parts || up->parts || !g != !u || s->cu->deterministic)
         return false;
     if (g)
-        return turbok_cu_wq_gated(s->cu, s->act, g, u, act, in, T, out);
+        return !b && turbok_cu_wq_gated(s->cu, s->act, g, u, act, in, T, out);
     return !gate->bias && !up->bias && gate->dtype == up->dtype &&
            turbok_cu_gemv_gated(s->cu, s->act, gate->data, up->data, gate->dtype, act,
-                                (int32_t)gate->out, (int32_t)gate->in, in, T, out);
+                                (int32_t)gate->out, (int32_t)gate->in, in, T, out, b);
 }
 
 static void op_gated_mlp(turbo_exec *x, const turbo_linear *gate, const turbo_linear *up,
@@ -119,18 +125,25 @@ static void op_gated_mlp(turbo_exec *x, const turbo_linear *gate, const turbo_li
     turbok_cuda *s = turbok_cuda_of(x);
     size_t half = (size_t)T * (size_t)gate->out * turbok_dtype_size(s->act);
     char *other = (char *)scratch + half;
-    if (!gated_in_one(s, gate, up, act, in, T, scratch)) {
-        turbok_cuda_multiply(s, gate, in, T, s->act, scratch);
-        turbok_cuda_multiply(s, up, in, T, s->act, other);
-        turbok_cu_activate(s->cu, s->act, act, scratch, other, (int64_t)T * gate->out, scratch);
+    turbok_cu_beside b;
+    turbok_cuda_writes(s, scratch);
+    if (!turbok_cuda_normed(s, in, T, gate->in, &b) ||
+        !gated_in_one(s, gate, up, act, s->norm.h, T, scratch, &b)) {
+        turbok_cuda_reads(s, in);
+        if (!gated_in_one(s, gate, up, act, in, T, scratch, NULL)) {
+            turbok_cuda_multiply(s, gate, in, T, s->act, scratch);
+            turbok_cuda_multiply(s, up, in, T, s->act, other);
+            turbok_cu_activate(s->cu, s->act, act, scratch, other, (int64_t)T * gate->out, scratch);
+        }
     }
-    turbok_cuda_multiply(s, down, scratch, T, s->act, out);
+    turbok_cuda_product_of(s, down, scratch, T, s->act, out);
 }
 
 static void op_mlp(turbo_exec *x, const turbo_linear *up, const turbo_linear *down, int32_t act,
                    const void *in, int32_t T, void *scratch, void *out)
 {
     turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cuda_flush(s);
     const float *bias = turbok_cuda_multiply_bare(s, up, in, T, scratch);
     turbok_cu_bias_activate(s->cu, s->act, act, scratch, bias, T, (int32_t)up->out);
     turbok_cuda_multiply(s, down, scratch, T, s->act, out);
@@ -141,6 +154,8 @@ static void op_gather(turbo_exec *x, const void *in, const int32_t *index, int32
                       void *out)
 {
     turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cuda_reads(s, in);
+    turbok_cuda_writes(s, out);
     if (index == s->row_index) {
         turbok_cu_gather(s->cu, s->act, in, s->batch.row_index, R, E, out);
         return;
@@ -156,13 +171,14 @@ static void op_gather(turbo_exec *x, const void *in, const int32_t *index, int32
 static void op_logits(turbo_exec *x, const turbo_linear *head, const void *in, int32_t R,
                       float *out)
 {
-    turbok_cuda_multiply(turbok_cuda_of(x), head, in, R, TURBO_F32, out);
+    turbok_cuda_product_of(turbok_cuda_of(x), head, in, R, TURBO_F32, out);
 }
 
 static void op_layernorm(turbo_exec *x, void *h, const void *delta, const turbo_vector *w,
                          const turbo_vector *bias, float eps, int32_t T, int32_t E, void *out)
 {
     turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cuda_flush(s);
     turbok_cu_layernorm(s->cu, s->act, h, delta, w->data, bias->data, eps, T, E, out);
 }
 
@@ -170,6 +186,7 @@ static void op_attention_full(turbo_exec *x, const void *qkv, int32_t N, int32_t
                               int32_t D, float scale, void *out)
 {
     turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cuda_flush(s);
     turbok_cu_attention_full(s->cu, s->act, qkv, N, T, H, D, scale, out);
 }
 
@@ -187,6 +204,7 @@ static void op_patches(turbo_exec *x, const uint8_t *pixels, int32_t N, int32_t 
         return;
     }
     uint8_t *at = (uint8_t *)s->pictures + TURBOK_CUDA_VALUES;
+    turbok_cuda_flush(s);
     turbok_cuda_put(s, s->pictures, value, TURBOK_CUDA_VALUES);
     for (int32_t n = 0; n < N; n++) {
         turbok_cuda_put(s, at, pixels + (size_t)n * bytes, bytes);
@@ -200,12 +218,14 @@ static void op_position_rows(turbo_exec *x, const void *in, const turbo_vector *
                              void *out)
 {
     turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cuda_flush(s);
     turbok_cu_position_rows(s->cu, s->act, in, first->data, position->data, N, P, E, out);
 }
 
 static void op_add(turbo_exec *x, void *h, const void *delta, int32_t T, int32_t E)
 {
     turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cuda_flush(s);
     turbok_cu_add(s->cu, s->act, h, delta, (int64_t)T * E);
 }
 
@@ -213,6 +233,7 @@ static void op_add_gated(turbo_exec *x, void *h, const void *delta, const turbo_
                          const void *in, int32_t T, int32_t E)
 {
     turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cuda_flush(s);
     turbok_cu_add_gated(s->cu, s->act, h, delta, w->data, in, T, E);
 }
 
@@ -220,6 +241,8 @@ static void op_head_norm(turbo_exec *x, const turbo_attn *a, const turbo_vector 
                          const turbo_vector *k, float eps, int32_t T, void *qkv)
 {
     turbok_cuda *s = turbok_cuda_of(x);
+    turbok_cuda_reads(s, qkv);
+    turbok_cuda_writes(s, qkv);
     turbok_cu_head_norm(s->cu, s->act, a, q->data, k->data, eps, T, qkv);
 }
 

@@ -55,11 +55,15 @@ void turbok_cu_position_rows(turbok_cu *cu, int32_t act, const void *in, const f
  * out_dtype (act, or TURBO_F32 for logits). Sums in fp32. The first for few rows, T <=
  * TURBOK_CU_GEMV_ROWS, which stream the weights; the second for any number. */
 enum { TURBOK_CU_GEMV_ROWS = 8 };
+/* turbok_cu_gemv with what is beside it; false, and nothing launched, where that does not apply. */
+bool turbok_cu_gemv_beside(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype,
+                           const float *bias, int32_t out, int32_t in, const void *x, int32_t T,
+                           int32_t out_dtype, void *y, const turbok_cu_beside *b);
 /* y = fn(x gate^T) * (x up^T) in one kernel; false, and nothing launched, where it does not apply: more than
- * TURBOK_CU_GEMV_ROWS rows, mixed types, odd sizes. No biases. */
+ * TURBOK_CU_GEMV_ROWS rows, mixed types, odd sizes, or b (without h; or NULL). No biases. */
 bool turbok_cu_gemv_gated(turbok_cu *cu, int32_t act, const void *gate, const void *up,
                           int32_t dtype, int32_t fn, int32_t out, int32_t in, const void *x,
-                          int32_t T, void *y);
+                          int32_t T, void *y, const turbok_cu_beside *b);
 void turbok_cu_gemv(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, const float *bias,
                     int32_t out, int32_t in, const void *x, int32_t T, int32_t out_dtype, void *y);
 void turbok_cu_gemm(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, const float *bias,

@@ -16,6 +16,20 @@
 #define GAPS 4096
 #define BUCKETS 16 /* recorded steps, by size of the batch: graph.c */
 
+/* A product, or a norm, that is not on the stream yet: fuse.c. */
+typedef struct turbok_cuda_product {
+    const turbo_linear *w; /* NULL: none */
+    const void *x;
+    void *y;
+    int32_t T;
+} turbok_cuda_product;
+typedef struct turbok_cuda_norm {
+    void *h, *out; /* h NULL: none */
+    const float *w;
+    float eps;
+    int32_t T, E;
+} turbok_cuda_norm;
+
 typedef struct turbok_cuda {
     turbok_cu *cu;
     int32_t act;
@@ -47,6 +61,8 @@ typedef struct turbok_cuda {
     size_t upload_bytes;
     const int32_t *row_index; /* what ops->gather is given for the device's own copy */
     turbok_cu_kv kv;
+    turbok_cuda_product kept;
+    turbok_cuda_norm norm;
 
     /* draw.c */
     char *draw; /* device: tokens and status of the rows, sums, tokens of a new place, places */
@@ -150,6 +166,19 @@ turbo_status turbok_cuda_experts_open(turbok_device *d, turbo_experts *x, turbo_
 void turbok_cuda_experts_close(turbok_device *d, turbo_experts *x);
 void turbok_cuda_op_moe(turbo_exec *x, const turbo_linear *router, const turbo_experts *w,
                         const void *in, int32_t T, void *scratch, void *out);
+/* fuse.c. An op says what it reads and what it writes, or flushes, before it launches anything of its own. */
+void turbok_cuda_settle(turbok_cuda *s); /* the product that was kept is launched */
+void turbok_cuda_reads(turbok_cuda *s, const void *p);
+void turbok_cuda_writes(turbok_cuda *s, const void *p);
+void turbok_cuda_flush(turbok_cuda *s); /* the norm too */
+/* ops->rmsnorm */
+void turbok_cuda_rmsnorm(turbok_cuda *s, void *h, const void *delta, const float *w, float eps,
+                         int32_t T, int32_t E, void *out);
+/* Is `in` the output of a norm that was not launched? Then a product of s->norm.h with b takes its place. */
+bool turbok_cuda_normed(turbok_cuda *s, const void *in, int32_t T, int64_t E, turbok_cu_beside *b);
+/* turbok_cuda_multiply, now or with the next op, with the norm before it where there is one. */
+void turbok_cuda_product_of(turbok_cuda *s, const turbo_linear *w, const void *in, int32_t T,
+                            int32_t out_dtype, void *out);
 /* ops.c */
 const turbo_ops *turbok_cuda_ops(const turbok_device *d);
 /* steps.c */

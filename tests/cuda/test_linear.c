@@ -46,7 +46,7 @@ static void gated(int32_t act, int32_t out, int32_t in, int32_t T)
     snprintf(what, sizeof what, "gated %s, %d x %d, T %d", dev_type(act), out, in, T);
     void *dg = dev_numbers(act, O * I, 0.3f, g), *du = dev_numbers(act, O * I, 0.3f, u);
     void *dx = dev_numbers(act, N * I, 1, x), *dy = dev_new(N * O * turbok_dtype_size(act), NULL);
-    if (!turbok_cu_gemv_gated(dev, act, dg, du, act, TURBO_ACT_SILU, out, in, dx, T, dy))
+    if (!turbok_cu_gemv_gated(dev, act, dg, du, act, TURBO_ACT_SILU, out, in, dx, T, dy, NULL))
         dev_fail("%s: not taken", what);
     dev_get_numbers(act, dy, N * O, got);
     for (size_t t = 0; t < N; t++)
@@ -69,6 +69,52 @@ static void gated(int32_t act, int32_t out, int32_t in, int32_t T)
     dev_drop();
 }
 
+static void equal(const char *what, int32_t act, const void *a, const void *b, size_t n)
+{
+    float *x = malloc(n * 4), *y = malloc(n * 4);
+    dev_get_numbers(act, a, n, x);
+    dev_get_numbers(act, b, n, y);
+    if (memcmp(x, y, n * 4))
+        dev_fail("%s: other bits", what);
+    free(x), free(y);
+}
+
+/* A norm before a product and a sum after it, in one launch, have the bits that they have as three. */
+static void beside(int32_t act, int32_t out, int32_t in, int32_t T)
+{
+    size_t N = (size_t)T, all = N * (size_t)out, weights = (size_t)out * (size_t)in;
+    float *w = malloc(weights * 4), *x = malloc(N * (size_t)in * 4),
+          *v = malloc((size_t)(in + out) * 4);
+    char what[96];
+    snprintf(what, sizeof what, "%s with a norm, %d x %d, T %d", dev_type(act), out, in, T);
+    void *dw = dev_numbers(act, weights, 0.3f, w), *dx = dev_numbers(act, N * (size_t)in, 1, x);
+    const float *norm = dev_numbers(TURBO_F32, (size_t)in, 1, v),
+                *last = dev_numbers(TURBO_F32, (size_t)out, 1, v);
+    void *normed = dev_new(N * (size_t)in * 2, NULL), *rest = dev_new(all * 2, NULL), *y[2], *h[2];
+    char *start = malloc(all * 2);
+    h[0] = dev_numbers(act, all, 1, v = realloc(v, (all + (size_t)in + (size_t)out) * 4));
+    dev_get(h[0], start, all * 2);
+    h[1] = dev_new(all * 2, start);
+    for (int i = 0; i < 2; i++)
+        y[i] = dev_new(all * 2, NULL);
+    const turbok_cu_beside b = {.h = h[1], .norm = norm, .eps = 1e-6f}, only = {.norm = norm};
+    turbok_cu_rmsnorm(dev, act, dx, NULL, norm, 1e-6f, T, in, normed);
+    turbok_cu_gemv(dev, act, dw, act, NULL, out, in, normed, T, act, y[0]);
+    turbok_cu_rmsnorm(dev, act, h[0], y[0], last, 1, T, out, rest);
+    if (!turbok_cu_gemv_beside(dev, act, dw, act, NULL, out, in, dx, T, act, y[1], &b))
+        dev_fail("%s: not taken", what);
+    equal(what, act, y[0], y[1], all);
+    equal(what, act, h[0], h[1], all);
+    turbok_cu_rmsnorm(dev, act, dx, NULL, norm, 0, T, in, normed);
+    if (!turbok_cu_gemv_gated(dev, act, dw, dw, act, TURBO_ACT_SILU, out, in, normed, T, y[0],
+                              NULL) ||
+        !turbok_cu_gemv_gated(dev, act, dw, dw, act, TURBO_ACT_SILU, out, in, dx, T, y[1], &only))
+        dev_fail("%s: not taken", what);
+    equal(what, act, y[0], y[1], all);
+    free(w), free(x), free(v), free(start);
+    dev_drop();
+}
+
 /* The products that stream weights: several tiles a block, rows of several entries with rests. */
 static void streamed(int32_t act)
 {
@@ -84,6 +130,16 @@ static void streamed(int32_t act)
     gated(act, 75, 4360, 1);
 }
 
+/* The same with what is beside them. */
+static void fused(int32_t act)
+{
+    beside(act, 72, 72, 2);
+    beside(act, 20, 1032, 1);
+    beside(act, 136, 264, 2);
+    beside(act, 16, 4360, 1);
+    beside(act, 40, 8192, 1);
+}
+
 int main(void)
 {
     dev_begin("linear");
@@ -96,8 +152,10 @@ int main(void)
         }
     for (int i = 0; i < 2; i++) {
         streamed(dev_act(i));
-        dev->shared_optin = 99 << 10; /* as if the device had room for small queues only */
+        fused(dev_act(i));
+        dev->shared_optin = 115 << 10; /* as if the device had room for small queues only */
         streamed(dev_act(i));
+        fused(dev_act(i));
         dev->shared_optin = all;
         product(dev_act(i), dev_act(i), dev_act(i), 150, 136, 40, true, true);
         product(dev_act(i), dev_act(i), TURBO_F32, 136, 72, 150, false, true);

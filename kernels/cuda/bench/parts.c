@@ -24,7 +24,7 @@ static void multiply_all(void *ctx)
         const char *w = p->w + i * p->bytes;
         if (p->gated)
             turbok_cu_gemv_gated(cu, TURBO_BF16, w, p->up + i * p->bytes, TURBO_BF16,
-                                 TURBO_ACT_SILU, p->out, p->in, p->x, p->T, p->y);
+                                 TURBO_ACT_SILU, p->out, p->in, p->x, p->T, p->y, NULL);
         else
             turbok_cu_gemv(cu, TURBO_BF16, w, TURBO_BF16, NULL, p->out, p->in, p->x, p->T,
                            TURBO_BF16, p->y);
@@ -254,33 +254,34 @@ void dense(const void *w, int32_t out, int32_t in, const void *x, int32_t T, int
 }
 
 /* Gate, up and what joins them. */
-static void join(model *w, const layer *y, int32_t T)
+static void join(model *w, const layer *y, const void *x, int32_t T, const turbok_cu_beside *b)
 {
     const shape *m = &w->m;
     char *up = (char *)w->mlp + (size_t)T * (size_t)m->I * 2;
     if (turbok_cu_gemv_gated(cu, TURBO_BF16, y->gate, y->up, TURBO_BF16, TURBO_ACT_SILU, m->I, m->E,
-                             w->x, T, w->mlp))
+                             x, T, w->mlp, b))
         return;
-    dense(y->gate, m->I, m->E, w->x, T, TURBO_BF16, w->mlp);
-    dense(y->up, m->I, m->E, w->x, T, TURBO_BF16, up);
+    dense(y->gate, m->I, m->E, x, T, TURBO_BF16, w->mlp);
+    dense(y->up, m->I, m->E, x, T, TURBO_BF16, up);
     turbok_cu_activate(cu, TURBO_BF16, TURBO_ACT_SILU, w->mlp, up, (int64_t)T * m->I, w->mlp);
 }
 
-static void product_of(model *w, int which, int32_t l, const void *x, void *y)
+static void product_of(model *w, int which, int32_t l, const void *x, void *y,
+                       const turbok_cu_beside *b)
 {
     const shape *m = &w->m;
     const layer *d = &w->layers[l];
-    const int32_t T = w->b.T, width = m->H * m->D, act = TURBO_BF16;
-    if (w->with) {
+    const bool qkv = which == QUANT_QKV, down = which == QUANT_DOWN;
+    const int32_t T = w->b.T, in = qkv ? m->E : down ? m->I : m->H * m->D;
+    const int32_t out = qkv ? (m->H + 2 * m->K) * m->D : m->E;
+    const void *a = qkv ? d->qkv : down ? d->down : d->wo;
+    if (w->with)
         w->with->layer(w->with->ctx, which, l, x, T, y);
-        return;
-    }
-    switch (which) {
-    case QUANT_QKV: dense(d->qkv, width + 2 * m->K * m->D, m->E, x, T, act, y); break;
-    case QUANT_WO: dense(d->wo, m->E, width, x, T, act, y); break;
-    case QUANT_GATED: join(w, d, T); break;
-    default: dense(d->down, m->E, m->I, x, T, act, y);
-    }
+    else if (which == QUANT_GATED)
+        join(w, d, x, T, b);
+    else if (!b || !turbok_cu_gemv_beside(cu, TURBO_BF16, a, TURBO_BF16, NULL, out, in, x, T,
+                                          TURBO_BF16, y, b))
+        dense(a, out, in, x, T, TURBO_BF16, y);
 }
 
 /* What a layer does, one launch or few each. */
@@ -288,23 +289,28 @@ typedef enum part { NORM, QKV, ROPE, ATTEND, OUT, SECOND_NORM, UP, DOWN, PARTS }
 static const char *const part_names[] = {"norm", "qkv",  "rope", "attn",
                                          "out",  "norm", "up",   "down"};
 
+/* Of few rows the norms are parts of the products, as in the backend (fuse.c). */
 static void run_part(model *w, part what, int32_t l, const void *delta)
 {
     const shape *m = &w->m;
     const layer *y = &w->layers[l];
     int32_t T = w->b.T, act = TURBO_BF16;
+    const bool few = T <= TURBOK_CU_BESIDE_ROWS && m->E >= cu->fused_width && !w->with;
+    const turbok_cu_beside norm = {.norm = y->norm, .eps = 1e-5f}, sum = {.h = w->h};
     w->at.layer = l;
+    if (few && (what == NORM || what == SECOND_NORM))
+        return;
     switch (what) {
     case NORM: turbok_cu_rmsnorm(cu, act, w->h, delta, y->norm, 1e-5f, T, m->E, w->x); break;
-    case QKV: product_of(w, QUANT_QKV, l, w->x, w->qkv); break;
+    case QKV: product_of(w, QUANT_QKV, l, few ? w->h : w->x, w->qkv, few ? &norm : NULL); break;
     case ROPE: turbok_cu_rope_store(cu, act, &w->at, &w->b, w->qkv, w->q); break;
     case ATTEND:
         turbok_cu_attention(cu, act, &w->at, &w->b, w->q, w->a, w->scratch, w->scratch_bytes);
         break;
-    case OUT: product_of(w, QUANT_WO, l, w->a, w->x); break;
+    case OUT: product_of(w, QUANT_WO, l, w->a, w->x, few ? &sum : NULL); break;
     case SECOND_NORM: turbok_cu_rmsnorm(cu, act, w->h, w->x, y->norm, 1e-5f, T, m->E, w->x); break;
-    case UP: product_of(w, QUANT_GATED, l, w->x, w->mlp); break;
-    default: product_of(w, QUANT_DOWN, l, w->mlp, w->x);
+    case UP: product_of(w, QUANT_GATED, l, few ? w->h : w->x, w->mlp, few ? &norm : NULL); break;
+    default: product_of(w, QUANT_DOWN, l, w->mlp, w->x, few ? &sum : NULL);
     }
 }
 
@@ -553,8 +559,7 @@ static void run_layers(void *ctx)
             run_part(w, (part)what, l, l ? w->x : NULL);
 }
 
-/* Whole layers of a prompt of n tokens: operations a second of products and attention, as a fraction of those that the
- * same products alone reach by the fastest of cuBLASLt's kernels. */
+/* Whole layers of a prompt of n tokens, and their share of what cuBLASLt's fastest reach on the products alone. */
 static void prefill_layers(const shape *m, int32_t n)
 {
     enum { LAYERS = 4 };

@@ -1,0 +1,116 @@
+/* kernels/cuda/fuse.c: norms of few rows that are no kernel of their own. A step of one sequence waits for the
+ * beginning and end of each kernel, so the sum h += delta becomes the end of the product that makes delta, and the
+ * norm the beginning of the product that takes it. A product is therefore kept until the next op, and a norm until its
+ * output is read by something else or no longer wanted. Numbers in memory are, whenever an op reads them, those that
+ * the ops one after the other give. Engine thread. */
+#include "cuda/state.h"
+
+/* Is the first byte of an array in rows [T,E] of activations? */
+static bool within(const turbok_cuda *s, const void *p, const void *rows, int32_t T, int64_t E)
+{
+    uintptr_t at = (uintptr_t)p, from = (uintptr_t)rows;
+    return at >= from && at < from + (uintptr_t)T * (uintptr_t)E * turbok_dtype_size(s->act);
+}
+
+static bool fuses(const turbok_cuda *s, int32_t T)
+{
+    return T <= TURBOK_CU_BESIDE_ROWS && s->act != TURBO_F32 && !s->cu->deterministic;
+}
+
+/* y = w x with what is beside it; false: not in one launch. */
+static bool beside(turbok_cuda *s, const turbo_linear *w, const void *x, int32_t T,
+                   int32_t out_dtype, void *y, const turbok_cu_beside *b)
+{
+    return !w->parts && !turbok_cuda_coded(w) &&
+           turbok_cu_gemv_beside(s->cu, s->act, w->data, w->dtype, w->bias, (int32_t)w->out,
+                                 (int32_t)w->in, x, T, out_dtype, y, b);
+}
+
+void turbok_cuda_settle(turbok_cuda *s)
+{
+    const turbok_cuda_product p = s->kept;
+    s->kept.w = NULL;
+    if (p.w)
+        turbok_cuda_multiply(s, p.w, p.x, p.T, s->act, p.y);
+}
+
+/* The norm becomes a kernel after all. */
+static void launch_norm(turbok_cuda *s)
+{
+    const turbok_cuda_norm n = s->norm;
+    s->norm.h = NULL;
+    turbok_cu_rmsnorm(s->cu, s->act, n.h, NULL, n.w, n.eps, n.T, n.E, n.out);
+}
+
+void turbok_cuda_reads(turbok_cuda *s, const void *p)
+{
+    turbok_cuda_settle(s);
+    if (s->norm.h && within(s, p, s->norm.out, s->norm.T, s->norm.E))
+        launch_norm(s);
+}
+
+void turbok_cuda_writes(turbok_cuda *s, const void *p)
+{
+    const turbok_cuda_norm *n = &s->norm;
+    turbok_cuda_settle(s);
+    if (n->h && within(s, p, n->h, n->T, n->E))
+        launch_norm(s);
+    else if (n->h && p == n->out)
+        s->norm.h = NULL; /* nobody reads it any more */
+}
+
+void turbok_cuda_flush(turbok_cuda *s)
+{
+    turbok_cuda_settle(s);
+    if (s->norm.h)
+        launch_norm(s);
+}
+
+void turbok_cuda_rmsnorm(turbok_cuda *s, void *h, const void *delta, const float *w, float eps,
+                         int32_t T, int32_t E, void *out)
+{
+    const turbok_cuda_product p = s->kept;
+    bool few = fuses(s, T) && E % 8 == 0 && E >= s->cu->fused_width && E <= TURBOK_CU_BESIDE_INPUTS;
+    if (p.w && few && delta == p.y && p.T == T && p.w->out == E) {
+        const turbok_cu_beside b = {.h = h};
+        s->kept.w = NULL;
+        if (s->norm.h && out == s->norm.out)
+            s->norm.h = NULL;
+        turbok_cuda_writes(s, h);
+        if (beside(s, p.w, p.x, T, s->act, p.y, &b))
+            delta = NULL;
+        else
+            turbok_cuda_multiply(s, p.w, p.x, T, s->act, p.y);
+    }
+    turbok_cuda_reads(s, h);
+    if (delta)
+        turbok_cuda_reads(s, delta);
+    turbok_cuda_writes(s, out);
+    if (delta)
+        turbok_cuda_writes(s, h);
+    if (few && !delta)
+        s->norm = (turbok_cuda_norm){.h = h, .w = w, .out = out, .eps = eps, .T = T, .E = E};
+    else
+        turbok_cu_rmsnorm(s->cu, s->act, h, delta, w, eps, T, E, out);
+}
+
+bool turbok_cuda_normed(turbok_cuda *s, const void *in, int32_t T, int64_t E, turbok_cu_beside *b)
+{
+    const turbok_cuda_norm *n = &s->norm;
+    *b = (turbok_cu_beside){.norm = n->w, .eps = n->eps};
+    return n->h && in == n->out && T == n->T && E == n->E;
+}
+
+void turbok_cuda_product_of(turbok_cuda *s, const turbo_linear *w, const void *in, int32_t T,
+                            int32_t out_dtype, void *out)
+{
+    turbok_cu_beside b;
+    turbok_cuda_writes(s, out);
+    if (turbok_cuda_normed(s, in, T, w->in, &b) && beside(s, w, s->norm.h, T, out_dtype, out, &b))
+        return;
+    turbok_cuda_reads(s, in);
+    if (fuses(s, T) && out_dtype == s->act && !w->parts && !turbok_cuda_coded(w))
+        s->kept = (turbok_cuda_product){.w = w, .x = in, .y = out, .T = T};
+    else
+        turbok_cuda_multiply(s, w, in, T, out_dtype, out);
+}
