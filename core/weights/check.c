@@ -154,8 +154,8 @@ static turbo_status expect_one(void *ctx, const turbo_tensor_spec *theirs)
     shape_text(want, sizeof want, dims, (uint32_t)spec->ndim);
     shape_text(found, sizeof found, t->dims, t->ndim);
     if (t->ndim != (uint32_t)spec->ndim || memcmp(t->dims, dims, t->ndim * sizeof dims[0])) {
-        snprintf(text, sizeof text, "tensor %.80s has the shape [%s], %s says [%s]",
-                 spec->name, found, c->table ? "the header" : "config.json", want);
+        snprintf(text, sizeof text, "tensor %.80s has the shape [%s], %s says [%s]", spec->name,
+                 found, c->table ? "the header" : "config.json", want);
         report(c, text);
     } else if (t->dtype != TURBO_F32 && t->dtype != TURBO_F16 && t->dtype != TURBO_BF16) {
         snprintf(text, sizeof text, "tensor %.80s is %s; F32, F16 and BF16 are computed here",
