@@ -79,6 +79,7 @@ static void count_kind(turbod_weights_sums *s, const piece *p)
         i++;
     if (i == TURBOD_WEIGHTS_KINDS) {
         snprintf(s->kinds[i - 1].name, sizeof k.name, "others");
+        s->kinds[i - 1].bits = 0;
         s->kinds[i - 1].matrices++;
     } else if (i < s->n_kinds) {
         s->kinds[i].matrices++;

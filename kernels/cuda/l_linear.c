@@ -61,10 +61,10 @@ void turbok_cu_gemv(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, 
 {
     struct turbok_cu_multiply_args a = {
         .w = w, .bias = bias, .x = x, .y = y, .out = out, .in = in, .T = T, .out_dtype = out_dtype};
-    if (!tensor(act, w_dtype, in, w, x))
-        multiply_any(cu, act, w, w_dtype, bias, out, in, x, T, out_dtype, y, true);
-    else
+    if (tensor(act, w_dtype, in, w, x))
         stream(cu, TURBOK_CU_gemv8_f16, act, &a, 16);
+    else
+        multiply_any(cu, act, w, w_dtype, bias, out, in, x, T, out_dtype, y, true);
 }
 
 /* Does a product take what is beside it? */

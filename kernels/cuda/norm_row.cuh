@@ -25,21 +25,13 @@ struct norm_weights {
     }
 };
 
-/* Rows from [T][in], at most TURBOK_CU_BESIDE_INPUTS, into x [T][in] in shared memory: as they are where norm is NULL,
- * else after RMSNorm. By the first NORM_THREADS threads of a block, which use barrier `bar` and have met when this is
- * done. room [T * NORM_PARTS]. */
+/* Rows from [T][in], at most TURBOK_CU_BESIDE_INPUTS, after RMSNorm into x [T][in] in shared memory. By the first
+ * NORM_THREADS threads of a block, which use barrier `bar` and have met when this is done. room [T * NORM_PARTS]. */
 template <class T>
 DEVICE void stage_rows(const T *from, int rows, int in, const float *norm, const norm_weights &w,
                        float eps, float *room, int bar, T *x)
 {
     const int first = 8 * static_cast<int>(threadIdx.x);
-    if (!norm) {
-        UNROLL_BY(2)
-        for (int i = first; i < rows * in; i += NORM_TURN)
-            store16(x + i, load16(from + i));
-        barrier_sync(bar, NORM_THREADS);
-        return;
-    }
     UNROLL_BY(1)
     for (int t = 0; t < rows; t++)
         UNROLL_BY(1)

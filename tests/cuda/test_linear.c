@@ -153,8 +153,9 @@ int main(void)
     for (int i = 0; i < 2; i++) {
         streamed(dev_act(i));
         fused(dev_act(i));
-        dev->shared_optin = 115 << 10; /* as if the device had room for small queues only */
+        dev->shared_optin = 99 << 10; /* as if the device had room for small queues only */
         streamed(dev_act(i));
+        dev->shared_optin = 115 << 10; /* and for rows beside them */
         fused(dev_act(i));
         dev->shared_optin = all;
         product(dev_act(i), dev_act(i), dev_act(i), 150, 136, 40, true, true);
