@@ -111,7 +111,7 @@ static void prefill(turbok_cu *cu, int kind, bool bf16, const turbok_cu_attn *at
     unsigned tiles = (unsigned)((b->T + tokens - 1) / tokens + b->S);
     unsigned heads = (unsigned)(at->kv.n_kv * ((G + ROWS - 1) / ROWS));
     /* It looks for the largest score before it is scaled. */
-    if (kind < 2 && cu->major == 9 && cu->minor == 0 && at->scale > 0)
+    if (kind < 2 && cu->warp_groups && at->scale > 0)
         turbok_cu_launch(cu, wide[kind][bf16], TURBOK_CU_DIM(tiles * heads),
                          TURBOK_CU_DIM(TURBOK_CU_WIDE_THREADS),
                          2 * TURBOK_CU_WIDE_STAGES * TURBOK_CU_WIDE_KEYS * padded * 2,

@@ -44,11 +44,11 @@ uint64_t turbok_cu_w8a8_bytes(int64_t in, int32_t rows)
     return code_bytes(in, rows) + (scales + 255) / 256 * 256;
 }
 
-/* Rows of a block of w8a8_wide.cuh, or 0: products of warp groups are a feature of capability 9.0 alone. They give a row the
- * same bits with any number of rows. */
+/* Rows of a block of w8a8_wide.cuh, or 0: not with this card or matrix. They give a row the same bits with any number of
+ * rows. */
 static int32_t wide_tile(const turbok_cu *cu, const turbok_cu_wq *w, int32_t T)
 {
-    if (cu->major != 9 || cu->minor != 0 || w->in % TURBOK_CU_W8A8_GROUP)
+    if (!cu->warp_groups || w->in % TURBOK_CU_W8A8_GROUP)
         return 0;
     /* Inputs of the widest are not split: it is for where its blocks fill the card, and not where splits must not hang on T. */
     if (T > 128 && !cu->deterministic &&

@@ -69,6 +69,16 @@ static turbo_status find_device(turbok_cu *cu, int ordinal, turbo_err *err)
     return TURBO_OK;
 }
 
+/* Is it a word of archs? */
+static bool names(const char *archs, const char *arch)
+{
+    const size_t n = strlen(arch);
+    for (const char *at = archs; (at = strstr(at, arch)); at += n)
+        if ((at == archs || at[-1] == ' ') && (!at[n] || at[n] == ' '))
+            return true;
+    return false;
+}
+
 static turbo_status load_kernels(turbok_cu *cu, turbo_err *err)
 {
     const turbok_cu_driver *d = &cu->drv;
@@ -79,6 +89,9 @@ static turbo_status load_kernels(turbok_cu *cu, turbo_err *err)
     if (!cu->modules)
         return turbok_fail(err, TURBO_ENOMEM, "no memory for kernels");
     for (size_t i = 0; i < n; i++) {
+        /* All kernels of warp groups are compiled for the same architectures (cuda.am). */
+        cu->warp_groups |=
+            cu->major == 9 && cu->minor == 0 && names(turbok_cu_images[i].archs, "90a");
         int r = d->module_load(&cu->modules[i], turbok_cu_images[i].image);
         if (r == TURBOK_CU_NO_BINARY || r == TURBOK_CU_BAD_PTX_VERSION)
             return turbok_fail(err, TURBO_EUNSUPPORTED,

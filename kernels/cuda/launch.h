@@ -44,6 +44,7 @@ typedef struct turbok_cu {
     turbok_cu_context ctx;
     turbok_cu_stream stream;
     int sm_count, major, minor, shared_optin, l2_bytes;
+    bool warp_groups; /* wgmma: the card has it, and this build code for it */
     uint64_t total_bytes; /* of the card */
     uint64_t
         context_bytes; /* gone of the card by opening it: context, kernels; of the first device of this process on it

@@ -310,11 +310,11 @@ static void step(run *r, const int32_t *from, const int32_t *n, int32_t pad)
     for (int twice = 0; twice < 2; twice++) /* the counters must be 0 again */
         turbok_cu_attention(dev, s->act, &r->at, &b, q, out, r->scratch, r->scratch_bytes);
     check_attention(r, from, n, q, out);
-    if (dev->major == 9 && s->act != TURBO_F32 && s->kv_type == s->act && b.max_new > 1) {
-        dev->major = 8; /* the kernel of other cards */
+    if (dev->warp_groups && s->act != TURBO_F32 && s->kv_type == s->act && b.max_new > 1) {
+        dev->warp_groups = false; /* the kernel of other cards */
         turbok_cu_attention(dev, s->act, &r->at, &b, q, out, r->scratch, r->scratch_bytes);
         check_attention(r, from, n, q, out);
-        dev->major = 9;
+        dev->warp_groups = true;
     }
     dev_get_numbers(s->act, out, T * (size_t)(s->H * s->D), rows);
     for (size_t i = (T - (size_t)pad) * (size_t)(s->H * s->D); i < T * (size_t)(s->H * s->D); i++)

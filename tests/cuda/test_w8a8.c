@@ -7,13 +7,12 @@
 
 enum { GROUP = 128 };
 
-static int major, minor; /* of the card */
+static bool has_groups; /* the card, and this build for it */
 
 /* Products by warp groups, where the card has them, or by warps as on all others. */
 static void by_groups(bool groups)
 {
-    cu->major = groups ? major : 8;
-    cu->minor = groups ? minor : 9;
+    cu->warp_groups = groups && has_groups;
 }
 
 typedef struct matrix {
@@ -445,6 +444,7 @@ static void test_covers(void)
     must(turbok_cu_wq_plan(&good, 16, 256, false, &w, &err), &err);
     assert_true(!turbok_cu_w8a8_covers(cu, &w, TURBO_BF16, 16));
     assert_true(!turbok_cu_w8a8_covers(cu, &w, TURBO_F32, 17));
+    const int major = cu->major, minor = cu->minor;
     static const int cards[][3] = {{8, 0, 0}, {8, 6, 0}, {8, 9, 1}, {9, 0, 1}, {10, 0, 0}};
     for (int i = 0; i < 5; i++) {
         cu->major = cards[i][0], cu->minor = cards[i][1];
@@ -455,7 +455,7 @@ static void test_covers(void)
         w.kind = TURBOK_CU_Q_TABLE;
         assert_true(!turbok_cu_w8a8_covers(cu, &w, TURBO_F16, 17));
     }
-    by_groups(true);
+    cu->major = major, cu->minor = minor;
     drop(m);
     /* Rows that the scratch has no room for are taken in pieces. */
     must(turbok_cu_wq_plan(&good, 16, 256, false, &w, &err), &err);
@@ -483,7 +483,7 @@ static void test_large(void)
 int main(void)
 {
     device_open();
-    major = cu->major, minor = cu->minor;
+    has_groups = cu->warp_groups;
     RUN(test_codes);
     RUN(test_products);
     RUN(test_split);
