@@ -21,7 +21,8 @@ static turbo_status find_all(turbok_cu_driver *d, turbo_err *err)
     };
     for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
         void *p = dlsym(d->library, functions[i].name);
-        if (!p && functions[i].offset != offsetof(turbok_cu_driver, launch_ex))
+        if (!p && functions[i].offset != offsetof(turbok_cu_driver, launch_ex) &&
+            functions[i].offset != offsetof(turbok_cu_driver, tensor_map))
             return turbok_fail(err, TURBO_EUNSUPPORTED,
                                "the CUDA driver has no %s; update the NVIDIA driver",
                                functions[i].name);

@@ -51,6 +51,8 @@ enum {
     /* Attribute of a launch: may begin before the kernel before it has ended. */
     TURBOK_CU_LAUNCH_PROGRAMMATIC = 6,
 };
+/* Of maps. */
+enum { TURBOK_CU_MAP_16_BITS = 1, TURBOK_CU_MAP_SWIZZLE_128 = 3, TURBOK_CU_MAP_L2_256 = 3 };
 
 typedef struct turbok_cu_launch_attr {
     int32_t id;
@@ -83,7 +85,7 @@ typedef struct turbok_cu_driver {
 
 /* Opens the driver named by the environment variable TURBO_CUDA_DRIVER, else libcuda.so.1, and initialises
  * it. EUNSUPPORTED: there is none, it is too old or it sees no device; the text says which ("no CUDA
- * driver"). launch_ex alone may be NULL. */
+ * driver"). launch_ex and tensor_map may be NULL. */
 turbo_status turbok_cu_driver_open(turbok_cu_driver *d, turbo_err *err);
 void turbok_cu_driver_close(turbok_cu_driver *d); /* zeroed allowed */
 /* Fills err with "WHAT: CUDA_ERROR_NAME (its text)"; OK for result 0. ENOMEM when memory ran out. */

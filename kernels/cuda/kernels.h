@@ -221,6 +221,29 @@ typedef struct turbok_cu_beside {
 enum { TURBOK_CU_BESIDE_INPUTS = 8192, TURBOK_CU_BESIDE_ROWS = 2 }; /* of such a product, at most */
 /* Shared memory of the queues of gemv.cu, of its kernels and of the small ones. */
 enum { TURBOK_CU_GEMV_SHARED = 128 << 10, TURBOK_CU_GEMV_SHARED_SMALL = 64 << 10 };
+/* Of gemm_wide: rows of x and outputs of a piece at most, stages, pieces of rows of a band, shared memory. */
+enum {
+    TURBOK_CU_GEMM_WIDE_ROWS = 128,
+    TURBOK_CU_GEMM_WIDE_OUTS = 256,
+    TURBOK_CU_GEMM_WIDE_STAGES = 4,
+    TURBOK_CU_GEMM_WIDE_BAND = 16,
+    TURBOK_CU_GEMM_WIDE_SHARED = TURBOK_CU_GEMM_WIDE_STAGES * (128 + 256) * 128 + 8 * 16 * 144
+};
+/* What the copy unit knows of a matrix; made by the driver. */
+typedef struct turbok_cu_map {
+    uint64_t opaque[16];
+} __attribute__((aligned(64))) turbok_cu_map;
+struct turbok_cu_gemm_wide_args { /* types of weights and x are the kernel's; in % 8 == 0 */
+    turbok_cu_map x; /* boxes of 128 rows */
+    turbok_cu_map w[2][2]; /* of outs[0] / 2 and outs[1] / 2 rows: W twice, or gate and up */
+    const float *bias; /* [out] or NULL; not with gate and up */
+    void *y; /* [T,out] of the type of x, or f32 */
+    int32_t out, in, T;
+    int32_t gated, floats, whole; /* 0 or 1; whole: rows of y are whole pieces of 16 bytes */
+    int32_t outs[2],
+        columns
+            [2]; /* so many columns of pieces of outs[0] outputs (gate and up counted), then of outs[1] */
+};
 #define turbok_cu_gemv_any_args turbok_cu_multiply_any_args
 #define turbok_cu_gemm_any_args turbok_cu_multiply_any_args
 

@@ -125,7 +125,8 @@ void turbok_cu_gemm(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, 
         .w = w, .bias = bias, .x = x, .y = y, .out = out, .in = in, .T = T, .out_dtype = out_dtype};
     if (T <= 16 && !cu->deterministic && tensor(act, w_dtype, in, w, x))
         stream(cu, TURBOK_CU_gemv16_f16, act, &a, 16);
-    else
+    else if (!turbok_cu_gemm_wide(cu, act, w, NULL, w_dtype, bias, out, in, x, T, out_dtype, y,
+                                  NULL))
         multiply_any(cu, act, w, w_dtype, bias, out, in, x, T, out_dtype, y, false);
 }
 

@@ -109,13 +109,18 @@ static bool gated_in_one(turbok_cuda *s, const turbo_linear *gate, const turbo_l
                          const turbok_cu_beside *b)
 {
     const turbok_cu_wq *g = turbok_cuda_coded(gate), *u = turbok_cuda_coded(up);
-    if (gate->parts || up->parts || !g != !u || s->cu->deterministic)
+    if (gate->parts || up->parts || !g != !u || (g && s->cu->deterministic))
         return false;
     if (g)
         return !b && turbok_cu_wq_gated(s->cu, s->act, g, u, act, in, T, out);
-    return !gate->bias && !up->bias && gate->dtype == up->dtype &&
-           turbok_cu_gemv_gated(s->cu, s->act, gate->data, up->data, gate->dtype, act,
-                                (int32_t)gate->out, (int32_t)gate->in, in, T, out, b);
+    if (gate->bias || up->bias || gate->dtype != up->dtype)
+        return false;
+    if (!s->cu->deterministic && T <= TURBOK_CU_GEMV_ROWS)
+        return turbok_cu_gemv_gated(s->cu, s->act, gate->data, up->data, gate->dtype, act,
+                                    (int32_t)gate->out, (int32_t)gate->in, in, T, out, b);
+    return !b && act == TURBO_ACT_SILU && turbok_cu_gemm_joins(s->cu, T, s->blas) &&
+           turbok_cu_gemm_wide(s->cu, s->act, gate->data, up->data, gate->dtype, NULL,
+                               (int32_t)gate->out, (int32_t)gate->in, in, T, s->act, out, NULL);
 }
 
 static void op_gated_mlp(turbo_exec *x, const turbo_linear *gate, const turbo_linear *up,

@@ -68,6 +68,19 @@ void turbok_cu_gemv(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, 
                     int32_t out, int32_t in, const void *x, int32_t T, int32_t out_dtype, void *y);
 void turbok_cu_gemm(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, const float *bias,
                     int32_t out, int32_t in, const void *x, int32_t T, int32_t out_dtype, void *y);
+/* How a product by warp groups is cut: columns[0] pieces of outs[0] outputs, then columns[1] of outs[1] (64, 128, 192 or
+ * 256, those of gate and up counted), for each 128 rows. */
+typedef struct turbok_cu_gemm_plan {
+    int32_t outs[2], columns[2];
+} turbok_cu_gemm_plan;
+turbok_cu_gemm_plan turbok_cu_gemm_choose(const turbok_cu *cu, int32_t T, int32_t out, bool gated);
+/* Are gate and up of T rows one launch? library: else cuBLASLt multiplies. */
+bool turbok_cu_gemm_joins(const turbok_cu *cu, int32_t T, bool library);
+/* y = x w^T + bias or, with up, y = silu(x w^T) * (x up^T), by warp groups, for many rows; a row's bits depend on nothing but
+ * its own. False, and nothing launched, where it does not apply. plan NULL: as turbok_cu_gemm_choose says. */
+bool turbok_cu_gemm_wide(turbok_cu *cu, int32_t act, const void *w, const void *up, int32_t w_dtype,
+                         const float *bias, int32_t out, int32_t in, const void *x, int32_t T,
+                         int32_t out_dtype, void *y, const turbok_cu_gemm_plan *plan);
 /* Reads n * 16 bytes, for measuring; out: 4 bytes that are all but never written. */
 void turbok_cu_read(turbok_cu *cu, const void *in, int64_t n, void *out);
 /* n numbers, about normal with standard deviation scale. */

@@ -67,6 +67,17 @@ DEVICE void bulk_copy(void *to, const void *from, int bytes, bulk_barrier *b)
                  : "memory");
 #endif
 }
+/* The box of `map` (launch.h: turbok_cu_map_rows) whose first number is in `column` of `row`, in rows of 128 bytes, pieces of 16
+ * bytes in the order that wgmma() looks for. What lies beyond the matrix becomes zero, and counts. */
+DEVICE void bulk_copy_tile(void *to, const void *map, int column, int row, bulk_barrier *b)
+{
+#if BULK_HERE
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %3}], [%4];" ::"r"(bulk_address(to)),
+                 "l"(map), "r"(column), "r"(row), "r"(bulk_address(b))
+                 : "memory");
+#endif
+}
 #else
 #include "cuda/hostrun/bulk.h"
 #endif

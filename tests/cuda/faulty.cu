@@ -140,6 +140,20 @@ TURBOK_KERNEL(bulk, faulty, 128, 1)
         bulk_wait(b, 0);
     a.out[threadIdx.x] = static_cast<int>(a.n == 5 ? early : load4(mine));
 }
+/* A tile of 16 rows, whose map is `in`. n 0: right; 1: a.in is no map. */
+TURBOK_KERNEL(tile, faulty, 128, 1)
+{
+    TURBOK_SHARED(bulk_barrier, b, 1);
+    const int t = static_cast<int>(threadIdx.x), row = t / 8;
+    if (t == 0) {
+        bulk_begin(b, 1);
+        bulk_expect(b, 2048);
+        bulk_copy_tile(shared_tiles(), a.in, 8, 1, b);
+    }
+    __syncthreads();
+    bulk_wait(b, 0);
+    a.out[t] = static_cast<int>(load4(shared_tiles() + row * 128 + (t % 8 ^ row % 8) * 16));
+}
 /* Caught by the address sanitizer and by guard bands. */
 TURBOK_KERNEL(beyond_shared, faulty, 128, 1)
 {

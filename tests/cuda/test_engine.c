@@ -56,6 +56,30 @@ static void test_logits(void **state)
     tiny_model_remove(folder);
 }
 
+/* With `deterministic` the bits of a token are those that it has alone, however many come with it. */
+static void test_deterministic(void **state)
+{
+    (void)state;
+    enum { TOKENS = 40 };
+    static const int32_t chunks[] = {1, 7, 64};
+    static float logits[3][TOKENS * 300];
+    char folder[64];
+    tiny_model m = random_model;
+    m.bf16 = 1;
+    tiny_model_write(&m, folder);
+    const long wide = fake.handle ? fake.launched("gemm_wide") : 0,
+               plain = fake.handle ? fake.launched("gemm_any") : 0;
+    for (int i = 0; i < 3; i++) {
+        turbod_engine_opts o = on_cuda("bf16");
+        o.deterministic = true;
+        logits_of(folder, o, TOKENS, chunks[i], 300, logits[i]);
+        assert_memory_equal(logits[0], logits[i], sizeof logits[0]);
+    }
+    if (fake.handle) /* all dense products */
+        assert_true(fake.launched("gemm_wide") > wide && fake.launched("gemm_any") == plain);
+    tiny_model_remove(folder);
+}
+
 /* The same with quantised keys and values, in pieces of a prompt and one token after the other, which other
  * kernels compute. In f32 the codes are the CPU's; in bf16 a number that is rounded otherwise can get the next
  * code, so the bound is that of the type. */
@@ -228,7 +252,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_logits),    cmocka_unit_test(test_coded_cache),
         cmocka_unit_test(test_tokens),    cmocka_unit_test(test_gaps),
-        cmocka_unit_test(test_described),
+        cmocka_unit_test(test_described), cmocka_unit_test(test_deterministic),
     };
     setenv("TURBO_CUDA_FUSE", "1",
            1); /* norms of rows as narrow as these, too, become parts of products */

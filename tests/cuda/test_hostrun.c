@@ -166,6 +166,29 @@ static void bulk_copies(void **state)
     hostrun_order(0);
 }
 
+/* Rows of 72 numbers, of which 64 are there; a tile has 64 columns from 8 on, and the last of its rows is not there. */
+static void tiles(void **state)
+{
+    (void)state;
+    enum { ROWS = 16, COLUMNS = 64 };
+    static uint16_t numbers[ROWS * 72];
+    const hostrun_map map = {HOSTRUN_MAP, (const char *)numbers, COLUMNS, ROWS, 144, 64, 16};
+    struct turbok_cu_faulty_args a = {.in = (const int *)(const void *)&map};
+    int out[N];
+    char err[256];
+    a.out = out;
+    for (int i = 0; i < ROWS * 72; i++)
+        numbers[i] = (uint16_t)(i + 1);
+    assert_int_equal(run("tile", a, 2048, err), 0);
+    for (int i = 0; i < N; i++) {
+        int row = 1 + i / 8, column = 8 + i % 8 * 8, at = row * 72 + column + 1;
+        assert_int_equal(out[i], row < ROWS && column < COLUMNS ? at | (at + 1) << 16 : 0);
+    }
+    a.in = in;
+    assert_int_equal(run("tile", a, 2048, err), -1);
+    assert_non_null(strstr(err, "is no map"));
+}
+
 static void bad_launches(void **state)
 {
     (void)state;
@@ -221,7 +244,7 @@ int main(void)
         cmocka_unit_test(right_kernel),  cmocka_unit_test(wrong_kernels),
         cmocka_unit_test(poison),        cmocka_unit_test(group_products),
         cmocka_unit_test(bulk_copies),   cmocka_unit_test(bad_launches),
-        cmocka_unit_test(out_of_bounds),
+        cmocka_unit_test(out_of_bounds), cmocka_unit_test(tiles),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -140,6 +140,87 @@ static void fused(int32_t act)
     beside(act, 40, 8192, 1);
 }
 
+/* Products by warp groups: pieces of all widths; rows that lie alone have the same bits. */
+static void wide(int32_t act, int32_t out_dtype, int32_t out, int32_t in, int32_t T, bool has_bias,
+                 bool is_gated, const turbok_cu_gemm_plan *plan)
+{
+    size_t O = (size_t)out, I = (size_t)in, N = (size_t)T, size = turbok_dtype_size(out_dtype);
+    float *w = malloc(O * I * 4), *u = malloc(O * I * 4), *x = malloc(N * I * 4),
+          *b = malloc(O * 4), *got = malloc(N * O * 4);
+    char what[160];
+    snprintf(what, sizeof what, "wide %s%s -> %s, %d x %d, T %d, %d of %d, %d of %d",
+             is_gated ? "gated " : "", dev_type(act), dev_type(out_dtype), out, in, T,
+             plan->columns[0], plan->outs[0], plan->columns[1], plan->outs[1]);
+    void *dw = dev_numbers(act, O * I, 0.3f, w), *du = dev_numbers(act, O * I, 0.3f, u),
+         *dx = dev_numbers(act, N * I, 1, x), *dy = dev_new(N * O * size, NULL),
+         *alone = dev_new(O * size, NULL);
+    const float *db = dev_numbers(TURBO_F32, O, 1, b);
+    const size_t last = N - 1;
+    if (!turbok_cu_gemm_wide(dev, act, dw, is_gated ? du : NULL, act, has_bias ? db : NULL, out, in,
+                             dx, T, out_dtype, dy, plan) ||
+        !turbok_cu_gemm_wide(dev, act, dw, is_gated ? du : NULL, act, has_bias ? db : NULL, out, in,
+                             (char *)dx + last * I * 2, 1, out_dtype, alone, NULL))
+        dev_fail("%s: not taken", what);
+    equal(what, out_dtype, (char *)dy + last * O * size, alone, O);
+    dev_get_numbers(out_dtype, dy, N * O, got);
+    for (size_t t = 0; t < N; t++)
+        for (size_t o = 0; o < O; o++) {
+            double s = has_bias ? (double)b[o] : 0, up = 0, largest = fabs(s);
+            for (size_t k = 0; k < I; k++) {
+                double p = (double)w[o * I + k] * (double)x[t * I + k],
+                       q = is_gated ? (double)u[o * I + k] * (double)x[t * I + k] : 0;
+                s += p;
+                up += q;
+                largest += fabs(p) + fabs(q);
+            }
+            double e = (in + 2) * 0x1p-23 * largest;
+            if (is_gated) { /* both products are rounded before they meet */
+                double es = dev_ulp(act, s) + e, eu = dev_ulp(act, up) + e, want = act_of(s) * up;
+                dev_near(what, t * O + o, (double)got[t * O + o], want,
+                         1.2 * es * (fabs(up) + eu) + eu * fabs(act_of(s)) +
+                             1.1 * dev_ulp(act, want) + 1e-6);
+            } else {
+                dev_near(what, t * O + o, (double)got[t * O + o], s,
+                         e + 1.01 * dev_ulp(out_dtype, s));
+            }
+        }
+    free(w), free(u), free(x), free(b), free(got);
+    dev_drop();
+}
+
+/* All outputs in pieces of `first`, but for those of `columns` and more, in pieces of `second`. */
+static turbok_cu_gemm_plan cut(int32_t out, bool is_gated, int32_t first, int32_t columns,
+                               int32_t second)
+{
+    int32_t a = first >> is_gated, b = second >> is_gated, all = (out + a - 1) / a;
+    if (columns >= all)
+        return (turbok_cu_gemm_plan){{first, first}, {all, 0}};
+    return (turbok_cu_gemm_plan){{first, second}, {columns, (out - columns * a + b - 1) / b}};
+}
+
+static void wides(int32_t act)
+{
+    static const struct {
+        int32_t out, in, T, first, columns, second;
+        bool bias, gated, floats;
+    } cases[] = {
+        {270, 200, 150, 256, 9, 64, true, false, false},
+        {130, 8, 1, 192, 9, 64, false, true, false},
+        {200, 328, 129, 128, 1, 64, true, false, true},
+        {65, 72, 300, 64, 9, 64, false, false, true},
+        {296, 136, 130, 256, 1, 128, false, true, false},
+        {88, 264, 70, 64, 1, 64, false, true, false},
+        {417, 64, 257, 192, 2, 128, true, false, false},
+        {1, 40, 3, 128, 9, 64, true, false, false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const turbok_cu_gemm_plan p =
+            cut(cases[i].out, cases[i].gated, cases[i].first, cases[i].columns, cases[i].second);
+        wide(act, cases[i].floats ? TURBO_F32 : act, cases[i].out, cases[i].in, cases[i].T,
+             cases[i].bias, cases[i].gated, &p);
+    }
+}
+
 int main(void)
 {
     dev_begin("linear");
@@ -158,6 +239,8 @@ int main(void)
         dev->shared_optin = 115 << 10; /* and for rows beside them */
         fused(dev_act(i));
         dev->shared_optin = all;
+        if (dev->warp_groups)
+            wides(dev_act(i));
         product(dev_act(i), dev_act(i), dev_act(i), 150, 136, 40, true, true);
         product(dev_act(i), dev_act(i), TURBO_F32, 136, 72, 150, false, true);
         product(dev_act(i), dev_act(i), dev_act(i), 130, 264, 129, true, true);

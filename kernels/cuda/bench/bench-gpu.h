@@ -54,8 +54,11 @@ void open_blas(void);
 double dense_layer(const shape *m, int32_t T);
 double dense_best(int32_t out, int32_t in, int32_t T); /* the same of one product */
 
-/* A product as the backend makes it (parts.c): y [T,out] of type = x [T,in] w^T, bf16. After open_blas. */
+/* A product as the backend makes it (dense.c): y [T,out] of type = x [T,in] w^T, bf16. After open_blas. */
 void dense(const void *w, int32_t out, int32_t in, const void *x, int32_t T, int32_t type, void *y);
+/* The same of gate and up of many rows with what joins them; false: not in one launch. */
+bool dense_gated(const void *gate, const void *up, int32_t out, int32_t in, const void *x,
+                 int32_t T, void *y);
 
 void bench_gemv(void);
 void bench_decode(void);

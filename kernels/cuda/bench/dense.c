@@ -1,5 +1,5 @@
 /* kernels/cuda/bench/dense.c: bench-gpu's dense products of 16 rows and more, bf16: how the engine multiplies (the
- * algorithm of cuBLASLt that blas.c keeps for a shape), our own tensor-core kernel, and the fastest of those that
+ * algorithm of cuBLASLt that blas.c keeps for a shape), our own kernels, and the fastest of those that
  * cuBLASLt proposes, each measured. Without the library the own kernel is how the engine multiplies. */
 #include "bench-gpu.h"
 
@@ -20,6 +20,24 @@ void open_blas(void)
     turbok_blas_space(blas, room(SPACE), SPACE);
     printf("products of more than %d rows: %s\n", TURBOK_CU_GEMV_ROWS,
            blas ? "cuBLASLt" : "own kernels");
+}
+
+void dense(const void *w, int32_t out, int32_t in, const void *x, int32_t T, int32_t type, void *y)
+{
+    if (blas && T > TURBOK_CU_GEMV_ROWS) {
+        turbok_blas_gemm(blas, TURBO_BF16, w, out, in, x, T, type, y);
+        return;
+    }
+    (T <= TURBOK_CU_GEMV_ROWS ? turbok_cu_gemv : turbok_cu_gemm)(cu, TURBO_BF16, w, TURBO_BF16,
+                                                                 NULL, out, in, x, T, type, y);
+}
+
+bool dense_gated(const void *gate, const void *up, int32_t out, int32_t in, const void *x,
+                 int32_t T, void *y)
+{
+    return T > TURBOK_CU_GEMV_ROWS && turbok_cu_gemm_joins(cu, T, blas) &&
+           turbok_cu_gemm_wide(cu, TURBO_BF16, gate, up, TURBO_BF16, NULL, out, in, x, T,
+                               TURBO_BF16, y, NULL);
 }
 
 typedef struct dense_job {

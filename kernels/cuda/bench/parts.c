@@ -243,23 +243,14 @@ void bench_decode(void)
 
 /* ---- whole steps ------------------------------------------------------------------------------------ */
 
-void dense(const void *w, int32_t out, int32_t in, const void *x, int32_t T, int32_t type, void *y)
-{
-    if (blas && T > TURBOK_CU_GEMV_ROWS) {
-        turbok_blas_gemm(blas, TURBO_BF16, w, out, in, x, T, type, y);
-        return;
-    }
-    (T <= TURBOK_CU_GEMV_ROWS ? turbok_cu_gemv : turbok_cu_gemm)(cu, TURBO_BF16, w, TURBO_BF16,
-                                                                 NULL, out, in, x, T, type, y);
-}
-
 /* Gate, up and what joins them. */
 static void join(model *w, const layer *y, const void *x, int32_t T, const turbok_cu_beside *b)
 {
     const shape *m = &w->m;
     char *up = (char *)w->mlp + (size_t)T * (size_t)m->I * 2;
     if (turbok_cu_gemv_gated(cu, TURBO_BF16, y->gate, y->up, TURBO_BF16, TURBO_ACT_SILU, m->I, m->E,
-                             x, T, w->mlp, b))
+                             x, T, w->mlp, b) ||
+        dense_gated(y->gate, y->up, m->I, m->E, x, T, w->mlp))
         return;
     dense(y->gate, m->I, m->E, x, T, TURBO_BF16, w->mlp);
     dense(y->up, m->I, m->E, x, T, TURBO_BF16, up);

@@ -29,5 +29,10 @@ static inline void bulk_copy(void *to, const void *from, int bytes, bulk_barrier
         hostrun::fail("a copy of %d bytes", bytes);
     hostrun::copy_bulk(to, from, bytes, b);
 }
+static inline void bulk_copy_tile(void *to, const void *map, int column, int row, bulk_barrier *b)
+{
+    hostrun::aligned(to, 1024, "a tile");
+    hostrun::copy_tile(to, static_cast<const hostrun_map *>(map), column, row, b);
+}
 
 #endif

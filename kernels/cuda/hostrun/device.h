@@ -56,8 +56,8 @@ typedef uint3 dims;
 struct product { /* of a warp group, begun and not yet carried out: see wgmma.h */
     void (*multiply)(const product *const *lanes);
     float *c;
-    const uint32_t *a;
-    const char *b;
+    const uint32_t *a; /* NULL: A is where `rows` points to, and lies there as B does */
+    const char *rows, *b;
     int next, wide, columns;
     bool transposed, add;
 };
@@ -94,6 +94,7 @@ void copy_commit();
 void copy_wait(int pending);
 void arrive_bulk(bulk_barrier *b, int64_t bytes); /* and waits for so many more */
 void copy_bulk(void *to, const void *from, int bytes, bulk_barrier *b);
+void copy_tile(void *to, const hostrun_map *map, int column, int row, bulk_barrier *b);
 void wait_bulk(bulk_barrier *b, int parity); /* for a phase of that parity to end */
 /* Memory of the block, one piece for each key; NULL: the dynamic one. */
 void *shared(const void *key, size_t bytes);
@@ -109,6 +110,20 @@ inline void aligned(const void *p, size_t n, const char *what)
 inline int lane()
 {
     return self->index % 32;
+}
+/* Pieces of 16 bytes change places as the address says, as on a device. */
+inline void land_tile(void *to, const hostrun_map &map, int column, int row)
+{
+    for (int r = 0; r < map.box_rows; r++)
+        for (int k = 0; k < map.box_columns; k++) {
+            const int64_t y = row + static_cast<int64_t>(r), x = column + static_cast<int64_t>(k);
+            uint16_t v = 0;
+            if (y >= 0 && y < map.rows && x >= 0 && x < map.columns)
+                memcpy(&v, map.base + y * map.pitch + x * 2, 2);
+            const uintptr_t at = reinterpret_cast<uintptr_t>(to) + static_cast<uintptr_t>(r) * 128 +
+                                 static_cast<uintptr_t>(k) * 2;
+            memcpy(reinterpret_cast<void *>(at ^ (at >> 7 & 7) << 4), &v, 2);
+        }
 }
 template <class T> struct shuffle_arg {
     T in, out;

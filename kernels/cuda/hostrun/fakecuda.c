@@ -231,13 +231,19 @@ void fake_drop(work *w)
     }
 }
 
+/* Arguments hold maps, which lie at multiples of 64 bytes. */
+void *fake_own(size_t bytes)
+{
+    return aligned_alloc(64, (bytes + 64) / 64 * 64);
+}
+
 int fake_append(struct turbok_cu_stream *s, const work *proto, const void *own, size_t n_own)
 {
     work *w = calloc(1, sizeof *w);
     if (!w)
         return TURBOK_CU_OUT_OF_MEMORY;
     *w = *proto;
-    if (own && !(w->own = malloc(n_own ? n_own : 1))) {
+    if (own && !(w->own = fake_own(n_own))) {
         free(w);
         return TURBOK_CU_OUT_OF_MEMORY;
     }

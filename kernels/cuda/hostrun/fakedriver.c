@@ -40,7 +40,7 @@ static int copy_list(const work *from, struct turbok_cu_graph_exec *to)
             return TURBOK_CU_OUT_OF_MEMORY;
         *w = *from;
         w->next = NULL;
-        if (from->own && !(w->own = malloc(own ? own : 1))) {
+        if (from->own && !(w->own = fake_own(own))) {
             free(w);
             return TURBOK_CU_OUT_OF_MEMORY;
         }
@@ -448,6 +448,33 @@ int cuLaunchKernelEx(const turbok_cu_launch_config *config, turbok_cu_function f
     return enqueue(f, (unsigned[]){config->grid_x, config->grid_y, config->grid_z},
                    (unsigned[]){config->block_x, config->block_y, config->block_z},
                    config->shared_bytes, config->stream, params);
+}
+
+EXPORT int cuTensorMapEncodeTiled(void *map, int type, unsigned dims, void *base,
+                                  const uint64_t *size, const uint64_t *pitch, const uint32_t *box,
+                                  const uint32_t *step, int interleave, int swizzle, int promotion,
+                                  int fill);
+int cuTensorMapEncodeTiled(void *map, int type, unsigned dims, void *base, const uint64_t *size,
+                           const uint64_t *pitch, const uint32_t *box, const uint32_t *step,
+                           int interleave, int swizzle, int promotion, int fill)
+{
+    ENTER(tensor_map, true);
+    (void)promotion;
+    if ((uintptr_t)map % 64 || (uintptr_t)base % 16 || type != TURBOK_CU_MAP_16_BITS || dims != 2 ||
+        !size[0] || !size[1] || size[0] >> 32 || size[1] >> 32 || pitch[0] % 16 || pitch[0] >> 40 ||
+        pitch[0] < size[0] * 2 || box[0] * 2 != 128 || !box[1] || box[1] > 256 || step[0] != 1 ||
+        step[1] != 1 || interleave || swizzle != TURBOK_CU_MAP_SWIZZLE_128 || fill)
+        return TURBOK_CU_INVALID;
+    hostrun_map m = {.made = HOSTRUN_MAP,
+                     .base = base,
+                     .columns = (int64_t)size[0],
+                     .rows = (int64_t)size[1],
+                     .pitch = (int64_t)pitch[0],
+                     .box_columns = (int32_t)box[0],
+                     .box_rows = (int32_t)box[1]};
+    memset(map, 0, 128);
+    memcpy(map, &m, sizeof m);
+    return 0;
 }
 
 EXPORT int cuStreamBeginCapture_v2(turbok_cu_stream s, int mode);

@@ -71,6 +71,7 @@ void *fake_take(size_t bytes, bool pinned);
 int fake_give(void *p, bool pinned);
 /* Is [p, p + n) inside one allocation of that kind? */
 bool fake_inside(const void *p, size_t n, bool pinned);
+void *fake_own(size_t bytes); /* for what a work keeps */
 /* Queues work, or puts it into the graph that is being captured; own [n_own] is copied. */
 int fake_append(struct turbok_cu_stream *s, const work *proto, const void *own, size_t n_own);
 /* Does what is queued; the result of a broken device. */

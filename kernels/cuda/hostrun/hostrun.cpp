@@ -58,6 +58,8 @@ struct bulk { /* a copy on its way */
     const void *from;
     int bytes;
     hostrun::bulk_barrier *b;
+    const hostrun_map *map; /* NULL: bytes as they are; else the tile that begins at */
+    int column, row;
 };
 
 struct fiber : hostrun::thread {
@@ -492,7 +494,16 @@ void arrive_bulk(bulk_barrier *b, int64_t bytes)
 void copy_bulk(void *to, const void *from, int bytes, bulk_barrier *b)
 {
     check_begun(b);
-    m.bulks.push_back({to, from, bytes, b});
+    m.bulks.push_back({to, from, bytes, b, nullptr, 0, 0});
+    wake(b);
+}
+
+void copy_tile(void *to, const hostrun_map *map, int column, int row, bulk_barrier *b)
+{
+    check_begun(b);
+    if (map->made != HOSTRUN_MAP)
+        fail("a copy of a tile with something that is no map");
+    m.bulks.push_back({to, nullptr, map->box_columns * map->box_rows * 2, b, map, column, row});
     wake(b);
 }
 
@@ -506,7 +517,10 @@ void wait_bulk(bulk_barrier *b, int parity)
                 i++;
                 continue;
             }
-            memcpy(c.to, c.from, static_cast<size_t>(c.bytes));
+            if (c.map)
+                land_tile(c.to, *c.map, c.column, c.row);
+            else
+                memcpy(c.to, c.from, static_cast<size_t>(c.bytes));
             m.bulks.erase(m.bulks.begin() + static_cast<long>(i));
             b->bytes -= c.bytes;
             end_phase(b);

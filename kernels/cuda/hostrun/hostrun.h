@@ -25,6 +25,15 @@ typedef struct hostrun_kernel {
     const struct hostrun_kernel *next;
 } hostrun_kernel;
 
+/* What cuTensorMapEncodeTiled makes here: a matrix of 16-bit numbers, and the box of it that is a tile. */
+#define HOSTRUN_MAP 0x7469656c2e6d6170u
+typedef struct hostrun_map {
+    uint64_t made; /* HOSTRUN_MAP */
+    const char *base;
+    int64_t columns, rows, pitch; /* pitch: bytes */
+    int32_t box_columns, box_rows;
+} hostrun_map;
+
 /* NULL: no .cu file that was linked has it. */
 const hostrun_kernel *hostrun_find(const char *name);
 /* Runs it to the end. 0, or -1 with one line in err [n] that names kernel, block and thread. */

@@ -55,13 +55,8 @@ template <class S, int n>
 static inline void wgmma8(S (&c)[n], const uint32_t a[4], wgmma_b b, int add)
 {
     static_assert(sizeof(S) == sizeof(float), "what a product keeps");
-    if (!hostrun::self->products_fenced)
-        hostrun::fail("wgmma without wgmma_fence()");
-    if (hostrun::self->copies_landed)
-        hostrun::fail("wgmma after copies without proxy_fence()");
-    hostrun::self->products.back().push_back({hostrun::multiply_group8<S>,
-                                              reinterpret_cast<float *>(&c), a, b.p, b.next, b.wide,
-                                              2 * n, false, add != 0});
+    hostrun::begin_product({hostrun::multiply_group8<S>, reinterpret_cast<float *>(&c), a, nullptr,
+                            b.p, b.next, b.wide, 2 * n, false, add != 0});
 }
 
 #endif
