@@ -50,6 +50,7 @@ enum {
     TURBOK_CU_HOST_PORTABLE = 1,
     /* Attribute of a launch: may begin before the kernel before it has ended. */
     TURBOK_CU_LAUNCH_PROGRAMMATIC = 6,
+    TURBOK_CU_LAUNCH_CLUSTER = 4, /* blocks that run together, along x, y and z */
 };
 /* Of maps. */
 enum { TURBOK_CU_MAP_16_BITS = 1, TURBOK_CU_MAP_SWIZZLE_128 = 3, TURBOK_CU_MAP_L2_256 = 3 };
@@ -60,6 +61,7 @@ typedef struct turbok_cu_launch_attr {
     union {
         char room[64];
         int32_t value;
+        uint32_t cluster[3];
     } value;
 } turbok_cu_launch_attr;
 

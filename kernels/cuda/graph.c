@@ -4,15 +4,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Many sequences wait for arithmetic, and padding costs as much as they do. */
-static const int32_t sizes[BUCKETS] = {1,   2,   4,   8,   16,  32,  64,  128,
-                                       192, 256, 320, 384, 448, 512, 768, 1024};
+/* Many sequences wait for arithmetic, and padding costs as much as they do. The first BRIEF are for few sequences that are
+ * short, all of them: attention then has another launch. */
+enum { BRIEF = 2 };
+static const int32_t sizes[BUCKETS] = {1,   2,   1,   2,   4,   8,   16,  32,  64,
+                                       128, 192, 256, 320, 384, 448, 512, 768, 1024};
+
+int32_t turbok_cuda_bucket_keys(const turbok_cuda *s, int bucket)
+{
+    const int32_t brief = turbok_cu_attention_brief(s->cu), len = s->steps.max_len;
+    return bucket < BRIEF && brief < len ? brief : len;
+}
 
 int turbok_cuda_bucket(const turbok_cuda *s, const turbo_batch *b)
 {
-    int bucket = 0;
+    int32_t most = 0;
     if (!s->graphs || b->n_tokens != b->n_seqs || b->n_rows != b->n_seqs || b->embed_rows)
         return -1;
+    for (int32_t i = 0; i < b->n_seqs; i++)
+        most = b->kv_lens[i] > most ? b->kv_lens[i] : most;
+    int bucket = most <= turbok_cuda_bucket_keys(s, 0) && b->n_seqs <= sizes[BRIEF - 1] ? 0 : BRIEF;
     while (bucket < BUCKETS && sizes[bucket] < b->n_seqs)
         bucket++;
     return bucket < BUCKETS ? bucket : -1;
@@ -29,8 +40,8 @@ uint64_t turbok_cuda_graphs_bytes(const turbok_steps *s)
 {
     enum { LAUNCHES_OF_LAYER = 10, OTHER_LAUNCHES = 16, LAUNCH = 3 << 10, PIECE = 2 << 20 };
     uint64_t n = 0;
-    while (n < BUCKETS && (!n || sizes[n - 1] < s->max_seqs))
-        n++;
+    for (int i = 0; i < BUCKETS; i++)
+        n += i == 0 || i == BRIEF || sizes[i - 1] < s->max_seqs;
     n *= AHEAD * ((uint64_t)s->n_layers * LAUNCHES_OF_LAYER + OTHER_LAUNCHES) * LAUNCH;
     return (n + PIECE - 1) / PIECE * PIECE;
 }

@@ -9,6 +9,8 @@
 int turbok_cuda_bucket(const turbok_cuda *s, const turbo_batch *b);
 /* Its sequences, at most as many as a step may have. */
 int32_t turbok_cuda_bucket_size(const turbok_cuda *s, int bucket);
+/* Keys of each of them, at most. */
+int32_t turbok_cuda_bucket_keys(const turbok_cuda *s, int bucket);
 /* b with n tokens, sequences and rows, the added ones of no consequence; its arrays are s's. */
 void turbok_cuda_pad(turbok_cuda *s, const turbo_batch *b, int32_t n, turbo_batch *as);
 /* Starts the recorded step (*replay), or a recording. */

@@ -163,7 +163,10 @@ struct turbok_cu_attend_args { /* any type and head size: one block a token and 
 };
 /* A partial result of a head: [D] numbers, the largest score, the sum of weights, and room to a multiple of 16 bytes. */
 enum { TURBOK_CU_PARTIAL_TAIL = 4 };
-enum { TURBOK_CU_DECODE_BLOCKS = 2 }; /* of a multiprocessor */
+enum {
+    TURBOK_CU_DECODE_BLOCKS = 2, /* of a multiprocessor */
+    TURBOK_CU_DECODE_CREW = 8 /* of a cluster */
+};
 struct turbok_cu_decode_args { /* one new token a sequence; sequences with more are left alone */
     turbok_cu_attn at;
     turbok_cu_batch b;
@@ -174,6 +177,8 @@ struct turbok_cu_decode_args { /* one new token a sequence; sequences with more 
     float *partial;
     uint32_t *arrived; /* [S * K * tiles of 8 heads], 0 before and after */
     int32_t slots; /* 0: every sequence and KV head in one piece */
+    int32_t
+        together; /* 0, or: sequences are so short that a block of a cluster gets so many times 64 keys */
     int32_t block_shift; /* log2 of block_tokens; -1: no power of two */
 };
 struct turbok_cu_prefill_args { /* sequences with more than `shortest` new tokens */

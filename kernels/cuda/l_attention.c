@@ -121,6 +121,11 @@ static void prefill(turbok_cu *cu, int kind, bool bf16, const turbok_cu_attn *at
                          TURBOK_CU_DIM(256), 4 * KEYS * padded * 2, TURBOK_CU_PDL, &a);
 }
 
+int32_t turbok_cu_attention_brief(const turbok_cu *cu)
+{
+    return cu->together * UNIT * TURBOK_CU_DECODE_CREW;
+}
+
 static void decode(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const turbok_cu_batch *b,
                    const void *q, void *out, void *scratch, uint64_t scratch_bytes)
 {
@@ -131,14 +136,21 @@ static void decode(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const tu
     struct turbok_cu_decode_args a = {.at = *at, .b = *b, .q = q, .out = out, .arrived = scratch};
     unsigned blocks = (unsigned)(cu->sm_count * TURBOK_CU_DECODE_BLOCKS);
     blocks = blocks < BLOCKS ? blocks : BLOCKS;
+    unsigned flags = TURBOK_CU_PDL;
+    const uint64_t crews = (uint64_t)b->S * per * TURBOK_CU_DECODE_CREW;
+    /* More do not all find their places at once. */
+    if (2 * crews <= blocks && b->max_kv <= turbok_cu_attention_brief(cu)) {
+        a.together = cu->together;
+        blocks = (unsigned)crews;
+        flags |= TURBOK_CU_CLUSTER(TURBOK_CU_DECODE_CREW);
+    }
     a.block_shift = shift_of(at->kv.block_tokens);
     a.partial = (float *)((char *)scratch + counters);
     if (scratch_bytes >= counters + slots * slot_bytes(D))
         a.slots = (int32_t)slots;
     size_t shared =
         sizeof(float) * 4 * HEADS * (size_t)padded + ((size_t)b->S + 4) / 4 * 4 * sizeof(int);
-    turbok_cu_launch(cu, kernel, TURBOK_CU_DIM(blocks), TURBOK_CU_DIM(128), shared, TURBOK_CU_PDL,
-                     &a);
+    turbok_cu_launch(cu, kernel, TURBOK_CU_DIM(blocks), TURBOK_CU_DIM(128), shared, flags, &a);
 }
 
 void turbok_cu_attention(turbok_cu *cu, int32_t act, const turbok_cu_attn *at,

@@ -11,6 +11,7 @@
 
 #define PLAIN_SHARED (48 << 10) /* more has to be asked for, once a kernel */
 #define FUSED_WIDTH 4096 /* below it, by measurement, norms are faster as kernels of their own */
+#define TOGETHER 2
 #define LEAST_MAJOR 8 /* the oldest capability there are kernels for */
 
 static const struct {
@@ -160,7 +161,9 @@ turbo_status turbok_cu_open(int ordinal, turbok_cu **out, turbo_err *err)
     if (!cu)
         return turbok_fail(err, TURBO_ENOMEM, "no memory for a device");
     const char *pdl = getenv("TURBO_CUDA_PDL"), *fuse = getenv("TURBO_CUDA_FUSE");
+    const char *together = getenv("TURBO_CUDA_TOGETHER");
     cu->no_pdl = pdl && !strcmp(pdl, "0");
+    cu->together = together ? (int)strtol(together, NULL, 10) : TOGETHER;
     cu->fused_width = fuse ? (int)strtol(fuse, NULL, 10) : FUSED_WIDTH;
     turbo_status st = turbok_cu_driver_open(&cu->drv, err);
     if (!st)
@@ -247,9 +250,15 @@ void turbok_cu_launch(turbok_cu *cu, int kernel, turbok_cu_dim grid, turbok_cu_d
     }
     if (cu->result)
         return;
+    turbok_cu_launch_attr attrs[2];
+    unsigned n = 0;
+    if (flags & TURBOK_CU_PDL && d->launch_ex && !cu->no_pdl && cu->major >= 9)
+        attrs[n++] = (turbok_cu_launch_attr){.id = TURBOK_CU_LAUNCH_PROGRAMMATIC, .value.value = 1};
+    if (flags >> 8 && d->launch_ex && cu->major >= 9)
+        attrs[n++] = (turbok_cu_launch_attr){.id = TURBOK_CU_LAUNCH_CLUSTER,
+                                             .value.cluster = {flags >> 8, 1, 1}};
     int r;
-    if ((flags & TURBOK_CU_PDL) && d->launch_ex && !cu->no_pdl && cu->major >= 9) {
-        turbok_cu_launch_attr attr = {.id = TURBOK_CU_LAUNCH_PROGRAMMATIC, .value.value = 1};
+    if (n) {
         turbok_cu_launch_config c = {
             .grid_x = one(grid.x),
             .grid_y = one(grid.y),
@@ -259,8 +268,8 @@ void turbok_cu_launch(turbok_cu *cu, int kernel, turbok_cu_dim grid, turbok_cu_d
             .block_z = one(block.z),
             .shared_bytes = (unsigned)shared,
             .stream = cu->stream,
-            .attrs = &attr,
-            .n_attrs = 1,
+            .attrs = attrs,
+            .n_attrs = n,
         };
         r = d->launch_ex(&c, cu->functions[kernel], list, NULL);
     } else {

@@ -36,6 +36,9 @@ static inline turbok_cu_dim turbok_cu_dims(const unsigned n[3])
 /* The kernel calls prims.cuh's dependency wait before it reads what earlier kernels wrote: it may be put
  * on the device while they still run. */
 enum { TURBOK_CU_PDL = 1u };
+/* In clusters of n blocks along x, a divisor of their number (prims_cluster.cuh); each alone where card or driver have no
+ * clusters. */
+#define TURBOK_CU_CLUSTER(n) ((unsigned)(n) << 8)
 
 typedef struct turbok_cu {
     turbok_cu_driver drv;
@@ -52,6 +55,7 @@ typedef struct turbok_cu {
     uint64_t held_before; /* not free when it was opened, by what this process had there already */
     char name[96];
     bool no_pdl; /* TURBO_CUDA_PDL=0: for finding out what a race is made of */
+    int together; /* of turbok_cu_decode_args; TURBO_CUDA_TOGETHER */
     int fused_width; /* of the narrowest rows whose norms become parts of products; TURBO_CUDA_FUSE */
     bool deterministic; /* a row's bits must not depend on the size of its batch */
     int result; /* the first error; 0 */
@@ -71,7 +75,7 @@ turbo_status turbok_cu_measure(turbok_cu *cu, turbo_err *err);
 turbo_status turbok_cu_enter(turbok_cu *cu, turbo_err *err);
 
 /* Puts a kernel on the stream. params: its argument struct (struct turbok_cu_<name>_args), copied.
- * shared: bytes of dynamic shared memory. flags: TURBOK_CU_PDL. */
+ * shared: bytes of dynamic shared memory. flags: TURBOK_CU_PDL, TURBOK_CU_CLUSTER(n). */
 void turbok_cu_launch(turbok_cu *cu, int kernel, turbok_cu_dim grid, turbok_cu_dim block,
                       size_t shared, unsigned flags, const void *params);
 

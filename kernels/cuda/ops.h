@@ -22,6 +22,8 @@ void turbok_cu_rope_store(turbok_cu *cu, int32_t act, const turbok_cu_attn *a,
  * The caller fills it with zeros once; launches leave its counters at 0. Pure. */
 uint64_t turbok_cu_attention_bytes(int32_t max_T, int32_t max_B, int32_t n_heads, int32_t head_dim,
                                    int32_t max_kv);
+/* Up to so many keys of a sequence few of them are attended to by clusters of blocks; 0: never. b->max_kv decides. Pure. */
+int32_t turbok_cu_attention_brief(const turbok_cu *cu);
 void turbok_cu_attention(turbok_cu *cu, int32_t act, const turbok_cu_attn *a,
                          const turbok_cu_batch *b, const void *q, void *out, void *scratch,
                          uint64_t scratch_bytes);

@@ -14,7 +14,7 @@
 #define AHEAD 2 /* steps on the device at a time */
 #define GAP_STEPS 4 /* whose ends are remembered: those on the device and two that are over */
 #define GAPS 4096
-#define BUCKETS 16 /* recorded steps, by size of the batch: graph.c */
+#define BUCKETS 18 /* recorded steps, by size of the batch: graph.c */
 
 /* A product, or a norm, that is not on the stream yet: fuse.c. */
 typedef struct turbok_cuda_product {

@@ -210,7 +210,7 @@ turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, cons
         int32_t n = turbok_cuda_bucket_size(s, bucket);
         pack(s, b, rows, n, n, n);
         turbok_cuda_pad(s, b, n, as);
-        s->batch.max_kv = s->steps.max_len;
+        s->batch.max_kv = turbok_cuda_bucket_keys(s, bucket);
     }
     s->row_index = as->row_index;
     if (bucket >= 0) {

@@ -1,6 +1,7 @@
 /* tests/cuda/faulty.cu: small kernels for test_hostrun, one right and each of the others wrong in one way
  * that hostrun must notice. Compiled for the host only. */
 #include "cuda/prims_bulk.cuh"
+#include "cuda/prims_cluster.cuh"
 #include "cuda/prims_wgmma.cuh"
 #include "faulty.h"
 
@@ -165,4 +166,29 @@ TURBOK_KERNEL(beyond_shared, faulty, 128, 1)
 TURBOK_KERNEL(beyond_global, faulty, 128, 1)
 {
     a.out[threadIdx.x + static_cast<unsigned>(a.n)] = 3;
+}
+/* Each block hands its number to the next one of its cluster. n: 1 before it met the others, 2 one thread does not
+ * arrive, 3 to a block that may have ended. */
+TURBOK_KERNEL(cluster, faulty, 128, 1)
+{
+    TURBOK_SHARED(float, from, 1);
+    const int n = cluster_size(), rank = cluster_rank();
+    if (a.n != 1) {
+        if (a.n != 2 || threadIdx.x)
+            cluster_arrive();
+        if (a.n == 2 && threadIdx.x == 0)
+            return;
+        cluster_wait();
+    }
+    if (a.n == 3) {
+        if (rank == 0)
+            return;
+        for (int i = 0; i < 3; i++)
+            __syncthreads();
+    }
+    if (threadIdx.x == 0)
+        cluster_put(from, (rank + 1) % n, static_cast<float>(blockIdx.x));
+    cluster_arrive();
+    cluster_wait();
+    a.out[blockIdx.x * blockDim.x + threadIdx.x] = static_cast<int>(from[0]);
 }

@@ -344,10 +344,38 @@ static void check(const setup *s)
     dev_drop();
 }
 
+/* A step of one or two sequences whose items have clusters of blocks to themselves, and of one that is too long for that. */
+static void check_together(void)
+{
+    static const int32_t lens[] = {2, 64, 65, 130, 200, 448, 512, 520};
+    const int sms = dev->sm_count, most = dev->together;
+    dev->sm_count = dev_fast ? sms : 32; /* 64 blocks */
+    dev->together = 1; /* so that 512 keys are many */
+    for (int i = 0; i < 8; i++)
+        for (int k = dev_fast ? 0 : i % 3; k < (dev_fast ? 3 : i % 3 + 1); k++) {
+            setup s = {.act = i % 2 ? TURBO_BF16 : TURBO_F16,
+                       .D = i % 3 ? 128 : 48,
+                       .H = i % 3 == 2 ? 10 : 4,
+                       .K = 1 + i / 4 % 2,
+                       .bt = 16,
+                       .window = i % 4 == 3 ? 70 : 0,
+                       .rope_dim = 32,
+                       .S = 1 + i % 2,
+                       .before = {lens[i] - 1, lens[(i + 6) % 8] - 1},
+                       .fresh = {1, 1},
+                       .table_len = 600};
+            s.kv_type = k == 0 ? s.act : k == 1 ? TURBOK_KV_INT8 : TURBOK_KV_INT4;
+            check(&s);
+        }
+    dev->sm_count = sms;
+    dev->together = most;
+}
+
 int main(void)
 {
     static const int32_t types[] = {0, TURBOK_KV_INT8, TURBOK_KV_INT4};
     dev_begin("attention");
+    check_together();
     for (int i = 0; i < 3; i++)
         for (int k = 0; k < 3; k++) {
             int32_t act = dev_act(i), grow = dev_fast ? 8 : 1; /* a card is faster */

@@ -25,7 +25,7 @@ static int run(const char *name, struct turbok_cu_faulty_args a, size_t shared, 
     assert_non_null(k);
     assert_int_equal(k->args_bytes, sizeof a);
     err[0] = 0;
-    return hostrun_launch(k, grid, block, shared, &a, err, 256);
+    return hostrun_launch(k, grid, block, 1, shared, &a, err, 256);
 }
 
 static void right_kernel(void **state)
@@ -38,7 +38,8 @@ static void right_kernel(void **state)
     for (int order = 0; order < 4; order++) {
         hostrun_order(order);
         memset(out, 0xff, sizeof out);
-        assert_int_equal(hostrun_launch(hostrun_find("fine"), grid, block, 0, &a, err, sizeof err),
+        assert_int_equal(hostrun_launch(hostrun_find("fine"), grid, block, 1, 0, &a, err,
+                                        sizeof err),
                          0);
         for (int i = 0; i < 2 * N; i++) {
             int t = i % N, sum = 0;
@@ -189,6 +190,37 @@ static void tiles(void **state)
     assert_non_null(strstr(err, "is no map"));
 }
 
+static void clusters(void **state)
+{
+    (void)state;
+    static const char *const words[] = {NULL, "before the cluster has met",
+                                        "at a barrier of the cluster, to which",
+                                        "of the cluster, which is ending"};
+    enum { BLOCKS = 8, CREW = 4 };
+    const unsigned grid[3] = {BLOCKS, 1, 1}, block[3] = {N, 1, 1};
+    const hostrun_kernel *k = hostrun_find("cluster");
+    int out[BLOCKS * N];
+    char err[256];
+    for (int n = 0; n < 4; n++)
+        for (int order = 1; order < 4; order++) {
+            struct turbok_cu_faulty_args a = {out, in, n};
+            hostrun_order(order);
+            int r = hostrun_launch(k, grid, block, CREW, 0, &a, err, sizeof err);
+            assert_int_equal(r, words[n] ? -1 : 0);
+            if (words[n] && !strstr(err, words[n]))
+                fail_msg("%d: \"%s\"", n, err);
+            for (int i = 0; i < BLOCKS * N && !n; i++)
+                assert_int_equal(out[i], i / N / CREW * CREW + (i / N + CREW - 1) % CREW);
+        }
+    hostrun_order(0);
+    struct turbok_cu_faulty_args a = {out, in, 0};
+    assert_int_equal(hostrun_launch(k, grid, block, 3, 0, &a, err, sizeof err), -1);
+    assert_non_null(strstr(err, "clusters of 3 blocks"));
+    assert_int_equal(hostrun_launch(k, grid, block, 1, 0, &a, err, sizeof err), 0);
+    for (int i = 0; i < BLOCKS * N; i++)
+        assert_int_equal(out[i], i / N); /* alone: its own */
+}
+
 static void bad_launches(void **state)
 {
     (void)state;
@@ -198,11 +230,11 @@ static void bad_launches(void **state)
     const unsigned block[3] = {N, 1, 1}, large[3] = {N + 32, 1, 1};
     struct turbok_cu_faulty_args a = {out, in, 0};
     const hostrun_kernel *k = hostrun_find("fine");
-    assert_int_equal(hostrun_launch(k, grid, large, 0, &a, err, sizeof err), -1);
+    assert_int_equal(hostrun_launch(k, grid, large, 1, 0, &a, err, sizeof err), -1);
     assert_non_null(strstr(err, "launch bound is 128"));
-    assert_int_equal(hostrun_launch(k, none, block, 0, &a, err, sizeof err), -1);
-    assert_int_equal(hostrun_launch(k, high, block, 0, &a, err, sizeof err), -1);
-    assert_int_equal(hostrun_launch(k, grid, block, 1 << 20, &a, err, sizeof err), -1);
+    assert_int_equal(hostrun_launch(k, none, block, 1, 0, &a, err, sizeof err), -1);
+    assert_int_equal(hostrun_launch(k, high, block, 1, 0, &a, err, sizeof err), -1);
+    assert_int_equal(hostrun_launch(k, grid, block, 1, 1 << 20, &a, err, sizeof err), -1);
     assert_null(hostrun_find("no such kernel"));
 }
 
@@ -241,10 +273,11 @@ static void out_of_bounds(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(right_kernel),  cmocka_unit_test(wrong_kernels),
-        cmocka_unit_test(poison),        cmocka_unit_test(group_products),
-        cmocka_unit_test(bulk_copies),   cmocka_unit_test(bad_launches),
-        cmocka_unit_test(out_of_bounds), cmocka_unit_test(tiles),
+        cmocka_unit_test(right_kernel), cmocka_unit_test(wrong_kernels),
+        cmocka_unit_test(poison),       cmocka_unit_test(group_products),
+        cmocka_unit_test(bulk_copies),  cmocka_unit_test(clusters),
+        cmocka_unit_test(bad_launches), cmocka_unit_test(out_of_bounds),
+        cmocka_unit_test(tiles),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -96,6 +96,12 @@ void arrive_bulk(bulk_barrier *b, int64_t bytes); /* and waits for so many more 
 void copy_bulk(void *to, const void *from, int bytes, bulk_barrier *b);
 void copy_tile(void *to, const hostrun_map *map, int column, int row, bulk_barrier *b);
 void wait_bulk(bulk_barrier *b, int parity); /* for a phase of that parity to end */
+/* Of the block's cluster, which is one block where the launch asks for none: see prims_cluster.cuh. */
+unsigned cluster_size();
+unsigned cluster_rank();
+void cluster_arrive();
+void cluster_wait();
+void *cluster_place(const void *p, unsigned rank); /* the same place in another block's memory */
 /* Memory of the block, one piece for each key; NULL: the dynamic one. */
 void *shared(const void *key, size_t bytes);
 struct kernel_entry {

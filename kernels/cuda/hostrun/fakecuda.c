@@ -264,7 +264,8 @@ static void run_one(const work *w)
     } else if (!fake.idle) {
         char why[200] = "";
         count_launch(w->kernel);
-        if (hostrun_launch(w->kernel, w->grid, w->block, w->shared, w->own, why, sizeof why)) {
+        if (hostrun_launch(w->kernel, w->grid, w->block, w->cluster, w->shared, w->own, why,
+                           sizeof why)) {
             fprintf(stderr, "fakecuda: %s\n", why);
             fake_broke(TURBOK_CU_LAUNCH_FAILED, why);
         }

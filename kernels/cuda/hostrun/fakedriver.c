@@ -16,13 +16,13 @@
     } while (0)
 
 static int enqueue(turbok_cu_function f, const unsigned grid[3], const unsigned block[3],
-                   size_t shared, struct turbok_cu_stream *s, void **params)
+                   unsigned cluster, size_t shared, struct turbok_cu_stream *s, void **params)
 {
     union {
         turbok_cu_function f;
         const hostrun_kernel *k;
     } u = {.f = f};
-    work w = {.kernel = u.k, .shared = shared};
+    work w = {.kernel = u.k, .cluster = cluster, .shared = shared};
     memcpy(w.grid, grid, sizeof w.grid);
     memcpy(w.block, block, sizeof w.block);
     if (grid[0] < 1 || grid[1] < 1 || grid[2] < 1 || grid[1] > 65535 || grid[2] > 65535 ||
@@ -435,7 +435,7 @@ int cuLaunchKernel(turbok_cu_function f, unsigned gx, unsigned gy, unsigned gz, 
 {
     ENTER(launch, true);
     (void)extra;
-    return enqueue(f, (unsigned[]){gx, gy, gz}, (unsigned[]){bx, by, bz}, shared, s, params);
+    return enqueue(f, (unsigned[]){gx, gy, gz}, (unsigned[]){bx, by, bz}, 1, shared, s, params);
 }
 
 EXPORT int cuLaunchKernelEx(const turbok_cu_launch_config *config, turbok_cu_function f,
@@ -445,8 +445,17 @@ int cuLaunchKernelEx(const turbok_cu_launch_config *config, turbok_cu_function f
 {
     ENTER(launch_ex, true);
     (void)extra;
+    unsigned cluster = 1;
+    for (unsigned i = 0; i < config->n_attrs; i++) {
+        const turbok_cu_launch_attr *a = &config->attrs[i];
+        if (a->id != TURBOK_CU_LAUNCH_CLUSTER)
+            continue;
+        if (a->value.cluster[1] != 1 || a->value.cluster[2] != 1)
+            return TURBOK_CU_INVALID;
+        cluster = a->value.cluster[0];
+    }
     return enqueue(f, (unsigned[]){config->grid_x, config->grid_y, config->grid_z},
-                   (unsigned[]){config->block_x, config->block_y, config->block_z},
+                   (unsigned[]){config->block_x, config->block_y, config->block_z}, cluster,
                    config->shared_bytes, config->stream, params);
 }
 

@@ -38,7 +38,7 @@ extern size_t fake_live_device, fake_live_pinned, fake_live_streams, fake_live_e
 typedef struct work {
     struct work *next;
     const hostrun_kernel *kernel; /* NULL: a copy, or a fill when from is NULL */
-    unsigned grid[3], block[3];
+    unsigned grid[3], block[3], cluster;
     size_t shared, bytes;
     void *to, *own; /* own: arguments, or a copy of pageable source */
     const void *from;

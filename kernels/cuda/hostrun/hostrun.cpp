@@ -9,43 +9,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <mutex>
 #include <vector>
 
 #include "device.h"
-
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#define ASAN 1
-#endif
-#if __has_include(<valgrind/memcheck.h>)
-#include <valgrind/memcheck.h>
-#else
-#define VALGRIND_MAKE_MEM_UNDEFINED(p, n) ((void)(p))
-#define VALGRIND_STACK_REGISTER(a, b) ((void)(a))
-#endif
-
-#if defined(__x86_64__)
-/* Saves the registers that a call preserves, stores the stack pointer in *from and takes up `to`. */
-extern "C" void hostrun_switch(void **from, void *to);
-asm(".text\n.globl hostrun_switch\n.hidden hostrun_switch\n.type hostrun_switch,@function\n"
-    "hostrun_switch:\n"
-    "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"
-    "movq %rsp,(%rdi)\nmovq %rsi,%rsp\n"
-    "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n"
-    ".size hostrun_switch,.-hostrun_switch\n");
-#else
-#include <ucontext.h>
-#endif
+#include "fiber.h"
 
 namespace
 {
-enum { MAX_THREADS = 1024, STACK = 256 << 10, BARRIERS = 16, MAX_SHARED = 227 << 10 };
-enum state { READY, AT_WARP, AT_BARRIER, AT_BULK, DONE };
+enum { MAX_THREADS = 1024, MAX_CLUSTER = 8, BARRIERS = 16, MAX_SHARED = 227 << 10 };
+enum state { READY, AT_WARP, AT_BARRIER, AT_BULK, AT_CLUSTER, DONE };
 
 struct copy {
     void *to;
@@ -62,21 +37,18 @@ struct bulk { /* a copy on its way */
     int column, row;
 };
 
-struct fiber : hostrun::thread {
-    char *stack = nullptr;
+struct block_run;
+
+struct fiber : hostrun::thread, hostrun::stack {
+    block_run *home = nullptr;
     state st = DONE;
-#if defined(__x86_64__)
-    void *sp = nullptr;
-#else
-    ucontext_t ctx;
-#endif
-    void *fake = nullptr; /* of the address sanitizer */
     unsigned mask = 0; /* of the warp operation it waits in */
     hostrun::warp_fn fn = nullptr;
     const char *what = "";
     void *arg = nullptr;
     int barrier = 0, line = 0;
     hostrun::bulk_barrier *bulk = nullptr; /* that it waits for */
+    size_t met = 0; /* barriers of the cluster it came to */
     std::vector<std::vector<copy>> groups; /* of asynchronous copies, the last one open */
 };
 
@@ -97,41 +69,38 @@ struct shared_block {
     size_t bytes;
 };
 
-struct machine {
-    const hostrun_kernel *kernel = nullptr;
-    const void *args = nullptr;
-    int n = 0, done = 0;
+/* Blocks of a cluster run beside each other, others one after another. */
+struct block_run {
+    hostrun::dims idx = {0, 0, 0};
+    int rank = 0, done = 0;
     fiber *f[MAX_THREADS] = {};
-    fiber *now = nullptr;
+    int seq[MAX_THREADS]; /* in which order they run */
     barrier bar[BARRIERS];
     gathering warps[MAX_THREADS / 32];
     std::vector<bulk> bulks;
-    std::vector<shared_block> shared; /* of this block; [0] is the dynamic one */
+    std::vector<shared_block> shared; /* [0] is the dynamic one */
+
+    ~block_run()
+    {
+        for (fiber *t : f)
+            delete t;
+    }
+};
+
+struct machine {
+    const hostrun_kernel *kernel = nullptr;
+    const void *args = nullptr;
+    int n = 0, crew = 1; /* threads of a block, blocks of a cluster */
+    block_run blocks[MAX_CLUSTER];
+    block_run *at = nullptr; /* that of `now` */
+    fiber *now = nullptr;
     size_t shared_bytes = 0, launches = 0;
+    size_t met = 0; /* barriers of this cluster that are over */
+    int arrived = 0; /* threads at the next one */
     int order = 0;
     bool failed = false;
     char text[256] = "";
-    void *sp = nullptr; /* of the scheduler */
-#if !defined(__x86_64__)
-    ucontext_t ctx;
-#endif
-    void *fake = nullptr;
-    const void *bottom = nullptr;
-    size_t size = 0;
-
-    ~machine() /* with the library: a test opens and closes the driver more than once */
-    {
-        for (fiber *&t : f) {
-            if (t && t->stack) {
-#ifdef ASAN
-                __asan_unpoison_memory_region(t->stack, STACK);
-#endif
-                munmap(t->stack, STACK);
-            }
-            delete t;
-            t = nullptr;
-        }
-    }
+    hostrun::scheduler home;
 } m;
 std::mutex lock;
 const hostrun_kernel *kernels;
@@ -139,86 +108,41 @@ const hostrun_kernel *kernels;
 void leave(bool for_good) /* from a fiber to the scheduler */
 {
     fiber *me = m.now;
-#ifdef ASAN
-    __sanitizer_start_switch_fiber(for_good ? nullptr : &me->fake, m.bottom, m.size);
-#endif
-    (void)for_good;
-#if defined(__x86_64__)
-    hostrun_switch(&me->sp, m.sp);
-#else
-    swapcontext(&me->ctx, &m.ctx);
-#endif
-#ifdef ASAN
-    __sanitizer_finish_switch_fiber(me->fake, nullptr, nullptr);
-#endif
-    m.now = me;
+    hostrun::to_scheduler(m.home, *me, for_good);
     hostrun::self = me;
 }
 
 void enter(fiber *to) /* from the scheduler to a fiber, until it leaves */
 {
     m.now = to;
+    m.at = to->home;
     hostrun::self = to;
-#ifdef ASAN
-    __sanitizer_start_switch_fiber(&m.fake, to->stack, STACK);
-#endif
-#if defined(__x86_64__)
-    hostrun_switch(&m.sp, to->sp);
-#else
-    swapcontext(&m.ctx, &to->ctx);
-#endif
-#ifdef ASAN
-    __sanitizer_finish_switch_fiber(m.fake, nullptr, nullptr);
-#endif
+    hostrun::block_idx = m.at->idx;
+    hostrun::to_fiber(m.home, *to);
 }
 
 void body()
 {
-#ifdef ASAN
-    __sanitizer_finish_switch_fiber(nullptr, &m.bottom, &m.size);
-#endif
+    hostrun::begun(m.home);
     m.kernel->run(m.args);
     fiber *me = m.now;
     me->st = DONE;
-    m.warps[me->index / 32].gone |= 1u << me->index % 32;
-    m.done++;
+    m.at->warps[me->index / 32].gone |= 1u << me->index % 32;
+    m.at->done++;
     leave(true);
 }
 
 void prepare(fiber *f)
 {
-    if (!f->stack) {
-        void *p = mmap(nullptr, STACK, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (p == MAP_FAILED) {
-            fprintf(stderr, "hostrun: no memory for the stack of a thread\n");
-            _exit(70);
-        }
-        f->stack = static_cast<char *>(p);
-        mprotect(p, 4096, PROT_NONE); /* an overflow ends here */
-        VALGRIND_STACK_REGISTER(f->stack, f->stack + STACK);
+    if (!f->begin(body)) {
+        fprintf(stderr, "hostrun: no memory for the stack of a thread\n");
+        _exit(70);
     }
-#ifdef ASAN
-    __asan_unpoison_memory_region(f->stack + 4096, STACK - 4096);
-#endif
-#if defined(__x86_64__)
-    void **top = reinterpret_cast<void **>(f->stack + STACK) - 1;
-    *top = nullptr; /* body() has no caller; its stack is 8 modulo 16, as after a call */
-    *--top = reinterpret_cast<void *>(body);
-    for (int i = 0; i < 6; i++)
-        *--top = nullptr;
-    f->sp = top;
-#else
-    getcontext(&f->ctx);
-    f->ctx.uc_stack.ss_sp = f->stack + 4096;
-    f->ctx.uc_stack.ss_size = STACK - 4096;
-    f->ctx.uc_link = nullptr;
-    makecontext(&f->ctx, body, 0);
-#endif
     f->st = READY;
     f->groups.assign(1, {});
     f->products.assign(1, {});
     f->products_fenced = f->copies_landed = false;
+    f->met = 0;
 }
 
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -233,7 +157,7 @@ void say(const char *fmt, ...)
     m.failed = true;
 }
 
-char *poisoned(const void *key, size_t bytes)
+char *poisoned(block_run &b, const void *key, size_t bytes)
 {
     void *p = nullptr;
     if (posix_memalign(&p, 1024, bytes ? bytes : 1)) {
@@ -242,28 +166,31 @@ char *poisoned(const void *key, size_t bytes)
     }
     memset(p, 0xff, bytes);
     VALGRIND_MAKE_MEM_UNDEFINED(p, bytes);
-    m.shared.push_back({key, static_cast<char *>(p), bytes});
+    b.shared.push_back({key, static_cast<char *>(p), bytes});
     return static_cast<char *>(p);
 }
 
-void fail_missing() /* nobody can run */
+void fail_missing(block_run &x) /* nobody can run */
 {
-    fiber *w = nullptr, *b = nullptr, *gone = nullptr, *bulk = nullptr;
+    m.at = &x;
+    fiber *w = nullptr, *b = nullptr, *gone = nullptr, *bulk = nullptr, *cluster = nullptr;
     for (int i = 0; i < m.n; i++) {
-        fiber *f = m.f[i];
+        fiber *f = x.f[i];
         if (f->st == AT_WARP && !w)
             w = f;
         if (f->st == AT_BARRIER && !b)
             b = f;
         if (f->st == AT_BULK && !bulk)
             bulk = f;
+        if (f->st == AT_CLUSTER && !cluster)
+            cluster = f;
         if (f->st == DONE && !gone)
             gone = f;
     }
     if (w) {
         for (int l = 0; l < 32; l++) {
             int i = w->index / 32 * 32 + l;
-            fiber *f = i < m.n ? m.f[i] : nullptr;
+            fiber *f = i < m.n ? x.f[i] : nullptr;
             if (w->mask >> l & 1 && (!f || f->st != AT_WARP))
                 return say("thread %d waits in %s for lane %d, which %s", w->index, w->what, l,
                            !f              ? "does not exist"
@@ -276,9 +203,13 @@ void fail_missing() /* nobody can run */
     if (bulk && !b)
         return say("thread %d waits for copies: %d arrivals and %lld bytes are missing", bulk->index,
                    bulk->bulk->left, static_cast<long long>(bulk->bulk->bytes));
-    say("thread %d waits at barrier %d (line %d) for %d threads, %d came%s", b ? b->index : -1,
-        b ? b->barrier : -1, b ? b->line : 0, b ? m.bar[b->barrier].expected : 0,
-        b ? m.bar[b->barrier].arrived : 0, gone ? "; others have left" : "");
+    if (cluster && !b)
+        return say("thread %d waits at a barrier of the cluster, to which %d of %d threads came",
+                   cluster->index, m.arrived, m.n * m.crew);
+    if (!b) /* all have left; others of the cluster wait */
+        return;
+    say("thread %d waits at barrier %d (line %d) for %d threads, %d came%s", b->index,
+        b->barrier, b->line, x.bar[b->barrier].expected, x.bar[b->barrier].arrived, gone ? "; others have left" : "");
 }
 
 void order_of(size_t block, int *seq)
@@ -300,37 +231,65 @@ void order_of(size_t block, int *seq)
     }
 }
 
-void run_block(size_t number)
+void begin_block(block_run &b, size_t number)
 {
-    static int seq[MAX_THREADS];
-    order_of(number, seq);
-    for (auto &b : m.bar)
-        b = barrier();
+    order_of(number, b.seq);
+    for (auto &x : b.bar)
+        x = barrier();
     for (int i = 0; i < MAX_THREADS; i++) {
         if (i % 32 == 0)
-            m.warps[i / 32] = gathering();
-        m.warps[i / 32].gone |= (i >= m.n ? 1u : 0u) << i % 32;
+            b.warps[i / 32] = gathering();
+        b.warps[i / 32].gone |= (i >= m.n ? 1u : 0u) << i % 32;
     }
-    m.done = 0;
-    poisoned(nullptr, m.shared_bytes);
+    b.done = 0;
+    poisoned(b, nullptr, m.shared_bytes);
     for (int i = 0; i < m.n; i++)
-        prepare(m.f[i]);
-    while (m.done < m.n && !m.failed) {
-        bool ran = false;
-        for (int i = 0; i < m.n && !m.failed; i++)
-            if (m.f[seq[i]]->st == READY) {
-                enter(m.f[seq[i]]);
-                ran = true;
-            }
-        if (!ran && !m.failed)
-            fail_missing();
-    }
-    if (!m.bulks.empty())
-        say("%zu copies were on their way when the block ended", m.bulks.size());
-    m.bulks.clear();
-    for (auto &s : m.shared)
+        prepare(b.f[i]);
+}
+
+/* Runs those that can; false: nobody could. */
+bool turn(block_run &b)
+{
+    bool ran = false;
+    for (int i = 0; i < m.n && !m.failed; i++)
+        if (b.f[b.seq[i]]->st == READY) {
+            enter(b.f[b.seq[i]]);
+            ran = true;
+        }
+    return ran;
+}
+
+void end_block(block_run &b)
+{
+    if (!b.bulks.empty())
+        say("%zu copies were on their way when the block ended", b.bulks.size());
+    b.bulks.clear();
+    for (auto &s : b.shared)
         free(s.p);
-    m.shared.clear();
+    b.shared.clear();
+}
+
+void run_cluster(size_t number) /* of its first block */
+{
+    m.met = 0;
+    m.arrived = 0;
+    for (int k = 0; k < m.crew; k++)
+        begin_block(m.blocks[k], number + static_cast<size_t>(k));
+    for (bool left = true; left && !m.failed;) {
+        bool ran = false;
+        left = false;
+        for (int i = 0; i < m.crew && !m.failed; i++) {
+            /* the order of blocks changes too */
+            block_run &b = m.blocks[(static_cast<size_t>(i) + number + m.launches) %
+                                static_cast<size_t>(m.crew)];
+            ran = turn(b) || ran;
+            left = left || b.done < m.n;
+        }
+        for (int i = 0; i < m.crew && left && !ran && !m.failed; i++)
+            fail_missing(m.blocks[i]);
+    }
+    for (int k = 0; k < m.crew; k++)
+        end_block(m.blocks[k]);
 }
 } // namespace
 
@@ -352,10 +311,10 @@ void fail(const char *fmt, ...)
 
 void *shared(const void *key, size_t bytes)
 {
-    for (auto &s : m.shared)
+    for (auto &s : m.at->shared)
         if (s.key == key)
             return s.p;
-    return poisoned(key, bytes);
+    return poisoned(*m.at, key, bytes);
 }
 
 void warp_op(unsigned mask, const char *what, warp_fn fn, void *arg)
@@ -371,7 +330,7 @@ void warp_op(unsigned mask, const char *what, warp_fn fn, void *arg)
     me->what = what;
     me->arg = arg;
     me->st = AT_WARP;
-    gathering &w = m.warps[first / 32];
+    gathering &w = m.at->warps[first / 32];
     if (!w.here) {
         w.fn = fn;
         w.mask = mask;
@@ -381,7 +340,7 @@ void warp_op(unsigned mask, const char *what, warp_fn fn, void *arg)
     if (!w.mixed && w.here != mask)
         return leave(false);
     for (int l = 0; l < 32; l++) {
-        fiber *f = first + l < m.n ? m.f[first + l] : nullptr;
+        fiber *f = first + l < m.n ? m.at->f[first + l] : nullptr;
         if (!(mask >> l & 1))
             continue;
         if (!f || f->st == DONE)
@@ -400,7 +359,7 @@ void warp_op(unsigned mask, const char *what, warp_fn fn, void *arg)
     w.here = 0;
     for (int l = 0; l < 32; l++)
         if (mask >> l & 1)
-            m.f[first + l]->st = READY;
+            m.at->f[first + l]->st = READY;
     fn(args, mask);
 }
 
@@ -409,7 +368,7 @@ void barrier_op(int id, int count, bool wait, int line)
     fiber *me = m.now;
     if (id < 0 || id >= BARRIERS)
         fail("barrier %d; there are %d", id, BARRIERS);
-    ::barrier &b = m.bar[id];
+    ::barrier &b = m.at->bar[id];
     if (!count)
         count = m.n;
     if (count < 1 || count > m.n || count % 32 != 0)
@@ -426,8 +385,8 @@ void barrier_op(int id, int count, bool wait, int line)
     if (++b.arrived == count) {
         b.arrived = 0;
         for (int i = 0; i < m.n; i++)
-            if (m.f[i]->st == AT_BARRIER && m.f[i]->barrier == id)
-                m.f[i]->st = READY;
+            if (m.at->f[i]->st == AT_BARRIER && m.at->f[i]->barrier == id)
+                m.at->f[i]->st = READY;
         return;
     }
     if (wait) {
@@ -462,8 +421,8 @@ void copy_wait(int pending)
 static void wake(bulk_barrier *b)
 {
     for (int i = 0; i < m.n; i++)
-        if (m.f[i]->st == AT_BULK && m.f[i]->bulk == b)
-            m.f[i]->st = READY;
+        if (m.at->f[i]->st == AT_BULK && m.at->f[i]->bulk == b)
+            m.at->f[i]->st = READY;
 }
 
 static void end_phase(bulk_barrier *b) /* if nothing is missing */
@@ -494,7 +453,7 @@ void arrive_bulk(bulk_barrier *b, int64_t bytes)
 void copy_bulk(void *to, const void *from, int bytes, bulk_barrier *b)
 {
     check_begun(b);
-    m.bulks.push_back({to, from, bytes, b, nullptr, 0, 0});
+    m.at->bulks.push_back({to, from, bytes, b, nullptr, 0, 0});
     wake(b);
 }
 
@@ -503,7 +462,7 @@ void copy_tile(void *to, const hostrun_map *map, int column, int row, bulk_barri
     check_begun(b);
     if (map->made != HOSTRUN_MAP)
         fail("a copy of a tile with something that is no map");
-    m.bulks.push_back({to, nullptr, map->box_columns * map->box_rows * 2, b, map, column, row});
+    m.at->bulks.push_back({to, nullptr, map->box_columns * map->box_rows * 2, b, map, column, row});
     wake(b);
 }
 
@@ -511,8 +470,8 @@ void wait_bulk(bulk_barrier *b, int parity)
 {
     check_begun(b);
     while (b->phase % 2 == parity) {
-        for (size_t i = 0; i < m.bulks.size() && b->phase % 2 == parity;) {
-            const bulk c = m.bulks[i];
+        for (size_t i = 0; i < m.at->bulks.size() && b->phase % 2 == parity;) {
+            const bulk c = m.at->bulks[i];
             if (c.b != b) {
                 i++;
                 continue;
@@ -521,7 +480,7 @@ void wait_bulk(bulk_barrier *b, int parity)
                 land_tile(c.to, *c.map, c.column, c.row);
             else
                 memcpy(c.to, c.from, static_cast<size_t>(c.bytes));
-            m.bulks.erase(m.bulks.begin() + static_cast<long>(i));
+            m.at->bulks.erase(m.at->bulks.begin() + static_cast<long>(i));
             b->bytes -= c.bytes;
             end_phase(b);
         }
@@ -531,6 +490,64 @@ void wait_bulk(bulk_barrier *b, int parity)
         m.now->st = AT_BULK;
         leave(false);
     }
+}
+
+unsigned cluster_size()
+{
+    return static_cast<unsigned>(m.crew);
+}
+
+unsigned cluster_rank()
+{
+    return static_cast<unsigned>(m.at->rank);
+}
+
+void cluster_arrive()
+{
+    fiber *me = m.now;
+    if (me->met > m.met)
+        fail("arrives twice at a barrier of the cluster");
+    me->met++;
+    if (++m.arrived < m.n * m.crew)
+        return;
+    m.arrived = 0;
+    m.met++;
+    for (int k = 0; k < m.crew; k++)
+        for (int i = 0; i < m.n; i++)
+            if (m.blocks[k].f[i]->st == AT_CLUSTER)
+                m.blocks[k].f[i]->st = READY;
+}
+
+void cluster_wait()
+{
+    if (m.now->met <= m.met && !m.now->met)
+        fail("waits at a barrier of the cluster and did not arrive");
+    if (m.now->met <= m.met)
+        return;
+    m.now->st = AT_CLUSTER;
+    leave(false);
+}
+
+void *cluster_place(const void *p, unsigned rank)
+{
+    if (rank >= static_cast<unsigned>(m.crew))
+        fail("block %u of a cluster of %d", rank, m.crew);
+    block_run &to = m.blocks[rank];
+    if (!m.met)
+        fail("memory of another block, before the cluster has met: it may not have begun");
+    if (to.done)
+        fail("memory of block %u of the cluster, which is ending", rank);
+    for (auto &s : m.at->shared) {
+        const char *c = static_cast<const char *>(p);
+        if (c < s.p || c >= s.p + s.bytes)
+            continue;
+        for (auto &t : to.shared)
+            if (t.key == s.key)
+                return t.p + (c - s.p);
+        return poisoned(to, s.key, s.bytes) + (c - s.p);
+    }
+    fail("%p is not shared memory", p);
+    gone();
 }
 
 kernel_entry::kernel_entry(const char *name, void (*run)(const void *), size_t bytes, int threads)
@@ -554,7 +571,7 @@ void hostrun_order(int order)
 }
 
 int hostrun_launch(const hostrun_kernel *k, const unsigned grid[3], const unsigned block[3],
-                   size_t shared_bytes, const void *args, char *err, size_t n)
+                   unsigned cluster, size_t shared_bytes, const void *args, char *err, size_t n)
 {
     std::lock_guard<std::mutex> guard(lock);
     size_t threads = static_cast<size_t>(block[0]) * block[1] * block[2];
@@ -573,24 +590,31 @@ int hostrun_launch(const hostrun_kernel *k, const unsigned grid[3], const unsign
     m.launches++;
     hostrun::block_dim = {block[0], block[1], block[2]};
     hostrun::grid_dim = {grid[0], grid[1], grid[2]};
-    for (int i = 0; i < m.n && !m.failed; i++) {
-        unsigned u = static_cast<unsigned>(i);
-        if (!m.f[i])
-            m.f[i] = new fiber;
-        m.f[i]->index = i;
-        m.f[i]->idx = {u % block[0], u / block[0] % block[1], u / block[0] / block[1]};
+    m.crew = cluster ? static_cast<int>(cluster) : 1;
+    m.at = m.blocks;
+    if (!m.failed && (cluster > MAX_CLUSTER || grid[0] % static_cast<unsigned>(m.crew)))
+        say("clusters of %u blocks; at most %d, and a divisor of %u", cluster, MAX_CLUSTER, grid[0]);
+    for (int i = 0; i < m.n * m.crew && !m.failed; i++) {
+        const unsigned u = static_cast<unsigned>(i % m.n);
+        block_run &b = m.blocks[i / m.n];
+        if (!b.f[u])
+            b.f[u] = new fiber;
+        b.rank = i / m.n;
+        b.f[u]->home = &b;
+        b.f[u]->index = i % m.n;
+        b.f[u]->idx = {u % block[0], u / block[0] % block[1], u / block[0] / block[1]};
     }
-    unsigned x = 0, y = 0, z = 0;
-    for (size_t b = 0; b < blocks && !m.failed; b++) {
-        x = static_cast<unsigned>(b % grid[0]);
-        y = static_cast<unsigned>(b / grid[0] % grid[1]);
-        z = static_cast<unsigned>(b / grid[0] / grid[1]);
-        hostrun::block_idx = {x, y, z};
-        run_block(b);
+    for (size_t b = 0; b < blocks && !m.failed; b += static_cast<size_t>(m.crew)) {
+        for (size_t i = 0; i < static_cast<size_t>(m.crew); i++)
+            m.blocks[i].idx = {static_cast<unsigned>((b + i) % grid[0]),
+                               static_cast<unsigned>(b / grid[0] % grid[1]),
+                               static_cast<unsigned>(b / grid[0] / grid[1])};
+        run_cluster(b);
     }
     if (!m.failed)
         return 0;
     if (err && n)
-        snprintf(err, n, "%s, block (%u,%u,%u): %s", k->name, x, y, z, m.text);
+        snprintf(err, n, "%s, block (%u,%u,%u): %s", k->name, m.at->idx.x, m.at->idx.y, m.at->idx.z,
+                 m.text);
     return -1;
 }

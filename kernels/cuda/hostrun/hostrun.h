@@ -1,7 +1,7 @@
 /* kernels/cuda/hostrun/hostrun.h: runs the device code of kernels/cuda on the host, for tests.
  *
  * Each .cu file is compiled as C++17 (-x c++, no CUDA headers) and its kernels register themselves by
- * name. A launch runs the blocks one after another, each thread as a fiber. What a GPU leaves undefined
+ * name. A launch runs the blocks one after another (those of a cluster together), each thread as a fiber. What a GPU leaves undefined
  * ends the launch with a text here: a thread that leaves or takes another path at a barrier or a warp
  * operation, a shuffle that names a missing lane, a misaligned vector access. Shared memory is made for
  * each block and filled with 0xff bytes, asynchronous copies land when they are waited for and not
@@ -36,9 +36,9 @@ typedef struct hostrun_map {
 
 /* NULL: no .cu file that was linked has it. */
 const hostrun_kernel *hostrun_find(const char *name);
-/* Runs it to the end. 0, or -1 with one line in err [n] that names kernel, block and thread. */
+/* Runs it to the end, blocks of a cluster (so many along x; 0 and 1: none) beside each other. 0, or -1 with one line in err [n] that names kernel, block and thread. */
 int hostrun_launch(const hostrun_kernel *k, const unsigned grid[3], const unsigned block[3],
-                   size_t shared_bytes, const void *args, char *err, size_t n);
+                   unsigned cluster, size_t shared_bytes, const void *args, char *err, size_t n);
 /* Threads of a block run in ascending (1), descending (2) or shuffled (3) order; 0, as at the start:
  * the three in turns. */
 void hostrun_order(int order);
