@@ -73,6 +73,57 @@ struct turbok_cu_wq_permute_args {
     int32_t rows, wide; /* wide: act is fp32, else 16 bits */
 };
 
+/* ---- products with many rows by warp groups: wq_wide.cuh ------------------------------------------------- */
+
+enum { TURBOK_CU_WQ_WIDE_SPAN = 128 }; /* inputs of a stage */
+/* Of a block of 128 mt outputs and n rows, whose sums of `per` inputs are scaled; general: of kernels that know more than
+ * whole numbers. Blocks of a multiprocessor; bytes of a stage; stages on their way; bytes of what belongs to a tile's span
+ * (scales, zeros, minima); spans of it on their way; bytes of dynamic shared memory. */
+#define TURBOK_CU_WQ_WIDE_BLOCKS(n) ((n) == 32 ? 2 : 1)
+#define TURBOK_CU_WQ_WIDE_STAGE(bits, mt, n) ((mt)*2048 * (bits) + (n)*256)
+#define TURBOK_CU_WQ_WIDE_FIT(bytes, each) ((bytes) / (each) < 8 ? (bytes) / (each) : 8)
+#define TURBOK_CU_WQ_WIDE_STAGES(bits, mt, n, general)                                             \
+    TURBOK_CU_WQ_WIDE_FIT((n) == 32   ? 98304                                                      \
+                          : (general) ? 147456                                                     \
+                                      : 204800,                                                    \
+                          TURBOK_CU_WQ_WIDE_STAGE(bits, mt, n))
+#define TURBOK_CU_WQ_WIDE_BELONGS(per, general) (128 / (per) * ((general) ? 144 : 80))
+#define TURBOK_CU_WQ_WIDE_RINGS(bits, mt, n, general)                                              \
+    ((general) ? 4 : TURBOK_CU_WQ_WIDE_STAGES(bits, mt, n, general))
+#define TURBOK_CU_WQ_WIDE_SHARED(bits, mt, n, per, general)                                        \
+    (TURBOK_CU_WQ_WIDE_STAGES(bits, mt, n, general) *                                              \
+         (TURBOK_CU_WQ_WIDE_STAGE(bits, mt, n) + ((general) ? 128 / (per) * (n)*4 : 0)) +          \
+     TURBOK_CU_WQ_WIDE_RINGS(bits, mt, n, general) * (mt)*8 *                                      \
+         TURBOK_CU_WQ_WIDE_BELONGS(per, general))
+
+/* Rows in the order of the codes: [ceil(ld/tile)][in/64][min(tile, rows that are left of ld)][8] of 16 bytes. Piece p of a row's
+ * 64 inputs is at place p ^ (row % 8), and has the inputs at(p / 2, q, 2 (p % 2)) and the next one (wq.cuh), q = 0..3.
+ * sums [ceil(ld/tile)][in/per][rows as above]: of the inputs of per / 16 steps, per 16 or 32. */
+struct turbok_cu_lay_rows_args {
+    const void *x; /* [rows,in] act */
+    const int32_t *perm; /* [in]: input k is x[perm[k]]; or NULL */
+    void *out;
+    float *sums; /* or NULL */
+    int64_t in; /* a multiple of 128 */
+    int32_t rows, ld; /* ld: rows, rounded up to a multiple of 8; what lies beyond `rows` is 0 */
+    int32_t tile, lay, per, reserved;
+};
+
+/* out[r,o] = sum over k of x[r,k] W[o,k] + bias[o], or act(gate[r,o]) times that. */
+struct turbok_cu_wq_wide_args {
+    turbok_cu_qmat m;
+    const void *x; /* rows as above */
+    const float *x_sums; /* as above; NULL without minima */
+    const void *gate; /* as out; may be out; or NULL */
+    void *out; /* [rows,out_dim] act, or fp32 with out_f32; rows are ld apart */
+    float *partial; /* [blocks][split] sums of a block; NULL with split 1 */
+    uint32_t *arrived; /* [blocks] 0 before and after */
+    int64_t in, out_dim, ld;
+    int32_t rows, group, kind, scale_dtype, offset;
+    int32_t shift; /* an input's group in its span is input >> shift; 31: all are in one */
+    int32_t split, out_f32, act, reserved;
+};
+
 /* ---- products of codes with codes: w8a8.cu ----------------------------------------------------------- */
 
 enum {

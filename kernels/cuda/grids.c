@@ -360,12 +360,30 @@ turbo_status turbok_cuda_grids_new(turbok_device *d, const turbok_part *parts, i
 
 /* ---- products ------------------------------------------------------------------------------------------- */
 
-/* Of the widest matrix, whose inputs can be put in order or become codes at a time. */
-enum { MOVED_ROWS = 16 };
-
-uint64_t turbok_cuda_coded_scratch(const turbok_cu *cu)
+/* Rows of the widest matrix whose inputs can be put in order or become codes at a time, in steps of so many tokens: from
+ * 512 on as much memory as all rows of 16,384 inputs take, up to 2,048 tokens. */
+static int32_t moved_rows(int32_t max_tokens)
 {
-    return turbok_cu_wq_scratch(cu, TURBOK_GRID_IN, MOVED_ROWS);
+    return max_tokens < 512 ? 16 : max_tokens < 2048 ? max_tokens / 32 : 64;
+}
+
+uint64_t turbok_cuda_coded_scratch(const turbok_cu *cu, int32_t max_tokens)
+{
+    return turbok_cu_wq_scratch(cu, TURBOK_GRID_IN, moved_rows(max_tokens));
+}
+
+bool turbok_cuda_coded_gated(turbok_cuda *s, const turbok_cu_wq *gate, const turbok_cu_wq *up,
+                             int32_t fn, const void *x, int32_t T, void *y)
+{
+    const size_t size = turbok_dtype_size(s->act), in = (size_t)gate->in * size;
+    const int32_t most =
+        turbok_cu_wq_most(s->cu, s->act, gate, T, TURBOK_GRID_IN, moved_rows(s->steps.max_tokens));
+    for (int32_t t = 0; t < T; t += most)
+        if (!turbok_cu_wq_gated(s->cu, s->act, gate, up, fn, (const char *)x + (size_t)t * in,
+                                T - t < most ? T - t : most,
+                                (char *)y + (size_t)t * (size_t)gate->out * size, s->wq_scratch))
+            return false; /* of the first rows as of all */
+    return true;
 }
 
 void turbok_cuda_coded_multiply(turbok_cuda *s, const turbo_linear *w, const void *x, int32_t T,
@@ -375,7 +393,8 @@ void turbok_cuda_coded_multiply(turbok_cuda *s, const turbo_linear *w, const voi
     for (int32_t i = 0; i < (w->parts ? w->n_parts : 1); i++) {
         const turbo_linear *part = w->parts ? w->parts[i] : w;
         const turbok_cu_wq *q = turbok_cuda_coded(part);
-        int32_t most = turbok_cu_wq_most(s->cu, s->act, q, T, TURBOK_GRID_IN, MOVED_ROWS);
+        int32_t most =
+            turbok_cu_wq_most(s->cu, s->act, q, T, TURBOK_GRID_IN, moved_rows(s->steps.max_tokens));
         for (int32_t t = 0; t < T; t += most) {
             size_t in_row = (size_t)w->in * turbok_dtype_size(s->act);
             size_t out_row = (size_t)w->out * turbok_dtype_size(out_dtype);

@@ -1,6 +1,7 @@
 /* kernels/cuda/l_wq.c: launches of the products with quantised matrices: which kernel, how many blocks, how
  * many splits. See wq.h. */
 #include "cuda/w8a8.h"
+#include "cuda/wide.h"
 
 #include "prim.h"
 
@@ -62,7 +63,23 @@ static uint64_t rows_bytes(int64_t max_in, int32_t max_rows)
 {
     uint64_t moved = ((uint64_t)max_in * (uint64_t)max_rows * 4 + 255) / 256 * 256;
     uint64_t coded = turbok_cu_w8a8_bytes(max_in, max_rows);
-    return moved > coded ? moved : coded;
+    const turbok_cu_wq any = {.in = max_in, .min = true};
+    uint64_t laid = turbok_cu_wide_bytes(&any, max_rows);
+    uint64_t most = moved > coded ? moved : coded;
+    return most > laid ? most : laid;
+}
+
+/* Counters and sums of splits; rows in another order follow. */
+static turbok_cu_split_room split_room(const turbok_cu *cu, void *scratch)
+{
+    return (turbok_cu_split_room){scratch, (char *)scratch + TURBOK_CU_WQ_COUNTERS,
+                                  partial_bytes(cu)};
+}
+
+/* Do warp groups multiply T rows? */
+static bool goes_wide(const turbok_cu *cu, const turbok_cu_wq *w, int32_t act, int32_t T)
+{
+    return (T > FEW || cu->deterministic) && turbok_cu_wide_covers(cu, w, act);
 }
 
 uint64_t turbok_cu_wq_scratch(const turbok_cu *cu, int64_t max_in, int32_t max_rows)
@@ -78,6 +95,9 @@ int32_t turbok_cu_wq_most(const turbok_cu *cu, int32_t act, const turbok_cu_wq *
     int64_t n = T;
     if (turbok_cu_w8a8_covers(cu, w, act, T)) {
         n = (int64_t)(room / (turbok_cu_w8a8_bytes(w->in, 8) / 8));
+        n = n >= BLOCK ? n / BLOCK * BLOCK : n / 8 * 8;
+    } else if (goes_wide(cu, w, act, T)) {
+        n = (int64_t)(room / (turbok_cu_wide_bytes(w, 8) / 8));
         n = n >= BLOCK ? n / BLOCK * BLOCK : n / 8 * 8;
     } else if (w->permuted) {
         n = max_in * max_rows / w->in;
@@ -305,6 +325,13 @@ void turbok_cu_wq_linear(turbok_cu *cu, int32_t act, const turbok_cu_wq *w, cons
 {
     if (T < 1)
         return;
+    const turbok_cu_split_room splits = split_room(cu, scratch);
+    char *rows = (char *)splits.sums + splits.bytes;
+    if (!turbok_cu_w8a8_covers(cu, w, act, T) && goes_wide(cu, w, act, T)) {
+        const turbok_cu_laid_rows laid = turbok_cu_wide_lay(cu, act, w, x, T, rows);
+        turbok_cu_wide_linear(cu, act, w, &laid, out_dtype, y, ldy, NULL, 0, &splits);
+        return;
+    }
     x = permuted(cu, act, w, x, T, scratch);
     struct turbok_cu_wq_args a = args_of(w, act, x, T, out_dtype, y);
     a.ld = ldy;
@@ -312,10 +339,8 @@ void turbok_cu_wq_linear(turbok_cu *cu, int32_t act, const turbok_cu_wq *w, cons
     if (act == TURBO_F32) {
         launch_plain(cu, w->bits, &a);
     } else if (turbok_cu_w8a8_covers(cu, w, act, T)) {
-        char *partial = (char *)scratch + TURBOK_CU_WQ_COUNTERS;
-        const uint64_t bytes = partial_bytes(cu);
-        const turbok_cu_coded_rows c = turbok_cu_w8a8_code(cu, act, w, x, T, partial + bytes);
-        turbok_cu_w8a8_linear(cu, w, &c, out_dtype, y, ldy, scratch, partial, bytes);
+        const turbok_cu_coded_rows c = turbok_cu_w8a8_code(cu, act, w, x, T, rows);
+        turbok_cu_w8a8_linear(cu, w, &c, out_dtype, y, ldy, scratch, splits.sums, splits.bytes);
     } else if (!cu->deterministic && T <= FEW) {
         few(cu, w, &f, &a);
     } else if (!cu->deterministic) {
@@ -337,10 +362,22 @@ static bool alike(const turbok_cu_wq *a, const turbok_cu_wq *b)
 }
 
 bool turbok_cu_wq_gated(turbok_cu *cu, int32_t act, const turbok_cu_wq *gate,
-                        const turbok_cu_wq *up, int32_t fn, const void *x, int32_t T, void *y)
+                        const turbok_cu_wq *up, int32_t fn, const void *x, int32_t T, void *y,
+                        void *scratch)
 {
-    if (!alike(gate, up) || cu->deterministic || T < 1 || (act != TURBO_F32 && T > FEW))
+    if (!alike(gate, up) || cu->deterministic || T < 1)
         return false;
+    if (act != TURBO_F32 && T > FEW) {
+        if (turbok_cu_w8a8_covers(cu, gate, act, T) || !goes_wide(cu, gate, act, T))
+            return false;
+        /* Rows are put in order once; the second product ends with the activation. */
+        const turbok_cu_split_room splits = split_room(cu, scratch);
+        const turbok_cu_laid_rows laid =
+            turbok_cu_wide_lay(cu, act, gate, x, T, (char *)splits.sums + splits.bytes);
+        turbok_cu_wide_linear(cu, act, gate, &laid, act, y, gate->out, NULL, 0, &splits);
+        turbok_cu_wide_linear(cu, act, up, &laid, act, y, gate->out, y, fn, &splits);
+        return true;
+    }
     struct turbok_cu_wq_args a = args_of(gate, act, x, T, act, y);
     a.m[1] = up->m;
     a.act = fn;

@@ -112,7 +112,7 @@ static bool gated_in_one(turbok_cuda *s, const turbo_linear *gate, const turbo_l
     if (gate->parts || up->parts || !g != !u || (g && s->cu->deterministic))
         return false;
     if (g)
-        return !b && turbok_cu_wq_gated(s->cu, s->act, g, u, act, in, T, out);
+        return !b && turbok_cuda_coded_gated(s, g, u, act, in, T, out);
     if (gate->bias || up->bias || gate->dtype != up->dtype)
         return false;
     if (!s->cu->deterministic && T <= TURBOK_CU_GEMV_ROWS)

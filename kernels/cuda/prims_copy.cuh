@@ -87,4 +87,12 @@ template <int pending> DEVICE void copy_wait()
 #endif
 }
 
+/* What this thread has copied so is not read by wgmma(): no proxy_fence() is called for. */
+DEVICE void copies_not_multiplied()
+{
+#ifndef __CUDACC__
+    hostrun::self->copies_landed = false;
+#endif
+}
+
 #endif

@@ -38,6 +38,20 @@ DEVICE uint32_t mask_or(uint32_t v, uint32_t mask, uint32_t bits)
 #endif
 }
 
+/* which ? a : b, without a branch. */
+DEVICE uint32_t pick(bool which, uint32_t a, uint32_t b)
+{
+#ifdef __CUDACC__
+    uint32_t r;
+    asm("{\n.reg .pred p;\nsetp.ne.u32 p, %3, 0;\nselp.b32 %0, %1, %2, p;\n}"
+        : "=r"(r)
+        : "r"(a), "r"(b), "r"(static_cast<uint32_t>(which)));
+    return r;
+#else
+    return which ? a : b;
+#endif
+}
+
 #ifndef __CUDACC__
 namespace hostrun
 {

@@ -7,14 +7,6 @@
 #include "cuda/prims_wgmma.cuh"
 
 #ifdef __CUDACC__
-/* Waits until so many groups may be on their way; sums of those before may not be touched yet. */
-template <int pending> DEVICE void wgmma_wait()
-{
-#if WGMMA_HERE
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
-#endif
-}
-
 /* c [64,N] += a [64,16] B. a has a row for each row of the product, B one for each column. N: 64, 128, 192
  * or 256. */
 #define SUMS8(c, i)                                                                                \

@@ -64,6 +64,13 @@ template <int pending, int n> DEVICE void wgmma_wait(float (&sums)[n])
     (void)sums;
 #endif
 }
+/* Waits until so many groups may be on their way; sums of those before may not be touched yet. */
+template <int pending> DEVICE void wgmma_wait()
+{
+#if WGMMA_HERE
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
+#endif
+}
 /* A warp group gives registers back, or takes them: from here on it has n a thread (a multiple of 8). */
 template <int n> DEVICE void registers_fewer()
 {
@@ -85,14 +92,15 @@ DEVICE void proxy_fence()
 }
 
 /* c [64,N] = a [64,16] B + (add ? c : 0). B [16,N] has a row for each column of the product, or, transposed, for
- * each of the 16 (a tile [16][N]). N is 64 or 128. */
+ * each of the 16 (a tile [16][N]). N is 32, 64 or 128. */
 #define SUMS8(c, i)                                                                                \
     "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]),    \
         "+f"(c[i + 6]), "+f"(c[i + 7])
-#define SUMS32(c, i) SUMS8(c, i), SUMS8(c, i + 8), SUMS8(c, i + 16), SUMS8(c, i + 24)
+#define SUMS16(c, i) SUMS8(c, i), SUMS8(c, i + 8)
+#define SUMS32(c, i) SUMS16(c, i), SUMS16(c, i + 16)
+#define NAMES16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define NAMES32                                                                                    \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "   \
-    "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+    NAMES16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define NAMES64                                                                                    \
     NAMES32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "   \
             "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
@@ -115,21 +123,28 @@ DEVICE void proxy_fence()
     {                                                                                              \
     }
 #endif
+#define WGMMA_32(type)                                                                             \
+    WGMMA(type, "m64n32k16", 16, NAMES16, SUMS16(c, 0), "{%16, %17, %18, %19}, %20", "%21", "%22")
 #define WGMMA_64(type)                                                                             \
     WGMMA(type, "m64n64k16", 32, NAMES32, SUMS32(c, 0), "{%32, %33, %34, %35}, %36", "%37", "%38")
 #define WGMMA_128(type)                                                                            \
     WGMMA(type, "m64n128k16", 64, NAMES64, SUMS32(c, 0) COMMA SUMS32(c, 32),                       \
           "{%64, %65, %66, %67}, %68", "%69", "%70")
 #define COMMA ,
+WGMMA_32(bf16)
+WGMMA_32(f16)
 WGMMA_64(bf16)
 WGMMA_64(f16)
 WGMMA_128(bf16)
 WGMMA_128(f16)
 #undef COMMA
 #undef SUMS8
+#undef SUMS16
 #undef SUMS32
+#undef NAMES16
 #undef NAMES32
 #undef NAMES64
+#undef WGMMA_32
 #undef WGMMA_64
 #undef WGMMA_128
 #undef WGMMA

@@ -153,7 +153,10 @@ void turbok_cuda_coded_rows(turbok_cuda *s, const turbo_linear *w, const int32_t
                             void *y);
 void turbok_cuda_coded_multiply(turbok_cuda *s, const turbo_linear *w, const void *x, int32_t T,
                                 int32_t out_dtype, void *y);
-uint64_t turbok_cuda_coded_scratch(const turbok_cu *cu);
+/* turbok_cu_wq_gated of any number of rows. */
+bool turbok_cuda_coded_gated(turbok_cuda *s, const turbok_cu_wq *gate, const turbok_cu_wq *up,
+                             int32_t fn, const void *x, int32_t T, void *y);
+uint64_t turbok_cuda_coded_scratch(const turbok_cu *cu, int32_t max_tokens);
 /* y [T,out] of out_dtype = x [T,in] W^T + bias */
 void turbok_cuda_multiply(turbok_cuda *s, const turbo_linear *w, const void *x, int32_t T,
                           int32_t out_dtype, void *y);

@@ -41,7 +41,8 @@ static size_t attention_bytes(const turbok_steps *s)
 
 static size_t wq_bytes(const turbok_cuda *s, const turbok_steps *steps)
 {
-    return steps->quantised ? turbok_alloc_size(turbok_cuda_coded_scratch(s->cu)) : 0;
+    return steps->quantised ? turbok_alloc_size(turbok_cuda_coded_scratch(s->cu, steps->max_tokens))
+                            : 0;
 }
 
 static size_t picture_bytes(const turbok_steps *s)

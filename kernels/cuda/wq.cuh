@@ -75,6 +75,16 @@ template <class T, int BITS> struct group {
             less_of(h, m.zero ? m.zero[i] : (uint32_t)a.offset);
         }
     }
+    /* Of what has no minima. */
+    DEVICE_METHOD void load(const qmat &m, int scale_dtype, int offset, int64_t at)
+    {
+        UNROLL
+        for (int h = 0; h < 2; h++) {
+            int64_t i = at + 8 * h;
+            scale[h] = scale_at(m.scale, scale_dtype, i);
+            less_of(h, m.zero ? m.zero[i] : (uint32_t)offset);
+        }
+    }
     DEVICE_METHOD void less_of(int h, uint32_t zero)
     {
         if (BITS == 8 && type<T>::magic == 0x4300)

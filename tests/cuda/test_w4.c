@@ -154,9 +154,9 @@ static void row_of(const grid *t, int32_t act, int64_t o, double *w, double *siz
     }
 }
 
-/* sum and bound of |error| of one output. */
+/* sum and bound of |error| of one output. rounding: bound of the relative error of a weight before it is multiplied. */
 static double dot(const double *w, const double *size, int32_t act, const void *x, int64_t at,
-                  int64_t in, double *bound)
+                  int64_t in, double rounding, double *bound)
 {
     double sum = 0, all = 0;
     for (int64_t k = 0; k < in; k++) {
@@ -164,7 +164,7 @@ static double dot(const double *w, const double *size, int32_t act, const void *
         sum += w[k] * v;
         all += size[k] * fabs(v);
     }
-    *bound = all * 0x1p-23 * (8 + (double)in / 16);
+    *bound = all * (rounding + 0x1p-23 * (8 + (double)in / 16));
     return sum;
 }
 
@@ -187,21 +187,36 @@ static void *random_rows(int32_t act, int64_t n)
     return x;
 }
 
+/* By warp groups, numbers of groups of 32 and 64 are rounded to the type of the activations, after their scale was. */
+static double rounding_of(const grid *t, const run *r)
+{
+    bool wide = cu->warp_groups && r->act != TURBO_F32 && t->in % 128 == 0 &&
+                (r->rows > 8 || cu->deterministic);
+    if (!wide || t->g.table || t->g.min || (t->g.group != 32 && t->g.group != 64))
+        return 0;
+    return (r->act == TURBO_F16 ? 0x1p-11 : 0x1p-8) * (t->g.scale_dtype == r->act ? 0.5 : 1.01);
+}
+
 /* Compares y [rows,out] with the model; up NULL: a plain product. every: of the outputs. */
 static void compare(const grid *t, const grid *up, const run *r, const void *x, const void *y,
                     int64_t every)
 {
     double *w = malloc((size_t)t->in * sizeof *w), *size = malloc((size_t)t->in * sizeof *size);
+    const double rounding = rounding_of(t, r);
     for (int64_t o = 0; o < t->out; o += every) {
         for (int32_t row = 0; row < r->rows; row++) {
             double bound, bound_up = 0, u = 0;
             row_of(t, r->act, o, w, size);
-            double v = dot(w, size, r->act, x, row * t->in, t->in, &bound);
+            double v = dot(w, size, r->act, x, row * t->in, t->in, rounding, &bound);
             v += r->bias ? (double)t->bias[o] : 0;
             if (up) {
                 row_of(up, r->act, o, w, size);
-                u = dot(w, size, r->act, x, row * t->in, t->in, &bound_up);
+                u = dot(w, size, r->act, x, row * t->in, t->in, rounding, &bound_up);
                 u += r->bias ? (double)up->bias[o] : 0;
+                if (r->act != TURBO_F32 && r->rows > 8) { /* the two are rounded before they meet */
+                    bound += act_half(r->act, v);
+                    bound_up += act_half(r->act, u);
+                }
                 double g = silu(v);
                 bound =
                     1.2 * bound * (fabs(u) + bound_up) + fabs(g) * bound_up + fabs(g * u) * 1e-6;
@@ -312,7 +327,7 @@ static void test_stream(void)
 }
 
 /* Inputs that several splits share, and more tiles than a block has. */
-static void test_split(void)
+static void split_cases(void)
 {
     for (int bits = 4; bits <= 8; bits += 4)
         for (int i = 0; i < 3; i++) {
@@ -326,6 +341,72 @@ static void test_split(void)
         }
 }
 
+static void test_split(void)
+{
+    const bool groups = cu->warp_groups;
+    split_cases();
+    cu->warp_groups = false;
+    split_cases();
+    cu->warp_groups = groups;
+}
+
+/* Products by warp groups, where the card has them: every size of block, rows and outputs that end within one, groups that
+ * are a part of a span of 128 inputs, one, or several. sms: multiprocessors that the launcher is to count on. */
+static void test_wide(void)
+{
+    static const struct {
+        int bits, kind, group, scale;
+        int64_t out, in;
+        int32_t act, rows, sms;
+        bool perm;
+    } cases[] = {
+        {4, PLAIN, 32, TURBO_BF16, 40, 256, TURBO_BF16, 9, 1, false},
+        {4, ZERO, 128, TURBO_F16, 150, 1280, TURBO_F16, 31, 9, false},
+        {4, ZERO, 64, TURBO_F32, 129, 640, TURBO_BF16, 33, 4, true},
+        {4, PLAIN, 384, TURBO_BF16, 300, 768, TURBO_BF16, 64, 6, false},
+        {4, ZERO, 32, TURBO_F32, 130, 1408, TURBO_F16, 70, 6, false},
+        {4, PLAIN, 256, TURBO_F16, 128, 512, TURBO_BF16, 130, 20, true},
+        {4, ZERO, 128, TURBO_BF16, 300, 384, TURBO_BF16, 257, 4, false},
+        {4, PLAIN, 32, TURBO_F16, 33, 1152, TURBO_F16, 300, 4, false},
+        {4, PLAIN, 640, TURBO_F32, 70, 640, TURBO_F16, 200, 1, false},
+        {8, ZERO, 32, TURBO_F32, 150, 384, TURBO_BF16, 17, 8, false},
+        {8, PLAIN, 1280, TURBO_F32, 90, 1280, TURBO_BF16, 32, 9, true},
+        {8, ZERO, 64, TURBO_F16, 260, 640, TURBO_F16, 40, 4, false},
+        {8, PLAIN, 32, TURBO_BF16, 260, 512, TURBO_BF16, 129, 10, false},
+        {8, ZERO, 128, TURBO_BF16, 300, 640, TURBO_F16, 150, 2, false},
+        {8, PLAIN, 32, TURBO_BF16, 70, 768, TURBO_BF16, 140, 2, true},
+        {4, PLAIN, 16, TURBO_BF16, 150, 384, TURBO_F16, 40, 8, false},
+        {4, MIN, 32, TURBO_F32, 150, 640, TURBO_BF16, 70, 6, true},
+        {4, MIN, 128, TURBO_F16, 33, 384, TURBO_F16, 33, 3, false},
+        {4, MIN, 16, TURBO_BF16, 130, 256, TURBO_BF16, 150, 2, false},
+        {4, FAR, 64, TURBO_F32, 140, 640, TURBO_BF16, 20, 8, false},
+        {4, TABLE, 64, TURBO_F32, 150, 768, TURBO_BF16, 65, 5, false},
+        {4, TABLE, 32, TURBO_BF16, 40, 384, TURBO_F16, 129, 3, true},
+        {4, TABLE, 16, TURBO_F16, 40, 256, TURBO_BF16, 12, 3, false},
+        {8, MIN, 32, TURBO_F32, 140, 384, TURBO_BF16, 140, 3, false},
+        {8, MIN, 64, TURBO_F16, 40, 640, TURBO_F16, 64, 5, true},
+        {8, PLAIN, 16, TURBO_F32, 150, 384, TURBO_BF16, 30, 6, false},
+        {8, MIN, 16, TURBO_F32, 30, 512, TURBO_F16, 100, 4, false},
+        {8, TABLE, 128, TURBO_F32, 150, 384, TURBO_BF16, 66, 6, false},
+        {8, TABLE, 256, TURBO_BF16, 150, 512, TURBO_F16, 50, 6, false},
+    };
+    const int sms = cu->sm_count;
+    if (!cu->warp_groups)
+        return;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        grid t = make_grid(cases[i].bits, cases[i].kind, cases[i].out, cases[i].in, cases[i].group,
+                           cases[i].scale, cases[i].perm);
+        if (t.g.bits == 8 && t.g.table && i % 2)
+            make_e4m3(&t);
+        run r = {.act = cases[i].act, .rows = cases[i].rows, .bias = i % 2};
+        r.out_dtype = i % 3 ? r.act : TURBO_F32;
+        cu->sm_count = cases[i].sms;
+        linear_case(&t, &r, 1);
+        drop_grid(&t);
+    }
+    cu->sm_count = sms;
+}
+
 static void test_gated(void)
 {
     for (int i = 0; i < 24; i++) {
@@ -334,8 +415,12 @@ static void test_gated(void)
             continue;
         run r = {.act = i / 2 % 3, .rows = between(1, 8), .bias = i % 4 == 0};
         r.out_dtype = r.act;
+        if (i >= 16 && cu->warp_groups) { /* many rows */
+            group = i % 3 ? 128 : 64;
+            r.rows = between(9, 140);
+        }
         bool wide = i < 8 && r.act != TURBO_F16; /* whose products do not become too large */
-        int64_t out = between(1, wide ? 200 : 60), in = group * between(1, wide ? 40 : 6);
+        int64_t out = between(1, wide ? 200 : 60), in = group * 2 * between(1, wide ? 20 : 3);
         int64_t n = out * r.rows;
         grid gate = make_grid(bits, kind, out, in, group, TURBO_BF16, false);
         grid up = make_grid(bits, kind, out, in, group, TURBO_BF16, false);
@@ -343,7 +428,8 @@ static void test_gated(void)
         void *x = random_rows(r.act, r.rows * in), *y = malloc((size_t)n * 4);
         void *dx = device_put(x, (size_t)(r.rows * in) * act_size(r.act));
         void *dy = device_new((size_t)n * act_size(r.act));
-        assert_true(turbok_cu_wq_gated(cu, r.act, &wg, &wu, TURBO_ACT_SILU, dx, r.rows, dy));
+        assert_true(turbok_cu_wq_gated(cu, r.act, &wg, &wu, TURBO_ACT_SILU, dx, r.rows, dy,
+                                       scratch_for(in, r.rows)));
         device_get(y, dy, (size_t)n * act_size(r.act));
         compare(&gate, &up, &r, x, y, 1);
         device_end();
@@ -391,19 +477,19 @@ static void test_rows(void)
 }
 
 /* With `deterministic` a row's bits do not depend on its neighbours. */
-static void test_invariance(void)
+static void invariance_cases(void)
 {
     cu->deterministic = true;
     for (int bits = 4; bits <= 8; bits += 4) {
         grid t = make_grid(bits, ZERO, 40, 128 * 8, 128, TURBO_F16, false);
         turbok_cu_wq w = put_grid(&t, true);
-        enum { ROWS = 70 };
+        enum { ROWS = 140 };
         uint16_t *x = random_rows(TURBO_BF16, ROWS * t.in), all[ROWS * 40], one[40];
         void *dx = device_put(x, (size_t)(ROWS * t.in) * 2), *dy = device_new(sizeof all);
         void *scratch = scratch_for(t.in, ROWS);
         turbok_cu_wq_linear(cu, TURBO_BF16, &w, dx, ROWS, TURBO_BF16, dy, t.out, scratch);
         device_get(all, dy, sizeof all);
-        static const int picks[] = {0, 7, 63, 69};
+        static const int picks[] = {0, 7, 63, 139};
         for (int i = 0; i < 4; i++) {
             int r = picks[i];
             turbok_cu_wq_linear(cu, TURBO_BF16, &w, (uint16_t *)dx + r * t.in, 1, TURBO_BF16, dy,
@@ -416,6 +502,15 @@ static void test_invariance(void)
         drop_grid(&t);
     }
     cu->deterministic = false;
+}
+
+static void test_invariance(void)
+{
+    const bool groups = cu->warp_groups;
+    invariance_cases();
+    cu->warp_groups = false;
+    invariance_cases();
+    cu->warp_groups = groups;
 }
 
 static void refused(grid *t, turbo_status want, const char *text)
@@ -472,6 +567,7 @@ int main(void)
     RUN(test_linear);
     RUN(test_stream);
     RUN(test_split);
+    RUN(test_wide);
     RUN(test_gated);
     RUN(test_rows);
     RUN(test_invariance);

@@ -1,7 +1,7 @@
 /* kernels/cuda/bench/bench-gpu.c: how near the kernels come to what the card gives: read bandwidth, products,
  * attention, and whole decode steps of model shapes, made of the launchers the backend uses, with random
  * weights made on the device. Times are those of events around replays of a graph; medians.
- *   bench-gpu [--quick] [--csv FILE] [--batch N] [memory|gemv|decode|step|parts|dense|prefill|quant|w8a8|load|tower ...]
+ *   bench-gpu [--quick] [--csv FILE] [--batch N] [memory|gemv|decode|step|parts|dense|prefill|quant|quant-rows|w8a8|load|tower ...]
  * Nothing named: all. parts: what a step is made of, by the size of the batch (N: that one only).
  * --quick: small shapes and few rounds, to see that it runs (also on the host). */
 #include "bench-gpu.h"
@@ -156,8 +156,9 @@ int main(int argc, char **argv)
                  {"gemv", bench_gemv},           {"decode", bench_decode},
                  {"step", bench_step},           {"parts", bench_parts},
                  {"dense", bench_dense},         {"prefill", bench_prefill},
-                 {"quant", bench_quant},         {"w8a8", bench_w8a8},
-                 {"load", bench_load},           {"tower", bench_tower}};
+                 {"quant", bench_quant},         {"quant-rows", bench_quant_rows},
+                 {"w8a8", bench_w8a8},           {"load", bench_load},
+                 {"tower", bench_tower}};
     enum { MEMORY };
     turbo_err err = {""};
     bool all = true;

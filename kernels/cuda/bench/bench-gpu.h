@@ -72,6 +72,7 @@ void bench_memory_later(void);
 /* parts.c: steps of two shapes, launched and recorded; stage is told after each. */
 void graphs_in_memory(void (*stage)(const char *what));
 void bench_quant(void); /* quant.c */
+void bench_quant_rows(void);
 void bench_w8a8(void); /* w8a8.c */
 void bench_load(void); /* load.c */
 void bench_tower(void); /* tower.c */

@@ -23,7 +23,8 @@ static void multiply(void *ctx)
             continue;
         }
         turbok_cu_wq_place(&j->up, j->base_up + (uint64_t)i * j->up.bytes);
-        if (!turbok_cu_wq_gated(cu, TURBO_BF16, &j->w, &j->up, TURBO_ACT_SILU, j->x, j->T, j->y))
+        if (!turbok_cu_wq_gated(cu, TURBO_BF16, &j->w, &j->up, TURBO_ACT_SILU, j->x, j->T, j->y,
+                                j->scratch))
             turbok_cu_note(cu, TURBOK_CU_INVALID, "a gated product is not covered");
     }
 }
@@ -73,14 +74,17 @@ static double bytes_of(const turbok_cu_wq *w)
            (double)(w->out * w->groups) * (w->zero ? 3 : 2);
 }
 
-static void one(const char *name, const kind *f, int64_t out, int64_t in, int32_t T, bool gated)
+/* bf16: seconds of cuBLASLt for the same product, which then is the limit; or 0. */
+static void one(const char *name, const kind *f, int64_t out, int64_t in, int32_t T, bool gated,
+                double bf16)
 {
     quant_job j = {.T = T, .gated = gated};
     char what[32], of[96];
     if (!plan_of(f, out, in, &j.w))
         return;
     j.up = j.w;
-    uint64_t enough = quick ? j.w.bytes : (uint64_t)1 << 30; /* far more than the second cache */
+    /* far more than the second cache */
+    uint64_t enough = quick ? j.w.bytes : bf16 > 0 ? (uint64_t)256 << 20 : (uint64_t)1 << 30;
     j.copies = (int32_t)((enough + j.w.bytes - 1) / j.w.bytes);
     j.base = images(&j.w, j.copies);
     j.base_up = gated ? images(&j.up, j.copies) : 0;
@@ -92,7 +96,9 @@ static void one(const char *name, const kind *f, int64_t out, int64_t in, int32_
     double bytes = bytes_of(&j.w);
     snprintf(what, sizeof what, "%s %s", f->name, gated ? "gated" : T > 8 ? "gemm" : "gemv");
     snprintf(of, sizeof of, "%s %lld x %lld, T %d", name, (long long)out, (long long)in, T);
-    if (T <= 64)
+    if (bf16 > 0)
+        report(what, of, s, 0, 2.0 * T * (double)(out * in), 2.0 * T * (double)(out * in) / bf16);
+    else if (T <= 64)
         report(what, of, s, bytes * (gated ? 2 : 1) + 2.0 * T * (double)(in + out), 0, read_rate);
     else
         report(what, of, s, 0, 2.0 * T * (double)(out * in), 0);
@@ -124,7 +130,7 @@ static void product(void *ctx, int which, int32_t layer, const void *x, int32_t 
     }
     turbok_cu_wq up = *w;
     turbok_cu_wq_place(&up, m->images[4] + (uint64_t)layer * w->bytes);
-    if (turbok_cu_wq_gated(cu, TURBO_BF16, w, &up, TURBO_ACT_SILU, x, T, y))
+    if (turbok_cu_wq_gated(cu, TURBO_BF16, w, &up, TURBO_ACT_SILU, x, T, y, m->scratch))
         return;
     turbok_cu_wq_linear(cu, TURBO_BF16, w, x, T, TURBO_BF16, y, w->out, m->scratch);
     turbok_cu_wq_linear(cu, TURBO_BF16, &up, x, T, TURBO_BF16, m->other, w->out, m->scratch);
@@ -186,9 +192,31 @@ void bench_quant(void)
     quant_step(m, &kinds[2], &kinds[2]);
     for (size_t f = 0; f < sizeof kinds / sizeof kinds[0]; f++)
         for (int k = 0; k < (quick ? 3 : kinds[f].group == 32 ? 2 : 6); k++) {
-            one(m->name, &kinds[f], (m->H + 2 * m->K) * m->D, m->E, rows[k], false);
-            one(m->name, &kinds[f], m->E, m->E, rows[k], false);
-            one(m->name, &kinds[f], m->I, m->E, rows[k], rows[k] <= 8);
-            one(m->name, &kinds[f], m->E, m->I, rows[k], false);
+            one(m->name, &kinds[f], (m->H + 2 * m->K) * m->D, m->E, rows[k], false, 0);
+            one(m->name, &kinds[f], m->E, m->E, rows[k], false, 0);
+            one(m->name, &kinds[f], m->I, m->E, rows[k], rows[k] <= 8, 0);
+            one(m->name, &kinds[f], m->E, m->I, rows[k], false, 0);
+        }
+}
+
+/* Many rows, beside the fastest bf16 product of cuBLASLt for the shape: its rate is the limit. */
+void bench_quant_rows(void)
+{
+    static const int32_t rows[] = {16, 64, 128, 256, 2048};
+    static const kind all[] = {{"w4 g128 zeros", 4, 128, true},
+                               {"w4 g32", 4, 32, false},
+                               {"w8 rows", 8, 0, false},
+                               {"w8 g32", 8, 32, false}};
+    static const shape tiny = {"tiny", 2, 128, 256, 4, 2, 64, 512};
+    const shape *m = quick ? &tiny : &shapes[1];
+    const int32_t dims[4][2] = {{(m->H + 2 * m->K) * m->D, m->E},
+                                {m->E, m->H * m->D},
+                                {m->I, m->E},
+                                {m->E, m->I}};
+    for (int i = 0; i < (quick ? 1 : 5); i++)
+        for (int d = 0; d < 4; d++) {
+            const double best = dense_best(dims[d][0], dims[d][1], rows[i]);
+            for (size_t k = 0; k < sizeof all / sizeof all[0]; k++)
+                one(m->name, &all[k], dims[d][0], dims[d][1], rows[i], false, best);
         }
 }
