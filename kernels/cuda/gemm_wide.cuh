@@ -20,12 +20,11 @@ enum {
     ROWS = TURBOK_CU_GEMM_WIDE_ROWS,
     SPAN = 64, /* inputs of a stage */
     X_BYTES = ROWS * SPAN * 2,
-    STAGE = X_BYTES + TURBOK_CU_GEMM_WIDE_OUTS * SPAN * 2,
-    STAGES = TURBOK_CU_GEMM_WIDE_STAGES,
+    STAGES = 8, /* at most */
     AHEAD = 2, /* spans that one group begins before the other */
     CHUNK = 64, /* outputs that a warp writes at a time */
     PITCH = CHUNK * 2 + 16, /* bytes of a row of them */
-    RESULTS = STAGES * STAGE, /* where they are */
+    RESULTS = TURBOK_CU_GEMM_WIDE_TILES, /* where they are: behind the stages */
     SHARED = RESULTS + WORKERS / 32 * 16 * PITCH
 };
 static_assert(static_cast<int>(SHARED) == TURBOK_CU_GEMM_WIDE_SHARED, "l_gemm.c asks for it");
@@ -63,40 +62,67 @@ struct place {
     }
 };
 
+/* As many stages as there is room for, of x and of the widest W. */
+struct ring {
+    char *at; /* of this stage: x, then W */
+    bulk_barrier *full, *empty;
+    int size, count, slot, turn;
+
+    DEVICE_METHOD ring(const args &a, char *space, bulk_barrier *b)
+    {
+        at = space;
+        full = b;
+        empty = b + STAGES;
+        size = X_BYTES + a.outs[0] * SPAN * 2;
+        count = min(RESULTS / size, static_cast<int>(STAGES));
+        slot = turn = 0;
+    }
+    DEVICE_METHOD void next()
+    {
+        at += size;
+        if (++slot == count) {
+            at -= count * size;
+            slot = 0;
+            turn ^= 1;
+        }
+    }
+};
+
 /* ---- one thread brings tiles --------------------------------------------------------------------------------- */
 
 struct feeder {
     const args &a;
-    char *space;
-    bulk_barrier *full, *empty;
-    int slot, turn;
+    ring r;
 
     DEVICE_METHOD void weights(const place &p, int in)
     {
         const int rows = p.outs / 2; /* of a half: of gate or of up, where there are both */
-        bulk_wait(empty + slot, turn ^ 1);
-        bulk_expect(full + slot, X_BYTES + p.outs * SPAN * 2);
+        bulk_barrier *full = r.full + r.slot;
+        bulk_wait(r.empty + r.slot, r.turn ^ 1);
+        bulk_expect(full, X_BYTES + p.outs * SPAN * 2);
         UNROLL
         for (int h = 0; h < 2; h++)
-            bulk_copy_tile(space + slot * STAGE + X_BYTES + h * rows * SPAN * 2, &a.w[p.part][h],
-                           in, p.out + (a.gated ? 0 : h * rows), full + slot);
+            bulk_copy_tile(r.at + X_BYTES + h * rows * SPAN * 2, &a.w[p.part][h], in,
+                           p.out + (a.gated ? 0 : h * rows), full);
     }
     DEVICE_METHOD void rows(const place &p, int in)
     {
-        bulk_copy_tile(space + slot * STAGE, &a.x, in, static_cast<int>(p.row), full + slot);
-        if (++slot == STAGES)
-            slot = 0, turn ^= 1;
+        bulk_copy_tile(r.at, &a.x, in, static_cast<int>(p.row), r.full + r.slot);
+        r.next();
     }
     DEVICE_METHOD void run()
     {
         place p;
+        const ring start = r;
         int i = static_cast<int>(blockIdx.x), in = 0;
         p.find(a, i); /* there are no more blocks than pieces */
         /* Weights were there before any kernel of the step. */
-        for (; slot < STAGES && in < a.in; slot++, in += SPAN)
+        for (int k = 0; k < r.count && in < a.in; k++, in += SPAN) {
             weights(p, in);
+            r.next();
+        }
         grid_wait();
-        slot = 0;
+        r = start;
         for (int k = 0; k < in; k += SPAN)
             rows(p, k);
         do {
@@ -124,18 +150,17 @@ template <class T, int N> struct sums {
             bulk_arrive(empty);
     }
     /* ahead: the other group waits for this one to have begun so many spans. */
-    DEVICE_METHOD void multiply(const args &a, const char *space, bulk_barrier *full,
-                                bulk_barrier *empty, int &slot, int &turn, bool &ahead)
+    DEVICE_METHOD void multiply(const args &a, ring &r, bool &ahead)
     {
         const int rows = warp_id() / 4 * 64 * SPAN * 2;
-        int before = 0;
+        bulk_barrier *before = r.empty;
         UNROLL
         for (int i = 0; i < N / 2; i++)
             acc[i] = 0;
         UNROLL_BY(1)
         for (int in = 0; in < a.in; in += SPAN) {
-            const char *x = space + slot * STAGE + rows, *w = space + slot * STAGE + X_BYTES;
-            bulk_wait(full + slot, turn);
+            const char *x = r.at + rows, *w = r.at + X_BYTES;
+            bulk_wait(r.full + r.slot, r.turn);
             wgmma_fence();
             UNROLL
             for (int k = 0; k < 4; k++)
@@ -144,18 +169,17 @@ template <class T, int N> struct sums {
             wgmma_commit();
             if (in) {
                 wgmma_wait<1>();
-                leave(empty + before);
+                leave(before);
             }
             if (ahead && (in == AHEAD * SPAN || in + SPAN >= a.in)) {
                 ahead = false;
                 barrier_arrive(1, WORKERS);
             }
-            before = slot;
-            if (++slot == STAGES)
-                slot = 0, turn ^= 1;
+            before = r.empty + r.slot;
+            r.next();
         }
         wgmma_wait<0>(acc);
-        leave(empty + before);
+        leave(before);
     }
     static DEVICE_METHOD float bias_of(const args &a, int o)
     {
@@ -233,12 +257,11 @@ template <class T, int N> struct sums {
 };
 
 template <class T, int N>
-DEVICE void work(const args &a, const place &p, char *space, bulk_barrier *full,
-                 bulk_barrier *empty, int &slot, int &turn, bool &ahead)
+DEVICE void work(const args &a, const place &p, char *space, ring &r, bool &ahead)
 {
     sums<T, N> own;
     char *room = space + RESULTS + warp_id() * 16 * PITCH;
-    own.multiply(a, space, full, empty, slot, turn, ahead);
+    own.multiply(a, r, ahead);
     if (a.gated) {
         own.template write<true>(a, p, room);
         return;
@@ -252,18 +275,17 @@ DEVICE void work(const args &a, const place &p, char *space, bulk_barrier *full,
 template <class T> DEVICE void product(const args &a)
 {
     TURBOK_SHARED(bulk_barrier, barriers, 2 * STAGES);
-    bulk_barrier *full = barriers, *empty = barriers + STAGES;
     char *space = shared_tiles();
     if (threadIdx.x == 0)
         for (int i = 0; i < STAGES; i++) {
-            bulk_begin(full + i, 1);
-            bulk_begin(empty + i, WORKERS / 32);
+            bulk_begin(barriers + i, 1);
+            bulk_begin(barriers + STAGES + i, WORKERS / 32);
         }
     __syncthreads();
     if (threadIdx.x >= WORKERS) {
         registers_fewer<24>();
         if (threadIdx.x == WORKERS) {
-            feeder f = {a, space, full, empty, 0, 0};
+            feeder f = {a, ring(a, space, barriers)};
             f.run();
         } else {
             grid_wait();
@@ -273,7 +295,7 @@ template <class T> DEVICE void product(const args &a)
     registers_more<240>();
     grid_wait();
     grid_release(); /* the next kernel's blocks have no room here before this one leaves */
-    int slot = 0, turn = 0;
+    ring r(a, space, barriers);
     bool ahead = warp_id() < WORKERS / 64;
     if (!ahead)
         barrier_sync(1, WORKERS);
@@ -281,13 +303,13 @@ template <class T> DEVICE void product(const args &a)
     UNROLL_BY(1)
     for (int i = static_cast<int>(blockIdx.x); p.find(a, i); i += static_cast<int>(gridDim.x)) {
         if (p.outs == 256)
-            work<T, 256>(a, p, space, full, empty, slot, turn, ahead);
+            work<T, 256>(a, p, space, r, ahead);
         else if (p.outs == 192)
-            work<T, 192>(a, p, space, full, empty, slot, turn, ahead);
+            work<T, 192>(a, p, space, r, ahead);
         else if (p.outs == 128)
-            work<T, 128>(a, p, space, full, empty, slot, turn, ahead);
+            work<T, 128>(a, p, space, r, ahead);
         else
-            work<T, 64>(a, p, space, full, empty, slot, turn, ahead);
+            work<T, 64>(a, p, space, r, ahead);
     }
 }
 } // namespace gemm_wide

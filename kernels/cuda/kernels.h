@@ -226,13 +226,12 @@ typedef struct turbok_cu_beside {
 enum { TURBOK_CU_BESIDE_INPUTS = 8192, TURBOK_CU_BESIDE_ROWS = 2 }; /* of such a product, at most */
 /* Shared memory of the queues of gemv.cu, of its kernels and of the small ones. */
 enum { TURBOK_CU_GEMV_SHARED = 128 << 10, TURBOK_CU_GEMV_SHARED_SMALL = 64 << 10 };
-/* Of gemm_wide: rows of x and outputs of a piece at most, stages, pieces of rows of a band, shared memory. */
+/* Of gemm_wide: rows of a piece, pieces of a band, bytes of tiles in shared memory and of all that is there. */
 enum {
     TURBOK_CU_GEMM_WIDE_ROWS = 128,
-    TURBOK_CU_GEMM_WIDE_OUTS = 256,
-    TURBOK_CU_GEMM_WIDE_STAGES = 4,
+    TURBOK_CU_GEMM_WIDE_TILES = 192 << 10,
     TURBOK_CU_GEMM_WIDE_BAND = 16,
-    TURBOK_CU_GEMM_WIDE_SHARED = TURBOK_CU_GEMM_WIDE_STAGES * (128 + 256) * 128 + 8 * 16 * 144
+    TURBOK_CU_GEMM_WIDE_SHARED = TURBOK_CU_GEMM_WIDE_TILES + 8 * 16 * 144
 };
 /* What the copy unit knows of a matrix; made by the driver. */
 typedef struct turbok_cu_map {

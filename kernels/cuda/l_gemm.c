@@ -24,7 +24,7 @@ static void map_of(turbok_cu *cu, turbok_cu_map *m, const void *p, int32_t rows,
 /* What pieces of so many outputs take, those of 256 taking 100. */
 static const struct {
     int32_t outs, time;
-} widths[] = {{256, 100}, {192, 76}, {128, 55}, {64, 44}};
+} widths[] = {{256, 100}, {192, 76}, {128, 52}, {64, 41}};
 enum { WIDTHS = sizeof widths / sizeof widths[0] };
 
 turbok_cu_gemm_plan turbok_cu_gemm_choose(const turbok_cu *cu, int32_t T, int32_t out, bool gated)

@@ -98,6 +98,56 @@ static dense_time one_shape(int32_t out, int32_t in, int32_t T, bool with_own)
     return t;
 }
 
+typedef struct joined_job {
+    char *gate, *up;
+    void *x, *y, *other;
+    int64_t bytes;
+    int32_t out, in, T, copies;
+    bool apart;
+} joined_job;
+
+static void join_all(void *ctx)
+{
+    joined_job *j = ctx;
+    for (int32_t i = 0; i < j->copies; i++) {
+        const char *gate = j->gate + i * j->bytes, *up = j->up + i * j->bytes;
+        if (!j->apart && turbok_cu_gemm_wide(cu, TURBO_BF16, gate, up, TURBO_BF16, NULL, j->out,
+                                             j->in, j->x, j->T, TURBO_BF16, j->y, NULL))
+            continue;
+        dense(gate, j->out, j->in, j->x, j->T, TURBO_BF16, j->y);
+        dense(up, j->out, j->in, j->x, j->T, TURBO_BF16, j->other);
+        turbok_cu_activate(cu, TURBO_BF16, TURBO_ACT_SILU, j->y, j->other, (int64_t)j->T * j->out,
+                           j->y);
+    }
+}
+
+/* Gate, up and SiLU as the library's products and a kernel, and in one launch, in turns. */
+static void joined(const shape *m, int32_t T)
+{
+    joined_job j = {.out = m->I, .in = m->E, .T = T};
+    double apart[2], one[2], flop = 4.0 * T * j.out * j.in;
+    char of[64];
+    j.bytes = (int64_t)j.out * j.in * 2;
+    j.copies = quick ? 1 : (int32_t)((((int64_t)128 << 20) + j.bytes - 1) / j.bytes);
+    j.gate = numbers(j.bytes / 2 * j.copies, 0.02f);
+    j.up = numbers(j.bytes / 2 * j.copies, 0.02f);
+    j.x = numbers((int64_t)T * j.in, 1);
+    j.y = room((size_t)T * (size_t)j.out * 2);
+    j.other = room((size_t)T * (size_t)j.out * 2);
+    for (int i = 0; i < 2; i++) {
+        j.apart = true;
+        apart[i] = seconds(join_all, &j, 9) / j.copies;
+        j.apart = false;
+        one[i] = seconds(join_all, &j, 9) / j.copies;
+    }
+    printf("%-5s gate, up and SiLU, %d rows: apart %.1f, %.1f us, in one launch %.1f, %.1f us\n",
+           m->name, T, apart[0] * 1e6, apart[1] * 1e6, one[0] * 1e6, one[1] * 1e6);
+    snprintf(of, sizeof of, "%s, T %d", m->name, T);
+    record("dense, gate and up", of, (one[0] + one[1]) / 2, 0, flop,
+           flop * 2 / (apart[0] + apart[1]));
+    give(j.gate), give(j.up), give(j.x), give(j.y), give(j.other);
+}
+
 typedef struct matrix {
     const char *name;
     int32_t out, in, times; /* how often a layer has it */
@@ -138,11 +188,11 @@ void bench_dense(void)
         for (int k = 0; k < (quick ? 2 : 5); k++) {
             const shape *m = quick ? &tiny : &shapes[i];
             matrix all[4];
+            const int32_t T = rows[k];
             double engine = 0, best = 0;
             matrices(m, all);
             for (int n = 0; n < 4; n++) {
                 const matrix *x = &all[n];
-                int32_t T = rows[k];
                 dense_time t = one_shape(x->out, x->in, T, true);
                 char of[96];
                 engine += t.engine * x->times;
@@ -158,8 +208,9 @@ void bench_dense(void)
                     record("dense, cuBLASLt", of, t.best * 1e-6, 0, flop, 0);
             }
             if (blas)
-                printf("%-5s a layer, %d rows: engine %.1f us, best %.1f us, %.3f\n", m->name,
-                       rows[k], engine, best, best / engine);
+                printf("%-5s a layer, %d rows: engine %.1f us, best %.1f us, %.3f\n", m->name, T,
+                       engine, best, best / engine);
+            joined(m, T);
             fflush(stdout);
         }
 }
