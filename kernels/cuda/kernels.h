@@ -177,8 +177,6 @@ struct turbok_cu_decode_args { /* one new token a sequence; sequences with more 
     float *partial;
     uint32_t *arrived; /* [S * K * tiles of 8 heads], 0 before and after */
     int32_t slots; /* 0: every sequence and KV head in one piece */
-    int32_t
-        together; /* 0, or: sequences are so short that a block of a cluster gets so many times 64 keys */
     int32_t block_shift; /* log2 of block_tokens; -1: no power of two */
 };
 struct turbok_cu_prefill_args { /* sequences with more than `shortest` new tokens */

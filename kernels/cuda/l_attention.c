@@ -39,6 +39,9 @@ enum {
     HEADS = 8, /* of an item of decode.cuh */
     BLOCKS = 512, /* at most */
     UNIT = 64, /* keys of the smallest piece */
+    ALONE =
+        60
+        << 10 /* bytes of shared memory with which no block of a product (gemv.cu) is beside one of attention */
 };
 
 static uint64_t slot_bytes(int32_t head_dim)
@@ -92,7 +95,8 @@ static int32_t shift_of(int32_t block_tokens)
             {TURBOK_CU_##name##64q4_f16, TURBOK_CU_##name##64q4_bf16},                             \
             {TURBOK_CU_##name##128q4_f16, TURBOK_CU_##name##128q4_bf16},                           \
     }
-static const int decode_kernels[6][2] = KINDS(decode), prefill_kernels[6][2] = KINDS(prefill);
+static const int decode_kernels[6][2] = KINDS(decode), brief_kernels[6][2] = KINDS(brief),
+                 prefill_kernels[6][2] = KINDS(prefill);
 
 /* Sequences with more than `shortest` new tokens. Which kernel it is hangs on the card and on the layer alone, so that a
  * token's bits do not change with its batch. */
@@ -123,34 +127,37 @@ static void prefill(turbok_cu *cu, int kind, bool bf16, const turbok_cu_attn *at
 
 int32_t turbok_cu_attention_brief(const turbok_cu *cu)
 {
-    return cu->together * UNIT * TURBOK_CU_DECODE_CREW;
+    const bool clusters = cu->major >= 9 && cu->drv.launch_ex;
+    return clusters ? cu->together * UNIT * TURBOK_CU_DECODE_CREW : 0;
 }
 
-static void decode(turbok_cu *cu, int kernel, const turbok_cu_attn *at, const turbok_cu_batch *b,
-                   const void *q, void *out, void *scratch, uint64_t scratch_bytes)
+static void decode(turbok_cu *cu, int kind, bool bf16, const turbok_cu_attn *at,
+                   const turbok_cu_batch *b, const void *q, void *out, void *scratch,
+                   uint64_t scratch_bytes)
 {
     int32_t D = at->kv.head_dim, G = at->n_heads / at->kv.n_kv, padded = D > 64 ? 128 : 64;
     uint64_t per = (uint64_t)at->kv.n_kv * (uint64_t)((G + HEADS - 1) / HEADS);
-    uint64_t counters = counter_bytes((uint64_t)b->S, per);
-    uint64_t slots = slots_of((uint64_t)b->S, per, b->max_kv);
-    struct turbok_cu_decode_args a = {.at = *at, .b = *b, .q = q, .out = out, .arrived = scratch};
+    struct turbok_cu_decode_args a = {.at = *at, .b = *b, .q = q, .out = out};
     unsigned blocks = (unsigned)(cu->sm_count * TURBOK_CU_DECODE_BLOCKS);
     blocks = blocks < BLOCKS ? blocks : BLOCKS;
-    unsigned flags = TURBOK_CU_PDL;
-    const uint64_t crews = (uint64_t)b->S * per * TURBOK_CU_DECODE_CREW;
-    /* More do not all find their places at once. */
-    if (2 * crews <= blocks && b->max_kv <= turbok_cu_attention_brief(cu)) {
-        a.together = cu->together;
-        blocks = (unsigned)crews;
-        flags |= TURBOK_CU_CLUSTER(TURBOK_CU_DECODE_CREW);
-    }
     a.block_shift = shift_of(at->kv.block_tokens);
+    const size_t sums = sizeof(float) * 4 * HEADS * (size_t)padded;
+    const uint64_t crews = (uint64_t)b->S * per * TURBOK_CU_DECODE_CREW;
+    /* More clusters do not all find their places at once. */
+    if (2 * crews <= blocks && b->max_kv <= turbok_cu_attention_brief(cu)) {
+        turbok_cu_launch(cu, brief_kernels[kind][bf16], TURBOK_CU_DIM((unsigned)crews),
+                         TURBOK_CU_DIM(128), sums + ALONE,
+                         TURBOK_CU_PDL | TURBOK_CU_CLUSTER(TURBOK_CU_DECODE_CREW), &a);
+        return;
+    }
+    uint64_t counters = counter_bytes((uint64_t)b->S, per);
+    uint64_t slots = slots_of((uint64_t)b->S, per, b->max_kv);
+    a.arrived = scratch;
     a.partial = (float *)((char *)scratch + counters);
     if (scratch_bytes >= counters + slots * slot_bytes(D))
         a.slots = (int32_t)slots;
-    size_t shared =
-        sizeof(float) * 4 * HEADS * (size_t)padded + ((size_t)b->S + 4) / 4 * 4 * sizeof(int);
-    turbok_cu_launch(cu, kernel, TURBOK_CU_DIM(blocks), TURBOK_CU_DIM(128), shared, flags, &a);
+    turbok_cu_launch(cu, decode_kernels[kind][bf16], TURBOK_CU_DIM(blocks), TURBOK_CU_DIM(128),
+                     sums + ((size_t)b->S + 4) / 4 * 4 * sizeof(int), TURBOK_CU_PDL, &a);
 }
 
 void turbok_cu_attention(turbok_cu *cu, int32_t act, const turbok_cu_attn *at,
@@ -164,7 +171,7 @@ void turbok_cu_attention(turbok_cu *cu, int32_t act, const turbok_cu_attn *at,
         prefill(cu, kind, bf16, at, b, q, out, 0);
     } else if (kind >= 0 && b->S <= 1024) {
         if (b->max_new == 1 || b->max_new < b->T) /* else all tokens are one prompt's */
-            decode(cu, decode_kernels[kind][bf16], at, b, q, out, scratch, scratch_bytes);
+            decode(cu, kind, bf16, at, b, q, out, scratch, scratch_bytes);
         if (b->max_new > 1)
             prefill(cu, kind, bf16, at, b, q, out, 1);
     } else if (kind >= 0) {

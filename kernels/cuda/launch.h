@@ -55,7 +55,7 @@ typedef struct turbok_cu {
     uint64_t held_before; /* not free when it was opened, by what this process had there already */
     char name[96];
     bool no_pdl; /* TURBO_CUDA_PDL=0: for finding out what a race is made of */
-    int together; /* of turbok_cu_decode_args; TURBO_CUDA_TOGETHER */
+    int together; /* times 64 keys that a block of decode_brief.cuh gets; TURBO_CUDA_TOGETHER */
     int fused_width; /* of the narrowest rows whose norms become parts of products; TURBO_CUDA_FUSE */
     bool deterministic; /* a row's bits must not depend on the size of its batch */
     int result; /* the first error; 0 */

@@ -36,13 +36,15 @@ DEVICE int cluster_rank()
 DEVICE void cluster_arrive()
 {
 #if CLUSTER_HERE
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
 #endif
 }
 DEVICE void cluster_wait()
 {
 #if CLUSTER_HERE
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#else
+    __syncthreads();
 #endif
 }
 /* *p = v in the shared memory of block `rank` of the cluster, which may be this one. p: where it lies in this block's. */

@@ -393,13 +393,16 @@ void bench_step(void)
         make_weights(&w);
         /* One sequence first: for some steps after large batches a card is a tenth slower. */
         for (int t = 0; t < 3; t++)
-            if (!t || i == 1)
+            if (only_batch > 1)
+                continue;
+            else if (!t || i == 1)
                 step_slope(&w, kv_types[t]);
             else
                 one_step(&w, 1, quick ? 64 : 512, kv_types[t]);
         for (int t = 0; t < 3; t++)
             for (int b = 0; b < (quick ? 1 : 7); b++)
-                one_step(&w, batches[b][0], quick ? 64 : batches[b][1], kv_types[t]);
+                if (!only_batch || only_batch == batches[b][0])
+                    one_step(&w, batches[b][0], quick ? 64 : batches[b][1], kv_types[t]);
         free_weights(&w);
         if (quick)
             return;
