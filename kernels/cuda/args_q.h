@@ -36,6 +36,8 @@ typedef struct turbok_cu_wq_stream {
     int32_t entry_bytes; /* of one matrix: codes, scales, zeros, minima */
     int32_t groups, shift; /* of a tile; input >> shift is its group, 31: one a row */
     int32_t x_at, x_stride, sums_at /* or tables */, units_at, tile_at;
+    int32_t rows_at; /* rows after a norm, [rows,in] */
+    int32_t reserved;
 } turbok_cu_wq_stream;
 
 /* out[r,o] = sum over k of x[r,k] W[o,k] + bias[o]. With m[1].codes: out = act(m[0] x) * (m[1] x), the two
@@ -49,7 +51,10 @@ struct turbok_cu_wq_args {
     int64_t in, out_dim, ld;
     int32_t rows, group, kind, scale_dtype, offset;
     int32_t steps; /* 16-input steps that share a scale: 1, 2 or 4 */
-    int32_t split, out_f32, act, reserved;
+    int32_t split, out_f32, act;
+    float eps;
+    const float *norm; /* [in] of RMSNorm before the product, or NULL. Of wq_digits.cuh */
+    void *h; /* [rows,out] act, to which the product is added as well; or NULL. The same */
     turbok_cu_wq_stream stream;
 };
 

@@ -17,13 +17,22 @@ static bool fuses(const turbok_cuda *s, int32_t T)
     return T <= TURBOK_CU_BESIDE_ROWS && s->act != TURBO_F32 && !s->cu->deterministic;
 }
 
+bool turbok_cuda_fuses(const turbok_cuda *s, const turbo_linear *w, int32_t T)
+{
+    enum { CODED_ROWS = 1 }; /* by measurement; two are faster with norms that are kernels */
+    return fuses(s, T) && !w->parts && (T <= CODED_ROWS || !turbok_cuda_coded(w));
+}
+
 /* y = w x with what is beside it; false: not in one launch. */
 static bool beside(turbok_cuda *s, const turbo_linear *w, const void *x, int32_t T,
                    int32_t out_dtype, void *y, const turbok_cu_beside *b)
 {
-    return !w->parts && !turbok_cuda_coded(w) &&
-           turbok_cu_gemv_beside(s->cu, s->act, w->data, w->dtype, w->bias, (int32_t)w->out,
-                                 (int32_t)w->in, x, T, out_dtype, y, b);
+    const turbok_cu_wq *q = turbok_cuda_coded(w);
+    if (!turbok_cuda_fuses(s, w, T))
+        return false;
+    return q ? turbok_cu_wq_beside(s->cu, s->act, q, x, T, out_dtype, y, b)
+             : turbok_cu_gemv_beside(s->cu, s->act, w->data, w->dtype, w->bias, (int32_t)w->out,
+                                     (int32_t)w->in, x, T, out_dtype, y, b);
 }
 
 void turbok_cuda_settle(turbok_cuda *s)
@@ -109,7 +118,7 @@ void turbok_cuda_product_of(turbok_cuda *s, const turbo_linear *w, const void *i
     if (turbok_cuda_normed(s, in, T, w->in, &b) && beside(s, w, s->norm.h, T, out_dtype, out, &b))
         return;
     turbok_cuda_reads(s, in);
-    if (fuses(s, T) && out_dtype == s->act && !w->parts && !turbok_cuda_coded(w))
+    if (out_dtype == s->act && turbok_cuda_fuses(s, w, T))
         s->kept = (turbok_cuda_product){.w = w, .x = in, .y = out, .T = T};
     else
         turbok_cuda_multiply(s, w, in, T, out_dtype, out);

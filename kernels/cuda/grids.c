@@ -373,7 +373,8 @@ uint64_t turbok_cuda_coded_scratch(const turbok_cu *cu, int32_t max_tokens)
 }
 
 bool turbok_cuda_coded_gated(turbok_cuda *s, const turbok_cu_wq *gate, const turbok_cu_wq *up,
-                             int32_t fn, const void *x, int32_t T, void *y)
+                             int32_t fn, const void *x, int32_t T, void *y,
+                             const turbok_cu_beside *b)
 {
     const size_t size = turbok_dtype_size(s->act), in = (size_t)gate->in * size;
     const int32_t most =
@@ -381,7 +382,7 @@ bool turbok_cuda_coded_gated(turbok_cuda *s, const turbok_cu_wq *gate, const tur
     for (int32_t t = 0; t < T; t += most)
         if (!turbok_cu_wq_gated(s->cu, s->act, gate, up, fn, (const char *)x + (size_t)t * in,
                                 T - t < most ? T - t : most,
-                                (char *)y + (size_t)t * (size_t)gate->out * size, s->wq_scratch))
+                                (char *)y + (size_t)t * (size_t)gate->out * size, s->wq_scratch, b))
             return false; /* of the first rows as of all */
     return true;
 }

@@ -206,9 +206,9 @@ static int32_t group_shift(const turbok_cu_wq *w)
 }
 
 /* The shared memory of a block, also in *bytes, for so many rows of x; depth 0: there is not enough.
- * digits: for wq_digits.cuh. */
+ * digits: for wq_digits.cuh; normed: rows come after a norm there. */
 static turbok_cu_wq_stream stream_plan(const turbok_cu *cu, const turbok_cu_wq *w, int matrices,
-                                       int32_t rows, bool digits, int64_t *bytes)
+                                       int32_t rows, bool digits, bool normed, int64_t *bytes)
 {
     const int64_t k = entry_inputs(w), entries = (w->in + k - 1) / k;
     const int64_t parts = w->group < k ? k / w->group : 1; /* of groups in an entry */
@@ -226,7 +226,8 @@ static turbok_cu_wq_stream stream_plan(const turbok_cu *cu, const turbok_cu_wq *
                          : w->bits == 4 || w->min       ? entries * parts * 64
                                                         : 0;
     const int64_t tile = (int64_t)2 * TURBOK_CU_WQ_CREW * rows * matrices * 16 * 4;
-    const int64_t most = (cu->shared_optin - x - units - sums - tile) / level;
+    const int64_t others = normed ? rows * w->in * 2 : 0;
+    const int64_t most = (cu->shared_optin - x - units - sums - tile - others) / level;
     int32_t depth = most >= 8 ? 8 : most >= 6 ? 6 : most >= 4 ? 4 : most == 3 ? 3 : 0;
     /* More on the way for one row only makes what it waits for come later. */
     if (digits)
@@ -235,7 +236,7 @@ static turbok_cu_wq_stream stream_plan(const turbok_cu *cu, const turbok_cu_wq *
         depth = most >= 3 ? 3 : 0;
     if (!depth)
         return (turbok_cu_wq_stream){0};
-    *bytes = level * depth + x + units + sums + tile;
+    *bytes = level * depth + x + units + sums + tile + others;
     return (turbok_cu_wq_stream){
         .depth = depth,
         .entries = (int32_t)entries,
@@ -247,6 +248,7 @@ static turbok_cu_wq_stream stream_plan(const turbok_cu *cu, const turbok_cu_wq *
         .units_at = (int32_t)(level * depth + x),
         .sums_at = (int32_t)(level * depth + x + units),
         .tile_at = (int32_t)(level * depth + x + units + sums),
+        .rows_at = (int32_t)(level * depth + x + units + sums + tile),
     };
 }
 
@@ -272,7 +274,7 @@ static bool stream(turbok_cu *cu, const turbok_cu_wq *w, const family *f, int ma
         return false;
     if (counts(w, a->rows)) {
         bool bf16 = f->stream == TURBOK_CU_w4_stream_bf16;
-        plan = stream_plan(cu, w, matrices, a->rows, true, &bytes);
+        plan = stream_plan(cu, w, matrices, a->rows, true, a->norm, &bytes);
         if (plan.depth) {
             int kernel = matrices == 2 ? TURBOK_CU_w4_digits2_f16 : TURBOK_CU_w4_digits_f16;
             pass(cu, w, kernel + bf16, &plan, bytes, *a);
@@ -281,7 +283,7 @@ static bool stream(turbok_cu *cu, const turbok_cu_wq *w, const family *f, int ma
     }
     while (!plan.depth && ++passes <= a->rows) {
         each = (a->rows + passes - 1) / passes;
-        plan = stream_plan(cu, w, matrices, each, false, &bytes);
+        plan = stream_plan(cu, w, matrices, each, false, false, &bytes);
     }
     if (!plan.depth)
         return false;
@@ -361,10 +363,31 @@ static bool alike(const turbok_cu_wq *a, const turbok_cu_wq *b)
            a->zero == b->zero && a->min == b->min && !a->permuted && !b->permuted;
 }
 
+/* Is it a product by wq_digits.cuh that takes what is beside it? */
+static bool takes(const turbok_cu *cu, int32_t act, const turbok_cu_wq *w, int matrices, int32_t T,
+                  const turbok_cu_beside *b)
+{
+    int64_t bytes;
+    return act != TURBO_F32 && !cu->deterministic && !w->perm && T >= 1 && streams(w) &&
+           counts(w, T) && (!b->norm || w->in <= TURBOK_CU_BESIDE_INPUTS) &&
+           stream_plan(cu, w, matrices, T, true, b->norm, &bytes).depth;
+}
+
+bool turbok_cu_wq_beside(turbok_cu *cu, int32_t act, const turbok_cu_wq *w, const void *x,
+                         int32_t T, int32_t out_dtype, void *y, const turbok_cu_beside *b)
+{
+    struct turbok_cu_wq_args a = args_of(w, act, x, T, out_dtype, y);
+    family f = family_of(w->bits, act);
+    a.h = b->h, a.norm = b->norm, a.eps = b->eps;
+    return takes(cu, act, w, 1, T, b) && stream(cu, w, &f, 1, &a);
+}
+
 bool turbok_cu_wq_gated(turbok_cu *cu, int32_t act, const turbok_cu_wq *gate,
                         const turbok_cu_wq *up, int32_t fn, const void *x, int32_t T, void *y,
-                        void *scratch)
+                        void *scratch, const turbok_cu_beside *b)
 {
+    if (b && !takes(cu, act, gate, 2, T, b))
+        return false;
     if (!alike(gate, up) || cu->deterministic || T < 1)
         return false;
     if (act != TURBO_F32 && T > FEW) {
@@ -381,6 +404,8 @@ bool turbok_cu_wq_gated(turbok_cu *cu, int32_t act, const turbok_cu_wq *gate,
     struct turbok_cu_wq_args a = args_of(gate, act, x, T, act, y);
     a.m[1] = up->m;
     a.act = fn;
+    if (b)
+        a.norm = b->norm, a.eps = b->eps;
     family f = family_of(gate->bits, act);
     if (act == TURBO_F32)
         launch_plain(cu, gate->bits, &a);

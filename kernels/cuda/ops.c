@@ -109,10 +109,11 @@ static bool gated_in_one(turbok_cuda *s, const turbo_linear *gate, const turbo_l
                          const turbok_cu_beside *b)
 {
     const turbok_cu_wq *g = turbok_cuda_coded(gate), *u = turbok_cuda_coded(up);
-    if (gate->parts || up->parts || !g != !u || (g && s->cu->deterministic))
+    if (gate->parts || up->parts || !g != !u || (g && s->cu->deterministic) ||
+        (b && !turbok_cuda_fuses(s, gate, T)))
         return false;
     if (g)
-        return !b && turbok_cuda_coded_gated(s, g, u, act, in, T, out);
+        return turbok_cuda_coded_gated(s, g, u, act, in, T, out, b);
     if (gate->bias || up->bias || gate->dtype != up->dtype)
         return false;
     if (!s->cu->deterministic && T <= TURBOK_CU_GEMV_ROWS)

@@ -155,7 +155,8 @@ void turbok_cuda_coded_multiply(turbok_cuda *s, const turbo_linear *w, const voi
                                 int32_t out_dtype, void *y);
 /* turbok_cu_wq_gated of any number of rows. */
 bool turbok_cuda_coded_gated(turbok_cuda *s, const turbok_cu_wq *gate, const turbok_cu_wq *up,
-                             int32_t fn, const void *x, int32_t T, void *y);
+                             int32_t fn, const void *x, int32_t T, void *y,
+                             const turbok_cu_beside *b);
 uint64_t turbok_cuda_coded_scratch(const turbok_cu *cu, int32_t max_tokens);
 /* y [T,out] of out_dtype = x [T,in] W^T + bias */
 void turbok_cuda_multiply(turbok_cuda *s, const turbo_linear *w, const void *x, int32_t T,
@@ -177,6 +178,8 @@ void turbok_cuda_flush(turbok_cuda *s); /* the norm too */
 /* ops->rmsnorm */
 void turbok_cuda_rmsnorm(turbok_cuda *s, void *h, const void *delta, const float *w, float eps,
                          int32_t T, int32_t E, void *out);
+/* Do products of T rows with w have norms and sums beside them? */
+bool turbok_cuda_fuses(const turbok_cuda *s, const turbo_linear *w, int32_t T);
 /* Is `in` the output of a norm that was not launched? Then a product of s->norm.h with b takes its place. */
 bool turbok_cuda_normed(turbok_cuda *s, const void *in, int32_t T, int64_t E, turbok_cu_beside *b);
 /* turbok_cuda_multiply, now or with the next op, with the norm before it where there is one. */

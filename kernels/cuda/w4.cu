@@ -6,7 +6,7 @@
 #define FOR(T) \
     TURBOK_KERNEL(w4_stream_##T, wq, 512, 1) { wq::stream<T, 4, 1>(a); } \
     TURBOK_KERNEL(w4_stream2_##T, wq, 512, 1) { wq::stream<T, 4, 2>(a); } \
-    TURBOK_KERNEL(w4_digits_##T, wq, 512, 1) { wq::digits<T, 1>(a); } \
+    TURBOK_KERNEL(w4_digits_##T, wq, TURBOK_CU_ROOMY, 1) { wq::digits<T, 1>(a); } \
     TURBOK_KERNEL(w4_digits2_##T, wq, 512, 1) { wq::digits<T, 2>(a); } \
     TURBOK_KERNEL(w4_gemv_##T, wq, 256, 3) { wq::gemv<T, 4, 1, false>(a); } \
     TURBOK_KERNEL(w4_gemv2_##T, wq, 256, 2) { wq::gemv<T, 4, 2, false>(a); } \

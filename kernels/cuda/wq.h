@@ -51,12 +51,16 @@ int32_t turbok_cu_wq_most(const turbok_cu *cu, int32_t act, const turbok_cu_wq *
  * weights; more go to tensor cores in blocks, as codes where w8a8.h covers them. With cu->deterministic the bits of a row do not depend on T. */
 void turbok_cu_wq_linear(turbok_cu *cu, int32_t act, const turbok_cu_wq *w, const void *x,
                          int32_t T, int32_t out_dtype, void *y, int64_t ldy, void *scratch);
+/* The same in one launch with what is beside it, as turbok_cu_gemv_beside (ops.h): by wq_digits.cuh alone; else false, and
+ * nothing launched. */
+bool turbok_cu_wq_beside(turbok_cu *cu, int32_t act, const turbok_cu_wq *w, const void *x,
+                         int32_t T, int32_t out_dtype, void *y, const turbok_cu_beside *b);
 /* y = fn(x gate^T) * (x up^T). scratch: as of turbok_cu_wq_linear. False, and nothing done, when two products are not
  * made as one: more than 8 rows of what wide.h does not cover (of fp32 any number is covered), the two of different
- * formats, permuted inputs, cu->deterministic. */
+ * formats, permuted inputs, cu->deterministic, or b (a norm; or NULL) and no product by wq_digits.cuh. */
 bool turbok_cu_wq_gated(turbok_cu *cu, int32_t act, const turbok_cu_wq *gate,
                         const turbok_cu_wq *up, int32_t fn, const void *x, int32_t T, void *y,
-                        void *scratch);
+                        void *scratch, const turbok_cu_beside *b);
 /* Rows as numbers of act, [n,in]: rows[i] on the device, or with NULL first + i; out of range: zeros. For
  * embeddings, and for a dense product with many rows. */
 void turbok_cu_wq_rows(turbok_cu *cu, int32_t act, const turbok_cu_wq *w, const int32_t *rows,

@@ -9,7 +9,9 @@
  * second. Numbers of bf16 down to 2^-15 of the largest of an entry are kept exactly, of f16 down to 2^-12,
  * others to 2^-23 of it. What a column counts multiplies its fp32 sum once an entry. A zero is taken off with
  * the sum of a group's inputs, which stands in the column of the high digit. An entry with a number that is not
- * finite makes its row NaN. */
+ * finite makes its row NaN.
+ *
+ * RMSNorm may be the beginning and h += the end, as in gemv.cu. */
 #ifndef TURBOK_CUDA_WQ_DIGITS_CUH
 #define TURBOK_CUDA_WQ_DIGITS_CUH
 
@@ -33,10 +35,10 @@ DEVICE void digits_of(const uint32_t n[4], uint32_t d[DIGITS])
     d[2] = __byte_perm(ab, cd, 0x5410u) ^ 0x80808080u;
 }
 
-/* Digits [rows * DIGITS][entries * ENTRY] in the order of the B operand, x_stride apart; sums [part][COLUMNS] of the
+/* Of rows from [rows][in]: digits [rows * DIGITS][entries * ENTRY] in the order of the B operand, x_stride apart; sums [part][COLUMNS] of the
  * inputs of a group, units [entry][COLUMNS]: what a column counts. Two columns are a lane's. */
 template <class T, int NG, form FORM>
-DEVICE void stage_digits(const args &a, char *x, float *sums, float *units)
+DEVICE void stage_digits(const args &a, const T *from, char *x, float *sums, float *units)
 {
     constexpr int LANES = ENTRY / 8, UNITS = LANES / NG; /* lanes of 8 inputs */
     constexpr bool SPLIT = NG == 4; /* a lane's inputs lie in two places: wq.cuh */
@@ -45,8 +47,8 @@ DEVICE void stage_digits(const args &a, char *x, float *sums, float *units)
     for (int row = 0; row < a.rows; row++)
         for (int first = warp_id() * 32; first < n; first += CREW * 32) {
             const int u = first + lane_id();
-            const uint4 v = u * 8 < a.in ? load16((const uint16_t *)a.x + row * a.in + u * 8)
-                                         : make_uint4(0, 0, 0, 0);
+            const uint4 v =
+                u * 8 < a.in ? load16(from + row * a.in + u * 8) : make_uint4(0, 0, 0, 0);
             float f[8];
             uint32_t most = 0;
             UNROLL
@@ -192,7 +194,7 @@ template <int MT> DEVICE void add_columns(const args &a, const float acc[MT][4],
 }
 
 /* Dynamic shared memory: queues [CREW][DEPTH][MT][entry_bytes], digits, units, sums of groups, sums of a tile of
- * each warp for this tile and for the one before. MT 2: a tile of each of two matrices. */
+ * each warp for this tile and for the one before, rows after a norm. MT 2: a tile of each of two matrices. */
 template <class T, int MT, int NG, form FORM> DEVICE void digit_tiles(const args &a)
 {
     char *space = shared_dynamic(), *x = space + a.stream.x_at;
@@ -202,20 +204,33 @@ template <class T, int MT, int NG, form FORM> DEVICE void digit_tiles(const args
     const int lane = lane_id(), warp = warp_id(), j = lane & 3, g = lane >> 2;
     const int count = warp < a.stream.entries ? (a.stream.entries - warp - 1) / CREW + 1 : 0;
     int slot = 0, turn = 0;
+    const T *rows = (const T *)a.x;
+    norm_weights weights; /* asked for before the queue is filled, which they would wait for */
     stream_queue<4, MT, NG> q;
+    if (a.norm)
+        weights.load(a.norm, (int)a.in);
     q.begin(a, space, count);
     UNROLL_BY(1)
     for (int i = 0; i < DEPTH; i++)
         q.ask(i);
     grid_wait();
-    stage_digits<T, NG, FORM>(a, x, sums, units);
+    if (a.norm) {
+        T *normed = (T *)(void *)(space + a.stream.rows_at);
+        stage_rows(rows, a.rows, (int)a.in, a.norm, weights, a.eps, both, 1, normed);
+        rows = normed;
+    }
+    stage_digits<T, NG, FORM>(a, rows, x, sums, units);
     __syncthreads();
     /* Lanes of columns that are not there take others: their sums are not stored. */
     x += (g < a.rows * DIGITS ? g : g & 1) * a.stream.x_stride + warp * ENTRY + j * 16;
     const float2 *unit = (const float2 *)(const void *)units + warp * (COLUMNS / 2) + j;
     const float2 *sum = (const float2 *)(const void *)sums + warp * (NG * COLUMNS / 2) + j;
     for (int tile = (int)blockIdx.x; tile < q.tiles; tile += (int)gridDim.x, turn ^= 1) {
+        const int64_t o = tile * (int64_t)16 + lane % 16;
         float acc[MT][4];
+        T before = from_f<T>(0);
+        if (MT == 1 && a.h && (int)threadIdx.x < 16 * a.rows && o < a.out_dim)
+            before = ((const T *)a.h)[lane / 16 * a.ld + o];
         UNROLL
         for (int i = 0; i < MT; i++)
             zero4(acc[i]);
@@ -246,7 +261,7 @@ template <class T, int MT, int NG, form FORM> DEVICE void digit_tiles(const args
         }
         add_columns<MT>(a, acc, both + (turn * CREW + warp) * a.rows * (MT * 16));
         __syncthreads();
-        stream_store<T, MT>(a, tile, both + turn * CREW * a.rows * (MT * 16));
+        stream_store<T, MT>(a, tile, both + turn * CREW * a.rows * (MT * 16), &before);
     }
 }
 

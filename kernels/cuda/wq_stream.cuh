@@ -12,6 +12,7 @@
 #ifndef TURBOK_CUDA_WQ_STREAM_CUH
 #define TURBOK_CUDA_WQ_STREAM_CUH
 
+#include "cuda/norm_row.cuh"
 #include "cuda/wq.cuh"
 
 namespace wq
@@ -274,8 +275,9 @@ DEVICE void stream_entry(const args &a, stream_queue<BITS, MT, NG> &q, int slot,
     }
 }
 
-/* Adds the warps' sums [warp][row][MT * 16] of a tile and stores its results. */
-template <class T, int MT> DEVICE void stream_store(const args &a, int tile, const float *sums)
+/* Adds the warps' sums [warp][row][MT * 16] of a tile and stores its results. before: this thread's number of h. */
+template <class T, int MT>
+DEVICE void stream_store(const args &a, int tile, const float *sums, const T *before = nullptr)
 {
     for (int t = (int)threadIdx.x; t < a.rows * 16; t += CREW * 32) {
         const int row = t / 16;
@@ -294,6 +296,8 @@ template <class T, int MT> DEVICE void stream_store(const args &a, int tile, con
         if (MT == 2)
             v = activation(a.act, v) * with_bias(a.m[1].bias, o, up);
         store<T>(a, row, o, v);
+        if (MT == 1 && before && a.h)
+            add_to((T *)a.h + row * a.ld + o, *before, v);
     }
 }
 

@@ -247,12 +247,44 @@ static void test_described(void **state)
     tiny_model_remove(folder);
 }
 
+/* Steps of one and two tokens have the bits they have with every norm as a kernel of its own, of which there are fewer. */
+static void test_fused(void **state)
+{
+    static const struct {
+        const char *quantize;
+        int32_t chunk;
+    } rows[] = {{"", 1}, {"", 2}, {"int4", 1}};
+    static const char *const widths[2] = {"2147483647", "1"};
+    static float got[2][20 * 300];
+    char folder[64];
+    (void)state;
+    tiny_model m = random_model;
+    m.bf16 = 1; /* products of mixed types are another kernel's */
+    tiny_model_write(&m, folder);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        long norms[2] = {0, 0};
+        for (int fused = 0; fused < 2; fused++) {
+            turbod_engine_opts o = on_cuda("bf16");
+            o.quantize = rows[i].quantize;
+            setenv("TURBO_CUDA_FUSE", widths[fused], 1);
+            norms[fused] -= fake.handle ? fake.launched("rmsnorm") : 0;
+            logits_of(folder, o, 20, rows[i].chunk, 300, got[fused]);
+            norms[fused] += fake.handle ? fake.launched("rmsnorm") : 0;
+        }
+        assert_memory_equal(got[0], got[1], sizeof got[0]);
+        if (fake.handle) /* the first of a step has no product before it that could add */
+            assert_true(norms[0] >= 5 * 20 / rows[i].chunk && norms[1] * 2 < norms[0]);
+    }
+    tiny_model_remove(folder);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_logits),    cmocka_unit_test(test_coded_cache),
         cmocka_unit_test(test_tokens),    cmocka_unit_test(test_gaps),
         cmocka_unit_test(test_described), cmocka_unit_test(test_deterministic),
+        cmocka_unit_test(test_fused),
     };
     setenv("TURBO_CUDA_FUSE", "1",
            1); /* norms of rows as narrow as these, too, become parts of products */

@@ -1,132 +1,7 @@
 /* tests/cuda/test_w4.c: products with matrices of 4 and 8 bits against a model in double precision that
  * reads the grid by its definition. Random odd shapes, every kind of grid, every type. */
-#include "cuda/wq.h"
-#include "internal.h"
-#include "q_kit.h"
-
-typedef struct grid {
-    turbok_grid g;
-    int64_t out, in;
-    uint8_t *codes, *zero;
-    void *scale;
-    float *min, *table;
-    int32_t *perm;
-    float *bias;
-} grid;
-
-enum { PLAIN, ZERO, MIN, FAR, TABLE, KINDS }; /* FAR: an offset that bf16 cannot hold */
-
-static double e4m3(unsigned c)
-{
-    int e = (int)(c >> 3 & 15), m = (int)(c & 7);
-    double v = e ? ldexp(8 + m, e - 10) : ldexp(m, -9);
-    return c & 128 ? -v : v;
-}
-
-static void *filled(size_t n, size_t size)
-{
-    uint8_t *p = malloc(n * size);
-    assert_non_null(p);
-    for (size_t i = 0; i < n * size; i++)
-        p[i] = (uint8_t)rnd();
-    return p;
-}
-
-static grid make_grid(int bits, int kind, int64_t out, int64_t in, int group, int scale, bool perm)
-{
-    grid t = {.out = out, .in = in};
-    size_t n = (size_t)(out * (in / group));
-    t.codes = filled((size_t)(out * in * bits / 8), 1);
-    t.scale = malloc(n * 4);
-    t.zero = malloc(n);
-    t.min = malloc(n * sizeof *t.min);
-    t.table = malloc(256 * sizeof *t.table);
-    t.perm = malloc((size_t)in * sizeof *t.perm);
-    t.bias = malloc((size_t)out * sizeof *t.bias);
-    for (size_t i = 0; i < n; i++) {
-        act_put(scale, t.scale, (int64_t)i, uniform(0.002f, 0.05f) * (rnd() % 8 ? 1 : -1));
-        t.zero[i] = (uint8_t)(bits == 8 ? rnd() : rnd() % 17);
-        t.min[i] = uniform(-0.3f, 0.3f);
-    }
-    for (int c = 0; c < 256; c++)
-        t.table[c] = uniform(-1, 1);
-    for (int64_t k = 0; k < in; k++) {
-        int64_t to = (int64_t)(rnd() % (uint32_t)(k + 1));
-        t.perm[k] = t.perm[to];
-        t.perm[to] = (int32_t)k;
-    }
-    for (int64_t o = 0; o < out; o++)
-        t.bias[o] = uniform(-1, 1);
-    t.g = (turbok_grid){
-        .bits = bits,
-        .group = group,
-        .scale_dtype = scale,
-        .offset = kind == FAR ? 200
-                  : bits == 8 ? 128
-                              : 8,
-        .codes = t.codes,
-        .scale = t.scale,
-        .zero = kind == ZERO ? t.zero : NULL,
-        .min = kind == MIN || kind == FAR ? t.min : NULL,
-        .table = kind == TABLE ? t.table : NULL,
-        .perm = perm ? t.perm : NULL,
-    };
-    return t;
-}
-
-static void make_e4m3(grid *t)
-{
-    for (unsigned c = 0; c < 256; c++)
-        t->table[c] = (c & 127) == 127 ? NAN : (float)e4m3(c);
-    for (int64_t i = 0; i < t->out * t->in; i++)
-        if ((t->codes[i] & 127) == 127)
-            t->codes[i] ^= 1;
-}
-
-static void drop_grid(grid *t)
-{
-    free(t->codes);
-    free(t->scale);
-    free(t->zero);
-    free(t->min);
-    free(t->table);
-    free(t->perm);
-    free(t->bias);
-}
-
-static turbok_cu_wq put_grid(const grid *t, bool bias)
-{
-    turbok_cu_wq w;
-    turbo_err err = {{0}};
-    must(turbok_cu_wq_plan(&t->g, t->out, t->in, bias, &w, &err), &err);
-    bool e4m3_codes;
-    must(turbok_cu_wq_check(&t->g, t->out, t->in, &e4m3_codes, &err), &err);
-    if (e4m3_codes)
-        w.kind = TURBOK_CU_Q_E4M3;
-    char *image = malloc(w.bytes);
-    assert_non_null(image);
-    memset(image, 0xff, w.bytes);
-    const float *b = bias ? t->bias : NULL;
-    if (w.tiles > 2 && !t->g.table) { /* the rows as two grids, one below the other */
-        int64_t cut = w.tiles / 2 * 16, n = w.groups * cut;
-        turbok_grid low = t->g;
-        low.codes += cut * t->in * t->g.bits / 8;
-        low.scale = (const char *)low.scale + (size_t)n * act_size(t->g.scale_dtype);
-        low.zero = low.zero ? low.zero + n : NULL;
-        low.min = low.min ? low.min + n : NULL;
-        turbok_cu_wq_pack(&w, &low, cut, t->out - cut, b ? b + cut : NULL, TURBO_F32, cut / 16,
-                          w.tiles, image);
-        turbok_cu_wq_pack(&w, &t->g, 0, cut, b, TURBO_F32, 0, cut / 16, image);
-    } else { /* as two threads would */
-        int64_t half = w.tiles / 2;
-        turbok_cu_wq_pack(&w, &t->g, 0, t->out, b, TURBO_F32, half, w.tiles, image);
-        if (half)
-            turbok_cu_wq_pack(&w, &t->g, 0, t->out, b, TURBO_F32, 0, half, image);
-    }
-    turbok_cu_wq_place(&w, turbok_cu_at(device_put(image, w.bytes)));
-    free(image);
-    return w;
-}
+#include "cuda/ops.h"
+#include "grid_kit.h"
 
 /* Row o as the device multiplies it: tables in the type of the activations. size[k]: the numbers that meet
  * in the sum, for the error bound. */
@@ -429,7 +304,7 @@ static void test_gated(void)
         void *dx = device_put(x, (size_t)(r.rows * in) * act_size(r.act));
         void *dy = device_new((size_t)n * act_size(r.act));
         assert_true(turbok_cu_wq_gated(cu, r.act, &wg, &wu, TURBO_ACT_SILU, dx, r.rows, dy,
-                                       scratch_for(in, r.rows)));
+                                       scratch_for(in, r.rows), NULL));
         device_get(y, dy, (size_t)n * act_size(r.act));
         compare(&gate, &up, &r, x, y, 1);
         device_end();
@@ -513,6 +388,65 @@ static void test_invariance(void)
     cu->warp_groups = groups;
 }
 
+static void same(const void *a, const void *b, size_t bytes)
+{
+    char *x = malloc(bytes), *y = malloc(bytes);
+    device_get(x, a, bytes);
+    device_get(y, b, bytes);
+    assert_memory_equal(x, y, bytes);
+    free(x), free(y);
+}
+
+/* Norms and sums beside a product of one or two rows: the bits are those of the kernels apart. */
+static void beside_case(const grid *t, int32_t act, int32_t T, bool bias)
+{
+    const size_t y_bytes = (size_t)(T * t->out) * 2, x_bytes = (size_t)(T * t->in) * 2;
+    turbok_cu_wq w = put_grid(t, bias);
+    void *x = random_rows(act, T * t->in), *h = random_rows(act, T * t->out);
+    float *norm = random_rows(TURBO_F32, t->in);
+    void *dx = device_put(x, x_bytes), *normed = device_new(x_bytes), *y[2], *dh[2];
+    void *scratch = scratch_for(t->in, T);
+    for (int i = 0; i < 2; i++) {
+        dh[i] = device_put(h, y_bytes);
+        y[i] = device_new(y_bytes);
+    }
+    const turbok_cu_beside b = {dh[1], device_put(norm, (size_t)t->in * 4), 1e-5f};
+    const turbok_cu_beside only = {.norm = b.norm, .eps = b.eps};
+    turbok_cu_rmsnorm(cu, act, dx, NULL, b.norm, b.eps, T, (int32_t)t->in, normed);
+    turbok_cu_wq_linear(cu, act, &w, normed, T, act, y[0], t->out, scratch);
+    turbok_cu_add(cu, act, dh[0], y[0], T * t->out);
+    assert_true(turbok_cu_wq_beside(cu, act, &w, dx, T, act, y[1], &b));
+    same(y[0], y[1], y_bytes);
+    same(dh[0], dh[1], y_bytes);
+    assert_true(
+        turbok_cu_wq_gated(cu, act, &w, &w, TURBO_ACT_SILU, normed, T, y[0], scratch, NULL));
+    assert_true(turbok_cu_wq_gated(cu, act, &w, &w, TURBO_ACT_SILU, dx, T, y[1], scratch, &only));
+    same(y[0], y[1], y_bytes);
+    device_end();
+    free(x), free(h), free(norm);
+}
+
+static void test_beside(void)
+{
+    static const struct {
+        int kind, group, scale;
+        int64_t out, in;
+        int32_t act, T;
+    } cases[] = {
+        {ZERO, 128, TURBO_BF16, 330, 640, TURBO_BF16, 1},
+        {PLAIN, 32, TURBO_F16, 75, 2208, TURBO_BF16, 2},
+        {MIN, 64, TURBO_F32, 90, 4224, TURBO_F16, 2},
+        {ZERO, 64, TURBO_F32, 20, 192, TURBO_F16, 1},
+        {PLAIN, 128, TURBO_BF16, 100, 8192, TURBO_BF16, 2},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        grid t = make_grid(4, cases[i].kind, cases[i].out, cases[i].in, cases[i].group,
+                           cases[i].scale, false);
+        beside_case(&t, cases[i].act, cases[i].T, i % 2);
+        drop_grid(&t);
+    }
+}
+
 static void refused(grid *t, turbo_status want, const char *text)
 {
     turbok_cu_wq w;
@@ -571,6 +505,7 @@ int main(void)
     RUN(test_gated);
     RUN(test_rows);
     RUN(test_invariance);
+    RUN(test_beside);
     RUN(test_refusals);
     RUN(test_large);
     turbok_cu_close(cu);

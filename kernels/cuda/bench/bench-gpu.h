@@ -36,13 +36,16 @@ enum { SHAPES = 3 };
 /* The products of a decode step of at most 256 sequences with other weights than bf16. */
 enum { QUANT_QKV, QUANT_WO, QUANT_GATED, QUANT_DOWN };
 typedef struct products {
-    /* y = the matrix of a layer times x [T,in]; QUANT_GATED: gate, up and what joins them. */
-    void (*layer)(void *ctx, int which, int32_t layer, const void *x, int32_t T, void *y);
+    /* y = the matrix of a layer times x [T,in]; QUANT_GATED: gate, up and what joins them. b: what is beside it, or NULL;
+     * false, and nothing done: it does not take that. */
+    bool (*layer)(void *ctx, int which, int32_t layer, const void *x, int32_t T, void *y,
+                  const turbok_cu_beside *b);
     /* logits [R,V]; NULL: the table is the head as well */
     void (*head)(void *ctx, const shape *s, const void *x, int32_t R, float *logits);
     void *ctx;
     void *table; /* of embeddings, [V,E] bf16 */
     double bytes; /* of all weights of a step */
+    bool beside; /* of one row, norms and sums are beside them */
 } products;
 /* Measures and reports a step of S sequences at context 512 (parts.c). */
 void step_with(const shape *s, const products *p, int32_t S, const char *text);

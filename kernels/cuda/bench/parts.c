@@ -266,9 +266,10 @@ static void product_of(model *w, int which, int32_t l, const void *x, void *y,
     const int32_t T = w->b.T, in = qkv ? m->E : down ? m->I : m->H * m->D;
     const int32_t out = qkv ? (m->H + 2 * m->K) * m->D : m->E;
     const void *a = qkv ? d->qkv : down ? d->down : d->wo;
-    if (w->with)
-        w->with->layer(w->with->ctx, which, l, x, T, y);
-    else if (which == QUANT_GATED)
+    if (w->with) {
+        if (!w->with->layer(w->with->ctx, which, l, x, T, y, b))
+            turbok_cu_note(cu, TURBOK_CU_INVALID, "a product does not take what is beside it");
+    } else if (which == QUANT_GATED)
         join(w, d, x, T, b);
     else if (!b || !turbok_cu_gemv_beside(cu, TURBO_BF16, a, TURBO_BF16, NULL, out, in, x, T,
                                           TURBO_BF16, y, b))
@@ -286,7 +287,8 @@ static void run_part(model *w, part what, int32_t l, const void *delta)
     const shape *m = &w->m;
     const layer *y = &w->layers[l];
     int32_t T = w->b.T, act = TURBO_BF16;
-    const bool few = T <= TURBOK_CU_BESIDE_ROWS && m->E >= cu->fused_width && !w->with;
+    const bool few =
+        T <= (w->with ? w->with->beside : TURBOK_CU_BESIDE_ROWS) && m->E >= cu->fused_width;
     const turbok_cu_beside norm = {.norm = y->norm, .eps = 1e-5f}, sum = {.h = w->h};
     w->at.layer = l;
     if (few && (what == NORM || what == SECOND_NORM))

@@ -24,7 +24,7 @@ static void multiply(void *ctx)
         }
         turbok_cu_wq_place(&j->up, j->base_up + (uint64_t)i * j->up.bytes);
         if (!turbok_cu_wq_gated(cu, TURBO_BF16, &j->w, &j->up, TURBO_ACT_SILU, j->x, j->T, j->y,
-                                j->scratch))
+                                j->scratch, NULL))
             turbok_cu_note(cu, TURBOK_CU_INVALID, "a gated product is not covered");
     }
 }
@@ -119,22 +119,28 @@ typedef struct quant_model {
     void *dense_head, *scratch, *other; /* other: [T,I] of up, where no kernel joins it with gate */
 } quant_model;
 
-static void product(void *ctx, int which, int32_t layer, const void *x, int32_t T, void *y)
+static bool product(void *ctx, int which, int32_t layer, const void *x, int32_t T, void *y,
+                    const turbok_cu_beside *b)
 {
     quant_model *m = ctx;
     turbok_cu_wq *w = &m->q[which];
     turbok_cu_wq_place(w, m->images[which] + (uint64_t)layer * w->bytes);
+    if (which != QUANT_GATED && b)
+        return turbok_cu_wq_beside(cu, TURBO_BF16, w, x, T, TURBO_BF16, y, b);
     if (which != QUANT_GATED) {
         turbok_cu_wq_linear(cu, TURBO_BF16, w, x, T, TURBO_BF16, y, w->out, m->scratch);
-        return;
+        return true;
     }
     turbok_cu_wq up = *w;
     turbok_cu_wq_place(&up, m->images[4] + (uint64_t)layer * w->bytes);
-    if (turbok_cu_wq_gated(cu, TURBO_BF16, w, &up, TURBO_ACT_SILU, x, T, y, m->scratch))
-        return;
+    const bool one =
+        turbok_cu_wq_gated(cu, TURBO_BF16, w, &up, TURBO_ACT_SILU, x, T, y, m->scratch, b);
+    if (one || b)
+        return one;
     turbok_cu_wq_linear(cu, TURBO_BF16, w, x, T, TURBO_BF16, y, w->out, m->scratch);
     turbok_cu_wq_linear(cu, TURBO_BF16, &up, x, T, TURBO_BF16, m->other, w->out, m->scratch);
     turbok_cu_activate(cu, TURBO_BF16, TURBO_ACT_SILU, y, m->other, (int64_t)T * w->out, y);
+    return true;
 }
 
 static void head_of(void *ctx, const shape *s, const void *x, int32_t R, float *logits)
@@ -168,7 +174,8 @@ static void quant_step(const shape *s, const kind *f, const kind *head)
     m.other = room((size_t)s->I * MOST * 2);
     turbok_cu_fill(cu, turbok_cu_at(m.scratch), 0, TURBOK_CU_WQ_COUNTERS);
     bytes += m.head.bits ? bytes_of(&m.head) : 2.0 * s->V * s->E;
-    const products p = {product, m.head.bits ? head_of : NULL, &m, m.dense_head, bytes};
+    const products p = {product,     m.head.bits ? head_of : NULL, &m, m.dense_head, bytes,
+                        f->bits == 4};
     char text[96];
     snprintf(text, sizeof text, "%s %s, head %s", s->name, f->name, head ? head->name : "bf16");
     for (int i = 0; i < (quick ? 2 : 5); i++)
