@@ -10,7 +10,9 @@ enum {
     MOST_SPLIT = 16,
     BLOCKS = TURBOK_CU_WQ_COUNTERS / 4, /* that split sums */
     SUMS = 128 * 128 * 4, /* bytes of a block's, at most */
-    EDGE = 3, /* spans that take as long as begin and end of a block */
+    EDGE =
+        200, /* what begin and end of a block take, and what it takes that blocks meet; in 10 ns */
+    MEET = 100,
     SLAB = 128 /* rows at a time where a row's bits must not depend on T */
 };
 
@@ -24,15 +26,15 @@ enum {
     SUMS_SCALED = 0,
     ROWS_SCALED = 4,
     NUMBERS_SCALED = 8,
-    GENERAL32 = 12,
-    GENERAL16 = 14,
+    GENERAL32 = 11,
+    GENERAL16 = 13,
     TALLEST = 3
 };
 static const block_kind kinds[] = {
     {1, 32, 128, false}, {1, 64, 128, false}, {1, 128, 128, false}, {2, 128, 128, false},
     {1, 32, 128, false}, {1, 64, 128, false}, {1, 128, 128, false}, {2, 128, 128, false},
-    {1, 32, 32, false},  {1, 64, 32, false},  {1, 128, 32, false},  {2, 64, 32, false},
-    {1, 64, 32, true},   {1, 128, 32, true},  {1, 64, 16, true},    {1, 128, 16, true},
+    {1, 32, 32, false},  {1, 64, 32, false},  {1, 128, 32, false},  {1, 64, 32, true},
+    {1, 128, 32, true},  {1, 64, 16, true},   {1, 128, 16, true},
 };
 
 static int64_t over(int64_t n, int64_t each)
@@ -59,19 +61,23 @@ uint64_t turbok_cu_wide_bytes(const turbok_cu_wq *w, int32_t rows)
     return row_bytes(w->in, rows) + sums;
 }
 
-/* As many splits as make `blocks` blocks end first, of which a multiprocessor has `each`. The rows of a block must not decide
- * it where a row's bits must not depend on T. */
-static int32_t splits_for(const turbok_cu *cu, int64_t spans, int64_t blocks, int each,
+/* As many splits as make `blocks` blocks end first, by what was measured on an H200, in 10 ns. The rows of a block must not
+ * decide it where a row's bits must not depend on T. */
+static int32_t splits_for(const turbok_cu *cu, const turbok_cu_wq *w, int64_t blocks, int32_t rows,
                           uint64_t bytes)
 {
-    const int64_t room = (int64_t)(bytes / SUMS) / blocks;
-    const int64_t places = (int64_t)cu->sm_count * (cu->deterministic ? 1 : each);
+    rows = cu->deterministic ? SLAB : rows;
+    const int each = TURBOK_CU_WQ_WIDE_BLOCKS(rows);
+    const int64_t room = (int64_t)(bytes / SUMS) / blocks, spans = w->in / SPAN;
+    const int64_t span = 55 * each, gather = rows / 2 + 4; /* of a split */
     int64_t best = INT64_MAX;
     int32_t split = 1;
     for (int32_t n = 1; n <= MOST_SPLIT && n <= spans && blocks <= BLOCKS; n++) {
         if (n > 1 && n > room)
             break;
-        const int64_t time = over(blocks * n, places) * (over(spans, n) + EDGE) + (n > 1 ? n : 0);
+        const int64_t time =
+            over(blocks * n, (int64_t)cu->sm_count * each) * (over(spans, n) * span + EDGE) +
+            (n > 1 ? n * gather + MEET : 0);
         if (time < best)
             best = time, split = n;
     }
@@ -158,9 +164,7 @@ void turbok_cu_wide_linear(turbok_cu *cu, int32_t act, const turbok_cu_wq *w,
         };
         turbok_cu_dim grid = {(unsigned)over(n, k->rows), (unsigned)over(w->out, 128 * k->mt), 1};
         const int64_t blocks = (int64_t)grid.x * grid.y;
-        a.split = k->mt > 1 ? 1
-                            : splits_for(cu, w->in / SPAN, blocks,
-                                         TURBOK_CU_WQ_WIDE_BLOCKS(k->rows), room->bytes);
+        a.split = k->mt > 1 ? 1 : splits_for(cu, w, blocks, k->rows, room->bytes);
         grid.z = (unsigned)a.split;
         turbok_cu_launch(cu, kernels[w->bits == 8][act == TURBO_BF16] + x->kernel, grid,
                          TURBOK_CU_DIM(WIDE_THREADS),

@@ -21,7 +21,6 @@
     KIND(T, wide32g, 2, 1, 32, NUMBERS) \
     KIND(T, wide64g, 1, 1, 64, NUMBERS) \
     KIND(T, wide128g, 1, 1, 128, NUMBERS) \
-    KIND(T, tallg, 1, 2, 64, NUMBERS) \
     KIND(T, wide64x, 1, 1, 64, GENERAL32) \
     KIND(T, wide128x, 1, 1, 128, GENERAL32) \
     KIND(T, wide64s, 1, 1, 64, GENERAL16) \

@@ -38,7 +38,7 @@ template <class T, class S> DEVICE bool gather_splits(const args &a, uint32_t *l
     if (!last[0])
         return false;
     __threadfence();
-    UNROLL_BY(1)
+    UNROLL_BY(128 / S::N)
     for (int z = 0; z < a.split; z++)
         UNROLL
     for (int m = 0; m < S::MT; m++)

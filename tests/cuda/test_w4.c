@@ -354,9 +354,10 @@ static void test_rows(void)
 /* With `deterministic` a row's bits do not depend on its neighbours. */
 static void invariance_cases(void)
 {
+    static const int groups[] = {128, 32, 1024};
     cu->deterministic = true;
-    for (int bits = 4; bits <= 8; bits += 4) {
-        grid t = make_grid(bits, ZERO, 40, 128 * 8, 128, TURBO_F16, false);
+    for (int i = 0; i < 6; i++) {
+        grid t = make_grid(i % 2 ? 8 : 4, ZERO, 40, 128 * 8, groups[i / 2], TURBO_F16, false);
         turbok_cu_wq w = put_grid(&t, true);
         enum { ROWS = 140 };
         uint16_t *x = random_rows(TURBO_BF16, ROWS * t.in), all[ROWS * 40], one[40];
@@ -365,8 +366,8 @@ static void invariance_cases(void)
         turbok_cu_wq_linear(cu, TURBO_BF16, &w, dx, ROWS, TURBO_BF16, dy, t.out, scratch);
         device_get(all, dy, sizeof all);
         static const int picks[] = {0, 7, 63, 139};
-        for (int i = 0; i < 4; i++) {
-            int r = picks[i];
+        for (int k = 0; k < 4; k++) {
+            int r = picks[k];
             turbok_cu_wq_linear(cu, TURBO_BF16, &w, (uint16_t *)dx + r * t.in, 1, TURBO_BF16, dy,
                                 t.out, scratch);
             device_get(one, dy, sizeof one);
