@@ -179,6 +179,10 @@ struct turbok_cu_decode_args { /* one new token a sequence; sequences with more 
     int32_t slots; /* 0: every sequence and KV head in one piece */
     int32_t block_shift; /* log2 of block_tokens; -1: no power of two */
 };
+/* What the copy unit knows of a matrix; made by the driver. */
+typedef struct turbok_cu_map {
+    uint64_t opaque[16];
+} __attribute__((aligned(64))) turbok_cu_map;
 struct turbok_cu_prefill_args { /* sequences with more than `shortest` new tokens */
     turbok_cu_attn at;
     turbok_cu_batch b;
@@ -186,6 +190,9 @@ struct turbok_cu_prefill_args { /* sequences with more than `shortest` new token
     void *out; /* [T,H,D] act */
     int32_t shortest;
     int32_t block_shift; /* log2 of block_tokens; -1: no power of two */
+    /* prefill_wide: all blocks as rows [head_dim], in boxes of so many (0: there is no map); rows of a block, of a plane. */
+    turbok_cu_map map;
+    int32_t map_rows, map_block, map_plane, reserved;
 };
 /* Of prefill_wide: threads, keys of a tile, tiles of keys and of values in shared memory. */
 enum { TURBOK_CU_WIDE_THREADS = 384, TURBOK_CU_WIDE_KEYS = 64, TURBOK_CU_WIDE_STAGES = 4 };
@@ -234,10 +241,6 @@ enum {
     TURBOK_CU_GEMM_WIDE_BAND = 16,
     TURBOK_CU_GEMM_WIDE_SHARED = TURBOK_CU_GEMM_WIDE_TILES + 8 * 16 * 144
 };
-/* What the copy unit knows of a matrix; made by the driver. */
-typedef struct turbok_cu_map {
-    uint64_t opaque[16];
-} __attribute__((aligned(64))) turbok_cu_map;
 struct turbok_cu_gemm_wide_args { /* types of weights and x are the kernel's; in % 8 == 0 */
     turbok_cu_map x; /* boxes of 128 rows */
     turbok_cu_map w[2][2]; /* of outs[0] / 2 and outs[1] / 2 rows: W twice, or gate and up */

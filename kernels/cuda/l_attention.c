@@ -98,6 +98,21 @@ static int32_t shift_of(int32_t block_tokens)
 static const int decode_kernels[6][2] = KINDS(decode), brief_kernels[6][2] = KINDS(brief),
                  prefill_kernels[6][2] = KINDS(prefill);
 
+/* The map of all blocks for prefill_wide; rows of 128 bytes and more are fewer than 2^31 on any card. */
+static void map_blocks(turbok_cu *cu, struct turbok_cu_prefill_args *a)
+{
+    enum { KEYS = TURBOK_CU_WIDE_KEYS };
+    const turbok_cu_kv *kv = &a->at.kv;
+    const uint64_t row = (uint64_t)kv->head_dim * 2;
+    if (!cu->drv.tensor_map || a->block_shift < 3 || row < 128 || kv->plane_bytes % row ||
+        kv->block_bytes % row || (uintptr_t)kv->base % 16)
+        return;
+    a->map_rows = kv->block_tokens < KEYS ? kv->block_tokens : KEYS;
+    a->map_block = (int32_t)(kv->block_bytes / row);
+    a->map_plane = (int32_t)(kv->plane_bytes / row);
+    turbok_cu_map_rows(cu, &a->map, kv->base, INT32_MAX, kv->head_dim, a->map_rows);
+}
+
 /* Sequences with more than `shortest` new tokens. Which kernel it is hangs on the card and on the layer alone, so that a
  * token's bits do not change with its batch. */
 static void prefill(turbok_cu *cu, int kind, bool bf16, const turbok_cu_attn *at,
@@ -115,14 +130,16 @@ static void prefill(turbok_cu *cu, int kind, bool bf16, const turbok_cu_attn *at
     unsigned tiles = (unsigned)((b->T + tokens - 1) / tokens + b->S);
     unsigned heads = (unsigned)(at->kv.n_kv * ((G + ROWS - 1) / ROWS));
     /* It looks for the largest score before it is scaled. */
-    if (kind < 2 && cu->warp_groups && at->scale > 0)
+    if (kind < 2 && cu->warp_groups && at->scale > 0) {
+        map_blocks(cu, &a);
         turbok_cu_launch(cu, wide[kind][bf16], TURBOK_CU_DIM(tiles * heads),
                          TURBOK_CU_DIM(TURBOK_CU_WIDE_THREADS),
                          2 * TURBOK_CU_WIDE_STAGES * TURBOK_CU_WIDE_KEYS * padded * 2,
                          TURBOK_CU_PDL, &a);
-    else
+    } else {
         turbok_cu_launch(cu, prefill_kernels[kind][bf16], TURBOK_CU_DIM(tiles, heads),
                          TURBOK_CU_DIM(256), 4 * KEYS * padded * 2, TURBOK_CU_PDL, &a);
+    }
 }
 
 int32_t turbok_cu_attention_brief(const turbok_cu *cu)

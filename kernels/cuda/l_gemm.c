@@ -8,8 +8,8 @@ static int64_t over(int64_t n, int64_t each)
     return (n + each - 1) / each;
 }
 
-static void map_of(turbok_cu *cu, turbok_cu_map *m, const void *p, int32_t rows, int32_t in,
-                   int32_t box_rows)
+void turbok_cu_map_rows(turbok_cu *cu, turbok_cu_map *m, const void *p, int32_t rows, int32_t in,
+                        int32_t box_rows)
 {
     const uint64_t size[] = {(uint64_t)in, (uint64_t)rows}, pitch[] = {(uint64_t)in * 2};
     const uint32_t box[] = {SPAN, (uint32_t)box_rows}, step[] = {1, 1};
@@ -99,10 +99,10 @@ bool turbok_cu_gemm_wide(turbok_cu *cu, int32_t act, const void *w, const void *
         .columns = {p.columns[0], p.columns[1]},
         .whole = aligned(y) && out % 8 == 0,
     };
-    map_of(cu, &a.x, x, T, in, ROWS);
+    turbok_cu_map_rows(cu, &a.x, x, T, in, ROWS);
     for (int i = 0; i < 2 && p.columns[i]; i++) {
-        map_of(cu, &a.w[i][0], w, out, in, p.outs[i] / 2);
-        map_of(cu, &a.w[i][1], up ? up : w, out, in, p.outs[i] / 2);
+        turbok_cu_map_rows(cu, &a.w[i][0], w, out, in, p.outs[i] / 2);
+        turbok_cu_map_rows(cu, &a.w[i][1], up ? up : w, out, in, p.outs[i] / 2);
     }
     turbok_cu_launch(cu, TURBOK_CU_gemm_wide_f16 + (act == TURBO_BF16),
                      TURBOK_CU_DIM((unsigned)(pieces < cu->sm_count ? pieces : cu->sm_count)),

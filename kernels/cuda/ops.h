@@ -70,6 +70,9 @@ void turbok_cu_gemv(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, 
                     int32_t out, int32_t in, const void *x, int32_t T, int32_t out_dtype, void *y);
 void turbok_cu_gemm(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, const float *bias,
                     int32_t out, int32_t in, const void *x, int32_t T, int32_t out_dtype, void *y);
+/* Fills the map of rows [in] of 16-bit numbers at p, in boxes of 64 columns of box_rows. */
+void turbok_cu_map_rows(turbok_cu *cu, turbok_cu_map *m, const void *p, int32_t rows, int32_t in,
+                        int32_t box_rows);
 /* How a product by warp groups is cut: columns[0] pieces of outs[0] outputs, then columns[1] of outs[1] (64, 128, 192 or
  * 256, those of gate and up counted), for each 128 rows. */
 typedef struct turbok_cu_gemm_plan {

@@ -7,6 +7,7 @@
 #define TURBOK_CUDA_PREFILL_WIDE_CUH
 
 #include "cuda/prefill.cuh"
+#include "cuda/prims_bulk.cuh"
 #include "cuda/prims_wgmma.cuh"
 
 /* A tile of keys or values [N][D] in shared memory. */
@@ -200,12 +201,21 @@ template <class T, int D, int N> struct wide_rows {
     }
 };
 
-/* A ring of STAGES tiles of keys and as many of values. Stage i is filled by warp i of the group that fetches, which waits for its
- * own copies alone; both groups that multiply wait for a stage on barriers of their own, so that one may be ahead. */
+/* A ring of STAGES tiles of keys and as many of values. Stage i is filled by warp i of the group that fetches: by the device's copy unit
+ * where it can and all keys of a tile are there, else by its lanes. Both groups that multiply may be a stage apart. */
 template <class T, int D, int N, int STAGES> struct wide_ring {
     typedef wide_tile<T, D, N> tile;
-    enum { READERS = 32 * WARPS, THERE = 1, VACANT = THERE + 2 * STAGES };
+    bulk_barrier *full, *empty;
 
+    DEVICE_METHOD void begin() const
+    {
+        if (threadIdx.x == 0)
+            for (int i = 0; i < STAGES; i++) {
+                bulk_begin(full + i, 1);
+                bulk_begin(empty + i, WARPS);
+            }
+        __syncthreads();
+    }
     static DEVICE_METHOD T *keys(int stage)
     {
         return reinterpret_cast<T *>(shared_tiles()) + stage * 2 * tile::SIZE;
@@ -214,39 +224,70 @@ template <class T, int D, int N, int STAGES> struct wide_ring {
     {
         return keys(stage) + tile::SIZE;
     }
-    static DEVICE_METHOD void fill(const struct turbok_cu_prefill_args &a, const wide_place &b,
-                                   int tiles)
+    /* All keys from..from+N-1 are there; by one thread. */
+    DEVICE_METHOD void copy(const struct turbok_cu_prefill_args &a, const wide_place &b, int from,
+                            int stage) const
+    {
+        const int plane = (a.at.layer * 2 * a.at.kv.n_kv + b.kv_head) * a.map_plane,
+                  next = a.at.kv.n_kv * a.map_plane;
+        bulk_expect(full + stage, 2 * N * D * 2);
+        UNROLL_BY(1)
+        for (int r = 0; r < N; r += a.map_rows) {
+            const int pos = from + r, block = pos >> a.block_shift;
+            const int row = b.table[block] * a.map_block + plane + pos - (block << a.block_shift);
+            UNROLL
+            for (int c = 0; c < D / 64; c++) {
+                bulk_copy_tile(keys(stage) + c * N * 64 + r * 64, &a.map, c * 64, row,
+                               full + stage);
+                bulk_copy_tile(values(stage) + c * N * 64 + r * 64, &a.map, c * 64, row + next,
+                               full + stage);
+            }
+        }
+    }
+    DEVICE_METHOD void fill(const struct turbok_cu_prefill_args &a, const wide_place &b,
+                            int tiles) const
     {
         const int stage = warp_id() - WARPS;
         const char *v = b.keys + a.at.kv.n_kv * static_cast<int64_t>(a.at.kv.plane_bytes);
+        int turn = 1;
         UNROLL_BY(1)
         for (int t = stage; t < tiles && stage < STAGES; t += STAGES) {
             const int from = b.begin + t * N;
-            if (t >= STAGES)
-                barrier_sync(VACANT + stage, READERS + 32);
+            bulk_wait(empty + stage, turn);
+            turn ^= 1;
+            if (a.map_rows && from + N <= b.end) {
+                if (lane_id() == 0)
+                    copy(a, b, from, stage);
+                __syncwarp();
+                continue;
+            }
             tile::fetch(a, b.table, b.keys, from, b.end, keys(stage));
             tile::fetch(a, b.table, v, from, b.end, values(stage));
             copy_commit();
             copy_wait<0>();
             proxy_fence();
-            barrier_arrive(THERE + stage, READERS / 2 + 32);
-            barrier_arrive(THERE + STAGES + stage, READERS / 2 + 32);
+            __syncwarp();
+            if (lane_id() == 0)
+                bulk_arrive(full + stage);
         }
     }
-    static DEVICE_METHOD void wait(int stage)
+    DEVICE_METHOD void wait(int stage, int turn) const
     {
-        barrier_sync(THERE + warp_id() / (WARPS / 2) * STAGES + stage, READERS / 2 + 32);
+        bulk_wait(full + stage, turn);
     }
-    static DEVICE_METHOD void leave(int stage)
+    DEVICE_METHOD void leave(int stage) const
     {
-        barrier_arrive(VACANT + stage, READERS + 32);
+        __syncwarp();
+        if (lane_id() == 0)
+            bulk_arrive(empty + stage);
     }
 };
 
 template <class T, int D, int N, int STAGES>
 DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
 {
-    typedef wide_ring<T, D, N, STAGES> ring;
+    TURBOK_SHARED(bulk_barrier, barriers, 2 * STAGES);
+    const wide_ring<T, D, N, STAGES> ring = {barriers, barriers + STAGES};
     wide_place b;
     /* The inputs of a step were there before its first kernel. */
     const bool some = b.find(a, N);
@@ -255,27 +296,28 @@ DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
         clear_padding<T>(a.b, a.out, a.at.n_heads * a.at.kv.head_dim);
     if (!some)
         return;
+    ring.begin();
     const int tiles = (b.end - b.begin + N - 1) / N;
     if (warp_id() >= WARPS) {
         registers_fewer<56>();
-        ring::fill(a, b, tiles);
+        ring.fill(a, b, tiles);
         return;
     }
     registers_more<224>();
     wide_rows<T, D, N> w;
     w.begin(a, b);
-    int stage = 0, before = 0;
+    int stage = 0, before = 0, turn = 0;
     UNROLL_BY(1)
     for (int t = 0; t < tiles; t++) {
         const int from = b.begin + t * N;
         float shrink[2];
-        ring::wait(stage);
+        ring.wait(stage, turn);
         wgmma_fence();
-        w.scores(ring::keys(stage));
+        w.scores(ring.keys(stage));
         wgmma_commit();
         if (t) {
             wgmma_fence();
-            w.values(ring::values(before));
+            w.values(ring.values(before));
             wgmma_commit();
         } else {
             wgmma_fence();
@@ -289,14 +331,15 @@ DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
             w.template softmax<true>(a, from, shrink);
         wgmma_wait<0>(w.acc);
         if (t && t - 1 + STAGES < tiles)
-            ring::leave(before);
+            ring.leave(before);
         w.shrink_by(shrink);
         w.pack();
         before = stage;
-        stage = stage + 1 == STAGES ? 0 : stage + 1;
+        if (++stage == STAGES)
+            stage = 0, turn ^= 1;
     }
     wgmma_fence();
-    w.values(ring::values(before));
+    w.values(ring.values(before));
     wgmma_commit();
     wgmma_wait<0>(w.acc);
     w.write(a, b);

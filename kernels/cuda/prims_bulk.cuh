@@ -67,7 +67,7 @@ DEVICE void bulk_copy(void *to, const void *from, int bytes, bulk_barrier *b)
                  : "memory");
 #endif
 }
-/* The box of `map` (launch.h: turbok_cu_map_rows) whose first number is in `column` of `row`, in rows of 128 bytes, pieces of 16
+/* The box of `map` (ops.h: turbok_cu_map_rows) whose first number is in `column` of `row`, in rows of 128 bytes, pieces of 16
  * bytes in the order that wgmma() looks for. What lies beyond the matrix becomes zero, and counts. */
 DEVICE void bulk_copy_tile(void *to, const void *map, int column, int row, bulk_barrier *b)
 {
