@@ -183,13 +183,12 @@ DEVICE void gemv(const struct turbok_cu_multiply_args &a)
 }
 
 /* For devices with room for TURBOK_CU_GEMV_SHARED, and for those without. BESIDE: with what turbok_cu_beside names. */
-#define BOUND(NT) ((NT) == 1 ? TURBOK_CU_ROOMY : THREADS)
 #define KERNEL(name, T, NT, GATED, BESIDE)                                                         \
-    TURBOK_KERNEL(name##_##T, multiply, BOUND(NT), 1)                                              \
+    TURBOK_KERNEL(name##_##T, multiply, THREADS, 1)                                                \
     {                                                                                              \
         gemv<T, NT, GATED, BESIDE, 128>(a);                                                        \
     }                                                                                              \
-    TURBOK_KERNEL(name##_small_##T, multiply, BOUND(NT), 1)                                        \
+    TURBOK_KERNEL(name##_small_##T, multiply, THREADS, 1)                                          \
     {                                                                                              \
         gemv<T, NT, GATED, BESIDE, 64>(a);                                                         \
     }

@@ -229,8 +229,8 @@ typedef struct turbok_cu_beside {
     float eps;
 } turbok_cu_beside;
 enum { TURBOK_CU_BESIDE_INPUTS = 8192, TURBOK_CU_BESIDE_ROWS = 2 }; /* of such a product, at most */
-/* A bound of threads that leaves products of few rows 72 registers: with 512 threads a block of attention (decode.cuh, up to
- * 224) has room beside one, and the product behind attention fills its queue meanwhile. */
+/* A bound of threads that leaves products of few rows with 4-bit codes 72 registers: with 512 threads a block of attention
+ * (decode.cuh, up to 224) has room beside one, and the product behind attention fills its queue meanwhile. */
 enum { TURBOK_CU_ROOMY = 896 };
 /* Shared memory of the queues of gemv.cu, of its kernels and of the small ones. */
 enum { TURBOK_CU_GEMV_SHARED = 128 << 10, TURBOK_CU_GEMV_SHARED_SMALL = 64 << 10 };
