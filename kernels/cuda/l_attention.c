@@ -39,9 +39,8 @@ enum {
     HEADS = 8, /* of an item of decode.cuh */
     BLOCKS = 512, /* at most */
     UNIT = 64, /* keys of the smallest piece */
-    ALONE =
-        60
-        << 10 /* bytes of shared memory with which no block of a product (gemv.cu) is beside one of attention */
+    /* Bytes of shared memory with which no block of a product (gemv.cu) is beside one of attention. */
+    ALONE = 60 << 10,
 };
 
 static uint64_t slot_bytes(int32_t head_dim)

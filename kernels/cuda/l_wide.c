@@ -10,8 +10,8 @@ enum {
     MOST_SPLIT = 16,
     BLOCKS = TURBOK_CU_WQ_COUNTERS / 4, /* that split sums */
     SUMS = 128 * 128 * 4, /* bytes of a block's, at most */
-    EDGE =
-        200, /* what begin and end of a block take, and what it takes that blocks meet; in 10 ns */
+    /* What begin and end of a block take, and what it takes that blocks meet; in 10 ns. */
+    EDGE = 200,
     MEET = 100,
     SLAB = 128 /* rows at a time where a row's bits must not depend on T */
 };
