@@ -19,7 +19,7 @@ need_run='gcc libc6-dev make autoconf automake libtool pkg-config|pkgconf libmic
     libcjson-dev liblua5.4-dev libcurl4-openssl-dev|libcurl4-gnutls-dev|libcurl4-nss-dev libedit-dev
     libpcre2-dev libutf8proc-dev libjpeg62-turbo-dev|libjpeg-turbo8-dev|libjpeg-dev libpng-dev'
 need_check='g++ libcmocka-dev python3 python3-pytest python3-numpy clang-format git man-db
-    gcc-aarch64-linux-gnu qemu-user'
+    gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user'
 
 # One of several names joined by | is enough.
 installed() {

@@ -35,14 +35,15 @@ int32_t turbok_cuda_bucket_size(const turbok_cuda *s, int bucket)
 }
 
 /* On an H200 a recording of 24 layers took 0.66 MB and one of 32 layers 0.79 (bench-gpu memory): less than 3 KiB a
- * launch, taken in pieces of 2 MiB. */
+ * launch, taken in pieces of 2 MiB. Quantised matrices have launches that put rows in order. */
 uint64_t turbok_cuda_graphs_bytes(const turbok_steps *s)
 {
-    enum { LAUNCHES_OF_LAYER = 10, OTHER_LAUNCHES = 16, LAUNCH = 3 << 10, PIECE = 2 << 20 };
+    enum { DENSE = 10, QUANTISED = 16, OTHER_LAUNCHES = 16, LAUNCH = 3 << 10, PIECE = 2 << 20 };
+    const uint64_t of_layer = s->quantised ? QUANTISED : DENSE;
     uint64_t n = 0;
     for (int i = 0; i < BUCKETS; i++)
         n += i == 0 || i == BRIEF || sizes[i - 1] < s->max_seqs;
-    n *= AHEAD * ((uint64_t)s->n_layers * LAUNCHES_OF_LAYER + OTHER_LAUNCHES) * LAUNCH;
+    n *= AHEAD * ((uint64_t)s->n_layers * of_layer + OTHER_LAUNCHES) * LAUNCH;
     return (n + PIECE - 1) / PIECE * PIECE;
 }
 

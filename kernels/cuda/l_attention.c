@@ -143,7 +143,7 @@ static void prefill(turbok_cu *cu, int kind, bool bf16, const turbok_cu_attn *at
 
 int32_t turbok_cu_attention_brief(const turbok_cu *cu)
 {
-    const bool clusters = cu->major >= 9 && cu->drv.launch_ex;
+    const bool clusters = cu->code_90 && cu->drv.launch_ex;
     return clusters ? cu->together * UNIT * TURBOK_CU_DECODE_CREW : 0;
 }
 

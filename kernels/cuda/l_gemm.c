@@ -18,7 +18,7 @@ void turbok_cu_map_rows(turbok_cu *cu, turbok_cu_map *m, const void *p, int32_t 
                        cu->drv.tensor_map(m, TURBOK_CU_MAP_16_BITS, 2, (void *)(uintptr_t)p, size,
                                           pitch, box, step, 0, TURBOK_CU_MAP_SWIZZLE_128,
                                           TURBOK_CU_MAP_L2_256, 0),
-                       "the map of a matrix");
+                       "the driver makes no map of a matrix; update the NVIDIA driver");
 }
 
 /* What pieces of so many outputs take, those of 256 taking 100. */

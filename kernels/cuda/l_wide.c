@@ -84,9 +84,11 @@ static int32_t splits_for(const turbok_cu *cu, const turbok_cu_wq *w, int64_t bl
     return split;
 }
 
-static int kind_for(const turbok_cu *cu, const turbok_cu_wq *w, int32_t T)
+static int kind_for(const turbok_cu *cu, const turbok_cu_wq *w, int32_t act, int32_t T)
 {
-    if (w->kind != TURBOK_CU_Q_INT || w->min || w->group == 16)
+    /* Scales of other types do not fit into fp16, whose numbers the products of small groups would be. */
+    const bool narrow = w->group < SPAN && act == TURBO_F16 && w->scale_dtype != TURBO_F16;
+    if (w->kind != TURBOK_CU_Q_INT || w->min || w->group == 16 || narrow)
         return (w->group == 16 ? GENERAL16 : GENERAL32) + (T > 64);
     const int first = w->group < SPAN     ? NUMBERS_SCALED
                       : w->group == w->in ? ROWS_SCALED
@@ -106,7 +108,7 @@ turbok_cu_laid_rows turbok_cu_wide_lay(turbok_cu *cu, int32_t act, const turbok_
         .rows = room,
         .sums = w->min ? (float *)(void *)((char *)room + row_bytes(w->in, T)) : NULL,
         .T = T,
-        .kernel = kind_for(cu, w, T),
+        .kernel = kind_for(cu, w, act, T),
     };
     struct turbok_cu_lay_rows_args a = {
         .x = x,

@@ -91,6 +91,7 @@ int32_t turbok_cu_wq_most(const turbok_cu *cu, int32_t act, const turbok_cu_wq *
                           int64_t max_in, int32_t max_rows)
 {
     enum { BLOCK = TURBOK_CU_W8A8_ROWS };
+    enum { MOST = 32768 }; /* a grid has less than 65,536 blocks along y */
     const uint64_t room = rows_bytes(max_in, max_rows);
     int64_t n = T;
     if (turbok_cu_w8a8_covers(cu, w, act, T)) {
@@ -102,6 +103,7 @@ int32_t turbok_cu_wq_most(const turbok_cu *cu, int32_t act, const turbok_cu_wq *
     } else if (w->permuted) {
         n = max_in * max_rows / w->in;
     }
+    n = n < MOST ? n : MOST;
     return n < T ? (int32_t)n : T;
 }
 

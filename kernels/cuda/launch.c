@@ -12,6 +12,7 @@
 #define PLAIN_SHARED (48 << 10) /* more has to be asked for, once a kernel */
 #define FUSED_WIDTH 4096 /* below it, by measurement, norms are faster as kernels of their own */
 #define TOGETHER 2
+#define MOST_TOGETHER 4096
 #define LEAST_MAJOR 8 /* the oldest capability there are kernels for */
 
 static const struct {
@@ -89,10 +90,12 @@ static turbo_status load_kernels(turbok_cu *cu, turbo_err *err)
     cu->modules = calloc(n + 1, sizeof *cu->modules);
     if (!cu->modules)
         return turbok_fail(err, TURBO_ENOMEM, "no memory for kernels");
+    /* What has warp groups is compiled for 9.0a where others are for 9.0 (cuda.am). Code for other cards, or from PTX, may be
+     * that of 8.0. */
+    cu->code_90 = cu->major == 9 && cu->minor == 0;
     for (size_t i = 0; i < n; i++) {
-        /* All kernels of warp groups are compiled for the same architectures (cuda.am). */
-        cu->warp_groups |=
-            cu->major == 9 && cu->minor == 0 && names(turbok_cu_images[i].archs, "90a");
+        const char *archs = turbok_cu_images[i].archs;
+        cu->code_90 = cu->code_90 && (names(archs, "90") || names(archs, "90a"));
         int r = d->module_load(&cu->modules[i], turbok_cu_images[i].image);
         if (r == TURBOK_CU_NO_BINARY || r == TURBOK_CU_BAD_PTX_VERSION)
             return turbok_fail(err, TURBO_EUNSUPPORTED,
@@ -102,6 +105,7 @@ static turbo_status load_kernels(turbok_cu *cu, turbo_err *err)
         if (r)
             return turbok_cu_result(d, r, "the kernels cannot be loaded", err);
     }
+    cu->warp_groups = cu->code_90;
     for (int k = 0; k < TURBOK_CU_KERNELS; k++) {
         size_t i = 0;
         while (i < n && strcmp(turbok_cu_images[i].file, kernels[k].file))
@@ -163,15 +167,16 @@ turbo_status turbok_cu_open(int ordinal, turbok_cu **out, turbo_err *err)
     const char *pdl = getenv("TURBO_CUDA_PDL"), *fuse = getenv("TURBO_CUDA_FUSE");
     const char *together = getenv("TURBO_CUDA_TOGETHER");
     cu->no_pdl = pdl && !strcmp(pdl, "0");
-    cu->together = together ? (int)strtol(together, NULL, 10) : TOGETHER;
+    const long units = together ? strtol(together, NULL, 10) : TOGETHER;
+    cu->together = units < 0 ? 0 : units < MOST_TOGETHER ? (int)units : MOST_TOGETHER;
     cu->fused_width = fuse ? (int)strtol(fuse, NULL, 10) : FUSED_WIDTH;
     turbo_status st = turbok_cu_driver_open(&cu->drv, err);
     if (!st)
         st = find_device(cu, ordinal, err);
-    if (cu->major < 9) /* without programmatic launches it was not measured */
-        cu->fused_width = INT_MAX;
     if (!st)
         st = make_context(cu, err);
+    if (!cu->code_90) /* without programmatic launches it was not measured */
+        cu->fused_width = INT_MAX;
     if (st) {
         turbok_cu_close(cu);
         return st;
@@ -252,9 +257,9 @@ void turbok_cu_launch(turbok_cu *cu, int kernel, turbok_cu_dim grid, turbok_cu_d
         return;
     turbok_cu_launch_attr attrs[2];
     unsigned n = 0;
-    if (flags & TURBOK_CU_PDL && d->launch_ex && !cu->no_pdl && cu->major >= 9)
+    if (flags & TURBOK_CU_PDL && d->launch_ex && !cu->no_pdl && cu->code_90)
         attrs[n++] = (turbok_cu_launch_attr){.id = TURBOK_CU_LAUNCH_PROGRAMMATIC, .value.value = 1};
-    if (flags >> 8 && d->launch_ex && cu->major >= 9)
+    if (flags >> 8 && d->launch_ex && cu->code_90)
         attrs[n++] = (turbok_cu_launch_attr){.id = TURBOK_CU_LAUNCH_CLUSTER,
                                              .value.cluster = {flags >> 8, 1, 1}};
     int r;

@@ -47,7 +47,9 @@ typedef struct turbok_cu {
     turbok_cu_context ctx;
     turbok_cu_stream stream;
     int sm_count, major, minor, shared_optin, l2_bytes;
-    bool warp_groups; /* wgmma: the card has it, and this build code for it */
+    /* Code for capability 9.0 runs: kernels wait for those before them (TURBOK_CU_PDL) and there are clusters. */
+    bool code_90;
+    bool warp_groups; /* and wgmma */
     uint64_t total_bytes; /* of the card */
     uint64_t
         context_bytes; /* gone of the card by opening it: context, kernels; of the first device of this process on it

@@ -62,7 +62,7 @@ bool turbok_cu_wq_gated(turbok_cu *cu, int32_t act, const turbok_cu_wq *gate,
                         const turbok_cu_wq *up, int32_t fn, const void *x, int32_t T, void *y,
                         void *scratch, const turbok_cu_beside *b);
 /* Rows as numbers of act, [n,in]: rows[i] on the device, or with NULL first + i; out of range: zeros. For
- * embeddings, and for a dense product with many rows. */
+ * embeddings. */
 void turbok_cu_wq_rows(turbok_cu *cu, int32_t act, const turbok_cu_wq *w, const int32_t *rows,
                        int64_t first, int64_t n, void *y);
 

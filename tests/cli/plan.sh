@@ -117,7 +117,7 @@ run 0 '"blocks":[0-9]+' "$turbo" plan --conf "$tmp/p.conf" --memory 8182MiB --js
     { echo "FAILED: conf and flag differ"; failures=$((failures + 1)); }
 
 # this machine: measured, so only its being there is looked at
-run 0 'cpu [a-z0-9]+, [0-9]+ threads?: [0-9.]+ [GT]FLOP/s, [0-9.]+ [GT]B/s' "$turbo" plan "$model"
+run 0 'cpu [a-z0-9 ]+, [0-9]+ threads?: [0-9.]+ [GT]FLOP/s, [0-9.]+ [GT]B/s' "$turbo" plan "$model"
 mkdir "$tmp/null"
 echo '{"architectures":["NullForCausalLM"]}' > "$tmp/null/config.json"
 run 0 'the model has no weights' "$turbo" plan "$tmp/null" --svg "$tmp/null.svg"

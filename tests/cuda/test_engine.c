@@ -247,6 +247,52 @@ static void test_described(void **state)
     tiny_model_remove(folder);
 }
 
+/* Tokens of answers that grow from short to long, alone and beside a long one, are those without attention by clusters. */
+static void test_brief(void **state)
+{
+    (void)state;
+    enum { SHORT = 512, NEW = 24 };
+    static const char *const together[2] = {"0", "1"}; /* times SHORT keys */
+    static const int32_t lens[2][2] = {{SHORT - 7, 0}, {20, SHORT - 7}};
+    static int32_t prompts[2][SHORT];
+    static result got[2][2];
+    char folder[64];
+    tiny_model m = random_model;
+    m.bf16 = 1;
+    m.max_position = 2 * SHORT;
+    tiny_model_write(&m, folder);
+    turbo_sample_params p = greedy();
+    for (int i = 0; i < 2; i++)
+        make_prompt(prompts[i], SHORT, (uint32_t)i + 3, 300);
+    setenv("FAKECUDA_SMS", "132", 1); /* fewer have no clusters for all heads */
+    for (int k = 0; k < 2; k++) {
+        for (int t = 0; t < 2; t++) {
+            const long before = fake.handle ? fake.launched("brief") : 0;
+            setenv("TURBO_CUDA_TOGETHER", together[t], 1);
+            turbod_engine_opts o = on_cuda("bf16");
+            o.kv_dtype = TURBO_BF16;
+            o.cache_bytes = 16 << 20;
+            turbod_engine *e = open_engine(folder, o);
+            as_planned(e);
+            for (int i = 0; i <= k; i++)
+                start(e, &got[t][i], prompts[i], lens[k][i], NEW, &p);
+            for (int i = 0; i <= k; i++)
+                finish(&got[t][i]);
+            turbod_engine_close(e);
+            if (fake.handle)
+                assert_int_equal(fake.launched("brief") > before, t);
+        }
+        for (int i = 0; i <= k; i++) {
+            assert_int_equal(got[1][i].n, NEW);
+            assert_memory_equal(got[0][i].ids, got[1][i].ids, NEW * sizeof(int32_t));
+        }
+    }
+    unsetenv("TURBO_CUDA_TOGETHER");
+    unsetenv("FAKECUDA_SMS");
+    nothing_left();
+    tiny_model_remove(folder);
+}
+
 /* Steps of one and two tokens have the bits they have with every norm as a kernel of its own, of which there are fewer. */
 static void test_fused(void **state)
 {
@@ -284,7 +330,7 @@ int main(void)
         cmocka_unit_test(test_logits),    cmocka_unit_test(test_coded_cache),
         cmocka_unit_test(test_tokens),    cmocka_unit_test(test_gaps),
         cmocka_unit_test(test_described), cmocka_unit_test(test_deterministic),
-        cmocka_unit_test(test_fused),
+        cmocka_unit_test(test_fused),     cmocka_unit_test(test_brief),
     };
     setenv("TURBO_CUDA_FUSE", "1",
            1); /* norms of rows as narrow as these, too, become parts of products */

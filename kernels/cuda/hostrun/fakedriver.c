@@ -71,7 +71,9 @@ int cuInit(unsigned flags)
     const char *c = getenv("FAKECUDA_CAPABILITY"), *v = getenv("FAKECUDA_VERSION");
     fake.memory = m ? (size_t)strtoull(m, NULL, 10) : (size_t)1 << 30;
     fake.devices = n ? (int)strtol(n, NULL, 10) : 1;
+    const char *sms = getenv("FAKECUDA_SMS");
     fake.capability = c ? (int)strtol(c, NULL, 10) : 90;
+    fake.sm_count = sms ? (int)strtol(sms, NULL, 10) : 4;
     fake.version = v ? (int)strtol(v, NULL, 10) : 13000;
     plant(getenv("FAKECUDA_FAIL"));
     return 0;
@@ -130,7 +132,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int device)
     ENTER(device_attribute, false);
     (void)device;
     switch (attribute) {
-    case TURBOK_CU_ATTR_SM_COUNT: *value = 4; return 0;
+    case TURBOK_CU_ATTR_SM_COUNT: *value = fake.sm_count; return 0;
     case TURBOK_CU_ATTR_L2_BYTES: *value = 1 << 20; return 0;
     case TURBOK_CU_ATTR_MAJOR: *value = fake.capability / 10; return 0;
     case TURBOK_CU_ATTR_MINOR: *value = fake.capability % 10; return 0;

@@ -28,7 +28,7 @@ extern struct fake_state {
     _Atomic long fired; /* read while the engine runs */
     bool idle; /* kernels do nothing */
     int broken; /* result of every later call */
-    int version, devices, capability;
+    int version, devices, capability, sm_count;
     size_t memory;
     char why[256];
 } fake;
