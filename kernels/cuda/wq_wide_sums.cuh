@@ -171,8 +171,7 @@ template <class T, class S> struct sums {
                 } else {
                     wgmma_wait<S::BUFFERS - 1>();
                 }
-                __syncwarp();
-                if (lane_id() == 0 && before)
+                if (before)
                     bulk_arrive(before);
             }
             multiply(a, at, w[step / S::CHUNK_STEPS], step, n % S::BUFFERS,
@@ -265,9 +264,7 @@ DEVICE void add_spans(const args &a, const place &p, walk<S> &at, ring<S> &scale
         for (; left; left--) {
             own.template units<0>(a, at.next(scales));
             at.step();
-            __syncwarp();
-            if (lane_id() == 0)
-                bulk_arrive(at.before);
+            bulk_arrive(at.before);
         }
     } else {
         wq::group<T, S::BITS> row[S::MT];
