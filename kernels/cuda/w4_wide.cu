@@ -67,11 +67,12 @@ template <class T> DEVICE void lay_rows(const struct turbok_cu_lay_rows_args &a)
     if (there && piece % each == 0)
         a.sums[first * (a.in / a.per) + unit / each * here + row - first] = sum;
 }
-TURBOK_KERNEL(lay_rows_f16, lay_rows, 256, 8)
+/* A multiprocessor of 8.9 has 1,536 threads. */
+TURBOK_KERNEL(lay_rows_f16, lay_rows, 256, 6)
 {
     lay_rows<f16>(a);
 }
-TURBOK_KERNEL(lay_rows_bf16, lay_rows, 256, 8)
+TURBOK_KERNEL(lay_rows_bf16, lay_rows, 256, 6)
 {
     lay_rows<bf16>(a);
 }
