@@ -248,9 +248,8 @@ struct turbok_cu_gemm_wide_args { /* types of weights and x are the kernel's; in
     void *y; /* [T,out] of the type of x, or f32 */
     int32_t out, in, T;
     int32_t gated, floats, whole; /* 0 or 1; whole: rows of y are whole pieces of 16 bytes */
-    int32_t outs[2],
-        columns
-            [2]; /* so many columns of pieces of outs[0] outputs (gate and up counted), then of outs[1] */
+    /* columns[0] columns of pieces of outs[0] outputs (gate and up counted), then columns[1] of outs[1] */
+    int32_t outs[2], columns[2];
 };
 #define turbok_cu_gemv_any_args turbok_cu_multiply_any_args
 #define turbok_cu_gemm_any_args turbok_cu_multiply_any_args

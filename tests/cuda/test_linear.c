@@ -219,8 +219,8 @@ static void wides(int32_t act)
         wide(act, cases[i].floats ? TURBO_F32 : act, cases[i].out, cases[i].in, cases[i].T,
              cases[i].bias, cases[i].gated, &p);
     }
-    for (int k = 0; k < 4;
-         k++) { /* as it is chosen: cards of few multiprocessors cut in two widths */
+    /* As it is chosen: cards of few multiprocessors cut in two widths. */
+    for (int k = 0; k < 4; k++) {
         const int32_t out = dev_range(1, 700), T = dev_range(1, 400);
         const turbok_cu_gemm_plan p = turbok_cu_gemm_choose(dev, T, out, k % 2);
         wide(act, act, out, 8 * dev_range(1, 20), T, k == 2, k % 2, &p);

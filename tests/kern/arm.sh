@@ -7,7 +7,7 @@ if [ "$(uname -m)" = aarch64 ]; then
     exit 77
 fi
 if [ -z "${ARM_CC:-}" ] || [ -z "${ARM_RUN:-}" ]; then
-    echo "SKIP: the kernels for 64-bit ARM are not tested: install gcc-aarch64-linux-gnu and qemu-user," \
+    echo "SKIP: the kernels for 64-bit ARM are not tested: install gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user," \
         "then run configure again"
     exit 77
 fi

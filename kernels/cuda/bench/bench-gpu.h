@@ -12,7 +12,7 @@
 
 extern turbok_cu *cu;
 extern bool quick;
-extern int32_t only_batch; /* of parts; 0: all */
+extern int32_t only_batch; /* of parts and step; 0: all */
 extern double read_rate; /* bytes a second of the read kernel, in this run */
 
 void *room(size_t bytes); /* on the device; ends the program when there is none */

@@ -394,10 +394,8 @@ void bench_step(void)
             continue;
         make_weights(&w);
         /* One sequence first: for some steps after large batches a card is a tenth slower. */
-        for (int t = 0; t < 3; t++)
-            if (only_batch > 1)
-                continue;
-            else if (!t || i == 1)
+        for (int t = 0; t < 3 && only_batch <= 1; t++)
+            if (!t || i == 1)
                 step_slope(&w, kv_types[t]);
             else
                 one_step(&w, 1, quick ? 64 : 512, kv_types[t]);
