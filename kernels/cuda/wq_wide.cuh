@@ -175,4 +175,30 @@ template <class T, int BITS, int MT, int N, int MODE> DEVICE void product(const 
 }
 } // namespace wq_wide
 
+/* All kernels of one width, for one type; kernels.def has the same. Compiled for sm_90a; what else a file is compiled for only has
+ * the names, and the host does not launch them there. */
+#if WGMMA_HERE
+#define WQ_WIDE_BODY(...) wq_wide::product<__VA_ARGS__>(a)
+#else
+#define WQ_WIDE_BODY(...) __trap()
+#endif
+#define WQ_WIDE(w, bits, T, name, n, mt, rows, mode) \
+    TURBOK_KERNEL(w##_##name##_##T, wq_wide, 384, n) { WQ_WIDE_BODY(T, bits, mt, rows, wq_wide::mode); }
+#define WQ_WIDE_OF(w, bits, T) \
+    WQ_WIDE(w, bits, T, wide32, 2, 1, 32, SUMS) \
+    WQ_WIDE(w, bits, T, wide64, 1, 1, 64, SUMS) \
+    WQ_WIDE(w, bits, T, wide128, 1, 1, 128, SUMS) \
+    WQ_WIDE(w, bits, T, tall, 1, 2, 128, SUMS) \
+    WQ_WIDE(w, bits, T, wide32r, 2, 1, 32, ROWS) \
+    WQ_WIDE(w, bits, T, wide64r, 1, 1, 64, ROWS) \
+    WQ_WIDE(w, bits, T, wide128r, 1, 1, 128, ROWS) \
+    WQ_WIDE(w, bits, T, tallr, 1, 2, 128, ROWS) \
+    WQ_WIDE(w, bits, T, wide32g, 2, 1, 32, NUMBERS) \
+    WQ_WIDE(w, bits, T, wide64g, 1, 1, 64, NUMBERS) \
+    WQ_WIDE(w, bits, T, wide128g, 1, 1, 128, NUMBERS) \
+    WQ_WIDE(w, bits, T, wide64x, 1, 1, 64, GENERAL32) \
+    WQ_WIDE(w, bits, T, wide128x, 1, 1, 128, GENERAL32) \
+    WQ_WIDE(w, bits, T, wide64s, 1, 1, 64, GENERAL16) \
+    WQ_WIDE(w, bits, T, wide128s, 1, 1, 128, GENERAL16)
+
 #endif
