@@ -96,6 +96,12 @@ static int32_t shift_of(int32_t block_tokens)
     }
 static const int decode_kernels[6][2] = KINDS(decode), brief_kernels[6][2] = KINDS(brief),
                  prefill_kernels[6][2] = KINDS(prefill);
+#define KINDS16(name)                                                                              \
+    {                                                                                              \
+        {TURBOK_CU_##name##64_f16, TURBOK_CU_##name##64_bf16},                                     \
+            {TURBOK_CU_##name##128_f16, TURBOK_CU_##name##128_bf16},                               \
+    }
+static const int wide_kernels[2][2][2] = {KINDS16(prefill_wide), KINDS16(prefill_brief)};
 
 /* The map of all blocks for prefill_wide; rows of 128 bytes and more are fewer than 2^31 on any card. */
 static void map_blocks(turbok_cu *cu, struct turbok_cu_prefill_args *a)
@@ -112,32 +118,43 @@ static void map_blocks(turbok_cu *cu, struct turbok_cu_prefill_args *a)
     turbok_cu_map_rows(cu, &a->map, kv->base, INT32_MAX, kv->head_dim, a->map_rows);
 }
 
-/* Sequences with more than `shortest` new tokens. Which kernel it is hangs on the card and on the layer alone, so that a
+/* Do two groups of a block share the keys of 64 rows? Where blocks of 128 rows leave half of the card without work; more
+ * blocks would wait for each other. A row's bits then hang on how much is computed beside it. */
+static bool shares_keys(const turbok_cu *cu, const turbok_cu_attn *at, const turbok_cu_batch *b)
+{
+    enum { ROWS = 128 };
+    const int32_t G = at->n_heads / at->kv.n_kv, tokens = ROWS / (G < ROWS ? G : ROWS);
+    const int64_t blocks =
+        (b->T + (int64_t)tokens - 1) / tokens * at->kv.n_kv * ((G + ROWS - 1) / ROWS);
+    return !cu->deterministic && blocks <= cu->shared_keys;
+}
+
+/* Sequences with more than `shortest` new tokens. With `deterministic` the kernel hangs on the card and on the layer alone, so that a
  * token's bits do not change with its batch. */
 static void prefill(turbok_cu *cu, int kind, bool bf16, const turbok_cu_attn *at,
                     const turbok_cu_batch *b, const void *q, void *out, int32_t shortest)
 {
-    static const int wide[2][2] = {{TURBOK_CU_prefill_wide64_f16, TURBOK_CU_prefill_wide64_bf16},
-                                   {TURBOK_CU_prefill_wide128_f16, TURBOK_CU_prefill_wide128_bf16}};
     enum { ROWS = 128, KEYS = 64 };
-    int32_t G = at->n_heads / at->kv.n_kv, tokens = ROWS / (G < ROWS ? G : ROWS);
-    size_t padded = at->kv.head_dim > 64 ? 128 : 64;
+    const int32_t G = at->n_heads / at->kv.n_kv, D = at->kv.head_dim > 64 ? 128 : 64;
+    /* It looks for the largest score before it is scaled. */
+    const bool groups = kind < 2 && cu->warp_groups && at->scale > 0;
+    const int32_t shares = groups && shares_keys(cu, at, b) ? 2 : 1;
+    const int32_t rows = ROWS / shares, tokens = rows / (G < rows ? G : rows);
     struct turbok_cu_prefill_args a = {
         .at = *at, .b = *b, .q = q, .out = out, .shortest = shortest};
     a.block_shift = shift_of(at->kv.block_tokens);
     /* no more tiles than this, whatever the lengths */
     unsigned tiles = (unsigned)((b->T + tokens - 1) / tokens + b->S);
-    unsigned heads = (unsigned)(at->kv.n_kv * ((G + ROWS - 1) / ROWS));
-    /* It looks for the largest score before it is scaled. */
-    if (kind < 2 && cu->warp_groups && at->scale > 0) {
+    unsigned heads = (unsigned)(at->kv.n_kv * ((G + rows - 1) / rows));
+    if (groups) {
+        const size_t ring = 2 * TURBOK_CU_WIDE_STAGES * TURBOK_CU_WIDE_KEYS * (size_t)D * 2,
+                     sums = shares > 1 ? 2 * ((size_t)D / 4 + 4) * 128 * sizeof(float) : 0;
         map_blocks(cu, &a);
-        turbok_cu_launch(cu, wide[kind][bf16], TURBOK_CU_DIM(tiles * heads),
-                         TURBOK_CU_DIM(TURBOK_CU_WIDE_THREADS),
-                         2 * TURBOK_CU_WIDE_STAGES * TURBOK_CU_WIDE_KEYS * padded * 2,
-                         TURBOK_CU_PDL, &a);
+        turbok_cu_launch(cu, wide_kernels[shares > 1][kind][bf16], TURBOK_CU_DIM(tiles * heads),
+                         TURBOK_CU_DIM(TURBOK_CU_WIDE_THREADS), ring + sums, TURBOK_CU_PDL, &a);
     } else {
         turbok_cu_launch(cu, prefill_kernels[kind][bf16], TURBOK_CU_DIM(tiles, heads),
-                         TURBOK_CU_DIM(256), 4 * KEYS * padded * 2, TURBOK_CU_PDL, &a);
+                         TURBOK_CU_DIM(256), 4 * KEYS * (size_t)D * 2, TURBOK_CU_PDL, &a);
     }
 }
 

@@ -106,6 +106,7 @@ static turbo_status load_kernels(turbok_cu *cu, turbo_err *err)
             return turbok_cu_result(d, r, "the kernels cannot be loaded", err);
     }
     cu->warp_groups = cu->code_90;
+    cu->shared_keys = cu->sm_count / 2;
     for (int k = 0; k < TURBOK_CU_KERNELS; k++) {
         size_t i = 0;
         while (i < n && strcmp(turbok_cu_images[i].file, kernels[k].file))

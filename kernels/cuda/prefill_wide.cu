@@ -3,16 +3,21 @@
 #include "cuda/prefill_wide.cuh"
 
 #if WGMMA_HERE
-#define BODY(T, D) prefill_wide_body<T, D, TURBOK_CU_WIDE_KEYS, TURBOK_CU_WIDE_STAGES>(a)
+#define BODY(T, D, SHARES)                                                                         \
+    prefill_wide_body<T, D, TURBOK_CU_WIDE_KEYS, TURBOK_CU_WIDE_STAGES, SHARES>(a)
 #else
-#define BODY(T, D) __trap()
+#define BODY(T, D, SHARES) __trap()
 #endif
-#define INSTANCE(name, T, D)                                                                       \
+#define INSTANCE(name, T, D, SHARES)                                                               \
     TURBOK_KERNEL(name, prefill, TURBOK_CU_WIDE_THREADS, 1)                                        \
     {                                                                                              \
-        BODY(T, D);                                                                                \
+        BODY(T, D, SHARES);                                                                        \
     }
-INSTANCE(prefill_wide64_f16, f16, 64)
-INSTANCE(prefill_wide128_f16, f16, 128)
-INSTANCE(prefill_wide64_bf16, bf16, 64)
-INSTANCE(prefill_wide128_bf16, bf16, 128)
+INSTANCE(prefill_wide64_f16, f16, 64, 1)
+INSTANCE(prefill_wide128_f16, f16, 128, 1)
+INSTANCE(prefill_wide64_bf16, bf16, 64, 1)
+INSTANCE(prefill_wide128_bf16, bf16, 128, 1)
+INSTANCE(prefill_brief64_f16, f16, 64, 2)
+INSTANCE(prefill_brief128_f16, f16, 128, 2)
+INSTANCE(prefill_brief64_bf16, bf16, 64, 2)
+INSTANCE(prefill_brief128_bf16, bf16, 128, 2)

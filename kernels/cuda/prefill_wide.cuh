@@ -2,7 +2,9 @@
  * of the type of the activations.
  *
  * Two warp groups have 64 rows each; a third fetches tiles of keys and values for both. While the tensor cores add the values of one
- * tile to the result they also make the scores of the next, whose softmax then runs beside the former. */
+ * tile to the result they also make the scores of the next, whose softmax then runs beside the former.
+ *
+ * Where there are few rows (l_attention.c) both groups have the same 64 rows, each every other tile, and add their sums at the end. */
 #ifndef TURBOK_CUDA_PREFILL_WIDE_CUH
 #define TURBOK_CUDA_PREFILL_WIDE_CUH
 
@@ -47,8 +49,8 @@ template <class T, int D, int N> struct wide_tile {
     }
 };
 
-/* What a block works on: tokens of a sequence times the query heads of a KV head, or a part of them. */
-struct wide_place {
+/* What a block works on: tokens of a sequence times the query heads of a KV head, or a part of them; R rows at most. */
+template <int R> struct wide_place {
     int kv_head, head0, heads, seq, first, count, pos0, begin,
         end; /* keys begin.. below end are seen */
     int64_t row0; /* of its first row in q and out, in heads */
@@ -58,12 +60,12 @@ struct wide_place {
     DEVICE_METHOD bool find(const struct turbok_cu_prefill_args &a, int N)
     {
         const turbok_cu_attn &at = a.at;
-        const int G = at.n_heads / at.kv.n_kv, parts = (G + ROWS - 1) / ROWS,
-                  columns = at.kv.n_kv * parts, tokens = ROWS / min(G, ROWS);
+        const int G = at.n_heads / at.kv.n_kv, parts = (G + R - 1) / R,
+                  columns = at.kv.n_kv * parts, tokens = R / min(G, R);
         const int column = static_cast<int>(blockIdx.x) % columns;
         kv_head = column / parts;
-        head0 = column % parts * ROWS;
-        heads = min(min(G, ROWS), G - head0);
+        head0 = column % parts * R;
+        heads = min(min(G, R), G - head0);
         if (!find_tile(a, static_cast<int>(blockIdx.x) / columns, tokens, &seq, &first))
             return false;
         const int t0 = a.b.cu_seqlens[seq];
@@ -90,17 +92,21 @@ struct wide_place {
 };
 
 /* The rows of a thread: queries, scores that become weights, what is added up, and the running softmax. */
-template <class T, int D, int N> struct wide_rows {
+template <class T, int D, int N, int R> struct wide_rows {
     uint32_t q[D / 16][4], p[N / 16][4];
     float acc[D / 2], s[N / 2], m[2], l[2];
     int pos[2]; /* of rows g and g+8; -1: no such row */
 
-    DEVICE_METHOD void begin(const struct turbok_cu_prefill_args &a, const wide_place &b)
+    static DEVICE_METHOD int row_of(int r) /* of row g + 8 r in the block */
+    {
+        return warp_id() % (R / 16) * 16 + lane_id() / 4 + 8 * r;
+    }
+    DEVICE_METHOD void begin(const struct turbok_cu_prefill_args &a, const wide_place<R> &b)
     {
         const int n = a.at.kv.head_dim;
         UNROLL
         for (int r = 0; r < 2; r++) {
-            const int row = warp_id() * 16 + lane_id() / 4 + 8 * r;
+            const int row = row_of(r);
             const bool there = row < b.heads * b.count;
             const T *from = static_cast<const T *>(a.q) + (there ? b.row(a, row) : 0);
             pos[r] = there ? b.pos0 + row / b.heads : -1;
@@ -116,22 +122,59 @@ template <class T, int D, int N> struct wide_rows {
         for (int i = 0; i < D / 2; i++)
             acc[i] = 0;
     }
-    DEVICE_METHOD void write(const struct turbok_cu_prefill_args &a, const wide_place &b)
+    /* Columns of part `part` of `parts`. */
+    template <int part, int parts>
+    DEVICE_METHOD void write(const struct turbok_cu_prefill_args &a, const wide_place<R> &b)
     {
+        enum { EACH = D / 8 / parts };
         UNROLL
         for (int r = 0; r < 2; r++) {
             l[r] += __shfl_xor_sync(FULL, l[r], 1);
             l[r] += __shfl_xor_sync(FULL, l[r], 2);
             const float one = __fdividef(1.0f, l[r]);
-            T *out = static_cast<T *>(a.out) + b.row(a, warp_id() * 16 + lane_id() / 4 + 8 * r);
+            T *out = static_cast<T *>(a.out) + b.row(a, row_of(r));
             UNROLL
-            for (int i = 0; i < D / 8; i++) {
+            for (int i = part * EACH; i < (part + 1) * EACH; i++) {
                 const int col = 8 * i + 2 * (lane_id() % 4);
                 if (pos[r] >= 0 && col < a.at.kv.head_dim)
                     store4(out + col,
                            pack2<T>(acc[4 * i + 2 * r] * one, acc[4 * i + 2 * r + 1] * one));
             }
         }
+    }
+    /* Two groups with the same rows and other keys: each gets the other's sums of its half of the columns, by way of shared
+     * memory and writes these. */
+    template <int half>
+    DEVICE_METHOD void meet(const struct turbok_cu_prefill_args &a, const wide_place<R> &b,
+                            float *room)
+    {
+        enum { HALF = D / 4, EACH = (HALF + 4) * 128 };
+        const float scale = a.at.scale * 1.44269504f;
+        float *to = room + half * EACH + threadIdx.x % 128, mine[2], its[2];
+        const float *from = room + (1 - half) * EACH + threadIdx.x % 128;
+        UNROLL
+        for (int i = 0; i < HALF; i++)
+            to[i * 128] = acc[(1 - half) * HALF + i];
+        UNROLL
+        for (int r = 0; r < 2; r++) {
+            to[(HALF + r) * 128] = m[r];
+            to[(HALF + 2 + r) * 128] = l[r];
+        }
+        barrier_sync(1, 256);
+        UNROLL
+        for (int r = 0; r < 2; r++) {
+            const float other = from[(HALF + r) * 128], now = fmaxf(m[r], other),
+                        ref = now > -INFINITY ? now * scale : 0.0f;
+            mine[r] = exp2_fast(fmaf(m[r], scale, -ref));
+            its[r] = exp2_fast(fmaf(other, scale, -ref));
+            l[r] = l[r] * mine[r] + from[(HALF + 2 + r) * 128] * its[r];
+        }
+        UNROLL
+        for (int i = 0; i < HALF; i++) {
+            float &sum = acc[half * HALF + i];
+            sum = sum * mine[i / 2 % 2] + from[i * 128] * its[i / 2 % 2];
+        }
+        write<half, 2>(a, b);
     }
     DEVICE_METHOD void scores(const T *k)
     {
@@ -207,12 +250,12 @@ template <class T, int D, int N, int STAGES> struct wide_ring {
     typedef wide_tile<T, D, N> tile;
     bulk_barrier *full, *empty;
 
-    DEVICE_METHOD void begin() const
+    DEVICE_METHOD void begin(int readers) const
     {
         if (threadIdx.x == 0)
             for (int i = 0; i < STAGES; i++) {
                 bulk_begin(full + i, 1);
-                bulk_begin(empty + i, WARPS);
+                bulk_begin(empty + i, readers);
             }
         __syncthreads();
     }
@@ -225,8 +268,9 @@ template <class T, int D, int N, int STAGES> struct wide_ring {
         return keys(stage) + tile::SIZE;
     }
     /* All keys from..from+N-1 are there; by one thread. */
-    DEVICE_METHOD void copy(const struct turbok_cu_prefill_args &a, const wide_place &b, int from,
-                            int stage) const
+    template <int R>
+    DEVICE_METHOD void copy(const struct turbok_cu_prefill_args &a, const wide_place<R> &b,
+                            int from, int stage) const
     {
         const int plane = (a.at.layer * 2 * a.at.kv.n_kv + b.kv_head) * a.map_plane,
                   next = a.at.kv.n_kv * a.map_plane;
@@ -244,7 +288,8 @@ template <class T, int D, int N, int STAGES> struct wide_ring {
             }
         }
     }
-    DEVICE_METHOD void fill(const struct turbok_cu_prefill_args &a, const wide_place &b,
+    template <int R>
+    DEVICE_METHOD void fill(const struct turbok_cu_prefill_args &a, const wide_place<R> &b,
                             int tiles) const
     {
         const int stage = warp_id() - WARPS;
@@ -283,12 +328,15 @@ template <class T, int D, int N, int STAGES> struct wide_ring {
     }
 };
 
-template <class T, int D, int N, int STAGES>
+/* SHARES 2: both groups have the same 64 rows, and every other tile each. */
+template <class T, int D, int N, int STAGES, int SHARES>
 DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
 {
+    enum { R = ROWS / SHARES };
+    static_assert(STAGES % SHARES == 0, "a stage is one group's");
     TURBOK_SHARED(bulk_barrier, barriers, 2 * STAGES);
     const wide_ring<T, D, N, STAGES> ring = {barriers, barriers + STAGES};
-    wide_place b;
+    wide_place<R> b;
     /* The inputs of a step were there before its first kernel. */
     const bool some = b.find(a, N);
     grid_wait();
@@ -296,7 +344,7 @@ DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
         clear_padding<T>(a.b, a.out, a.at.n_heads * a.at.kv.head_dim);
     if (!some)
         return;
-    ring.begin();
+    ring.begin(WARPS / SHARES);
     const int tiles = (b.end - b.begin + N - 1) / N;
     if (warp_id() >= WARPS) {
         registers_fewer<56>();
@@ -304,18 +352,19 @@ DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
         return;
     }
     registers_more<224>();
-    wide_rows<T, D, N> w;
+    wide_rows<T, D, N, R> w;
     w.begin(a, b);
-    int stage = 0, before = 0, turn = 0;
+    const int share = SHARES > 1 ? warp_id() / (R / 16) : 0;
+    int stage = share, before = share, turn = 0;
     UNROLL_BY(1)
-    for (int t = 0; t < tiles; t++) {
+    for (int t = share; t < tiles; t += SHARES) {
         const int from = b.begin + t * N;
         float shrink[2];
         ring.wait(stage, turn);
         wgmma_fence();
         w.scores(ring.keys(stage));
         wgmma_commit();
-        if (t) {
+        if (t >= SHARES) {
             wgmma_fence();
             w.values(ring.values(before));
             wgmma_commit();
@@ -330,19 +379,30 @@ DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
         else
             w.template softmax<true>(a, from, shrink);
         wgmma_wait<0>(w.acc);
-        if (t && t - 1 + STAGES < tiles)
+        if (t >= SHARES && t - SHARES + STAGES < tiles)
             ring.leave(before);
         w.shrink_by(shrink);
         w.pack();
         before = stage;
-        if (++stage == STAGES)
-            stage = 0, turn ^= 1;
+        stage += SHARES;
+        if (stage >= STAGES)
+            stage -= STAGES, turn ^= 1;
     }
-    wgmma_fence();
-    w.values(ring.values(before));
-    wgmma_commit();
-    wgmma_wait<0>(w.acc);
-    w.write(a, b);
+    if (SHARES == 1 || share < tiles) {
+        wgmma_fence();
+        w.values(ring.values(before));
+        wgmma_commit();
+        wgmma_wait<0>(w.acc);
+    }
+    if (SHARES == 1) {
+        w.template write<0, 1>(a, b);
+        return;
+    }
+    float *room = reinterpret_cast<float *>(shared_tiles() + STAGES * 4 * N * D);
+    if (share)
+        w.template meet<1>(a, b, room);
+    else
+        w.template meet<0>(a, b, room);
 }
 
 #endif

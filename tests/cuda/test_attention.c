@@ -295,6 +295,28 @@ static void check_attention(run *r, const int32_t *from, const int32_t *n, const
     free(gq), free(got), free(k), free(v), free(zero), free(p), free(cache);
 }
 
+/* Prompts with 128 rows a block, and with 64 whose keys two groups share; which it is changes no bit of `deterministic`. */
+static void check_prompts(run *r, const turbok_cu_batch *b, const int32_t *from, const int32_t *n,
+                          const void *q, void *out)
+{
+    const setup *s = r->s;
+    const size_t bytes = (size_t)b->T * (size_t)(s->H * s->D) * 2;
+    const int usual = dev->shared_keys;
+    char *got[2] = {malloc(bytes), malloc(bytes)};
+    for (int i = 0; i < 4; i++) {
+        dev->shared_keys = i % 2 ? INT32_MAX : 0;
+        dev->deterministic = i >= 2;
+        turbok_cu_fill(dev, turbok_cu_at(out), 0xff, bytes); /* no number */
+        turbok_cu_attention(dev, s->act, &r->at, b, q, out, r->scratch, r->scratch_bytes);
+        check_attention(r, from, n, q, out);
+        dev_get(out, got[i % 2], bytes);
+    }
+    dev_near("bits of deterministic", 0, memcmp(got[0], got[1], bytes), 0, 0);
+    dev->shared_keys = usual;
+    dev->deterministic = false;
+    free(got[0]), free(got[1]);
+}
+
 static void step(run *r, const int32_t *from, const int32_t *n, int32_t pad)
 {
     const setup *s = r->s;
@@ -311,6 +333,7 @@ static void step(run *r, const int32_t *from, const int32_t *n, int32_t pad)
         turbok_cu_attention(dev, s->act, &r->at, &b, q, out, r->scratch, r->scratch_bytes);
     check_attention(r, from, n, q, out);
     if (dev->warp_groups && s->act != TURBO_F32 && s->kv_type == s->act && b.max_new > 1) {
+        check_prompts(r, &b, from, n, q, out);
         dev->warp_groups = false; /* the kernel of other cards */
         turbok_cu_attention(dev, s->act, &r->at, &b, q, out, r->scratch, r->scratch_bytes);
         check_attention(r, from, n, q, out);
@@ -371,11 +394,29 @@ static void check_together(void)
     dev->together = most;
 }
 
+/* More tiles of keys than a ring holds, the last one not whole. */
+static void check_long(void)
+{
+    setup s = {.act = TURBO_BF16,
+               .kv_type = TURBO_BF16,
+               .D = 128,
+               .H = 2,
+               .K = 1,
+               .bt = 64,
+               .rope_dim = 64,
+               .S = 1,
+               .before = {700},
+               .fresh = {130},
+               .table_len = 900};
+    check(&s);
+}
+
 int main(void)
 {
     static const int32_t types[] = {0, TURBOK_KV_INT8, TURBOK_KV_INT4};
     dev_begin("attention");
     check_together();
+    check_long();
     for (int i = 0; i < 3; i++)
         for (int k = 0; k < 3; k++) {
             int32_t act = dev_act(i), grow = dev_fast ? 8 : 1; /* a card is faster */
