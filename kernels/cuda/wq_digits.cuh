@@ -35,6 +35,15 @@ DEVICE void digits_of(const uint32_t n[4], uint32_t d[DIGITS])
     d[2] = __byte_perm(ab, cd, 0x5410u) ^ 0x80808080u;
 }
 
+/* Inputs that a thread has on their way: the first comes behind the queues of all blocks, so the others must not
+ * be asked for after it. */
+enum { AHEAD = 4 };
+
+template <class T> DEVICE uint4 inputs_at(const args &a, const T *from, int row, int u)
+{
+    return u * 8 < a.in ? load16(from + row * a.in + u * 8) : make_uint4(0, 0, 0, 0);
+}
+
 /* Of rows from [rows][in]: digits [rows * DIGITS][entries * ENTRY] in the order of the B operand, x_stride apart; sums [part][COLUMNS] of the
  * inputs of a group, units [entry][COLUMNS]: what a column counts. Two columns are a lane's. */
 template <class T, int NG, form FORM>
@@ -44,11 +53,20 @@ DEVICE void stage_digits(const args &a, const T *from, char *x, float *sums, flo
     constexpr bool SPLIT = NG == 4; /* a lane's inputs lie in two places: wq.cuh */
     const int n = a.stream.entries * LANES;
     const float factor = (FORM == FIXED ? -(float)a.offset : 1.0f) / 65536.0f;
-    for (int row = 0; row < a.rows; row++)
+    UNROLL_BY(1)
+    for (int row = 0; row < a.rows; row++) {
+        uint4 next[AHEAD];
+        UNROLL
+        for (int i = 0; i < AHEAD; i++)
+            next[i] = inputs_at(a, from, row, (int)threadIdx.x + i * (CREW * 32));
+        UNROLL_BY(1)
         for (int first = warp_id() * 32; first < n; first += CREW * 32) {
             const int u = first + lane_id();
-            const uint4 v =
-                u * 8 < a.in ? load16(from + row * a.in + u * 8) : make_uint4(0, 0, 0, 0);
+            const uint4 v = next[0];
+            UNROLL
+            for (int i = 1; i < AHEAD; i++)
+                next[i - 1] = next[i];
+            next[AHEAD - 1] = inputs_at(a, from, row, u + AHEAD * (CREW * 32));
             float f[8];
             uint32_t most = 0;
             UNROLL
@@ -98,6 +116,7 @@ DEVICE void stage_digits(const args &a, const T *from, char *x, float *sums, flo
                 if (c / DIGITS == row || (!row && c / DIGITS >= a.rows))
                     sums[part * COLUMNS + c] = c == row * DIGITS ? (float)sum * factor : 0.0f;
         }
+    }
 }
 
 template <class S, int NG> DEVICE void load_scales(const char *at, float scale[NG][2])

@@ -184,6 +184,8 @@ static void test_stream(void)
         {4, ZERO, 64, TURBO_F16, 70, 2112, TURBO_BF16, 2},
         {4, MIN, 32, TURBO_F32, 20, 1120, TURBO_F16, 2},
         {4, FAR, 128, TURBO_F32, 35, 640, TURBO_BF16, 1},
+        {4, ZERO, 128, TURBO_BF16, 20, 14336, TURBO_BF16, 1},
+        {4, PLAIN, 32, TURBO_F32, 19, 16928, TURBO_F16, 2},
         {8, ZERO, 32, TURBO_F16, 30, 1056, TURBO_BF16, 2},
         {8, PLAIN, 32, TURBO_BF16, 150, 2080, TURBO_BF16, 1},
         {8, PLAIN, 1120, TURBO_F32, 90, 1120, TURBO_BF16, 6},
