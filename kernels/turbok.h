@@ -75,7 +75,8 @@ uint64_t turbok_device_vacant(turbok_device *d);
 /* Bytes that its driver took when it was opened, as measured then; 0 on the CPU. */
 uint64_t turbok_device_context(const turbok_device *d);
 /* Waits for everything that was asked of the device so far and tells the first error it had: whatever is copied to
- * or from it, or zeroed, is good only after OK. After an error it is done for. On the CPU always OK. */
+ * or from it, or zeroed, is good only after OK. After an error it is done for, but not after TURBO_EDATA of a matrix whose
+ * part was `later`. On the CPU always OK. */
 turbo_status turbok_device_wait(turbok_device *d, turbo_err *err);
 /* Before ops that belong to no step, as those of a tower for pictures: the calling thread asks for them. They are
  * done in order with steps begun before and after. */
@@ -174,7 +175,10 @@ typedef struct turbok_part {
     const turbok_grid *grid;
     const turbok_file *file; /* or NULL; the same bytes as data, for who would rather read */
     int32_t dtype; /* of data that becomes a grid */
-    int32_t reserved;
+    /* Not 0, with a file and without a grid: a device may read it as late as turbok_device_wait, which then is what
+     * refuses it; the file stays open until then, and so do `name` and the matrix. */
+    int32_t later;
+    const char *name; /* or NULL; what it is called in such a refusal */
 } turbok_part;
 /* What turbok_linear_rows_new takes; of all pointers only which are NULL matters (data may be NULL). 0: the
  * device cannot store it, and err (NULL allowed) says why and what to do. */

@@ -141,24 +141,22 @@ static void clocked(turbod_engine *e, int stage, int64_t *t)
     *t = now;
 }
 
-/* Where the time of the weights went, in the order of t: begin, memory, model, files, last copies. */
-static void tell_weights(const turbod_engine *e, const int64_t t[5])
+/* Where the time of the weights went, in the order of t: begin, memory, model and copies, files. */
+static void tell_weights(const turbod_engine *e, const int64_t t[4])
 {
     const turbok_copied c = turbok_device_copied(e->device);
     double open = (double)(t[2] - t[1]) * 1e-9;
     turbod_log(TURBO_LOG_DEBUG,
                "weights: %.3f GB to the device; memory %.4f s; threads read, check and pack %.4f, "
-               "waits for copies %.4f, tables, names and the rest %.4f; closing files %.4f; last "
-               "copies %.4f",
+               "waits for copies %.4f, tables, names and the rest %.4f; closing files %.4f",
                (double)c.bytes * 1e-9, (double)(t[1] - t[0]) * 1e-9, c.filling, c.waiting,
-               open - c.filling - c.waiting, (double)(t[3] - t[2]) * 1e-9,
-               (double)(t[4] - t[3]) * 1e-9);
+               open - c.filling - c.waiting, (double)(t[3] - t[2]) * 1e-9);
 }
 
 static turbo_status open_weights(turbod_engine *e, turbo_err *err)
 {
     const uint64_t *bytes = e->facts.plan.bytes;
-    int64_t t[5] = {turbod_now()};
+    int64_t t[4] = {turbod_now()};
     turbo_status st = turbok_device_expect(e->device,
                                            bytes[TURBOD_MEM_WEIGHTS] + bytes[TURBOD_MEM_VECTORS] +
                                                bytes[TURBOD_MEM_ROPE],
@@ -167,13 +165,12 @@ static turbo_status open_weights(turbod_engine *e, turbo_err *err)
     if (!st)
         st = e->model_vtbl->open(turbod_host_table(), e->config, e->weights,
                                  turbok_device_ops(e->device), &e->model, err);
+    if (!st) /* it may read files until then */
+        st = turbok_device_wait(e->device, err);
     t[2] = turbod_now();
     if (!st)
         st = turbod_weights_unmap(e->weights, err);
     t[3] = turbod_now();
-    if (!st) /* the stage ends when they lie there */
-        st = turbok_device_wait(e->device, err);
-    t[4] = turbod_now();
     if (!st && !turbok_device_on_host(e->device))
         tell_weights(e, t);
     return st;

@@ -123,6 +123,8 @@ static int32_t as_parts(const turbo_weights *w, const piece *p, const turbok_gri
         parts[i].file = t->at ? &files[i] : NULL;
         parts[i].finite = !coded && !w->opts.allow_nonfinite;
         parts[i].dtype = t->dtype;
+        parts[i].later = !coded;
+        parts[i].name = t->name;
         dtype = coded ? dtype : t->dtype;
     }
     return dtype;

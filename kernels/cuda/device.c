@@ -150,7 +150,9 @@ static uint64_t cuda_vacant(turbok_device *d)
 
 static turbo_status cuda_wait(turbok_device *d, turbo_err *err)
 {
-    return turbok_cu_wait(self_of(d)->cu, err);
+    turbo_status st = turbok_cuda_finish_loads(d, err);
+    turbo_status waited = turbok_cu_wait(self_of(d)->cu, st ? NULL : err);
+    return st ? st : waited;
 }
 
 static turbo_status cuda_enter(turbok_device *d, turbo_err *err)

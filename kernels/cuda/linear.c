@@ -121,7 +121,10 @@ turbo_status turbok_cuda_linear_rows_new(turbok_device *d, int32_t dtype, const 
     for (int32_t i = 0; i < n && !st; i++) {
         size_t size = (size_t)parts[i].rows * (size_t)in * turbok_dtype_size(dtype);
         const turbok_cuda_source from = {parts[i].data, parts[i].file, dtype, parts[i].finite};
-        st = turbok_cuda_send(d, (char *)w->data + at, &from, size, err);
+        if (parts[i].later && parts[i].file)
+            st = turbok_cuda_send_later(d, (char *)w->data + at, &parts[i], dtype, size, err);
+        else
+            st = turbok_cuda_send(d, (char *)w->data + at, &from, size, err);
         at += size;
     }
     st = st ? st : turbok_cu_status(s->cu, err);
@@ -139,6 +142,7 @@ void turbok_cuda_linear_free(turbok_device *d, turbo_linear *w)
     for (int32_t i = 0; i < w->n_parts; i++)
         turbok_cuda_linear_free(d, w->parts[i]);
     free(w->parts);
+    turbok_cuda_forget(d->exec.self, w->data, w->data_bytes);
     turbok_release(d, TURBOK_MEM_LINEAR, w->data, w->data_bytes);
     turbok_release(d, TURBOK_MEM_LINEAR, w->bias, (size_t)w->out * sizeof(float));
     free(w);

@@ -38,6 +38,11 @@ typedef struct turbok_cuda {
     turbok_cu_event staged[STAGES];
     int stage_now;
     size_t stage_used; /* of that one */
+    struct turbok_cuda_load *later; /* [n_later] of later_room: copies that nobody has begun */
+    int32_t n_later, later_room;
+    size_t later_bytes;
+    turbo_status later_bad; /* of those before; why */
+    turbo_err later_why;
     turbok_cu_ptr arena; /* where weights lie: one piece, taken from its beginning on; or 0 */
     size_t arena_bytes, arena_used;
     char *coder; /* grids.c: where numbers become codes, or NULL */
@@ -84,6 +89,23 @@ typedef struct turbok_cuda {
     int32_t n_gaps;
 } turbok_cuda;
 
+/* Numbers that are in memory, or in a file, which then counts. */
+typedef struct turbok_cuda_source {
+    const void *data;
+    const turbok_file *file; /* or NULL */
+    int32_t dtype;
+    bool finite; /* must be; of dtype */
+} turbok_cuda_source;
+
+/* A copy that was asked for: upload.c. */
+typedef struct turbok_cuda_load {
+    turbok_cuda_source from;
+    turbok_file file; /* what from.file points to, of one that is done later */
+    const char *name; /* or NULL */
+    turbok_cu_ptr to;
+    size_t bytes;
+} turbok_cuda_load;
+
 /* A matrix on this device. l.data is [out,in] of l.dtype, or the image of q; or l.parts has several, one below
  * the other, none of them dense. */
 typedef struct turbok_cuda_matrix {
@@ -114,17 +136,18 @@ void turbok_cuda_stages_close(turbok_cuda *s);
 void turbok_cuda_upload(turbok_device *d, void *to, const void *from, size_t bytes);
 /* The same of little, by the calling thread alone. */
 void turbok_cuda_put(turbok_cuda *s, void *to, const void *from, size_t bytes);
-/* Numbers that are in memory, or in a file, which then counts. */
-typedef struct turbok_cuda_source {
-    const void *data;
-    const turbok_file *file; /* or NULL */
-    int32_t dtype;
-    bool finite; /* must be; of dtype */
-} turbok_cuda_source;
 /* The same of a source. EDATA: a number is not finite, or the file ends early; what the device has then is of no
  * use. */
 turbo_status turbok_cuda_send(turbok_device *d, void *to, const turbok_cuda_source *from,
                               size_t bytes, turbo_err *err);
+/* The same of a part of a matrix that may come later: together with others, so that all threads and the copies go on
+ * from one to the next. From half a GiB on those that were asked for are begun. What is wrong with one finish_loads tells. */
+turbo_status turbok_cuda_send_later(turbok_device *d, void *to, const turbok_part *part,
+                                    int32_t dtype, size_t bytes, turbo_err *err);
+/* Sends what was to come later. EDATA, once: the first that cannot be used; the device is good after it. */
+turbo_status turbok_cuda_finish_loads(turbok_device *d, turbo_err *err);
+/* Nothing is to come to this memory any more. */
+void turbok_cuda_forget(turbok_cuda *s, const void *p, size_t bytes);
 /* n bytes of a source from offset on, on the calling thread; false: the file cannot be read, which unread says. */
 bool turbok_cuda_fetch(const turbok_cuda_source *from, uint64_t offset, size_t n, void *to);
 turbo_status turbok_cuda_unread(turbo_err *err);

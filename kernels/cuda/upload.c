@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -11,7 +12,7 @@
 #include "timing.h"
 
 /* What a thread fills at a time: it stays in the second cache for the check. */
-enum { PIECE = 128 << 10, PIECES = (int)(STAGE_BYTES / PIECE) };
+enum { PIECE = 128 << 10, PIECES = (int)(STAGE_BYTES / PIECE) }; /* of a buffer */
 
 turbo_status turbok_cuda_stages_open(turbok_cuda *s, turbo_err *err)
 {
@@ -37,6 +38,7 @@ void turbok_cuda_stages_close(turbok_cuda *s)
         if (s->stage[i])
             (void)drv->host_free(s->stage[i]);
     }
+    free(s->later);
 }
 
 char *turbok_cuda_stage(turbok_cuda *s, size_t bytes)
@@ -105,43 +107,48 @@ turbo_status turbok_cuda_unread(turbo_err *err)
                        "the file cannot be read to its end; it was changed or its disk fails");
 }
 
-/* Bytes on their way, in portions of a buffer each. All threads fill pieces of them, in order. The caller's thread
- * does so too when it has nothing better to do: it alone speaks to the driver, starts the copy of a portion that is
- * full, and opens a further one when a buffer is free. */
+/* Bytes on their way, in portions of at most a buffer, each of one load. All threads fill pieces of them, in order. The
+ * caller's thread does so too when it has nothing better to do: it alone speaks to the driver, starts the copy of a
+ * portion that is full, and opens a further one when a buffer is free. */
 typedef struct flow {
     turbok_device *d;
-    const turbok_cuda_source *from;
-    turbok_cu_ptr to;
-    size_t bytes;
-    int64_t portions, pieces;
+    const turbok_cuda_load *loads;
+    int64_t portions;
     int64_t sent; /* portions whose copy has been asked for; the caller's */
-    _Alignas(64) _Atomic int64_t next; /* piece that nobody has taken */
+    int32_t load; /* of the portion that is opened next, and where in it; the caller's */
+    size_t at;
+    _Alignas(64) _Atomic int64_t next; /* piece that nobody has taken, PIECES of a portion */
     _Alignas(64) _Atomic int64_t open; /* portions that have a buffer, or had one */
     /* Of portion k, at k % STAGES: */
-    char *place[STAGES];
-    int stage[STAGES];
-    _Atomic int64_t filled[STAGES]; /* pieces */
-    _Atomic bool unread, strange;
+    struct {
+        const turbok_cuda_load *load;
+        size_t at, bytes;
+        char *place;
+        int stage;
+        _Atomic int64_t filled; /* pieces, those beyond its end too */
+    } portion[STAGES];
+    _Atomic(const turbok_cuda_load *) unread, strange; /* what cannot be used */
 } flow;
 
-static size_t portion_bytes(const flow *f, int64_t portion)
+static size_t portion_of(const turbok_cuda_load *l, size_t at)
 {
-    size_t rest = f->bytes - (size_t)portion * STAGE_BYTES;
-    return rest < STAGE_BYTES ? rest : STAGE_BYTES;
+    return l->bytes - at < STAGE_BYTES ? l->bytes - at : STAGE_BYTES;
 }
 
 static void fill_piece(flow *f, int64_t piece)
 {
-    int64_t k = piece / PIECES;
-    size_t at = (size_t)piece * PIECE, rest = f->bytes - at, n = rest < PIECE ? rest : PIECE;
-    char *to = f->place[k % STAGES] + (size_t)(piece % PIECES) * PIECE;
-    if (!atomic_load(&f->unread) && !atomic_load(&f->strange)) {
-        if (!turbok_cuda_fetch(f->from, at, n, to))
-            atomic_store(&f->unread, true);
-        else if (f->from->finite && !turbok_all_finite(f->from->dtype, to, n))
-            atomic_store(&f->strange, true);
+    int64_t k = piece / PIECES % STAGES;
+    const turbok_cuda_load *l = f->portion[k].load;
+    size_t at = (size_t)(piece % PIECES) * PIECE;
+    if (at < f->portion[k].bytes && !atomic_load(&f->unread) && !atomic_load(&f->strange)) {
+        size_t rest = f->portion[k].bytes - at, n = rest < PIECE ? rest : PIECE;
+        char *to = f->portion[k].place + at;
+        if (!turbok_cuda_fetch(&l->from, f->portion[k].at + at, n, to))
+            atomic_store(&f->unread, l);
+        else if (l->from.finite && !turbok_all_finite(l->from.dtype, to, n))
+            atomic_store(&f->strange, l);
     }
-    atomic_fetch_add_explicit(&f->filled[k % STAGES], 1, memory_order_release);
+    atomic_fetch_add_explicit(&f->portion[k].filled, 1, memory_order_release);
 }
 
 /* Fills a piece of what is open; false: there is none that nobody has taken. Who waits holds no piece: it may lose its
@@ -149,7 +156,6 @@ static void fill_piece(flow *f, int64_t piece)
 static bool fill_one(flow *f)
 {
     int64_t open = atomic_load(&f->open) * PIECES, next = atomic_load(&f->next);
-    open = open < f->pieces ? open : f->pieces;
     while (next < open)
         if (atomic_compare_exchange_weak(&f->next, &next, next + 1)) {
             fill_piece(f, next);
@@ -158,27 +164,45 @@ static bool fill_one(flow *f)
     return false;
 }
 
+/* Is there a buffer for so much that no copy uses any more? Who asks never waits. */
+static bool is_free(turbok_cuda *s, size_t bytes)
+{
+    if (s->stage_used + (bytes + 63) / 64 * 64 <= STAGE_BYTES || turbok_cu_bad(s->cu))
+        return true;
+    int r = s->cu->drv.event_query(s->staged[(s->stage_now + 1) % STAGES]);
+    if (r && r != TURBOK_CU_NOT_READY)
+        turbok_cu_note(s->cu, r, "copy to the device");
+    return r != TURBOK_CU_NOT_READY;
+}
+
 static void open_portion(flow *f, int64_t k)
 {
     turbok_cuda *s = f->d->exec.self;
-    f->place[k % STAGES] = turbok_cuda_buffer(f->d, portion_bytes(f, k));
-    f->stage[k % STAGES] = s->stage_now;
-    atomic_store(&f->filled[k % STAGES], 0);
+    const turbok_cuda_load *l = &f->loads[f->load];
+    size_t n = portion_of(l, f->at);
+    f->portion[k % STAGES].place = turbok_cuda_buffer(f->d, n);
+    f->portion[k % STAGES].stage = s->stage_now;
+    f->portion[k % STAGES].load = l;
+    f->portion[k % STAGES].at = f->at;
+    f->portion[k % STAGES].bytes = n;
+    atomic_store(&f->portion[k % STAGES].filled, 0);
+    f->at += n;
+    if (f->at == l->bytes)
+        f->load++, f->at = 0;
     atomic_store_explicit(&f->open, k + 1, memory_order_release);
 }
 
 static bool full(const flow *f, int64_t k)
 {
-    return atomic_load_explicit(&f->filled[k % STAGES], memory_order_acquire) ==
-           (int64_t)((portion_bytes(f, k) + PIECE - 1) / PIECE);
+    return atomic_load_explicit(&f->portion[k % STAGES].filled, memory_order_acquire) == PIECES;
 }
 
 static void send_portion(flow *f, int64_t k)
 {
     turbok_cuda *s = f->d->exec.self;
-    turbok_cu_to_device(s->cu, f->to + (size_t)k * STAGE_BYTES, f->place[k % STAGES],
-                        portion_bytes(f, k));
-    mark_sent(s, f->stage[k % STAGES]);
+    turbok_cu_to_device(s->cu, f->portion[k % STAGES].load->to + f->portion[k % STAGES].at,
+                        f->portion[k % STAGES].place, f->portion[k % STAGES].bytes);
+    mark_sent(s, f->portion[k % STAGES].stage);
 }
 
 /* Once in a loop that waits. Copies take some 0.2 ms, and who gives its CPU away may not have it back for several: that
@@ -191,17 +215,22 @@ static void pause_for(int64_t *waited)
         sched_yield();
 }
 
-/* The caller's thread. A portion is opened as early as may be: when that has to wait, the card is what all wait for. */
+/* The caller's thread. A portion is opened as early as may be. */
 static void direct(flow *f)
 {
+    turbok_cuda *s = f->d->exec.self;
     for (int64_t waited = 0; f->sent < f->portions;) {
         int64_t open = atomic_load(&f->open);
-        if (f->sent < open && full(f, f->sent))
+        if (f->sent < open && full(f, f->sent)) {
             send_portion(f, f->sent++);
-        else if (open < f->portions && open - f->sent < STAGES)
+        } else if (open < f->portions && open - f->sent < STAGES &&
+                   is_free(s, portion_of(&f->loads[f->load], f->at))) {
             open_portion(f, open);
-        else if (!fill_one(f))
+        } else if (!fill_one(f)) {
+            double from = now();
             pause_for(&waited);
+            f->d->copied.waiting += now() - from;
+        }
     }
 }
 
@@ -214,33 +243,105 @@ static void take_part(void *ctx, int64_t from, int64_t to, int thread)
         direct(f);
         return;
     }
-    for (int64_t waited = 0; atomic_load(&f->next) < f->pieces;)
+    for (int64_t waited = 0; atomic_load(&f->next) < f->portions * PIECES;)
         if (!fill_one(f))
             pause_for(&waited);
+}
+
+/* EDATA as send has it, with the name where it is known. */
+static turbo_status run(turbok_device *d, const turbok_cuda_load *loads, int32_t n, turbo_err *err)
+{
+    turbok_cuda *s = d->exec.self;
+    flow f = {.d = d, .loads = loads};
+    size_t bytes = 0;
+    double begin = now(), waited = d->copied.waiting;
+    for (int32_t i = 0; i < n; i++) {
+        f.portions += (int64_t)((loads[i].bytes + STAGE_BYTES - 1) / STAGE_BYTES);
+        bytes += loads[i].bytes;
+    }
+    if (turbok_cu_bad(s->cu))
+        return TURBO_OK; /* whoever asks is told */
+    turbok_pool_for(d->exec.pool, bytes > PIECE ? turbok_pool_threads(d->exec.pool) : 1, 1,
+                    take_part, &f);
+    d->copied.filling += now() - begin - (d->copied.waiting - waited);
+    d->copied.bytes += bytes;
+    const turbok_cuda_load *bad = atomic_load(&f.unread);
+    if (bad)
+        return turbok_cuda_unread(err);
+    bad = atomic_load(&f.strange);
+    if (bad && bad->name)
+        return turbok_fail(
+            err, TURBO_EDATA,
+            "tensor %.120s holds NaN or infinity; the file is damaged: take it again "
+            "(allow_nonfinite = true loads it all the same)",
+            bad->name);
+    return bad ? turbok_fail(err, TURBO_EDATA, "a number is not finite") : TURBO_OK;
 }
 
 turbo_status turbok_cuda_send(turbok_device *d, void *to, const turbok_cuda_source *from,
                               size_t bytes, turbo_err *err)
 {
+    const turbok_cuda_load load = {.from = *from, .to = turbok_cu_at(to), .bytes = bytes};
+    return bytes ? run(d, &load, 1, err) : TURBO_OK;
+}
+
+static void begin_later(turbok_device *d)
+{
     turbok_cuda *s = d->exec.self;
-    flow f = {.d = d,
-              .from = from,
-              .to = turbok_cu_at(to),
-              .bytes = bytes,
-              .portions = (int64_t)((bytes + STAGE_BYTES - 1) / STAGE_BYTES),
-              .pieces = (int64_t)((bytes + PIECE - 1) / PIECE)};
-    double begin = now(), waited = d->copied.waiting;
-    if (turbok_cu_bad(s->cu))
-        return TURBO_OK; /* whoever asks is told */
-    turbok_pool_for(d->exec.pool, f.pieces > 1 ? turbok_pool_threads(d->exec.pool) : 1, 1,
-                    take_part, &f);
-    d->copied.filling += now() - begin - (d->copied.waiting - waited);
-    d->copied.bytes += bytes;
-    if (atomic_load(&f.unread))
-        return turbok_cuda_unread(err);
-    if (atomic_load(&f.strange))
-        return turbok_fail(err, TURBO_EDATA, "a number is not finite");
+    for (int32_t i = 0; i < s->n_later; i++)
+        s->later[i].from.file = &s->later[i].file;
+    if (s->n_later && !s->later_bad)
+        s->later_bad = run(d, s->later, s->n_later, &s->later_why);
+    s->n_later = 0;
+    s->later_bytes = 0;
+}
+
+turbo_status turbok_cuda_send_later(turbok_device *d, void *to, const turbok_part *part,
+                                    int32_t dtype, size_t bytes, turbo_err *err)
+{
+    enum { MORE = 64 };
+    const size_t most = (size_t)512 << 20;
+    turbok_cuda *s = d->exec.self;
+    if (!bytes)
+        return TURBO_OK;
+    if (s->n_later == s->later_room) {
+        turbok_cuda_load *p = realloc(s->later, ((size_t)s->later_room + MORE) * sizeof *s->later);
+        if (!p)
+            return turbok_fail(err, TURBO_ENOMEM, "no memory for a list of copies");
+        s->later = p;
+        s->later_room += MORE;
+    }
+    s->later[s->n_later++] = (turbok_cuda_load){
+        .from = {.dtype = dtype, .finite = part->finite},
+        .file = *part->file,
+        .name = part->name,
+        .to = turbok_cu_at(to),
+        .bytes = bytes,
+    };
+    s->later_bytes += bytes;
+    if (s->later_bytes >= most)
+        begin_later(d);
     return TURBO_OK;
+}
+
+turbo_status turbok_cuda_finish_loads(turbok_device *d, turbo_err *err)
+{
+    turbok_cuda *s = d->exec.self;
+    begin_later(d);
+    turbo_status st = s->later_bad;
+    s->later_bad = TURBO_OK;
+    return st ? turbok_fail(err, st, "%s", s->later_why.text) : TURBO_OK;
+}
+
+void turbok_cuda_forget(turbok_cuda *s, const void *p, size_t bytes)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < s->n_later; i++)
+        if (s->later[i].to - turbok_cu_at(p) >= bytes)
+            s->later[n++] = s->later[i];
+        else
+            s->later_bytes -= s->later[i].bytes;
+    s->n_later = n;
 }
 
 void turbok_cuda_put(turbok_cuda *s, void *to, const void *from, size_t bytes)

@@ -399,8 +399,8 @@ static void test_table(void **state)
     nothing_left();
 }
 
-static void refused_of(turbok_device *d, int32_t dtype, const turbok_part *parts, int32_t n,
-                       int64_t in, uint32_t flags, turbo_status want, const char *words)
+static void refused(turbok_device *d, const turbok_part *parts, int32_t n, int64_t in,
+                    uint32_t flags, turbo_status want, const char *words)
 {
     turbo_err err = {{0}};
     turbo_linear *w = NULL;
@@ -408,16 +408,10 @@ static void refused_of(turbok_device *d, int32_t dtype, const turbok_part *parts
         assert_int_equal(turbok_linear_rows_bytes(d, TURBO_F32, parts, n, in, flags, &err), 0);
         assert_non_null(strstr(err.text, words));
     }
-    assert_int_equal(turbok_linear_rows_new(d, dtype, parts, n, in, flags, &w, &err), want);
+    assert_int_equal(turbok_linear_rows_new(d, TURBO_F32, parts, n, in, flags, &w, &err), want);
     if (!strstr(err.text, words))
         fail_msg("\"%s\" does not say \"%s\"", err.text, words);
     assert_int_equal(turbok_device_mem(d, TURBOK_MEM_LINEAR), 0);
-}
-
-static void refused(turbok_device *d, const turbok_part *parts, int32_t n, int64_t in,
-                    uint32_t flags, turbo_status want, const char *words)
-{
-    refused_of(d, TURBO_F32, parts, n, in, flags, want, words);
 }
 
 static void test_refused(void **state)
@@ -446,145 +440,13 @@ static void test_refused(void **state)
     nothing_left();
 }
 
-/* ---- where numbers come from --------------------------------------------------------------------------- */
-
-enum { ROWS = 1100, IN = 4096 }; /* more than a pinned buffer holds */
-
-/* The bytes of a matrix on the device. */
-static char *bytes_of(turbok_device *d, const turbo_linear *w)
-{
-    char *p = malloc(w->data_bytes);
-    assert_non_null(p);
-    d->backend->block_read(d, p, w->data, w->data_bytes);
-    return p;
-}
-
-static turbo_linear *made(turbok_device *d, const turbok_part *part)
-{
-    turbo_linear *w = NULL;
-    turbo_err err = {{0}};
-    if (turbok_linear_rows_new(d, TURBO_BF16, part, 1, IN, 0, &w, &err))
-        fail_msg("%s", err.text);
-    return w;
-}
-
-static void same_bytes(turbok_device *d, const turbok_part *part, const void *want, size_t n)
-{
-    turbo_linear *w = made(d, part);
-    char *got = bytes_of(d, w);
-    assert_true(w->data_bytes >= n);
-    assert_memory_equal(got, want, n);
-    free(got);
-    turbok_linear_free(d, w);
-}
-
-/* From memory and from a file, as it is and quantised on the way: the same bytes on the device. What is not finite or
- * not there is refused. */
-static void test_sources(void **state)
-{
-    enum { HEAD = 10 };
-    size_t n = (size_t)ROWS * IN;
-    uint16_t *data = malloc(n * sizeof *data);
-    char head[HEAD] = {0};
-    FILE *f = tmpfile();
-    turbok_device *d = open_device();
-    (void)state;
-    assert_true(data && f);
-    for (size_t i = 0; i < n; i++)
-        data[i] = (uint16_t)(0x3c00u + i * 2654435761u % 700 + (i % 3 ? 0x8000u : 0));
-    assert_int_equal(fwrite(head, 1, HEAD, f) + fwrite(data, sizeof *data, n, f), HEAD + n);
-    assert_int_equal(fflush(f), 0);
-    turbok_file file = {.fd = fileno(f), .at = HEAD};
-    turbok_part part = {.data = data, .rows = ROWS, .finite = 1, .dtype = TURBO_BF16};
-    for (int from_file = 0; from_file < 2; from_file++) {
-        part.file = from_file ? &file : NULL;
-        part.grid = NULL;
-        same_bytes(d, &part, data, n * sizeof *data);
-        for (int bits = 4; bits <= 8; bits += 4) {
-            turbo_err err = {{0}};
-            turbok_grid g, form = {.bits = bits,
-                                   .group = 32,
-                                   .scale_dtype = TURBO_BF16,
-                                   .offset = bits == 8 ? 128 : 8};
-            assert_int_equal(turbok_grid_quantize(d, TURBO_BF16, data, ROWS, IN, bits, 32, &g,
-                                                  &err),
-                             TURBO_OK);
-            const turbok_part coded = {.rows = ROWS, .grid = &g};
-            turbo_linear *w = made(d, &coded);
-            char *want = bytes_of(d, w);
-            part.grid = &form;
-            same_bytes(d, &part, want, w->data_bytes);
-            turbok_linear_free(d, w);
-            turbok_grid_quantize_free(&g);
-            free(want);
-        }
-    }
-    const turbok_grid form = {.bits = 8, .group = 32, .scale_dtype = TURBO_BF16, .offset = 128};
-    for (int quantised = 0; quantised < 2; quantised++) {
-        part.grid = quantised ? &form : NULL;
-        part.file = &file;
-        file.at = HEAD + 2;
-        refused_of(d, TURBO_BF16, &part, 1, IN, 0, TURBO_EDATA, "read to its end");
-        file.at = HEAD;
-        part.file = NULL;
-        data[n - 5] = 0x7f80;
-        refused_of(d, TURBO_BF16, &part, 1, IN, 0, TURBO_EDATA, "not finite");
-        part.finite = quantised; /* what becomes codes has to be */
-        if (!quantised)
-            same_bytes(d, &part, data, n * sizeof *data);
-        data[n - 5] = 0;
-        part.finite = 1;
-    }
-    fclose(f);
-    free(data);
-    turbok_device_close(d);
-    nothing_left();
-}
-
-/* More than all pinned buffers hold, so that each is filled, sent and filled again: every byte comes to its place, and a
- * number that is not finite is found wherever it lies, as the end of a file is; the device is good after it. */
-static void test_ring(void **state)
-{
-    enum { MANY = 5500, HEAD = 6 }; /* 43 MiB */
-    size_t n = (size_t)MANY * IN, bad[] = {0, n / 3, n - 1};
-    uint16_t *data = malloc(n * sizeof *data);
-    FILE *f = tmpfile();
-    turbok_device *d = open_device();
-    (void)state;
-    assert_true(data && f);
-    for (size_t i = 0; i < n; i++)
-        data[i] = (uint16_t)((i * 2654435761u >> 7) & 0xbfff);
-    assert_int_equal(fwrite("header", 1, HEAD, f) + fwrite(data, sizeof *data, n, f), HEAD + n);
-    assert_int_equal(fflush(f), 0);
-    turbok_file file = {.fd = fileno(f), .at = HEAD};
-    turbok_part part = {.data = data, .rows = MANY, .finite = 1, .dtype = TURBO_BF16};
-    same_bytes(d, &part, data, n * sizeof *data);
-    part.file = &file;
-    same_bytes(d, &part, data, n * sizeof *data);
-    file.at = HEAD + 2;
-    refused_of(d, TURBO_BF16, &part, 1, IN, 0, TURBO_EDATA, "read to its end");
-    part.file = NULL;
-    for (int i = 0; i < 3; i++) {
-        uint16_t was = data[bad[i]];
-        data[bad[i]] = 0xff80;
-        refused_of(d, TURBO_BF16, &part, 1, IN, 0, TURBO_EDATA, "not finite");
-        data[bad[i]] = was;
-    }
-    same_bytes(d, &part, data, n * sizeof *data);
-    fclose(f);
-    free(data);
-    turbok_device_close(d);
-    nothing_left();
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_formats), cmocka_unit_test(test_tokens),
         cmocka_unit_test(test_online),  cmocka_unit_test(test_parts),
         cmocka_unit_test(test_large),   cmocka_unit_test(test_table),
-        cmocka_unit_test(test_refused), cmocka_unit_test(test_sources),
-        cmocka_unit_test(test_ring),
+        cmocka_unit_test(test_refused),
     };
     turbod_log_level(TURBO_LOG_ERROR);
     fake = fake_driver_open();

@@ -377,6 +377,14 @@ int cuEventSynchronize(turbok_cu_event e)
     return e->stream ? fake_flush(e->stream) : 0;
 }
 
+/* Copies are done when they are asked for, or when somebody waits: nobody is told of one that is on its way. */
+EXPORT int cuEventQuery(turbok_cu_event e);
+int cuEventQuery(turbok_cu_event e)
+{
+    ENTER(event_query, true);
+    return e->stream ? fake_flush(e->stream) : 0;
+}
+
 EXPORT int cuEventElapsedTime(float *ms, turbok_cu_event from, turbok_cu_event to);
 int cuEventElapsedTime(float *ms, turbok_cu_event from, turbok_cu_event to)
 {
