@@ -97,6 +97,7 @@ static turbo_status make_plan(turbod_engine *e, const turbod_engine_opts *o, tur
         .quantize = o->quantize,
         .cache_dir = o->cache_dir,
         .cache_dir_size = o->cache_dir_size,
+        .later = true, /* open_weights waits */
     };
     turbo_status st = turbod_weights_open(o->model_dir, &w, &e->weights, err);
     if (!st)

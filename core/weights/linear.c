@@ -123,7 +123,7 @@ static int32_t as_parts(const turbo_weights *w, const piece *p, const turbok_gri
         parts[i].file = t->at ? &files[i] : NULL;
         parts[i].finite = !coded && !w->opts.allow_nonfinite;
         parts[i].dtype = t->dtype;
-        parts[i].later = !coded;
+        parts[i].later = !coded && w->opts.later;
         parts[i].name = t->name;
         dtype = coded ? dtype : t->dtype;
     }

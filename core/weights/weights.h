@@ -22,6 +22,9 @@ typedef struct turbod_weights_opts {
                            * quantised become so, but for embeddings; with int4 the head becomes int8 */
     const char *cache_dir; /* NULL or "": none; see cache.h */
     uint64_t cache_dir_size;
+    /* The device may read matrices as late as turbok_device_wait: whoever opens them waits before they are used or
+     * unmapped. */
+    bool later;
 } turbod_weights_opts;
 
 /* Matrices that are stored alike. */

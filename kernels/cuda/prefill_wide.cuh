@@ -144,14 +144,10 @@ template <class T, int D, int N, int R> struct wide_rows {
     }
     /* Two groups with the same rows and other keys: each gets the other's sums of its half of the columns, by way of shared
      * memory and writes these. */
-    template <int half>
-    DEVICE_METHOD void meet(const struct turbok_cu_prefill_args &a, const wide_place<R> &b,
-                            float *room)
+    template <int half> DEVICE_METHOD void offer(float *room)
     {
         enum { HALF = D / 4, EACH = (HALF + 4) * 128 };
-        const float scale = a.at.scale * 1.44269504f;
-        float *to = room + half * EACH + threadIdx.x % 128, mine[2], its[2];
-        const float *from = room + (1 - half) * EACH + threadIdx.x % 128;
+        float *to = room + half * EACH + threadIdx.x % 128;
         UNROLL
         for (int i = 0; i < HALF; i++)
             to[i * 128] = acc[(1 - half) * HALF + i];
@@ -160,7 +156,16 @@ template <class T, int D, int N, int R> struct wide_rows {
             to[(HALF + r) * 128] = m[r];
             to[(HALF + 2 + r) * 128] = l[r];
         }
-        barrier_sync(1, 256);
+    }
+    /* After both have offered. */
+    template <int half>
+    DEVICE_METHOD void meet(const struct turbok_cu_prefill_args &a, const wide_place<R> &b,
+                            const float *room)
+    {
+        enum { HALF = D / 4, EACH = (HALF + 4) * 128 };
+        const float scale = a.at.scale * 1.44269504f;
+        const float *from = room + (1 - half) * EACH + threadIdx.x % 128;
+        float mine[2], its[2];
         UNROLL
         for (int r = 0; r < 2; r++) {
             const float other = from[(HALF + r) * 128], now = fmaxf(m[r], other),
@@ -399,6 +404,11 @@ DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
         return;
     }
     float *room = reinterpret_cast<float *>(shared_tiles() + STAGES * 4 * N * D);
+    if (share)
+        w.template offer<1>(room);
+    else
+        w.template offer<0>(room);
+    barrier_sync(1, 256); /* one for both groups, as synccheck wants it */
     if (share)
         w.template meet<1>(a, b, room);
     else
