@@ -120,6 +120,8 @@ turbo_status turbok_measure(turbok_device *d, size_t buffer_bytes, int rounds, t
 
 /* Is each number finite? bytes of F32, F16 or BF16 at any alignment. Pure. */
 bool turbok_all_finite(int32_t dtype, const void *p, size_t bytes);
+/* What is said of a tensor, whose name it is given, that is not. */
+#define TURBOK_NOT_FINITE "tensor %.120s holds NaN or infinity; the file is damaged: take it again"
 
 /* So many bytes of weights are about to be taken: a device with memory of its own takes them at once, which is faster
  * than matrix by matrix, and gives them back when it closes. ENOMEM: it is full. Once, before any is made. */

@@ -241,9 +241,8 @@ turbo_status weights_finite(const turbo_weights *w, const turbod_st_tensor *t, t
 {
     if (w->sums || w->opts.allow_nonfinite || turbok_all_finite(t->dtype, t->data, t->bytes))
         return TURBO_OK;
-    return turbod_err(err, TURBO_EDATA,
-                      "tensor %.120s holds NaN or infinity; the file is damaged: take it again%s",
-                      t->name, w->bits ? "" : " (allow_nonfinite = true loads it all the same)");
+    return turbod_err(err, TURBO_EDATA, TURBOK_NOT_FINITE "%s", t->name,
+                      w->bits ? "" : " (allow_nonfinite = true loads it all the same)");
 }
 
 turbo_status weights_take(turbo_weights *view, const char *name, const char *suffix, uint32_t ndim,

@@ -265,17 +265,19 @@ static turbo_status run(turbok_device *d, const turbok_cuda_load *loads, int32_t
                     take_part, &f);
     d->copied.filling += now() - begin - (d->copied.waiting - waited);
     d->copied.bytes += bytes;
-    const turbok_cuda_load *bad = atomic_load(&f.unread);
-    if (bad)
+    const turbok_cuda_load *unread = atomic_load(&f.unread), *strange = atomic_load(&f.strange);
+    turbo_err why;
+    if (unread && unread->name) {
+        turbo_status st = turbok_cuda_unread(&why);
+        return turbok_fail(err, st, "%.80s: %.160s", unread->name, why.text);
+    }
+    if (unread)
         return turbok_cuda_unread(err);
-    bad = atomic_load(&f.strange);
-    if (bad && bad->name)
-        return turbok_fail(
-            err, TURBO_EDATA,
-            "tensor %.120s holds NaN or infinity; the file is damaged: take it again "
-            "(allow_nonfinite = true loads it all the same)",
-            bad->name);
-    return bad ? turbok_fail(err, TURBO_EDATA, "a number is not finite") : TURBO_OK;
+    if (strange && strange->name)
+        return turbok_fail(err, TURBO_EDATA,
+                           TURBOK_NOT_FINITE " (allow_nonfinite = true loads it all the same)",
+                           strange->name);
+    return strange ? turbok_fail(err, TURBO_EDATA, "a number is not finite") : TURBO_OK;
 }
 
 turbo_status turbok_cuda_send(turbok_device *d, void *to, const turbok_cuda_source *from,
