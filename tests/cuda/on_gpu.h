@@ -39,6 +39,31 @@ static inline void as_planned(turbod_engine *e)
                      (unsigned long long)f->plan.bytes[k], (unsigned long long)f->alloc[k]);
 }
 
+/* A device without an engine, whose steps take quantised matrices. */
+static inline turbok_device *open_device(void)
+{
+    turbok_device_opts o = {.on = TURBOK_ON_CUDA,
+                            .path = turbod_backend_path(),
+                            .act_dtype = TURBO_F32,
+                            .threads = 3,
+                            .spin_us = -1};
+    const turbok_steps steps = {.max_tokens = 16,
+                                .max_seqs = 2,
+                                .max_len = 64,
+                                .n_heads = 2,
+                                .head_dim = 16,
+                                .embed_dim = 64,
+                                .vocab = 64,
+                                .block_tokens = 16,
+                                .quantised = true};
+    turbok_device *d = NULL;
+    turbo_err err = {{0}};
+    if (turbok_device_open(&o, &d, &err) || turbok_steps_open(d, &steps, &err))
+        fail_msg("%s", err.text);
+    assert_int_equal(turbok_device_mem(d, TURBOK_MEM_SCRATCH), turbok_steps_bytes(d, &steps));
+    return d;
+}
+
 /* Logits [n,V] of a made-up prompt of n tokens, at most 64; steps of `chunk` tokens. */
 static inline void logits_of(const char *folder, turbod_engine_opts o, int32_t n, int32_t chunk,
                              int vocab, float *out)

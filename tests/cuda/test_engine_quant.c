@@ -197,30 +197,6 @@ static turbok_part make_part(numbers *m, int64_t rows, int bits, int group, unsi
     return (turbok_part){.rows = rows, .grid = &m->g, .bias = bias ? m->bias : NULL};
 }
 
-static turbok_device *open_device(void)
-{
-    turbok_device_opts o = {.on = TURBOK_ON_CUDA,
-                            .path = turbod_backend_path(),
-                            .act_dtype = TURBO_F32,
-                            .threads = 3,
-                            .spin_us = -1};
-    const turbok_steps steps = {.max_tokens = 16,
-                                .max_seqs = 2,
-                                .max_len = 64,
-                                .n_heads = 2,
-                                .head_dim = 16,
-                                .embed_dim = 64,
-                                .vocab = 64,
-                                .block_tokens = 16,
-                                .quantised = true};
-    turbok_device *d = NULL;
-    turbo_err err = {{0}};
-    if (turbok_device_open(&o, &d, &err) || turbok_steps_open(d, &steps, &err))
-        fail_msg("%s", err.text);
-    assert_int_equal(turbok_device_mem(d, TURBOK_MEM_SCRATCH), turbok_steps_bytes(d, &steps));
-    return d;
-}
-
 static void *to_device(turbok_device *d, const void *from, size_t bytes)
 {
     void *p = turbok_space_new(d, bytes);

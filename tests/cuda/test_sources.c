@@ -2,35 +2,13 @@
  * once and later. On the fake driver, or with TURBO_CHECK_GPU on the machine's own. */
 #include "on_gpu.h"
 
+#include <unistd.h>
+
 #include "cuda/state.h"
 #include "internal.h"
 #include "util/log.h"
 
 enum { ROWS = 1100, IN = 4096 }; /* more than a pinned buffer holds */
-
-static turbok_device *open_device(void)
-{
-    turbok_device_opts o = {.on = TURBOK_ON_CUDA,
-                            .path = turbod_backend_path(),
-                            .act_dtype = TURBO_F32,
-                            .threads = 3,
-                            .spin_us = -1};
-    const turbok_steps steps = {.max_tokens = 16,
-                                .max_seqs = 2,
-                                .max_len = 64,
-                                .n_heads = 2,
-                                .head_dim = 16,
-                                .embed_dim = 64,
-                                .vocab = 64,
-                                .block_tokens = 16,
-                                .quantised = true};
-    turbok_device *d = NULL;
-    turbo_err err = {{0}};
-    if (turbok_device_open(&o, &d, &err) || turbok_steps_open(d, &steps, &err))
-        fail_msg("%s", err.text);
-    assert_int_equal(turbok_device_mem(d, TURBOK_MEM_SCRATCH), turbok_steps_bytes(d, &steps));
-    return d;
-}
 
 static void refused(turbok_device *d, const turbok_part *part, turbo_status want, const char *words)
 {
@@ -169,8 +147,8 @@ static void test_ring(void **state)
     nothing_left();
 }
 
-/* Matrices that may come later: all of them are there after the wait, also those of more than what is begun at a time;
- * what cannot be used is told by its name then, once, and what was freed before is never read. */
+/* Matrices that may come later: all of them are there after the wait; what cannot be used is told by its name then,
+ * once, and what was freed before is never read. */
 static void test_later(void **state)
 {
     enum { MANY = 1100, MATRICES = 3 };
@@ -217,8 +195,8 @@ static void test_later(void **state)
         for (size_t i = 0; i < 2; i++, file.at += n * sizeof *data)
             w[i] = made(d, &part);
         assert_int_equal(turbok_device_wait(d, &err), TURBO_EDATA);
-        assert_non_null(
-            strstr(err.text, round ? "read to its end" : "tensor some.weight holds NaN"));
+        assert_non_null(strstr(err.text, round ? "some.weight: the file cannot be read to its end"
+                                               : "tensor some.weight holds NaN"));
         assert_int_equal(turbok_device_wait(d, &err), TURBO_OK);
         for (size_t i = 0; i < 2; i++)
             turbok_linear_free(d, w[i]);
@@ -229,12 +207,58 @@ static void test_later(void **state)
     nothing_left();
 }
 
+/* Of more than half a GiB the first are read before the wait. What cannot be used of those is told at the wait. */
+static void test_half_a_gib(void **state)
+{
+    enum { MANY = 33000 }; /* two are more than that */
+    const size_t bytes = (size_t)MANY * IN * 2;
+    const uint16_t marks[] = {0x3f81, 0x7f80}; /* a number, infinity */
+    turbo_err err = {{0}};
+    FILE *f = tmpfile();
+    turbok_device *d = open_device();
+    (void)state;
+    assert_non_null(f);
+    assert_int_equal(ftruncate(fileno(f), (off_t)bytes), 0);
+    for (int bad = 0; bad < 2; bad++) {
+        uint16_t got = 0;
+        turbo_linear *w[3];
+        turbok_file file = {.fd = fileno(f)};
+        turbok_part part = {.data = &marks, /* the file counts */
+                            .rows = MANY,
+                            .finite = 1,
+                            .file = &file,
+                            .dtype = TURBO_BF16,
+                            .later = 1,
+                            .name = "large.weight"};
+        assert_int_equal(pwrite(fileno(f), &marks[bad], 2, (off_t)bytes - 2), 2);
+        w[0] = made(d, &part);
+        assert_int_equal(turbok_device_copied(d).bytes, 0);
+        w[1] = made(d, &part);
+        assert_int_equal(turbok_device_copied(d).bytes, 2 * bytes);
+        part.rows = 1;
+        w[2] = made(d, &part);
+        assert_int_equal(turbok_device_wait(d, &err), bad ? TURBO_EDATA : TURBO_OK);
+        assert_true(!bad || strstr(err.text, "tensor large.weight holds NaN"));
+        for (int i = 0; i < 3; i++) {
+            d->backend->block_read(d, &got, (const char *)w[i]->data + w[i]->data_bytes - 2, 2);
+            assert_true(bad || got == (i < 2 ? marks[0] : 0));
+            turbok_linear_free(d, w[i]);
+        }
+        turbok_device_close(d);
+        d = open_device();
+    }
+    fclose(f);
+    turbok_device_close(d);
+    nothing_left();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sources),
         cmocka_unit_test(test_ring),
         cmocka_unit_test(test_later),
+        cmocka_unit_test(test_half_a_gib),
     };
     turbod_log_level(TURBO_LOG_ERROR);
     fake = fake_driver_open();

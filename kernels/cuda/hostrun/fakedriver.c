@@ -367,6 +367,7 @@ int cuEventRecord(turbok_cu_event e, turbok_cu_stream s)
 {
     ENTER(event_record, true);
     e->stream = s;
+    e->asked = false;
     return 0;
 }
 
@@ -377,11 +378,15 @@ int cuEventSynchronize(turbok_cu_event e)
     return e->stream ? fake_flush(e->stream) : 0;
 }
 
-/* Copies are done when they are asked for, or when somebody waits: nobody is told of one that is on its way. */
+/* Who asks first is told that it is not over, as on a card: the second to ask has waited. */
 EXPORT int cuEventQuery(turbok_cu_event e);
 int cuEventQuery(turbok_cu_event e)
 {
     ENTER(event_query, true);
+    if (e->stream && !e->asked) {
+        e->asked = true;
+        return TURBOK_CU_NOT_READY;
+    }
     return e->stream ? fake_flush(e->stream) : 0;
 }
 

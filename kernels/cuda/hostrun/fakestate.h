@@ -57,6 +57,7 @@ struct turbok_cu_stream {
 };
 struct turbok_cu_event {
     struct turbok_cu_stream *stream;
+    bool asked; /* whether it is over, since it was recorded */
 };
 struct turbok_cu_module {
     int unused;
