@@ -120,6 +120,7 @@ turbo_status turbok_measure(turbok_device *d, size_t buffer_bytes, int rounds, t
 
 /* Is each number finite? bytes of F32, F16 or BF16 at any alignment. Pure. */
 bool turbok_all_finite(int32_t dtype, const void *p, size_t bytes);
+bool turbok_finite_by(turbok_isa isa, int32_t dtype, const void *p, size_t bytes); /* with these */
 /* What is said of a tensor, whose name it is given, that is not. */
 #define TURBOK_NOT_FINITE "tensor %.120s holds NaN or infinity; the file is damaged: take it again"
 

@@ -5,6 +5,7 @@
 #include "kit.h"
 
 static const turbok_prim *prims[KIT_ISAS];
+static turbok_isa isas[KIT_ISAS];
 static int n_prims;
 
 /* Only what this CPU has: a device of the other kinds does not open. */
@@ -17,6 +18,7 @@ static int find(void **state)
         turbo_err err;
         if (turbok_device_open(&o, &d, &err))
             continue;
+        isas[n_prims] = kit_isas[i];
         prims[n_prims++] = d->exec.prim;
         print_message("primitives: %s\n", d->exec.prim->name);
         turbok_device_close(d);
@@ -234,12 +236,49 @@ static void test_specials(void **state)
     }
 }
 
+/* Numbers that are finite but for one, which is found wherever it lies and at any alignment; what lies beside them is
+ * not looked at. */
+static void test_finite(void **state)
+{
+    static const struct {
+        int32_t dtype;
+        uint32_t fine[4], bad[4];
+    } types[] = {
+        {TURBO_F32,
+         {0x7f7fffff, 0xff7fffff, 0x00000001, 0x80000000},
+         {0x7f800000, 0xff800000, 0x7f800001, 0xffffffff}},
+        {TURBO_F16, {0x7bff, 0xfbff, 0x0001, 0x8000}, {0x7c00, 0xfc00, 0x7c01, 0xffff}},
+        {TURBO_BF16, {0x7f7f, 0xff7f, 0x0001, 0x8000}, {0x7f80, 0xff80, 0x7f81, 0xffff}},
+    };
+    enum { MOST = 600, PLACES = 5 };
+    static char room[PLACES + (MOST + 2) * 4];
+    (void)state;
+    for (int p = 0; p < n_prims; p++)
+        for (size_t t = 0; t < sizeof types / sizeof types[0]; t++)
+            for (size_t n = 0; n <= MOST; n += n < 40 ? 1 : 37) {
+                size_t size = turbok_dtype_size(types[t].dtype);
+                char *from = room + n % PLACES, *at = from + size;
+                for (size_t i = 0; i < n; i++)
+                    memcpy(at + i * size, &types[t].fine[i % 4], size);
+                memcpy(from, &types[t].bad[3], size);
+                memcpy(at + n * size, &types[t].bad[3], size);
+                assert_true(turbok_finite_by(isas[p], types[t].dtype, at, n * size));
+                assert_true(turbok_all_finite(types[t].dtype, at, n * size));
+                for (size_t i = 0; i < n; i++) {
+                    memcpy(at + i * size, &types[t].bad[i % 4], size);
+                    assert_false(turbok_finite_by(isas[p], types[t].dtype, at, n * size));
+                    memcpy(at + i * size, &types[t].fine[i % 4], size);
+                }
+            }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_widen),    cmocka_unit_test(test_narrow),
         cmocka_unit_test(test_lengths),  cmocka_unit_test(test_softmax),
         cmocka_unit_test(test_specials), cmocka_unit_test(test_encode),
+        cmocka_unit_test(test_finite),
     };
     return cmocka_run_group_tests_name("primitives", tests, find, NULL);
 }
