@@ -216,6 +216,8 @@ void turbok_float_linear(turbo_exec *x, const turbo_linear *w, const float *in, 
                          int64_t ld, float *out);
 /* nn/rope.c: frequencies of a sequence whose RoPE length is rope_len, into inv [dim/2]. */
 void turbok_rope_inv(const turbo_rope *r, int32_t rope_len, float *inv);
+/* nn/turns.c: cosines and sines of n angles, each worked out in double precision. */
+void turbok_turns(const float *angle, size_t n, float *cosine, float *sine);
 
 /* The ops, one file each in nn/. */
 #define OP(name, ret, args) ret turbok_op_##name args;

@@ -151,14 +151,22 @@ typedef struct tables {
 
 static void fill_positions(void *ctx, int64_t from, int64_t to, int thread)
 {
+    enum { SOME = 64 };
     const tables *t = ctx;
     size_t half = (size_t)t->r->spec.dim / 2;
+    float angle[SOME];
     (void)thread;
     for (int64_t pos = from; pos < to; pos++)
-        for (size_t i = 0; i < half; i++) {
-            float angle = (float)pos * t->inv[i];
-            t->cosine[(size_t)pos * half + i] = (float)cos((double)angle) * t->r->scale;
-            t->sine[(size_t)pos * half + i] = (float)sin((double)angle) * t->r->scale;
+        for (size_t at = 0; at < half; at += SOME) {
+            size_t n = half - at < SOME ? half - at : SOME;
+            float *c = t->cosine + (size_t)pos * half + at, *s = t->sine + (size_t)pos * half + at;
+            for (size_t i = 0; i < n; i++)
+                angle[i] = (float)pos * t->inv[at + i];
+            turbok_turns(angle, n, c, s);
+            for (size_t i = 0; i < n; i++) {
+                c[i] *= t->r->scale;
+                s[i] *= t->r->scale;
+            }
         }
 }
 

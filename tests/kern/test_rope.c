@@ -133,6 +133,33 @@ static void test_far(void **state)
     }
 }
 
+/* Many angles at a time: what the C library has, to the last bit of a float, for any number of them, far and near,
+ * and nothing is written behind them. */
+static void test_turns(void **state)
+{
+    enum { MOST = 75, ROUNDS = 4000 };
+    float angle[MOST], c[MOST + 1], s[MOST + 1];
+    uint32_t seed = 1;
+    (void)state;
+    for (int round = 0; round < ROUNDS; round++) {
+        size_t n = (size_t)round % (MOST + 1);
+        for (size_t i = 0; i < n; i++) {
+            seed = seed * 1664525 + 1013904223;
+            angle[i] = (float)((double)(int32_t)seed * ldexp(1, round % 48 - 56));
+        }
+        if (n > 3 && round % 3 == 0)
+            angle[n / 2] = INFINITY;
+        c[n] = s[n] = 7;
+        turbok_turns(angle, n, c, s);
+        for (size_t i = 0; i < n; i++) {
+            float want_c = (float)cos((double)angle[i]), want_s = (float)sin((double)angle[i]);
+            assert_true(isinf(angle[i]) ? isnan(c[i]) && isnan(s[i])
+                                        : !memcmp(&c[i], &want_c, 4) && !memcmp(&s[i], &want_s, 4));
+        }
+        assert_true(c[n] >= 7 && s[n] >= 7);
+    }
+}
+
 /* The frequency of index i, read from the angle of position 1: the sine of x = 1 with y = 0. */
 static double frequency(const turbo_rope_spec *spec, int32_t i)
 {
@@ -250,11 +277,11 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_example),    cmocka_unit_test(test_linear_scaling),
-        cmocka_unit_test(test_dynamic),    cmocka_unit_test(test_fixed_base),
-        cmocka_unit_test(test_far),        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_llama3),     cmocka_unit_test(test_yarn),
-        cmocka_unit_test(test_short_spec),
+        cmocka_unit_test(test_example), cmocka_unit_test(test_linear_scaling),
+        cmocka_unit_test(test_dynamic), cmocka_unit_test(test_fixed_base),
+        cmocka_unit_test(test_far),     cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_turns),   cmocka_unit_test(test_llama3),
+        cmocka_unit_test(test_yarn),    cmocka_unit_test(test_short_spec),
     };
     return cmocka_run_group_tests_name("rotary embedding", tests, NULL, NULL);
 }
