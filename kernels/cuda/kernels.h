@@ -234,9 +234,12 @@ enum { TURBOK_CU_BESIDE_INPUTS = 8192, TURBOK_CU_BESIDE_ROWS = 2 }; /* of such a
 enum { TURBOK_CU_ROOMY = 896 };
 /* Shared memory of the queues of gemv.cu, of its kernels and of the small ones. */
 enum { TURBOK_CU_GEMV_SHARED = 128 << 10, TURBOK_CU_GEMV_SHARED_SMALL = 64 << 10 };
-/* Of gemm_wide: rows of a piece, pieces of a band, bytes of tiles in shared memory and of all that is there. */
+/* Of gemm_wide: rows of a piece, outputs of one whose inputs two blocks share (at most), pieces of a band, bytes of tiles in shared
+ * memory and of all that is there. */
 enum {
     TURBOK_CU_GEMM_WIDE_ROWS = 128,
+    TURBOK_CU_GEMM_WIDE_SHARED_OUTS = 128,
+    TURBOK_CU_GEMM_WIDE_HEAD = 128, /* dims of the heads that are turned */
     TURBOK_CU_GEMM_WIDE_TILES = 192 << 10,
     TURBOK_CU_GEMM_WIDE_BAND = 16,
     TURBOK_CU_GEMM_WIDE_SHARED = TURBOK_CU_GEMM_WIDE_TILES + 8 * 16 * 144
@@ -250,6 +253,13 @@ struct turbok_cu_gemm_wide_args { /* types of weights and x are the kernel's; in
     int32_t gated, floats, whole; /* 0 or 1; whole: rows of y are whole pieces of 16 bytes */
     /* columns[0] columns of pieces of outs[0] outputs (gate and up counted), then columns[1] of outs[1] */
     int32_t outs[2], columns[2];
+    /* shares 2: of neighbouring blocks, a cluster, each has half of the inputs, and no more than one piece. early: so many stages of
+     * weights, at most, are asked for before the kernel before this one has ended. turns 1: the product is queries, keys and
+     * values of b, which go, turned, to q and the cache; y is not written. */
+    int32_t shares, early, turns;
+    turbok_cu_attn at;
+    turbok_cu_batch b;
+    void *q; /* [T,H,HEAD] of the type of x */
 };
 #define turbok_cu_gemv_any_args turbok_cu_multiply_any_args
 #define turbok_cu_gemm_any_args turbok_cu_multiply_any_args

@@ -49,10 +49,23 @@ static void op_rmsnorm(turbo_exec *x, void *h, const void *delta, const turbo_ve
     turbok_cuda_rmsnorm(s, h, delta, w->data, eps, T, E, out);
 }
 
+/* Is a product kept for qkv_rope_store, with which it may be one launch? */
+static bool turns(const turbok_cuda *s, const turbo_linear *w, int32_t T)
+{
+    return !w->parts && !turbok_cuda_coded(w) && w->dtype == s->act && s->kv.dtype == s->act &&
+           s->kv.head_dim == TURBOK_CU_GEMM_WIDE_HEAD && turbok_cu_gemm_turns(s->cu, T, w->out);
+}
+
 static void op_linear(turbo_exec *x, const turbo_linear *w, const void *in, int32_t T, void *out)
 {
     turbok_cuda *s = turbok_cuda_of(x);
-    turbok_cuda_product_of(s, w, in, T, s->act, out);
+    if (!turns(s, w, T)) {
+        turbok_cuda_product_of(s, w, in, T, s->act, out);
+        return;
+    }
+    turbok_cuda_writes(s, out);
+    turbok_cuda_reads(s, in);
+    s->kept = (turbok_cuda_product){.w = w, .x = in, .y = out, .T = T};
 }
 
 static turbok_cu_attn layer_of(const turbok_cuda *s, const turbo_attn *a)
@@ -86,7 +99,17 @@ static void op_qkv_rope_store(turbo_exec *x, const turbo_attn *a, const turbo_ba
 {
     turbok_cuda *s = turbok_cuda_of(x);
     turbok_cu_attn layer = layer_of(s, a);
+    const turbok_cuda_product p = s->kept;
     (void)b;
+    if (p.w && p.y == qkv && p.T == s->batch.T && turns(s, p.w, p.T) &&
+        p.w->out == (int64_t)(layer.n_heads + 2 * s->kv.n_kv) * s->kv.head_dim) {
+        s->kept.w = NULL;
+        turbok_cuda_writes(s, q);
+        if (turbok_cu_gemm_turned(s->cu, s->act, p.w->data, p.w->dtype, p.w->bias, (int32_t)p.w->in,
+                                  p.x, &layer, &s->batch, q))
+            return;
+        turbok_cuda_multiply(s, p.w, p.x, p.T, s->act, p.y);
+    }
     turbok_cuda_reads(s, qkv);
     turbok_cuda_writes(s, q);
     turbok_cu_rope_store(s->cu, s->act, &layer, &s->batch, qkv, q);

@@ -74,11 +74,13 @@ void turbok_cu_gemm(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, 
 void turbok_cu_map_rows(turbok_cu *cu, turbok_cu_map *m, const void *p, int32_t rows, int32_t in,
                         int32_t box_rows);
 /* How a product by warp groups is cut: columns[0] pieces of outs[0] outputs, then columns[1] of outs[1] (64, 128, 192 or
- * 256, those of gate and up counted), for each 128 rows. */
+ * 256, those of gate and up counted), for each 128 rows. shares 2: two blocks have half of the inputs each; then there are at most
+ * half as many pieces as multiprocessors, of 64 or 128 outputs, and columns[1] is 0. */
 typedef struct turbok_cu_gemm_plan {
-    int32_t outs[2], columns[2];
+    int32_t outs[2], columns[2], shares;
 } turbok_cu_gemm_plan;
-turbok_cu_gemm_plan turbok_cu_gemm_choose(const turbok_cu *cu, int32_t T, int32_t out, bool gated);
+turbok_cu_gemm_plan turbok_cu_gemm_choose(const turbok_cu *cu, int32_t T, int32_t out, int32_t in,
+                                          bool gated);
 /* Are gate and up of T rows one launch? library: else cuBLASLt multiplies. */
 bool turbok_cu_gemm_joins(const turbok_cu *cu, int32_t T, bool library);
 /* y = x w^T + bias or, with up, y = silu(x w^T) * (x up^T), by warp groups, for many rows; a row's bits depend on nothing but
@@ -86,6 +88,13 @@ bool turbok_cu_gemm_joins(const turbok_cu *cu, int32_t T, bool library);
 bool turbok_cu_gemm_wide(turbok_cu *cu, int32_t act, const void *w, const void *up, int32_t w_dtype,
                          const float *bias, int32_t out, int32_t in, const void *x, int32_t T,
                          int32_t out_dtype, void *y, const turbok_cu_gemm_plan *plan);
+/* Is a product that makes queries, keys and values of T rows faster as one launch with RoPE and the cache? */
+bool turbok_cu_gemm_turns(const turbok_cu *cu, int32_t T, int64_t out);
+/* turbok_cu_rope_store of x w^T + bias, which is not written, with the bits of both apart. False, and nothing launched, where it
+ * does not apply: heads of other than 128 dims or turned otherwise than as a whole, by halves and out of the table, another type of cache. */
+bool turbok_cu_gemm_turned(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype,
+                           const float *bias, int32_t in, const void *x, const turbok_cu_attn *at,
+                           const turbok_cu_batch *b, void *q);
 /* Reads n * 16 bytes, for measuring; out: 4 bytes that are all but never written. */
 void turbok_cu_read(turbok_cu *cu, const void *in, int64_t n, void *out);
 /* n numbers, about normal with standard deviation scale. */

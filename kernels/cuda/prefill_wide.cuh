@@ -207,31 +207,38 @@ template <class T, int D, int N, int R> struct wide_rows {
                 s[i] = seen ? s[i] : -INFINITY;
             }
         }
+        /* Both rows at once, as each waits long for what it begins. */
+        float top[2][2] = {{-INFINITY, -INFINITY}, {-INFINITY, -INFINITY}}, ref[2],
+              sum[2][2] = {{0, 0}, {0, 0}};
+        UNROLL
+        for (int i = 0; i < N / 2; i++)
+            top[i / 2 % 2][i % 2] = fmaxf(top[i / 2 % 2][i % 2], s[i]);
+        UNROLL
+        for (int r = 0; r < 2; r++)
+            top[r][0] = fmaxf(top[r][0], top[r][1]);
+        UNROLL
+        for (int far = 1; far <= 2; far *= 2) {
+            const float other[2] = {__shfl_xor_sync(FULL, top[0][0], far),
+                                    __shfl_xor_sync(FULL, top[1][0], far)};
+            UNROLL
+            for (int r = 0; r < 2; r++)
+                top[r][0] = fmaxf(top[r][0], other[r]);
+        }
         UNROLL
         for (int r = 0; r < 2; r++) {
-            float top[2] = {-INFINITY, -INFINITY};
-            UNROLL
-            for (int i = 0; i < N / 8; i++) {
-                top[0] = fmaxf(top[0], s[4 * i + 2 * r]);
-                top[1] = fmaxf(top[1], s[4 * i + 2 * r + 1]);
-            }
-            top[0] = fmaxf(top[0], top[1]);
-            top[0] = fmaxf(top[0], __shfl_xor_sync(FULL, top[0], 1));
-            top[0] = fmaxf(top[0], __shfl_xor_sync(FULL, top[0], 2));
-            const float now = fmaxf(m[r], top[0]), ref = now > -INFINITY ? now * scale : 0.0f;
-            shrink[r] = exp2_fast(fmaf(m[r], scale, -ref));
+            const float now = fmaxf(m[r], top[r][0]);
+            ref[r] = now > -INFINITY ? now * scale : 0.0f;
+            shrink[r] = exp2_fast(fmaf(m[r], scale, -ref[r]));
             m[r] = now;
-            float sum[2] = {0, 0};
-            UNROLL
-            for (int i = 0; i < N / 8; i++)
-                UNROLL
-            for (int k = 0; k < 2; k++) {
-                const float w = exp2_fast(fmaf(s[4 * i + 2 * r + k], scale, -ref));
-                s[4 * i + 2 * r + k] = w;
-                sum[k] += w;
-            }
-            l[r] = fmaf(l[r], shrink[r], sum[0] + sum[1]);
         }
+        UNROLL
+        for (int i = 0; i < N / 2; i++) {
+            s[i] = exp2_fast(fmaf(s[i], scale, -ref[i / 2 % 2]));
+            sum[i / 2 % 2][i % 2] += s[i];
+        }
+        UNROLL
+        for (int r = 0; r < 2; r++)
+            l[r] = fmaf(l[r], shrink[r], sum[r][0] + sum[r][1]);
     }
     DEVICE_METHOD void pack()
     {
@@ -254,15 +261,20 @@ template <class T, int D, int N, int R> struct wide_rows {
 template <class T, int D, int N, int STAGES> struct wide_ring {
     typedef wide_tile<T, D, N> tile;
     bulk_barrier *full, *empty;
+    bulk_barrier *part; /* of the last tile, where it is not whole */
 
+    /* By all threads, and a barrier of the block before anything else. */
     DEVICE_METHOD void begin(int readers) const
     {
-        if (threadIdx.x == 0)
+        if (threadIdx.x == 32 * WARPS) {
+            UNROLL
             for (int i = 0; i < STAGES; i++) {
-                bulk_begin(full + i, 1);
-                bulk_begin(empty + i, readers);
+                bulk_init(full + i, 1);
+                bulk_init(empty + i, readers);
             }
-        __syncthreads();
+            bulk_init(part, 1);
+            bulk_ready();
+        }
     }
     static DEVICE_METHOD T *keys(int stage)
     {
@@ -272,26 +284,34 @@ template <class T, int D, int N, int STAGES> struct wide_ring {
     {
         return keys(stage) + tile::SIZE;
     }
-    /* All keys from..from+N-1 are there; by one thread. */
+    /* Keys and values from.., n of them there, for whoever waits for `done`; by one thread. block: of the table, where the first is. */
     template <int R>
     DEVICE_METHOD void copy(const struct turbok_cu_prefill_args &a, const wide_place<R> &b,
-                            int from, int stage) const
+                            int from, int n, int stage, int block, bulk_barrier *done) const
     {
         const int plane = (a.at.layer * 2 * a.at.kv.n_kv + b.kv_head) * a.map_plane,
-                  next = a.at.kv.n_kv * a.map_plane;
-        bulk_expect(full + stage, 2 * N * D * 2);
+                  next = a.at.kv.n_kv * a.map_plane, boxes = (n - 1) / a.map_rows + 1;
+        bulk_expect(done, boxes * a.map_rows * 2 * D * 2);
         UNROLL_BY(1)
-        for (int r = 0; r < N; r += a.map_rows) {
-            const int pos = from + r, block = pos >> a.block_shift;
-            const int row = b.table[block] * a.map_block + plane + pos - (block << a.block_shift);
+        for (int r = 0; r < n; r += a.map_rows) {
+            const int pos = from + r, at = pos >> a.block_shift;
+            const int row = (r ? b.table[at] : block) * a.map_block + plane + pos -
+                            (at << a.block_shift);
             UNROLL
             for (int c = 0; c < D / 64; c++) {
-                bulk_copy_tile(keys(stage) + c * N * 64 + r * 64, &a.map, c * 64, row,
-                               full + stage);
+                bulk_copy_tile(keys(stage) + c * N * 64 + r * 64, &a.map, c * 64, row, done);
                 bulk_copy_tile(values(stage) + c * N * 64 + r * 64, &a.map, c * 64, row + next,
-                               full + stage);
+                               done);
             }
         }
+    }
+    /* What stands behind the last value, n of them there, is no number, or none of these; weights of 0 do not help. */
+    DEVICE_METHOD void clear(int n, int stage) const
+    {
+        UNROLL_BY(1)
+        for (int i = n * tile::PIECES + lane_id(); i < N * tile::PIECES; i += 32)
+            store16(tile::at(values(stage), i / tile::PIECES, i % tile::PIECES),
+                    make_uint4(0, 0, 0, 0));
     }
     template <int R>
     DEVICE_METHOD void fill(const struct turbok_cu_prefill_args &a, const wide_place<R> &b,
@@ -299,22 +319,32 @@ template <class T, int D, int N, int STAGES> struct wide_ring {
     {
         const int stage = warp_id() - WARPS;
         const char *v = b.keys + a.at.kv.n_kv * static_cast<int64_t>(a.at.kv.plane_bytes);
-        int turn = 1;
+        int turn = 1, block = 0;
+        /* The table was there before the first kernel of the step, what it tells of was not. */
+        if (a.map_rows && stage < tiles && stage < STAGES)
+            block = b.table[(b.begin + stage * N) >> a.block_shift];
+        grid_wait();
         UNROLL_BY(1)
         for (int t = stage; t < tiles && stage < STAGES; t += STAGES) {
-            const int from = b.begin + t * N;
+            const int from = b.begin + t * N, n = min(N, b.end - from);
             bulk_wait(empty + stage, turn);
             turn ^= 1;
-            if (a.map_rows && from + N <= b.end) {
+            if (a.map_rows) {
                 if (lane_id() == 0)
-                    copy(a, b, from, stage);
+                    copy(a, b, from, n, stage, block, n < N ? part : full + stage);
                 __syncwarp();
-                continue;
+                if (t + STAGES < tiles)
+                    block = b.table[(from + STAGES * N) >> a.block_shift];
+                if (n == N)
+                    continue;
+                bulk_wait(part, 0);
+                clear(n, stage);
+            } else {
+                tile::fetch(a, b.table, b.keys, from, b.end, keys(stage));
+                tile::fetch(a, b.table, v, from, b.end, values(stage));
+                copy_commit();
+                copy_wait<0>();
             }
-            tile::fetch(a, b.table, b.keys, from, b.end, keys(stage));
-            tile::fetch(a, b.table, v, from, b.end, values(stage));
-            copy_commit();
-            copy_wait<0>();
             proxy_fence();
             __syncwarp();
             if (lane_id() == 0)
@@ -333,39 +363,24 @@ template <class T, int D, int N, int STAGES> struct wide_ring {
     }
 };
 
-/* SHARES 2: both groups have the same 64 rows, and every other tile each. */
-template <class T, int D, int N, int STAGES, int SHARES>
-DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
+/* What the rows of a group get of its tiles. The groups take turns at giving the tensor cores work, so that one makes weights of
+ * scores meanwhile. */
+template <class T, int D, int N, int STAGES, int SHARES, int R>
+DEVICE void add_tiles(const struct turbok_cu_prefill_args &a, const wide_place<R> &b,
+                      const wide_ring<T, D, N, STAGES> &ring, int tiles, wide_rows<T, D, N, R> &w)
 {
-    enum { R = ROWS / SHARES };
-    static_assert(STAGES % SHARES == 0, "a stage is one group's");
-    TURBOK_SHARED(bulk_barrier, barriers, 2 * STAGES);
-    const wide_ring<T, D, N, STAGES> ring = {barriers, barriers + STAGES};
-    wide_place<R> b;
-    /* The inputs of a step were there before its first kernel. */
-    const bool some = b.find(a, N);
-    grid_wait();
-    if (a.b.cu_seqlens[a.b.S] < a.b.T)
-        clear_padding<T>(a.b, a.out, a.at.n_heads * a.at.kv.head_dim);
-    if (!some)
-        return;
-    ring.begin(WARPS / SHARES);
-    const int tiles = (b.end - b.begin + N - 1) / N;
-    if (warp_id() >= WARPS) {
-        registers_fewer<56>();
-        ring.fill(a, b, tiles);
-        return;
-    }
-    registers_more<224>();
-    wide_rows<T, D, N, R> w;
-    w.begin(a, b);
-    const int share = SHARES > 1 ? warp_id() / (R / 16) : 0;
+    const int group = warp_id() / 4, share = SHARES > 1 ? group : 0;
+    /* How often the other group still waits for its turn: nobody may be left at a barrier. */
+    int others = SHARES > 1 ? (tiles + group) / 2 - group : tiles - group;
     int stage = share, before = share, turn = 0;
+    if (group)
+        barrier_arrive(2, 256);
     UNROLL_BY(1)
     for (int t = share; t < tiles; t += SHARES) {
         const int from = b.begin + t * N;
         float shrink[2];
         ring.wait(stage, turn);
+        barrier_sync(2 + group, 256);
         wgmma_fence();
         w.scores(ring.keys(stage));
         wgmma_commit();
@@ -377,6 +392,8 @@ DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
             wgmma_fence();
             wgmma_commit(); /* of none, so that the wait for scores is the same */
         }
+        if (others-- > 0)
+            barrier_arrive(3 - group, 256);
         wgmma_wait<1>(w.s);
         /* Two blocks of code, and not one, so that ptxas leaves the next wait behind the softmax. */
         if (b.whole(a, from, N))
@@ -399,17 +416,54 @@ DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
         wgmma_commit();
         wgmma_wait<0>(w.acc);
     }
+}
+
+/* SHARES 2: both groups have the same 64 rows, and every other tile each. */
+template <class T, int D, int N, int STAGES, int SHARES>
+DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
+{
+    enum { R = ROWS / SHARES };
+    static_assert(STAGES % SHARES == 0, "a stage is one group's");
+    TURBOK_SHARED(bulk_barrier, barriers, 2 * STAGES + 1);
+    const wide_ring<T, D, N, STAGES> ring = {barriers, barriers + STAGES, barriers + 2 * STAGES};
+    wide_place<R> b;
+    grid_release();
+    /* The inputs of a step were there before its first kernel. */
+    ring.begin(WARPS / SHARES);
+    if (threadIdx.x == 32 * (WARPS + 1) && a.map_rows)
+        bulk_expect_map(&a.map);
+    const bool some = b.find(a, N), padding = a.b.cu_seqlens[a.b.S] < a.b.T;
+    __syncthreads();
+    if (padding) {
+        grid_wait();
+        clear_padding<T>(a.b, a.out, a.at.n_heads * a.at.kv.head_dim);
+    }
+    if (!some) {
+        grid_wait();
+        return;
+    }
+    const int tiles = (b.end - b.begin + N - 1) / N;
+    if (warp_id() >= WARPS) {
+        registers_fewer<72>();
+        ring.fill(a, b, tiles);
+        return;
+    }
+    registers_more<216>();
+    grid_wait();
+    wide_rows<T, D, N, R> w;
+    w.begin(a, b);
+    add_tiles<T, D, N, STAGES, SHARES, R>(a, b, ring, tiles, w);
     if (SHARES == 1) {
         w.template write<0, 1>(a, b);
         return;
     }
     float *room = reinterpret_cast<float *>(shared_tiles() + STAGES * 4 * N * D);
-    if (share)
+    if (warp_id() / 4)
         w.template offer<1>(room);
     else
         w.template offer<0>(room);
     barrier_sync(1, 256); /* one for both groups, as synccheck wants it */
-    if (share)
+    if (warp_id() / 4)
         w.template meet<1>(a, b, room);
     else
         w.template meet<0>(a, b, room);

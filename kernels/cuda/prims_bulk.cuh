@@ -32,6 +32,22 @@ DEVICE void bulk_begin(bulk_barrier *b, int arrivals)
                  : "memory");
 #endif
 }
+/* The same of many: each with bulk_init, and bulk_ready after the last. */
+DEVICE void bulk_init(bulk_barrier *b, int arrivals)
+{
+#if BULK_HERE
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bulk_address(b)), "r"(arrivals)
+                 : "memory");
+#endif
+}
+DEVICE void bulk_ready()
+{
+#if BULK_HERE
+    asm volatile("fence.mbarrier_init.release.cluster;\n"
+                 "fence.proxy.async.shared::cta;" ::
+                     : "memory");
+#endif
+}
 /* Announces bytes and arrives. */
 DEVICE void bulk_expect(bulk_barrier *b, int bytes)
 {
@@ -76,6 +92,13 @@ DEVICE void bulk_copy_tile(void *to, const void *map, int column, int row, bulk_
                  "[%0], [%1, {%2, %3}], [%4];" ::"r"(bulk_address(to)),
                  "l"(map), "r"(column), "r"(row), "r"(bulk_address(b))
                  : "memory");
+#endif
+}
+/* A map that is about to be used. */
+DEVICE void bulk_expect_map(const void *map)
+{
+#if BULK_HERE
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 #endif
 }
 #else

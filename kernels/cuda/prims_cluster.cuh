@@ -60,6 +60,21 @@ DEVICE void cluster_put(float *p, int rank, float v)
     *p = v;
 #endif
 }
+/* The same with four numbers; p is a multiple of 16 bytes. */
+DEVICE void cluster_put4(float *p, int rank, float4 v)
+{
+#if CLUSTER_HERE
+    uint32_t at;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;"
+        : "=r"(at)
+        : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(p))), "r"(rank));
+    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(v.x), "f"(v.y),
+                 "f"(v.z), "f"(v.w)
+                 : "memory");
+#else
+    *reinterpret_cast<float4 *>(p) = v;
+#endif
+}
 #else
 DEVICE int cluster_size()
 {
@@ -80,6 +95,10 @@ DEVICE void cluster_wait()
 DEVICE void cluster_put(float *p, int rank, float v)
 {
     *static_cast<float *>(hostrun::cluster_place(p, static_cast<unsigned>(rank))) = v;
+}
+DEVICE void cluster_put4(float *p, int rank, float4 v)
+{
+    *static_cast<float4 *>(hostrun::cluster_place(p, static_cast<unsigned>(rank))) = v;
 }
 #endif
 

@@ -1,7 +1,7 @@
 /* kernels/cuda/rope.cu: splits a row of the QKV product, rotates Q and K, writes K and V into the cache.
  * One warp a head. Angles as kernels/nn/rope.c has them; quantisation as kernels/cpu/quant.h: the same
  * operations in the same order, so that a row gives the same codes. */
-#include "cuda/kv.cuh"
+#include "cuda/rope.cuh"
 
 /* bf16 not above and not below f, which is finite. */
 DEVICE uint32_t bf16_below(float f)
@@ -44,17 +44,6 @@ DEVICE void angles(const turbok_cu_attn &at, int pos, int rope_len, float *c, fl
     }
 }
 
-/* Head h (0..H+2K-1: Q, K, V) of a token: first column in the row of the product. */
-DEVICE int64_t column(const turbok_cu_attn &at, int h)
-{
-    int H = at.n_heads, K = at.kv.n_kv, g = H / K, kind = h < H ? 0 : h < H + K ? 1 : 2;
-    if (at.layout == 0)
-        return static_cast<int64_t>(h) * at.kv.head_dim;
-    int group = kind == 0 ? h / g : kind == 1 ? h - H : h - H - K;
-    int slot = kind == 0 ? h % g : g + kind - 1;
-    return (static_cast<int64_t>(group) * (g + 2) + slot) * at.kv.head_dim;
-}
-
 /* One row [D] f32 in shared memory as codes, by one warp. */
 DEVICE void store_codes(const turbok_cu_kv &kv, char *plane, int slot, const float *row)
 {
@@ -93,13 +82,6 @@ DEVICE void store_codes(const turbok_cu_kv &kv, char *plane, int slot, const flo
         par[0].x = static_cast<uint16_t>(scale);
         par[kv.block_tokens].x = static_cast<uint16_t>(zero);
     }
-}
-
-/* Two numbers turned by an angle; no fused operation, so that all kernels give the same bits. */
-DEVICE float2 turned_by(float x, float y, float c, float s)
-{
-    return make_float2(__fadd_rn(__fmul_rn(x, c), -__fmul_rn(y, s)),
-                       __fadd_rn(__fmul_rn(y, c), __fmul_rn(x, s)));
 }
 
 template <class T> DEVICE void rope_store_body(const struct turbok_cu_rope_store_args &a)

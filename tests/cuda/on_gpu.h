@@ -65,13 +65,13 @@ static inline turbok_device *open_device(void)
 }
 
 /* Logits [n,V] of a made-up prompt of n tokens, at most 64; steps of `chunk` tokens. */
-static inline void logits_of(const char *folder, turbod_engine_opts o, int32_t n, int32_t chunk,
-                             int vocab, float *out)
+static inline void logits_kept(const char *folder, turbod_engine_opts o, int32_t n, int32_t chunk,
+                               int vocab, int32_t kv_dtype, float *out)
 {
-    int32_t ids[64];
+    int32_t ids[MOST_TOKENS];
     turbo_err err = {{0}};
     make_prompt(ids, n, 7, vocab);
-    o.kv_dtype = TURBO_F32;
+    o.kv_dtype = kv_dtype;
     o.max_step_tokens = o.max_batch = chunk;
     turbod_engine *e = open_engine(folder, o);
     if (turbod_engine_logits(e, ids, n, true, out, &err))
@@ -79,6 +79,12 @@ static inline void logits_of(const char *folder, turbod_engine_opts o, int32_t n
     as_planned(e);
     turbod_engine_close(e);
     nothing_left();
+}
+/* The same with a cache of fp32. */
+static inline void logits_of(const char *folder, turbod_engine_opts o, int32_t n, int32_t chunk,
+                             int vocab, float *out)
+{
+    logits_kept(folder, o, n, chunk, vocab, TURBO_F32, out);
 }
 
 /* Root mean square of the difference by that of the numbers. */

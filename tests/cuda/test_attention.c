@@ -317,6 +317,46 @@ static void check_prompts(run *r, const turbok_cu_batch *b, const int32_t *from,
     free(got[0]), free(got[1]);
 }
 
+/* The product that makes queries, keys and values in one launch with RoPE and the cache: the bits of two, where it applies. */
+static void check_turned(run *r, const turbok_cu_batch *b)
+{
+    const setup *s = r->s;
+    const bool applies = s->D == 128 && s->rope_dim == 128 && !s->style && s->dynamic == 0 &&
+                         s->kv_type == s->act && b->max_kv <= s->table_len;
+    const int32_t out = (s->H + 2 * s->K) * s->D, in = 8 * dev_range(1, 12);
+    const size_t T = (size_t)b->T, O = (size_t)out, I = (size_t)in,
+                 rows = T * (size_t)(s->H * s->D) * 2;
+    uint64_t cache = 0;
+    for (int32_t i = 0; i < s->S; i++)
+        cache +=
+            (uint64_t)((s->before[i] + s->fresh[i] + s->bt - 1) / s->bt) * r->at.kv.block_bytes;
+    char *got[2] = {malloc(rows + cache), malloc(rows + cache)}, *old = malloc(cache);
+    float *v = malloc(((I > T ? I : T) * O + T * I) * 4);
+    void *w = dev_numbers(s->act, O * I, 0.3f, v), *x = dev_numbers(s->act, T * I, 1, v),
+         *qkv = dev_new(T * O * 2, NULL), *q = dev_new(rows, NULL);
+    const float *bias = dev_range(0, 1) ? dev_numbers(TURBO_F32, O, 1, v) : NULL;
+    dev_get(r->at.kv.base, old, cache);
+    dev->deterministic = true; /* no sums in two parts */
+    for (int i = 0; i < 2; i++) {
+        turbok_cu_fill(dev, turbok_cu_at(q), 0xff, rows);
+        if (i)
+            dev_near(r->what, 0,
+                     turbok_cu_gemm_turned(dev, s->act, w, s->act, bias, in, x, &r->at, b, q),
+                     applies, 0);
+        else if (turbok_cu_gemm_wide(dev, s->act, w, NULL, s->act, bias, out, in, x, b->T, s->act,
+                                     qkv, NULL))
+            turbok_cu_rope_store(dev, s->act, &r->at, b, qkv, q);
+        dev_get(q, got[i], rows);
+        dev_get(r->at.kv.base, got[i] + rows, cache);
+        turbok_cu_to_device(dev, turbok_cu_at(r->at.kv.base), old, cache);
+    }
+    if (applies)
+        dev_near(r->what, 1, memcmp(got[0], got[1], rows + cache) != 0, 0, 0);
+    dev->deterministic = false;
+    turbok_cu_wait(dev, &(turbo_err){""});
+    free(got[0]), free(got[1]), free(old), free(v);
+}
+
 static void step(run *r, const int32_t *from, const int32_t *n, int32_t pad)
 {
     const setup *s = r->s;
@@ -342,6 +382,8 @@ static void step(run *r, const int32_t *from, const int32_t *n, int32_t pad)
     dev_get_numbers(s->act, out, T * (size_t)(s->H * s->D), rows);
     for (size_t i = (T - (size_t)pad) * (size_t)(s->H * s->D); i < T * (size_t)(s->H * s->D); i++)
         dev_near("padding", i, (double)rows[i], 0, 0);
+    if (dev->warp_groups && s->act != TURBO_F32)
+        check_turned(r, &b);
     free(qkv), free(rows);
 }
 
@@ -411,12 +453,34 @@ static void check_long(void)
     check(&s);
 }
 
+/* Heads that a product turns, in both orders. */
+static void check_turns(void)
+{
+    for (int i = 0; i < 4; i++) {
+        setup s = {.act = i % 2 ? TURBO_BF16 : TURBO_F16,
+                   .D = 128,
+                   .H = i < 2 ? 6 : 5,
+                   .K = i < 2 ? 2 : 1,
+                   .bt = i < 2 ? 16 : 32,
+                   .layout = i / 2,
+                   .rope_dim = 128,
+                   .S = 3,
+                   .before = {0, 1, 40},
+                   .fresh = {130, 9, 70},
+                   .table_len = 200};
+        s.kv_type = s.act;
+        check(&s);
+    }
+}
+
 int main(void)
 {
     static const int32_t types[] = {0, TURBOK_KV_INT8, TURBOK_KV_INT4};
     dev_begin("attention");
     check_together();
     check_long();
+    if (dev->warp_groups)
+        check_turns();
     for (int i = 0; i < 3; i++)
         for (int k = 0; k < 3; k++) {
             int32_t act = dev_act(i), grow = dev_fast ? 8 : 1; /* a card is faster */

@@ -80,6 +80,30 @@ static void test_deterministic(void **state)
     tiny_model_remove(folder);
 }
 
+/* Heads of 128 dims and many rows: the product turns them and fills the cache, with the bits of both apart. */
+static void test_turned(void **state)
+{
+    (void)state;
+    enum { TOKENS = 280 };
+    static const int32_t chunks[] = {64, TOKENS};
+    static float logits[2][TOKENS * 300];
+    char folder[64];
+    tiny_model m = random_model;
+    m.bf16 = 1;
+    m.embed = 256, m.heads = 2, m.kv_heads = 1, m.inner = 64, m.layers = 1;
+    tiny_model_write(&m, folder);
+    for (int i = 0; i < 2; i++) {
+        turbod_engine_opts o = on_cuda("bf16");
+        const long apart = fake.handle ? fake.launched("rope") : 0;
+        o.deterministic = true;
+        logits_kept(folder, o, TOKENS, chunks[i], 300, TURBO_BF16, logits[i]);
+        if (fake.handle)
+            assert_int_equal(fake.launched("rope") > apart, !i);
+    }
+    assert_memory_equal(logits[0], logits[1], sizeof logits[0]);
+    tiny_model_remove(folder);
+}
+
 /* The same with quantised keys and values, in pieces of a prompt and one token after the other, which other
  * kernels compute. In f32 the codes are the CPU's; in bf16 a number that is rounded otherwise can get the next
  * code, so the bound is that of the type. */
@@ -330,7 +354,8 @@ int main(void)
         cmocka_unit_test(test_logits),    cmocka_unit_test(test_coded_cache),
         cmocka_unit_test(test_tokens),    cmocka_unit_test(test_gaps),
         cmocka_unit_test(test_described), cmocka_unit_test(test_deterministic),
-        cmocka_unit_test(test_fused),     cmocka_unit_test(test_brief),
+        cmocka_unit_test(test_turned),    cmocka_unit_test(test_fused),
+        cmocka_unit_test(test_brief),
     };
     setenv("TURBO_CUDA_FUSE", "1",
            1); /* norms of rows as narrow as these, too, become parts of products */

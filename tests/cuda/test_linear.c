@@ -148,9 +148,13 @@ static void wide(int32_t act, int32_t out_dtype, int32_t out, int32_t in, int32_
     float *w = malloc(O * I * 4), *u = malloc(O * I * 4), *x = malloc(N * I * 4),
           *b = malloc(O * 4), *got = malloc(N * O * 4);
     char what[160];
-    snprintf(what, sizeof what, "wide %s%s -> %s, %d x %d, T %d, %d of %d, %d of %d",
+    /* of a row alone: as wide as can be, with as many parts of a sum */
+    const turbok_cu_gemm_plan other = {{128, 128},
+                                       {(out - 1) / (128 >> is_gated) + 1, 0},
+                                       plan->shares};
+    snprintf(what, sizeof what, "wide %s%s -> %s, %d x %d, T %d, %d of %d, %d of %d, %d",
              is_gated ? "gated " : "", dev_type(act), dev_type(out_dtype), out, in, T,
-             plan->columns[0], plan->outs[0], plan->columns[1], plan->outs[1]);
+             plan->columns[0], plan->outs[0], plan->columns[1], plan->outs[1], plan->shares);
     void *dw = dev_numbers(act, O * I, 0.3f, w), *du = dev_numbers(act, O * I, 0.3f, u),
          *dx = dev_numbers(act, N * I, 1, x), *dy = dev_new(N * O * size, NULL),
          *alone = dev_new(O * size, NULL);
@@ -159,7 +163,7 @@ static void wide(int32_t act, int32_t out_dtype, int32_t out, int32_t in, int32_
     if (!turbok_cu_gemm_wide(dev, act, dw, is_gated ? du : NULL, act, has_bias ? db : NULL, out, in,
                              dx, T, out_dtype, dy, plan) ||
         !turbok_cu_gemm_wide(dev, act, dw, is_gated ? du : NULL, act, has_bias ? db : NULL, out, in,
-                             (char *)dx + last * I * 2, 1, out_dtype, alone, NULL))
+                             (char *)dx + last * I * 2, 1, out_dtype, alone, &other))
         dev_fail("%s: not taken", what);
     equal(what, out_dtype, (char *)dy + last * O * size, alone, O);
     dev_get_numbers(out_dtype, dy, N * O, got);
@@ -194,8 +198,8 @@ static turbok_cu_gemm_plan cut(int32_t out, bool is_gated, int32_t first, int32_
 {
     int32_t a = first >> is_gated, b = second >> is_gated, all = (out + a - 1) / a;
     if (columns >= all)
-        return (turbok_cu_gemm_plan){{first, first}, {all, 0}};
-    return (turbok_cu_gemm_plan){{first, second}, {columns, (out - columns * a + b - 1) / b}};
+        return (turbok_cu_gemm_plan){{first, first}, {all, 0}, 1};
+    return (turbok_cu_gemm_plan){{first, second}, {columns, (out - columns * a + b - 1) / b}, 1};
 }
 
 static void wides(int32_t act)
@@ -203,27 +207,35 @@ static void wides(int32_t act)
     static const struct {
         int32_t out, in, T, first, columns, second;
         bool bias, gated, floats;
+        int32_t shares;
     } cases[] = {
-        {270, 200, 150, 256, 9, 64, true, false, false},
-        {130, 8, 1, 192, 9, 64, false, true, false},
-        {200, 328, 129, 128, 1, 64, true, false, true},
-        {65, 72, 300, 64, 9, 64, false, false, true},
-        {296, 136, 130, 256, 1, 128, false, true, false},
-        {88, 264, 70, 64, 1, 64, false, true, false},
-        {417, 64, 257, 192, 2, 128, true, false, false},
-        {1, 40, 3, 128, 9, 64, true, false, false},
+        {270, 200, 150, 256, 9, 64, true, false, false, 1},
+        {130, 8, 1, 192, 9, 64, false, true, false, 1},
+        {200, 328, 129, 128, 1, 64, true, false, true, 1},
+        {65, 72, 300, 64, 9, 64, false, false, true, 1},
+        {296, 136, 130, 256, 1, 128, false, true, false, 1},
+        {88, 264, 70, 64, 1, 64, false, true, false, 1},
+        {417, 64, 257, 192, 2, 128, true, false, false, 1},
+        {1, 40, 3, 128, 9, 64, true, false, false, 1},
+        {270, 200, 150, 128, 9, 0, true, false, false, 2},
+        {130, 72, 1, 64, 9, 0, false, false, false, 2},
+        {200, 648, 129, 128, 9, 0, true, false, true, 2},
+        {65, 1096, 300, 64, 9, 0, true, false, true, 2},
+        {417, 64 * 20, 257, 128, 9, 0, false, false, false, 2},
+        {61, 64 * 13, 70, 64, 9, 0, true, false, false, 2},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        const turbok_cu_gemm_plan p =
+        turbok_cu_gemm_plan p =
             cut(cases[i].out, cases[i].gated, cases[i].first, cases[i].columns, cases[i].second);
+        p.shares = cases[i].shares;
         wide(act, cases[i].floats ? TURBO_F32 : act, cases[i].out, cases[i].in, cases[i].T,
              cases[i].bias, cases[i].gated, &p);
     }
     /* As it is chosen: cards of few multiprocessors cut in two widths. */
     for (int k = 0; k < 4; k++) {
-        const int32_t out = dev_range(1, 700), T = dev_range(1, 400);
-        const turbok_cu_gemm_plan p = turbok_cu_gemm_choose(dev, T, out, k % 2);
-        wide(act, act, out, 8 * dev_range(1, 20), T, k == 2, k % 2, &p);
+        const int32_t out = dev_range(1, 700), T = dev_range(1, 400), in = 8 * dev_range(1, 20);
+        const turbok_cu_gemm_plan p = turbok_cu_gemm_choose(dev, T, out, in, k % 2);
+        wide(act, act, out, in, T, k == 2, k % 2, &p);
     }
 }
 

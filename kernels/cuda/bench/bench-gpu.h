@@ -62,6 +62,9 @@ void dense(const void *w, int32_t out, int32_t in, const void *x, int32_t T, int
 /* The same of gate and up of many rows with what joins them; false: not in one launch. */
 bool dense_gated(const void *gate, const void *up, int32_t out, int32_t in, const void *x,
                  int32_t T, void *y);
+/* The same of queries, keys and values with RoPE and the cache. */
+bool dense_turned(const void *qkv, int32_t in, const void *x, const turbok_cu_attn *at,
+                  const turbok_cu_batch *b, void *q);
 
 void bench_gemv(void);
 void bench_decode(void);

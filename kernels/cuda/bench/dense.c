@@ -40,6 +40,14 @@ bool dense_gated(const void *gate, const void *up, int32_t out, int32_t in, cons
                                TURBO_BF16, y, NULL);
 }
 
+bool dense_turned(const void *qkv, int32_t in, const void *x, const turbok_cu_attn *at,
+                  const turbok_cu_batch *b, void *q)
+{
+    const int32_t out = (at->n_heads + 2 * at->kv.n_kv) * at->kv.head_dim;
+    return turbok_cu_gemm_turns(cu, b->T, out) &&
+           turbok_cu_gemm_turned(cu, TURBO_BF16, qkv, TURBO_BF16, NULL, in, x, at, b, q);
+}
+
 typedef struct dense_job {
     char *w;
     void *x, *y;

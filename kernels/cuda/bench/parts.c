@@ -6,6 +6,7 @@
 const shape shapes[] = {{"1.8B", 24, 2048, 8192, 16, 8, 128, 92544},
                         {"7B", 32, 4096, 14336, 32, 8, 128, 92544},
                         {"20B", 48, 6144, 16384, 48, 8, 128, 92544}};
+static const shape tiny = {"tiny", 2, 128, 256, 4, 2, 64, 512};
 enum { BLOCK = 64 };
 
 /* ---- products of few rows ------------------------------------------------------------------------ */
@@ -85,6 +86,7 @@ typedef struct model {
     float *logits;
     uint64_t scratch_bytes;
     int32_t layers_of_attention;
+    bool turned; /* the last product made what RoPE makes, too */
     const products *with; /* other weights than layers and head, or NULL */
 } model;
 
@@ -295,8 +297,15 @@ static void run_part(model *w, part what, int32_t l, const void *delta)
         return;
     switch (what) {
     case NORM: turbok_cu_rmsnorm(cu, act, w->h, delta, y->norm, 1e-5f, T, m->E, w->x); break;
-    case QKV: product_of(w, QUANT_QKV, l, few ? w->h : w->x, w->qkv, few ? &norm : NULL); break;
-    case ROPE: turbok_cu_rope_store(cu, act, &w->at, &w->b, w->qkv, w->q); break;
+    case QKV:
+        w->turned = !w->with && dense_turned(y->qkv, m->E, w->x, &w->at, &w->b, w->q);
+        if (!w->turned)
+            product_of(w, QUANT_QKV, l, few ? w->h : w->x, w->qkv, few ? &norm : NULL);
+        break;
+    case ROPE:
+        if (!w->turned)
+            turbok_cu_rope_store(cu, act, &w->at, &w->b, w->qkv, w->q);
+        break;
     case ATTEND:
         turbok_cu_attention(cu, act, &w->at, &w->b, w->q, w->a, w->scratch, w->scratch_bytes);
         break;
@@ -387,9 +396,7 @@ void bench_step(void)
                                          {256, 512}, {64, 4096}, {16, 32768}};
     open_blas();
     for (int i = 0; i < SHAPES; i++) {
-        model w = {.m = shapes[i]};
-        if (quick)
-            w.m = (shape){"tiny", 2, 128, 256, 4, 2, 64, 512};
+        model w = {.m = quick ? tiny : shapes[i]};
         if (weight_bytes(&w.m) > 0.85 * (double)cu->total_bytes)
             continue;
         make_weights(&w);
@@ -416,10 +423,8 @@ void graphs_in_memory(void (*stage)(const char *what))
     static turbok_cu_graph_exec kept[2 * AHEAD_OF * 8];
     int n = 0;
     for (int i = 0; i < (quick ? 1 : 2); i++) {
-        model w = {.m = shapes[i]};
+        model w = {.m = quick ? tiny : shapes[i]};
         char text[96];
-        if (quick)
-            w.m = (shape){"tiny", 2, 128, 256, 4, 2, 64, 512};
         make_weights(&w);
         make_step(&w, 256, 64, 1, TURBO_BF16, w.m.L);
         stage("weights and workspaces");
@@ -512,9 +517,7 @@ void bench_parts(void)
         printf(" %7s", part_names[what]);
     printf(" %8s %8s %8s %8s %8s %8s\n", "head", "greedy", "random", "sum", "step", "of limit");
     for (int i = 0; i < 2; i++) {
-        model w = {.m = shapes[i]};
-        if (quick)
-            w.m = (shape){"tiny", 2, 128, 256, 4, 2, 64, 512};
+        model w = {.m = quick ? tiny : shapes[i]};
         make_weights(&w);
         for (int k = 0; k < (quick ? 2 : 4); k++) {
             int32_t S = batches[k], ctx = quick ? 64 : 512;
@@ -586,7 +589,6 @@ static void prefill_layers(const shape *m, int32_t n)
 void bench_prefill(void)
 {
     static const int32_t lengths[] = {512, 2048, 4096, 16384};
-    static const shape tiny = {"tiny", 2, 128, 256, 4, 2, 64, 512};
     open_blas();
     for (int i = 0; i < (quick ? 1 : SHAPES); i++)
         for (int k = 0; k < (quick ? 1 : 4); k++)

@@ -9,6 +9,13 @@ static inline void bulk_begin(bulk_barrier *b, int arrivals)
 {
     *b = {hostrun::BULK_BEGUN, arrivals, arrivals, 0, 0};
 }
+static inline void bulk_init(bulk_barrier *b, int arrivals)
+{
+    bulk_begin(b, arrivals);
+}
+static inline void bulk_ready()
+{
+}
 static inline void bulk_expect(bulk_barrier *b, int bytes)
 {
     hostrun::arrive_bulk(b, bytes);
@@ -33,6 +40,9 @@ static inline void bulk_copy_tile(void *to, const void *map, int column, int row
 {
     hostrun::aligned(to, 1024, "a tile");
     hostrun::copy_tile(to, static_cast<const hostrun_map *>(map), column, row, b);
+}
+static inline void bulk_expect_map(const void *)
+{
 }
 
 #endif
