@@ -49,10 +49,12 @@ static void op_rmsnorm(turbo_exec *x, void *h, const void *delta, const turbo_ve
     turbok_cuda_rmsnorm(s, h, delta, w->data, eps, T, E, out);
 }
 
-/* Is a product kept for qkv_rope_store, with which it may be one launch? */
+/* Is a product kept for qkv_rope_store, with which it may be one launch? Of a step, that is: nobody would miss what was kept
+ * between two of them. */
 static bool turns(const turbok_cuda *s, const turbo_linear *w, int32_t T)
 {
-    return !w->parts && !turbok_cuda_coded(w) && w->dtype == s->act && s->kv.dtype == s->act &&
+    const int64_t heads = (int64_t)s->steps.n_heads + 2 * s->kv.n_kv;
+    return s->stepping && T == s->batch.T && w->out == heads * s->kv.head_dim && !w->parts && !turbok_cuda_coded(w) && w->dtype == s->act && s->kv.dtype == s->act &&
            s->kv.head_dim == TURBOK_CU_GEMM_WIDE_HEAD && turbok_cu_gemm_turns(s->cu, T, w->out);
 }
 
@@ -101,8 +103,7 @@ static void op_qkv_rope_store(turbo_exec *x, const turbo_attn *a, const turbo_ba
     turbok_cu_attn layer = layer_of(s, a);
     const turbok_cuda_product p = s->kept;
     (void)b;
-    if (p.w && p.y == qkv && p.T == s->batch.T && turns(s, p.w, p.T) &&
-        p.w->out == (int64_t)(layer.n_heads + 2 * s->kv.n_kv) * s->kv.head_dim) {
+    if (p.w && p.y == qkv && turns(s, p.w, p.T) && layer.n_heads == s->steps.n_heads) {
         s->kept.w = NULL;
         turbok_cuda_writes(s, q);
         if (turbok_cu_gemm_turned(s->cu, s->act, p.w->data, p.w->dtype, p.w->bias, (int32_t)p.w->in,

@@ -66,6 +66,7 @@ typedef struct turbok_cuda {
     size_t upload_bytes;
     const int32_t *row_index; /* what ops->gather is given for the device's own copy */
     turbok_cu_kv kv;
+    bool stepping; /* between the beginning of a step and its end */
     turbok_cuda_product kept;
     turbok_cuda_norm norm;
 

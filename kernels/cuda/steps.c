@@ -195,6 +195,7 @@ turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, cons
     turbok_cuda *s = d->exec.self;
     *as = *b;
     *replay = s->replaying = false;
+    s->stepping = true;
     s->kept.w = NULL; /* of a step that failed */
     s->norm.h = NULL;
     if (!s->inputs || b->n_tokens > s->steps.max_tokens || b->n_seqs > s->steps.max_seqs)
@@ -244,6 +245,7 @@ turbo_status turbok_cuda_step_end(turbok_device *d, float *logits, turbok_row *r
     turbok_cuda *s = d->exec.self;
     size_t turn = s->begun % AHEAD;
     turbok_cuda_settle(s);
+    s->stepping = false;
     s->norm.h = NULL; /* nobody reads it any more */
     if (s->recording >= 0 || (s->drawing && !s->replaying))
         turbok_cuda_draw(s, (const turbok_cu_sample_row *)(void *)s->inputs, s->batch.R, logits,
