@@ -161,10 +161,11 @@ turbo_status turbok_linear_new(turbok_device *d, int32_t dtype, const void *data
  * activations for each. A part without bias has zeros there when another part has one. No copy is made
  * besides the handle. */
 typedef struct turbok_grid turbok_grid;
-/* Where numbers lie in a file that is open. */
+/* Where numbers lie in a file that is open. mapped, not 0: `data` is a mapping of it which may be read as long as the
+ * file, and to be taken from there; its pages are given back after it. */
 typedef struct turbok_file {
     int32_t fd;
-    int32_t reserved;
+    int32_t mapped;
     uint64_t at;
 } turbok_file;
 typedef struct turbok_part {
@@ -179,7 +180,7 @@ typedef struct turbok_part {
     const turbok_file *file; /* or NULL; the same bytes as data, for who would rather read */
     int32_t dtype; /* of data that becomes a grid */
     /* Not 0, with a file and without a grid: a device may read it as late as turbok_device_wait, which then is what
-     * refuses it; the file stays open until then, and so do `name` and the matrix. */
+     * refuses it; the file stays open until then, and mapped, and so do `name` and the matrix. */
     int32_t later;
     const char *name; /* or NULL; what it is called in such a refusal */
 } turbok_part;

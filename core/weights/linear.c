@@ -118,7 +118,8 @@ static int32_t as_parts(const turbo_weights *w, const piece *p, const turbok_gri
                                  .bias_dtype = p[i].bias ? p[i].bias->dtype : 0};
         if (!t)
             continue;
-        files[i] = (turbok_file){.fd = t->fd, .at = t->at};
+        /* What becomes codes waits for the CPU, and reading takes less of it. */
+        files[i] = (turbok_file){.fd = t->fd, .mapped = t->in_memory && !coded, .at = t->at};
         parts[i].data = t->data;
         parts[i].file = t->at ? &files[i] : NULL;
         parts[i].finite = !coded && !w->opts.allow_nonfinite;

@@ -2,10 +2,12 @@
  * the next one safe. */
 #include "weights/safetensors.h"
 
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "util/checked.h"
@@ -21,6 +23,7 @@
 struct turbod_st {
     char name[256];
     int fd;
+    bool in_memory;
     struct stat stat;
     uint8_t *map;
     uint64_t size;
@@ -120,6 +123,7 @@ static turbo_status read_tensor(const turbod_st *f, const cJSON *v, uint64_t dat
                      t->name, (unsigned long long)t->bytes, (unsigned long long)(total_bits / 8));
     t->data = f->map + data_at + b;
     t->fd = f->fd;
+    t->in_memory = f->in_memory;
     t->at = data_at + (uint64_t)b;
     return TURBO_OK;
 }
@@ -229,6 +233,8 @@ turbo_status turbod_st_open(const char *folder, const char *name, turbod_st **ou
     }
     f->map = map;
     madvise(map, f->size, MADV_SEQUENTIAL); /* each tensor is read once, front to back */
+    struct statfs fs;
+    f->in_memory = !fstatfs(f->fd, &fs) && fs.f_type == TMPFS_MAGIC;
     st = read_header(f, err);
 out:
     if (st)

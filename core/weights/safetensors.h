@@ -17,6 +17,7 @@ typedef struct turbod_st_tensor {
     const uint8_t *data; /* any alignment; valid while the file is mapped */
     uint64_t bytes;
     int fd; /* of the file, which has the same bytes from `at` on; at 0: there is none to read */
+    bool in_memory; /* the file, by its kind: data is the quicker way to its bytes */
     uint64_t at;
     uint64_t dims[8];
     uint32_t ndim;

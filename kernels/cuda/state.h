@@ -93,7 +93,7 @@ typedef struct turbok_cuda {
 /* Numbers that are in memory, or in a file, which then counts. */
 typedef struct turbok_cuda_source {
     const void *data;
-    const turbok_file *file; /* or NULL */
+    const turbok_file *file; /* or NULL; data if that is mapped */
     int32_t dtype;
     bool finite; /* must be; of dtype */
 } turbok_cuda_source;

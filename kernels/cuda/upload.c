@@ -1,11 +1,15 @@
 /* kernels/cuda/upload.c: numbers of the host to the device, through a ring of pinned buffers: all threads of the pool
  * fill one while those before it are copied. What lies in a file is read from there: the page cache hands over more
- * that way than by mapping, page by page. Caller's thread and the pool. */
+ * that way than by mapping, page by page. Not so of a file in tmpfs: the first who reads its pages has the kernel move
+ * each to another list, under one lock for all threads, which takes three times as long as the copies; a mapping does
+ * not. Caller's thread and the pool. */
 #include <errno.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cuda/state.h"
@@ -13,6 +17,9 @@
 
 /* What a thread fills at a time: it stays in the second cache for the check. */
 enum { PIECE = 128 << 10, PIECES = (int)(STAGE_BYTES / PIECE) }; /* of a buffer */
+/* Pieces that a thread takes at once where it touches a mapping: threads side by side wait for each other at the page
+ * table of their 2 MiB. */
+enum { TOGETHER = 4 };
 
 turbo_status turbok_cuda_stages_open(turbok_cuda *s, turbo_err *err)
 {
@@ -85,7 +92,7 @@ void turbok_cuda_sent(turbok_cuda *s)
 
 bool turbok_cuda_fetch(const turbok_cuda_source *from, uint64_t offset, size_t n, void *to)
 {
-    if (!from->file) {
+    if (!from->file || from->file->mapped) {
         memcpy(to, (const char *)from->data + offset, n);
         return true;
     }
@@ -112,8 +119,10 @@ turbo_status turbok_cuda_unread(turbo_err *err)
  * portion that is full, and opens a further one when a buffer is free. */
 typedef struct flow {
     turbok_device *d;
-    const turbok_cuda_load *loads;
+    const turbok_cuda_load *loads; /* [n] */
+    int32_t n;
     int64_t portions;
+    int64_t deal; /* pieces that a thread takes at once; divides PIECES */
     int64_t sent; /* portions whose copy has been asked for; the caller's */
     int32_t load; /* of the portion that is opened next, and where in it; the caller's */
     size_t at;
@@ -130,9 +139,19 @@ typedef struct flow {
     _Atomic(const turbok_cuda_load *) unread, strange; /* what cannot be used */
 } flow;
 
+static int64_t portions_of(const turbok_cuda_load *l)
+{
+    return (int64_t)((l->bytes + STAGE_BYTES - 1) / STAGE_BYTES);
+}
+
 static size_t portion_of(const turbok_cuda_load *l, size_t at)
 {
     return l->bytes - at < STAGE_BYTES ? l->bytes - at : STAGE_BYTES;
+}
+
+static bool is_mapped(const turbok_cuda_load *l)
+{
+    return l->from.file && l->from.file->mapped;
 }
 
 static void fill_piece(flow *f, int64_t piece)
@@ -151,14 +170,15 @@ static void fill_piece(flow *f, int64_t piece)
     atomic_fetch_add_explicit(&f->portion[k].filled, 1, memory_order_release);
 }
 
-/* Fills a piece of what is open; false: there is none that nobody has taken. Who waits holds no piece: it may lose its
+/* Fills pieces of what is open; false: there are none that nobody has taken. Who waits holds no piece: it may lose its
  * CPU meanwhile. */
-static bool fill_one(flow *f)
+static bool fill_some(flow *f)
 {
     int64_t open = atomic_load(&f->open) * PIECES, next = atomic_load(&f->next);
     while (next < open)
-        if (atomic_compare_exchange_weak(&f->next, &next, next + 1)) {
-            fill_piece(f, next);
+        if (atomic_compare_exchange_weak(&f->next, &next, next + f->deal)) {
+            for (int64_t i = 0; i < f->deal; i++)
+                fill_piece(f, next + i);
             return true;
         }
     return false;
@@ -175,11 +195,20 @@ static bool is_free(turbok_cuda *s, size_t bytes)
     return r != TURBOK_CU_NOT_READY;
 }
 
+/* A mapping beyond the end of its file cannot be touched. */
+static bool is_there(const turbok_file *file, uint64_t end)
+{
+    struct stat now;
+    return !fstat(file->fd, &now) && (uint64_t)now.st_size >= file->at + end;
+}
+
 static void open_portion(flow *f, int64_t k)
 {
     turbok_cuda *s = f->d->exec.self;
     const turbok_cuda_load *l = &f->loads[f->load];
     size_t n = portion_of(l, f->at);
+    if (is_mapped(l) && !is_there(l->from.file, f->at + n))
+        atomic_store(&f->unread, l);
     f->portion[k % STAGES].place = turbok_cuda_buffer(f->d, n);
     f->portion[k % STAGES].stage = s->stage_now;
     f->portion[k % STAGES].load = l;
@@ -226,7 +255,7 @@ static void direct(flow *f)
         } else if (open < f->portions && open - f->sent < STAGES &&
                    is_free(s, portion_of(&f->loads[f->load], f->at))) {
             open_portion(f, open);
-        } else if (!fill_one(f)) {
+        } else if (!fill_some(f)) {
             double from = now();
             pause_for(&waited);
             f->d->copied.waiting += now() - from;
@@ -244,25 +273,49 @@ static void take_part(void *ctx, int64_t from, int64_t to, int thread)
         return;
     }
     for (int64_t waited = 0; atomic_load(&f->next) < f->portions * PIECES;)
-        if (!fill_one(f))
+        if (!fill_some(f))
             pause_for(&waited);
+}
+
+/* Gives pages of mappings back that were touched: one thread alone would take as long for it as the copies. */
+static void leave(void *ctx, int64_t from, int64_t to, int thread)
+{
+    const flow *f = ctx;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    (void)thread;
+    for (int32_t i = 0; i < f->n && to > 0; i++) {
+        const turbok_cuda_load *l = &f->loads[i];
+        int64_t portions = portions_of(l);
+        for (int64_t k = from > 0 ? from : 0; k < portions && k < to && is_mapped(l); k++) {
+            size_t at = (size_t)k * STAGE_BYTES;
+            uintptr_t begin = (uintptr_t)l->from.data + at, end = begin + portion_of(l, at);
+            begin = (begin + page - 1) / page * page; /* whole pages: others may need the rest */
+            if (end / page * page > begin) /* advice only: failure costs memory */
+                madvise((void *)begin, end / page * page - begin, MADV_DONTNEED);
+        }
+        from -= portions;
+        to -= portions;
+    }
 }
 
 /* EDATA as send has it, with the name where it is known. */
 static turbo_status run(turbok_device *d, const turbok_cuda_load *loads, int32_t n, turbo_err *err)
 {
     turbok_cuda *s = d->exec.self;
-    flow f = {.d = d, .loads = loads};
+    flow f = {.d = d, .loads = loads, .n = n, .deal = 1};
     size_t bytes = 0;
     double begin = now(), waited = d->copied.waiting;
     for (int32_t i = 0; i < n; i++) {
-        f.portions += (int64_t)((loads[i].bytes + STAGE_BYTES - 1) / STAGE_BYTES);
+        f.portions += portions_of(&loads[i]);
         bytes += loads[i].bytes;
+        f.deal = is_mapped(&loads[i]) ? TOGETHER : f.deal;
     }
     if (turbok_cu_bad(s->cu))
         return TURBO_OK; /* whoever asks is told */
     turbok_pool_for(d->exec.pool, bytes > PIECE ? turbok_pool_threads(d->exec.pool) : 1, 1,
                     take_part, &f);
+    if (f.deal > 1 && !atomic_load(&f.unread))
+        turbok_pool_for(d->exec.pool, f.portions, 1, leave, &f);
     d->copied.filling += now() - begin - (d->copied.waiting - waited);
     d->copied.bytes += bytes;
     const turbok_cuda_load *unread = atomic_load(&f.unread), *strange = atomic_load(&f.strange);
@@ -314,7 +367,7 @@ turbo_status turbok_cuda_send_later(turbok_device *d, void *to, const turbok_par
         s->later_room += MORE;
     }
     s->later[s->n_later++] = (turbok_cuda_load){
-        .from = {.dtype = dtype, .finite = part->finite},
+        .from = {.data = part->data, .dtype = dtype, .finite = part->finite},
         .file = *part->file,
         .name = part->name,
         .to = turbok_cu_at(to),

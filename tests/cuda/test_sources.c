@@ -2,6 +2,8 @@
  * once and later. On the fake driver, or with TURBO_CHECK_GPU on the machine's own. */
 #include "on_gpu.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "cuda/state.h"
@@ -18,6 +20,31 @@ static void refused(turbok_device *d, const turbok_part *part, turbo_status want
     if (!strstr(err.text, words))
         fail_msg("\"%s\" does not say \"%s\"", err.text, words);
     assert_int_equal(turbok_device_mem(d, TURBOK_MEM_LINEAR), 0);
+}
+
+/* As files are that are loaded. The file may be shorter than that. */
+static char *map_of(FILE *f, size_t bytes)
+{
+    assert_int_equal(fflush(f), 0);
+    void *p = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fileno(f), 0);
+    assert_true(p != MAP_FAILED);
+    return p;
+}
+
+/* Pages of a mapping that are in the page table; 0: none, or nobody may say. */
+static size_t pages_of(const char *map, size_t bytes)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    int fd = open("/proc/self/pagemap", O_RDONLY);
+    size_t n = 0;
+    for (size_t at = 0; fd >= 0 && at < bytes; at += page) {
+        uint64_t entry = 0;
+        if (pread(fd, &entry, 8, (off_t)(((uintptr_t)map + at) / page * 8)) == 8)
+            n += entry >> 63;
+    }
+    if (fd >= 0)
+        close(fd);
+    return n;
 }
 
 /* The bytes of a matrix on the device. */
@@ -64,10 +91,13 @@ static void test_sources(void **state)
         data[i] = (uint16_t)(0x3c00u + i * 2654435761u % 700 + (i % 3 ? 0x8000u : 0));
     assert_int_equal(fwrite(head, 1, HEAD, f) + fwrite(data, sizeof *data, n, f), HEAD + n);
     assert_int_equal(fflush(f), 0);
+    char *map = map_of(f, HEAD + n * sizeof *data);
     turbok_file file = {.fd = fileno(f), .at = HEAD};
     turbok_part part = {.data = data, .rows = ROWS, .finite = 1, .dtype = TURBO_BF16};
-    for (int from_file = 0; from_file < 2; from_file++) {
+    for (int from_file = 0; from_file < 3; from_file++) {
         part.file = from_file ? &file : NULL;
+        file.mapped = from_file == 2;
+        part.data = file.mapped ? (void *)(map + HEAD) : data;
         part.grid = NULL;
         same_bytes(d, &part, data, n * sizeof *data);
         for (int bits = 4; bits <= 8; bits += 4) {
@@ -89,12 +119,16 @@ static void test_sources(void **state)
             free(want);
         }
     }
+    part.data = data;
     const turbok_grid form = {.bits = 8, .group = 32, .scale_dtype = TURBO_BF16, .offset = 128};
     for (int quantised = 0; quantised < 2; quantised++) {
         part.grid = quantised ? &form : NULL;
         part.file = &file;
         file.at = HEAD + 2;
-        refused(d, &part, TURBO_EDATA, "read to its end");
+        part.data = map + HEAD;
+        for (file.mapped = 0; file.mapped < (quantised ? 1 : 2); file.mapped++)
+            refused(d, &part, TURBO_EDATA, "read to its end");
+        part.data = data;
         file.at = HEAD;
         part.file = NULL;
         data[n - 5] = 0x7f80;
@@ -105,6 +139,7 @@ static void test_sources(void **state)
         data[n - 5] = 0;
         part.finite = 1;
     }
+    munmap(map, HEAD + n * sizeof *data);
     fclose(f);
     free(data);
     turbok_device_close(d);
@@ -149,23 +184,24 @@ static void test_ring(void **state)
 
 /* Matrices that may come later: all of them are there after the wait; what cannot be used is told by its name then,
  * once, and what was freed before is never read. */
-static void test_later(void **state)
+static void come_later(bool mapped)
 {
-    enum { MANY = 1100, MATRICES = 3 };
+    enum { MANY = 1100, MATRICES = 3, HEAD = 6 };
     size_t n = (size_t)MANY * IN;
     uint16_t *data = malloc(MATRICES * n * sizeof *data);
     turbo_linear *w[MATRICES], *gone;
     turbo_err err = {{0}};
     FILE *f = tmpfile();
     turbok_device *d = open_device();
-    (void)state;
     assert_true(data && f);
     for (size_t i = 0; i < MATRICES * n; i++)
         data[i] = (uint16_t)((i * 2654435761u >> 7) & 0xbfff);
+    assert_int_equal(fwrite("header", 1, HEAD, f), HEAD);
     assert_int_equal(fwrite(data, sizeof *data, MATRICES * n, f), MATRICES * n);
-    assert_int_equal(fflush(f), 0);
-    turbok_file file = {.fd = fileno(f), .at = 2 * MATRICES * n};
-    turbok_part part = {.data = data,
+    const size_t whole = HEAD + 3 * MATRICES * n * sizeof *data;
+    char *map = map_of(f, whole);
+    turbok_file file = {.fd = fileno(f), .mapped = mapped, .at = HEAD + 2 * MATRICES * n};
+    turbok_part part = {.data = mapped ? map + file.at : (char *)data,
                         .rows = MANY,
                         .finite = 1,
                         .file = &file,
@@ -174,7 +210,8 @@ static void test_later(void **state)
                         .name = "some.weight"};
     gone = made(d, &part); /* beyond the file's end, if anybody looked */
     for (size_t i = 0; i < MATRICES; i++) {
-        file.at = i * n * sizeof *data;
+        file.at = HEAD + i * n * sizeof *data;
+        part.data = mapped ? map + file.at : (char *)data;
         w[i] = made(d, &part);
     }
     turbok_linear_free(d, gone);
@@ -186,14 +223,18 @@ static void test_later(void **state)
         free(got);
         turbok_linear_free(d, w[i]);
     }
+    assert_in_range(pages_of(map, whole), 0, 400); /* of 6601 */
     const uint16_t bad = 0xff80;
-    assert_int_equal(fseek(f, (long)(n * 2 - 2), SEEK_SET), 0);
+    assert_int_equal(fseek(f, (long)(HEAD + n * 2 - 2), SEEK_SET), 0);
     assert_int_equal(fwrite(&bad, sizeof bad, 1, f), 1);
     assert_int_equal(fflush(f), 0);
     for (int round = 0; round < 2; round++) {
-        file = (turbok_file){.fd = fileno(f), .at = round ? 4 * n * (MATRICES - 1) : 0};
-        for (size_t i = 0; i < 2; i++, file.at += n * sizeof *data)
+        file = (turbok_file){.fd = fileno(f), .mapped = mapped};
+        file.at = HEAD + (round ? 2 * n * (MATRICES - 1) : 0);
+        for (size_t i = 0; i < 2; i++, file.at += n * sizeof *data) {
+            part.data = mapped ? map + file.at : (char *)data;
             w[i] = made(d, &part);
+        }
         assert_int_equal(turbok_device_wait(d, &err), TURBO_EDATA);
         assert_non_null(strstr(err.text, round ? "some.weight: the file cannot be read to its end"
                                                : "tensor some.weight holds NaN"));
@@ -201,10 +242,18 @@ static void test_later(void **state)
         for (size_t i = 0; i < 2; i++)
             turbok_linear_free(d, w[i]);
     }
+    munmap(map, whole);
     fclose(f);
     free(data);
     turbok_device_close(d);
     nothing_left();
+}
+
+static void test_later(void **state)
+{
+    (void)state;
+    come_later(false);
+    come_later(true);
 }
 
 /* Of more than half a GiB the first are read before the wait. What cannot be used of those is told at the wait. */

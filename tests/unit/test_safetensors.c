@@ -1,6 +1,7 @@
 /* Model folders between the file and the model: data of all kinds, shards, links, tensors that do
  * not fit the configuration, files that change while they are read. Damage to the header of a file
  * itself is the matter of test_weights.c. */
+#include <linux/magic.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -413,6 +415,34 @@ static void test_links(void **state)
     turbod_config_close(c);
 }
 
+/* Files in tmpfs are told from others. */
+static void test_in_memory(void **state)
+{
+    static const char file[] = "\x35\0\0\0\0\0\0\0"
+                               "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}xy";
+    char before[sizeof folder], shm[] = "/dev/shm/turbo-folder-XXXXXX";
+    (void)state;
+    strcpy(before, folder);
+    for (int k = 0; k < 2; k++) {
+        struct statfs fs;
+        turbod_st *f = NULL;
+        turbo_err err;
+        if (k && !mkdtemp(shm))
+            break; /* there is none */
+        strcpy(folder, k ? shm : before);
+        put("one.safetensors", file, sizeof file - 1);
+        assert_int_equal(statfs(folder, &fs), 0);
+        if (turbod_st_open(folder, "one.safetensors", &f, &err))
+            fail_msg("%s", err.text);
+        assert_int_equal(turbod_st_at(f, 0)->in_memory, fs.f_type == TMPFS_MAGIC);
+        turbod_st_close(f);
+        put("one.safetensors", NULL, 0);
+        if (k)
+            rmdir(shm);
+    }
+    strcpy(folder, before);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -420,6 +450,7 @@ int main(void)
         cmocka_unit_test(test_mismatches), cmocka_unit_test(test_offsets),
         cmocka_unit_test(test_tied),       cmocka_unit_test(test_shards),
         cmocka_unit_test(test_changed),    cmocka_unit_test(test_links),
+        cmocka_unit_test(test_in_memory),
     };
     turbok_device_opts o = {.threads = 2, .spin_us = -1};
     turbo_err err;

@@ -26,9 +26,9 @@ static void fail(const char *what, const turbo_err *err)
     _exit(1);
 }
 
-/* n matrices of `rows`, from the file. */
-static double load(turbok_device *d, const char *map, int fd, const turbok_grid *g, int n,
-                   int64_t rows)
+/* n matrices of `rows`, from the file, which is read or, mapped, not. */
+static double load(turbok_device *d, const char *map, int fd, bool mapped, const turbok_grid *g,
+                   int n, int64_t rows)
 {
     const turbok_cuda *s = d->exec.self;
     turbo_linear *w[64] = {NULL};
@@ -40,19 +40,20 @@ static double load(turbok_device *d, const char *map, int fd, const turbok_grid 
     double from = clock_s();
     for (int i = 0; i < n; i++) {
         uint64_t at = (uint64_t)i * (uint64_t)rows * IN * 2;
-        const turbok_file file = {.fd = fd, .at = at};
+        const turbok_file file = {.fd = fd, .mapped = mapped, .at = at};
         const turbok_part part = {
             .data = map + at,
             .rows = rows,
             .grid = g,
             .finite = 1,
-            .file = fd < 0 ? NULL : &file,
+            .file = &file,
             .dtype = TURBO_BF16,
+            .later = !g,
         };
         if (turbok_cuda_linear_rows_new(d, TURBO_BF16, &part, 1, IN, 0, &w[i], &err))
             fail("loading", &err);
     }
-    if (turbok_cu_wait(s->cu, &err))
+    if (turbok_cuda_finish_loads(d, &err) || turbok_cu_wait(s->cu, &err))
         fail("loading", &err);
     double t = clock_s() - from;
     for (int i = 0; i < n; i++)
@@ -136,7 +137,7 @@ void bench_load(void)
                                .scale_dtype = TURBO_BF16,
                                .offset = rows[i].bits == 8 ? 128 : 8};
         for (int k = 0; k < 3; k++) {
-            double t = load(&d, map, rows[i].mapped ? -1 : fd, g.bits ? &g : NULL, n, out);
+            double t = load(&d, map, fd, rows[i].mapped, g.bits ? &g : NULL, n, out);
             best = k && best < t ? best : t;
         }
         report("load", rows[i].name, best, (double)bytes, 0, rate);
