@@ -125,7 +125,7 @@ struct feeder {
         UNROLL
         for (int h = 0; h < 2; h++)
             bulk_copy_tile(r.at + X_BYTES + h * rows * SPAN * 2, &a.w[p.part][h], in,
-                           p.out + (a.gated ? 0 : h * rows), full);
+                           p.out + (a.gated ? 0 : h * rows), full, a.once);
     }
     DEVICE_METHOD void rows(const place &p, int in)
     {
@@ -386,8 +386,9 @@ template <class T> DEVICE void product(const args &a)
     grid_wait();
     grid_release(); /* the next kernel's blocks have no room here before this one leaves */
     ring r(a, space, barriers);
-    bool ahead = warp_id() < WORKERS / 64;
-    if (!ahead)
+    /* Groups that give sums to another block have to wait for each other anyway. */
+    bool ahead = a.shares == 1 && warp_id() < WORKERS / 64;
+    if (a.shares == 1 && !ahead)
         barrier_sync(1, WORKERS);
     place p;
     UNROLL_BY(1)

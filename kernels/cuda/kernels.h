@@ -255,8 +255,8 @@ struct turbok_cu_gemm_wide_args { /* types of weights and x are the kernel's; in
     int32_t outs[2], columns[2];
     /* shares 2: of neighbouring blocks, a cluster, each has half of the inputs, and no more than one piece. early: so many stages of
      * weights, at most, are asked for before the kernel before this one has ended. turns 1: the product is queries, keys and
-     * values of b, which go, turned, to q and the cache; y is not written. */
-    int32_t shares, early, turns;
+     * values of b, which go, turned, to q and the cache; y is not written. once 1: W is not read again. */
+    int32_t shares, early, turns, once;
     turbok_cu_attn at;
     turbok_cu_batch b;
     void *q; /* [T,H,HEAD] of the type of x */

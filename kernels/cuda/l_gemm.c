@@ -127,8 +127,9 @@ static bool launch(turbok_cu *cu, int32_t act, const void *w, const void *up, co
         return false;
     a->gated = up != NULL;
     a->shares = p->shares;
-    /* A norm leaves little time before these, and rows that are asked for behind many weights come late. */
-    a->early = up || a->turns ? 2 : MOST;
+    /* Rows that are asked for behind many weights come late; few rows wait for weights. */
+    a->early = a->T > ROWS ? 2 : MOST;
+    a->once = a->T <= ROWS * TURBOK_CU_GEMM_WIDE_BAND;
     turbok_cu_map_rows(cu, &a->x, x, a->T, a->in, ROWS);
     for (int i = 0; i < 2; i++) {
         a->outs[i] = p->outs[i];
@@ -167,6 +168,16 @@ bool turbok_cu_gemm_wide(turbok_cu *cu, int32_t act, const void *w, const void *
         .whole = aligned(y) && out % 8 == 0,
     };
     return launch(cu, act, w, up, x, &p, &a);
+}
+
+/* By measurement: 512 rows and 2,048 outputs, with 2,048 and 8,192 inputs, where two blocks for each piece fill the card. */
+bool turbok_cu_gemm_suits(const turbok_cu *cu, int32_t T, int64_t out, int64_t in)
+{
+    if (T <= 2 * ROWS || out >= MOST || in >= MOST)
+        return false;
+    const turbok_cu_gemm_plan p = turbok_cu_gemm_choose(cu, T, (int32_t)out, (int32_t)in, false);
+    return p.shares > 1 && p.outs[0] == TURBOK_CU_GEMM_WIDE_SHARED_OUTS &&
+           over(T, ROWS) * p.columns[0] * p.shares * 10 >= 9 * (int64_t)cu->sm_count;
 }
 
 /* Where its pieces leave less than a tenth of the card's time, by measurement. */

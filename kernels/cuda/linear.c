@@ -175,6 +175,10 @@ void turbok_cuda_multiply(turbok_cuda *s, const turbo_linear *w, const void *x, 
     } else if (T <= TURBOK_CU_GEMV_ROWS && !s->cu->deterministic) {
         turbok_cu_gemv(s->cu, s->act, w->data, w->dtype, w->bias, out, in, x, T, out_dtype, y);
     } else if (by_library(s, w, T)) {
+        if (turbok_cu_gemm_suits(s->cu, T, out, in) &&
+            turbok_cu_gemm_wide(s->cu, s->act, w->data, NULL, w->dtype, w->bias, out, in, x, T,
+                                out_dtype, y, NULL))
+            return;
         turbok_blas_gemm(s->blas, s->act, w->data, out, in, x, T, out_dtype, y);
         if (w->bias)
             turbok_cu_add_bias(s->cu, out_dtype, y, w->bias, T, out);

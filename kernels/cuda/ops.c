@@ -54,7 +54,8 @@ static void op_rmsnorm(turbo_exec *x, void *h, const void *delta, const turbo_ve
 static bool turns(const turbok_cuda *s, const turbo_linear *w, int32_t T)
 {
     const int64_t heads = (int64_t)s->steps.n_heads + 2 * s->kv.n_kv;
-    return s->stepping && T == s->batch.T && w->out == heads * s->kv.head_dim && !w->parts && !turbok_cuda_coded(w) && w->dtype == s->act && s->kv.dtype == s->act &&
+    return s->stepping && T == s->batch.T && w->out == heads * s->kv.head_dim && !w->parts &&
+           !turbok_cuda_coded(w) && w->dtype == s->act && s->kv.dtype == s->act &&
            s->kv.head_dim == TURBOK_CU_GEMM_WIDE_HEAD && turbok_cu_gemm_turns(s->cu, T, w->out);
 }
 

@@ -257,7 +257,7 @@ template <class T, int D, int N, int R> struct wide_rows {
 };
 
 /* A ring of STAGES tiles of keys and as many of values. Stage i is filled by warp i of the group that fetches: by the device's copy unit
- * where it can and all keys of a tile are there, else by its lanes. Both groups that multiply may be a stage apart. */
+ * where it can, else by its lanes. Both groups that multiply may be a stage apart. */
 template <class T, int D, int N, int STAGES> struct wide_ring {
     typedef wide_tile<T, D, N> tile;
     bulk_barrier *full, *empty;
@@ -363,24 +363,18 @@ template <class T, int D, int N, int STAGES> struct wide_ring {
     }
 };
 
-/* What the rows of a group get of its tiles. The groups take turns at giving the tensor cores work, so that one makes weights of
- * scores meanwhile. */
+/* What the rows of a group get of its tiles. */
 template <class T, int D, int N, int STAGES, int SHARES, int R>
 DEVICE void add_tiles(const struct turbok_cu_prefill_args &a, const wide_place<R> &b,
                       const wide_ring<T, D, N, STAGES> &ring, int tiles, wide_rows<T, D, N, R> &w)
 {
-    const int group = warp_id() / 4, share = SHARES > 1 ? group : 0;
-    /* How often the other group still waits for its turn: nobody may be left at a barrier. */
-    int others = SHARES > 1 ? (tiles + group) / 2 - group : tiles - group;
+    const int share = SHARES > 1 ? warp_id() / 4 : 0;
     int stage = share, before = share, turn = 0;
-    if (group)
-        barrier_arrive(2, 256);
     UNROLL_BY(1)
     for (int t = share; t < tiles; t += SHARES) {
         const int from = b.begin + t * N;
         float shrink[2];
         ring.wait(stage, turn);
-        barrier_sync(2 + group, 256);
         wgmma_fence();
         w.scores(ring.keys(stage));
         wgmma_commit();
@@ -392,8 +386,6 @@ DEVICE void add_tiles(const struct turbok_cu_prefill_args &a, const wide_place<R
             wgmma_fence();
             wgmma_commit(); /* of none, so that the wait for scores is the same */
         }
-        if (others-- > 0)
-            barrier_arrive(3 - group, 256);
         wgmma_wait<1>(w.s);
         /* Two blocks of code, and not one, so that ptxas leaves the next wait behind the softmax. */
         if (b.whole(a, from, N))

@@ -94,6 +94,19 @@ DEVICE void bulk_copy_tile(void *to, const void *map, int column, int row, bulk_
                  : "memory");
 #endif
 }
+/* The same; once: in lines that are the first to leave the second cache. */
+DEVICE void bulk_copy_tile(void *to, const void *map, int column, int row, bulk_barrier *b,
+                           bool once)
+{
+#if BULK_HERE
+    /* as createpolicy makes them, whose result would keep two registers */
+    const uint64_t policy = once ? 0x12f0000000000000u : 0x1000000000000000u;
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(bulk_address(to)),
+                 "l"(map), "r"(column), "r"(row), "r"(bulk_address(b)), "l"(policy)
+                 : "memory");
+#endif
+}
 /* A map that is about to be used. */
 DEVICE void bulk_expect_map(const void *map)
 {

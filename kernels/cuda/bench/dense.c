@@ -25,7 +25,10 @@ void open_blas(void)
 void dense(const void *w, int32_t out, int32_t in, const void *x, int32_t T, int32_t type, void *y)
 {
     if (blas && T > TURBOK_CU_GEMV_ROWS) {
-        turbok_blas_gemm(blas, TURBO_BF16, w, out, in, x, T, type, y);
+        if (!turbok_cu_gemm_suits(cu, T, out, in) ||
+            !turbok_cu_gemm_wide(cu, TURBO_BF16, w, NULL, TURBO_BF16, NULL, out, in, x, T, type, y,
+                                 NULL))
+            turbok_blas_gemm(blas, TURBO_BF16, w, out, in, x, T, type, y);
         return;
     }
     (T <= TURBOK_CU_GEMV_ROWS ? turbok_cu_gemv : turbok_cu_gemm)(cu, TURBO_BF16, w, TURBO_BF16,

@@ -41,6 +41,11 @@ static inline void bulk_copy_tile(void *to, const void *map, int column, int row
     hostrun::aligned(to, 1024, "a tile");
     hostrun::copy_tile(to, static_cast<const hostrun_map *>(map), column, row, b);
 }
+static inline void bulk_copy_tile(void *to, const void *map, int column, int row, bulk_barrier *b,
+                                  bool)
+{
+    bulk_copy_tile(to, map, column, row, b);
+}
 static inline void bulk_expect_map(const void *)
 {
 }
