@@ -41,21 +41,22 @@ typedef struct turbok_cu_wq_stream {
 } turbok_cu_wq_stream;
 
 /* out[r,o] = sum over k of x[r,k] W[o,k] + bias[o]. With m[1].codes: out = act(m[0] x) * (m[1] x), the two
- * of equal shape and format. */
+ * of equal shape and format. What queues are filled by stands first: parameters reach a kernel a line at a time. */
 struct turbok_cu_wq_args {
+    turbok_cu_wq_stream stream;
+    int64_t in, out_dim;
     turbok_cu_qmat m[2];
-    const void *x; /* [rows,in] act */
-    void *out; /* [rows,out] act, or fp32 with out_f32; rows are ld apart */
-    float *partial; /* split sums, see wq_gemm; NULL with split 1 */
-    uint32_t *arrived; /* [blocks of x and y] 0 before and after */
-    int64_t in, out_dim, ld;
-    int32_t rows, group, kind, scale_dtype, offset;
+    int32_t scale_dtype, rows, group, kind, offset;
     int32_t steps; /* 16-input steps that share a scale: 1, 2 or 4 */
     int32_t split, out_f32, act;
     float eps;
+    const void *x; /* [rows,in] act */
+    void *out; /* [rows,out] act, or fp32 with out_f32; rows are ld apart */
+    int64_t ld;
     const float *norm; /* [in] of RMSNorm before the product, or NULL. Of wq_digits.cuh */
     void *h; /* [rows,out] act, to which the product is added as well; or NULL. The same */
-    turbok_cu_wq_stream stream;
+    float *partial; /* split sums, see wq_gemm; NULL with split 1 */
+    uint32_t *arrived; /* [blocks of x and y] 0 before and after */
 };
 
 /* Rows of the matrix as numbers: out[i,k] = W[row(i),k], row(i) = rows ? rows[i] : first + i; rows that are

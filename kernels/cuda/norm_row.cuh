@@ -13,10 +13,17 @@ enum {
     NORM_PARTS = TURBOK_CU_BESIDE_INPUTS / 256
 };
 
-/* Weights of this thread's first inputs: they are there before the rows are. */
+/* Weights of this thread's first inputs: they are there before the rows are. And those inputs of the first row, where they are
+ * asked for early too. */
 struct norm_weights {
     float w[8];
+    uint4 row;
 
+    template <class T> DEVICE_METHOD void load_row(const T *from, int in)
+    {
+        const int k = 8 * static_cast<int>(threadIdx.x);
+        row = k < in ? load16(from + k) : make_uint4(0, 0, 0, 0);
+    }
     DEVICE_METHOD void load(const float *norm, int in)
     {
         const int k = 8 * static_cast<int>(threadIdx.x);
@@ -26,8 +33,9 @@ struct norm_weights {
 };
 
 /* Rows from [T][in], at most TURBOK_CU_BESIDE_INPUTS, after RMSNorm into x [T][in] in shared memory. By the first
- * NORM_THREADS threads of a block, which use barrier `bar` and have met when this is done. room [T * NORM_PARTS]. */
-template <class T>
+ * NORM_THREADS threads of a block, which use barrier `bar` and have met when this is done. room [T * NORM_PARTS].
+ * HAVE: w has its inputs of the first row. */
+template <class T, bool HAVE = false>
 DEVICE void stage_rows(const T *from, int rows, int in, const float *norm, const norm_weights &w,
                        float eps, float *room, int bar, T *x)
 {
@@ -38,7 +46,7 @@ DEVICE void stage_rows(const T *from, int rows, int in, const float *norm, const
         for (int k = first; k - 8 * lane_id() < in; k += NORM_TURN) {
             float v[8], squares = 0;
             if (k < in) {
-                const uint4 u = load16(from + t * in + k);
+                const uint4 u = HAVE && !t && k < NORM_TURN ? w.row : load16(from + t * in + k);
                 store16(x + t * in + k, u);
                 load8f(x + t * in + k, v);
                 UNROLL

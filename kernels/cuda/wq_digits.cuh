@@ -44,79 +44,103 @@ template <class T> DEVICE uint4 inputs_at(const args &a, const T *from, int row,
     return u * 8 < a.in ? load16(from + row * a.in + u * 8) : make_uint4(0, 0, 0, 0);
 }
 
+/* The largest, and the sum, of each half of a warp. */
+DEVICE uint32_t half_max(uint32_t v)
+{
+    const uint32_t low = __reduce_max_sync(FULL, lane_id() < 16 ? v : 0);
+    const uint32_t high = __reduce_max_sync(FULL, lane_id() < 16 ? 0 : v);
+    return lane_id() < 16 ? low : high;
+}
+DEVICE int half_sum(int v)
+{
+    const int low = __reduce_add_sync(FULL, lane_id() < 16 ? v : 0);
+    const int high = __reduce_add_sync(FULL, lane_id() < 16 ? 0 : v);
+    return lane_id() < 16 ? low : high;
+}
+
+/* Eight inputs of a row, from 8 u on, as digits; the lanes of a warp have neighbours. n: eights in all entries. */
+template <class T, int NG, form FORM>
+DEVICE void put_digits(uint4 v, int u, int n, int row, int rows, int stride, float factor, char *x,
+                       float *sums, float *units)
+{
+    constexpr int LANES = ENTRY / 8, UNITS = LANES / NG; /* lanes of an entry, of a group */
+    constexpr bool SPLIT = NG == 4; /* a lane's inputs lie in two places: wq.cuh */
+    static_assert(LANES == 16, "halves of a warp");
+    float f[8];
+    uint32_t most = 0;
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        const float2 p = unpack2<T>(word(v, i));
+        f[2 * i] = p.x, f[2 * i + 1] = p.y;
+        most = __vmaxu2(most, word(v, i) & 0x7fff7fffu); /* as whole numbers */
+    }
+    const float2 largest = unpack2<T>(half_max(max(most & 0xffff, most >> 16)));
+    most = __float_as_uint(largest.x);
+    const uint32_t e = max(most >> 23, 24u); /* of the largest, as floats have it */
+    const float up = __uint_as_float((275 - min(e, 254u)) << 23); /* largest: 2^21 and on */
+    uint32_t w[8];
+    int sum = 0;
+    UNROLL
+    for (int i = 0; i < 8; i++) { /* an integer in the low bits */
+        w[i] = __float_as_uint(fmaf(f[i], up, 12582912.0f)) - 0x4b400000u;
+        sum += (int)w[i];
+        w[i] += 0x808080u;
+    }
+    if (NG == 1)
+        sum = half_sum(sum);
+    else
+        UNROLL
+    for (int i = 1; i < UNITS; i *= 2)
+        sum += __shfl_xor_sync(FULL, sum, i);
+    if (u >= n)
+        return;
+    /* the order of the nibbles of a word */
+    const uint32_t p[4] = {w[0], w[2], w[1], w[3]}, q[4] = {w[4], w[6], w[5], w[7]};
+    uint32_t lo[DIGITS], hi[DIGITS];
+    digits_of(p, lo), digits_of(q, hi);
+    const int at = SPLIT ? u / 8 * 64 + u % 4 * 16 + u % 8 / 4 * 8 : u * 8;
+    UNROLL
+    for (int d = 0; d < DIGITS; d++)
+        store8(x + (row * DIGITS + d) * stride + at, make_uint2(lo[d], hi[d]));
+    const float unit =
+        most < 0x7f800000u ? __uint_as_float((e - 21) << 23) : __uint_as_float(0x7fc00000u);
+    const int l = lane_id() % LANES, part = u / UNITS; /* l: a column, of those that are */
+    const bool mine = l / DIGITS == row, none = !row && l / DIGITS >= rows;
+    const float scale = l % DIGITS == 0 ? 65536.0f : l % DIGITS == 1 ? 256.0f : 1.0f;
+    /* Columns of no row are 0. */
+    if (l < COLUMNS && (mine || none))
+        units[u / LANES * COLUMNS + l] = mine ? unit * scale : 0.0f;
+    for (int c = u % UNITS; c < COLUMNS; c += UNITS)
+        if (c / DIGITS == row || (!row && c / DIGITS >= rows))
+            sums[part * COLUMNS + c] = c == row * DIGITS ? (float)sum * factor : 0.0f;
+}
+
 /* Of rows from [rows][in]: digits [rows * DIGITS][entries * ENTRY] in the order of the B operand, x_stride apart; sums [part][COLUMNS] of the
  * inputs of a group, units [entry][COLUMNS]: what a column counts. Two columns are a lane's. */
 template <class T, int NG, form FORM>
 DEVICE void stage_digits(const args &a, const T *from, char *x, float *sums, float *units)
 {
-    constexpr int LANES = ENTRY / 8, UNITS = LANES / NG; /* lanes of 8 inputs */
-    constexpr bool SPLIT = NG == 4; /* a lane's inputs lie in two places: wq.cuh */
-    const int n = a.stream.entries * LANES;
+    enum { THREADS = CREW * 32 };
+    const int n = a.stream.entries * (ENTRY / 8);
     const float factor = (FORM == FIXED ? -(float)a.offset : 1.0f) / 65536.0f;
     UNROLL_BY(1)
-    for (int row = 0; row < a.rows; row++) {
-        uint4 next[AHEAD];
-        UNROLL
-        for (int i = 0; i < AHEAD; i++)
-            next[i] = inputs_at(a, from, row, (int)threadIdx.x + i * (CREW * 32));
+    for (int row = 0; row < a.rows; row++)
         UNROLL_BY(1)
-        for (int first = warp_id() * 32; first < n; first += CREW * 32) {
-            const int u = first + lane_id();
-            const uint4 v = next[0];
+        for (int first = 0; first < n; first += AHEAD * THREADS) {
+            const int u = first + (int)threadIdx.x;
+            uint4 v[AHEAD];
             UNROLL
-            for (int i = 1; i < AHEAD; i++)
-                next[i - 1] = next[i];
-            next[AHEAD - 1] = inputs_at(a, from, row, u + AHEAD * (CREW * 32));
-            float f[8];
-            uint32_t most = 0;
-            UNROLL
-            for (int i = 0; i < 4; i++) {
-                const float2 p = unpack2<T>(word(v, i));
-                f[2 * i] = p.x, f[2 * i + 1] = p.y;
-                most = max(most, max(__float_as_uint(p.x) & 0x7fffffffu,
-                                     __float_as_uint(p.y) & 0x7fffffffu));
+            for (int i = 0; i < AHEAD; i++)
+                v[i] = inputs_at(a, from, row, u + i * THREADS);
+            UNROLL_BY(1)
+            for (int i = 0; i < AHEAD && first + i * THREADS + warp_id() * 32 < n; i++) {
+                put_digits<T, NG, FORM>(v[0], u + i * THREADS, n, row, a.rows, a.stream.x_stride,
+                                        factor, x, sums, units);
+                UNROLL
+                for (int k = 1; k < AHEAD; k++)
+                    v[k - 1] = v[k];
             }
-            UNROLL
-            for (int i = 1; i < LANES; i *= 2)
-                most = max(most, __shfl_xor_sync(FULL, most, i));
-            const uint32_t e = max(most >> 23, 24u); /* of the largest, as floats have it */
-            const float up = __uint_as_float((275 - min(e, 254u)) << 23); /* largest: 2^21 and on */
-            uint32_t w[8];
-            int sum = 0;
-            UNROLL
-            for (int i = 0; i < 8; i++) { /* an integer in the low bits */
-                w[i] = __float_as_uint(fmaf(f[i], up, 12582912.0f)) - 0x4b400000u;
-                sum += (int)w[i];
-                w[i] += 0x808080u;
-            }
-            UNROLL
-            for (int i = 1; i < UNITS; i *= 2)
-                sum += __shfl_xor_sync(FULL, sum, i);
-            if (u >= n)
-                continue;
-            /* the order of the nibbles of a word */
-            const uint32_t p[4] = {w[0], w[2], w[1], w[3]}, q[4] = {w[4], w[6], w[5], w[7]};
-            uint32_t lo[DIGITS], hi[DIGITS];
-            digits_of(p, lo), digits_of(q, hi);
-            const int at = SPLIT ? u / 8 * 64 + u % 4 * 16 + u % 8 / 4 * 8 : u * 8;
-            UNROLL
-            for (int d = 0; d < DIGITS; d++)
-                store8(x + (row * DIGITS + d) * a.stream.x_stride + at, make_uint2(lo[d], hi[d]));
-            const float unit =
-                most < 0x7f800000u ? __uint_as_float((e - 21) << 23) : __uint_as_float(0x7fc00000u);
-            const int l = u % LANES, part = u / UNITS;
-            /* Columns of no row are 0. */
-            if (l < COLUMNS && (l / DIGITS == row || (!row && l / DIGITS >= a.rows)))
-                units[u / LANES * COLUMNS + l] =
-                    l / DIGITS != row ? 0.0f
-                                      : unit * (l % DIGITS == 0   ? 65536.0f
-                                                : l % DIGITS == 1 ? 256.0f
-                                                                  : 1.0f);
-            for (int c = u % UNITS; c < COLUMNS; c += UNITS)
-                if (c / DIGITS == row || (!row && c / DIGITS >= a.rows))
-                    sums[part * COLUMNS + c] = c == row * DIGITS ? (float)sum * factor : 0.0f;
         }
-    }
 }
 
 template <class S, int NG> DEVICE void load_scales(const char *at, float scale[NG][2])
@@ -222,20 +246,28 @@ template <class T, int MT, int NG, form FORM> DEVICE void digit_tiles(const args
     float *both = (float *)(void *)(space + a.stream.tile_at);
     const int lane = lane_id(), warp = warp_id(), j = lane & 3, g = lane >> 2;
     const int count = warp < a.stream.entries ? (a.stream.entries - warp - 1) / CREW + 1 : 0;
+    /* Gate and up have no room beside the product before them, whose sum the norm takes: when they begin it has ended nearly
+     * everywhere, and the row need not come behind the queues. */
+    const bool row_first = MT == 2 && a.norm;
     int slot = 0, turn = 0;
     const T *rows = (const T *)a.x;
     norm_weights weights; /* asked for before the queue is filled, which they would wait for */
     stream_queue<4, MT, NG> q;
     if (a.norm)
         weights.load(a.norm, (int)a.in);
+    if (row_first) {
+        grid_wait();
+        weights.load_row(rows, (int)a.in);
+    }
     q.begin(a, space, count);
     UNROLL_BY(1)
     for (int i = 0; i < DEPTH; i++)
         q.ask(i);
-    grid_wait();
+    if (!row_first)
+        grid_wait();
     if (a.norm) {
         T *normed = (T *)(void *)(space + a.stream.rows_at);
-        stage_rows(rows, a.rows, (int)a.in, a.norm, weights, a.eps, both, 1, normed);
+        stage_rows<T, MT == 2>(rows, a.rows, (int)a.in, a.norm, weights, a.eps, both, 1, normed);
         rows = normed;
     }
     stage_digits<T, NG, FORM>(a, rows, x, sums, units);

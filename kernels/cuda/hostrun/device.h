@@ -302,6 +302,11 @@ static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned s)
     }
     return out;
 }
+static inline unsigned __vmaxu2(unsigned a, unsigned b)
+{
+    unsigned low = (a & 0xffff) > (b & 0xffff) ? a & 0xffff : b & 0xffff;
+    return (a >> 16 > b >> 16 ? a >> 16 : b >> 16) << 16 | low;
+}
 static inline int __dp4a(int a, int b, int c)
 {
     for (int i = 0; i < 4; i++)
