@@ -187,6 +187,11 @@ static void g_store(turbo_exec *x, const turbo_attn *a, const turbo_batch *b, co
         found(g, "%s: layer %d is stored twice in one step", op, a->layer);
     else
         g->real->qkv_rope_store(g->exec, a, b, qkv, q);
+    union {
+        const void *in;
+        void *out;
+    } spent = {.in = qkv}; /* what is read of it from now on is no number */
+    memset(spent.out, 0xff, (size_t)b->n_tokens * (size_t)(Q + 2 * K) * sizeof(float));
 }
 
 static void g_attention(turbo_exec *x, const turbo_attn *a, const turbo_batch *b, const void *q,

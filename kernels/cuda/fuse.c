@@ -12,6 +12,12 @@ static bool within(const turbok_cuda *s, const void *p, const void *rows, int32_
     return at >= from && at < from + (uintptr_t)T * (uintptr_t)E * turbok_dtype_size(s->act);
 }
 
+bool turbok_cuda_apart(const turbok_cuda *s, const void *p, int64_t n, const void *q, int64_t m)
+{
+    const uintptr_t a = (uintptr_t)p, b = (uintptr_t)q, each = turbok_dtype_size(s->act);
+    return a + (uintptr_t)n * each <= b || b + (uintptr_t)m * each <= a;
+}
+
 static bool fuses(const turbok_cuda *s, int32_t T)
 {
     return T <= TURBOK_CU_BESIDE_ROWS && s->act != TURBO_F32 && !s->cu->deterministic;
@@ -80,7 +86,9 @@ void turbok_cuda_rmsnorm(turbok_cuda *s, void *h, const void *delta, const float
 {
     const turbok_cuda_product p = s->kept;
     bool few = fuses(s, T) && E % 8 == 0 && E >= s->cu->fused_width && E <= TURBOK_CU_BESIDE_INPUTS;
-    if (p.w && few && delta == p.y && p.T == T && p.w->out == E) {
+    /* A product of h itself must have read all of it before any is added to. */
+    if (p.w && few && delta == p.y && p.T == T && p.w->out == E &&
+        turbok_cuda_apart(s, p.x, T * p.w->in, h, (int64_t)T * E)) {
         const turbok_cu_beside b = {.h = h};
         s->kept.w = NULL;
         if (s->norm.h && out == s->norm.out)
@@ -115,7 +123,9 @@ void turbok_cuda_product_of(turbok_cuda *s, const turbo_linear *w, const void *i
 {
     turbok_cu_beside b;
     turbok_cuda_writes(s, out);
-    if (turbok_cuda_normed(s, in, T, w->in, &b) && beside(s, w, s->norm.h, T, out_dtype, out, &b))
+    if (turbok_cuda_normed(s, in, T, w->in, &b) &&
+        turbok_cuda_apart(s, s->norm.h, T * w->in, out, T * w->out) &&
+        beside(s, w, s->norm.h, T, out_dtype, out, &b))
         return;
     turbok_cuda_reads(s, in);
     if (out_dtype == s->act && turbok_cuda_fuses(s, w, T))

@@ -113,9 +113,11 @@ static turbo_status load_kernels(turbok_cu *cu, turbo_err *err)
             i++;
         int r = i < n ? d->module_function(&cu->functions[k], cu->modules[i], kernels[k].name)
                       : TURBOK_CU_NOT_FOUND;
-        if (r)
+        if (r == TURBOK_CU_NOT_FOUND)
             return turbok_fail(err, TURBO_EINTERNAL,
                                "kernel %s is not in this build; reinstall turbod", kernels[k].name);
+        if (r)
+            return turbok_cu_result(d, r, "the kernels cannot be loaded", err);
     }
     return TURBO_OK;
 }

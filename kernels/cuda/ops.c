@@ -107,7 +107,10 @@ static void op_qkv_rope_store(turbo_exec *x, const turbo_attn *a, const turbo_ba
     if (p.w && p.y == qkv && turns(s, p.w, p.T) && layer.n_heads == s->steps.n_heads) {
         s->kept.w = NULL;
         turbok_cuda_writes(s, q);
-        if (turbok_cu_gemm_turned(s->cu, s->act, p.w->data, p.w->dtype, p.w->bias, (int32_t)p.w->in,
+        /* Queries may come where the inputs of the product were, as two ops one after the other allow. */
+        if (turbok_cuda_apart(s, p.x, p.T * p.w->in, q,
+                              (int64_t)p.T * layer.n_heads * layer.kv.head_dim) &&
+            turbok_cu_gemm_turned(s->cu, s->act, p.w->data, p.w->dtype, p.w->bias, (int32_t)p.w->in,
                                   p.x, &layer, &s->batch, q))
             return;
         turbok_cuda_multiply(s, p.w, p.x, p.T, s->act, p.y);

@@ -86,7 +86,7 @@ bool turbok_cu_gemm_joins(const turbok_cu *cu, int32_t T, bool library);
 /* Is such a product faster than cuBLASLt's? */
 bool turbok_cu_gemm_suits(const turbok_cu *cu, int32_t T, int64_t out, int64_t in);
 /* y = x w^T + bias or, with up, y = silu(x w^T) * (x up^T), by warp groups, for many rows; a row's bits depend on nothing but
- * its own. False, and nothing launched, where it does not apply. plan NULL: as turbok_cu_gemm_choose says. */
+ * its own, and where blocks share inputs (never with cu->deterministic) on whether T leaves the card room for it. False, and nothing launched, where it does not apply. plan NULL: as turbok_cu_gemm_choose says. */
 bool turbok_cu_gemm_wide(turbok_cu *cu, int32_t act, const void *w, const void *up, int32_t w_dtype,
                          const float *bias, int32_t out, int32_t in, const void *x, int32_t T,
                          int32_t out_dtype, void *y, const turbok_cu_gemm_plan *plan);

@@ -195,6 +195,8 @@ void turbok_cuda_experts_close(turbok_device *d, turbo_experts *x);
 void turbok_cuda_op_moe(turbo_exec *x, const turbo_linear *router, const turbo_experts *w,
                         const void *in, int32_t T, void *scratch, void *out);
 /* fuse.c. An op says what it reads and what it writes, or flushes, before it launches anything of its own. */
+/* Do n and m numbers of the activations' type lie apart? */
+bool turbok_cuda_apart(const turbok_cuda *s, const void *p, int64_t n, const void *q, int64_t m);
 void turbok_cuda_settle(turbok_cuda *s); /* the product that was kept is launched */
 void turbok_cuda_reads(turbok_cuda *s, const void *p);
 void turbok_cuda_writes(turbok_cuda *s, const void *p);

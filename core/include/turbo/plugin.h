@@ -209,7 +209,7 @@ typedef struct turbo_ops {
     /* y = x W^T + bias of the handle.                               in [T,in] act, out [T,out] act */
     void (*linear)(turbo_exec *x, const turbo_linear *w, const void *in, int32_t T, void *out);
     /* Splits qkv by a->layout, rotates Q and K at b->positions, appends K and V to the cache.
-     * qkv [T,(H+2K)*D] act, q [T,H,D] act. */
+     * qkv [T,(H+2K)*D] act, q [T,H,D] act. Afterwards qkv holds no numbers. */
     void (*qkv_rope_store)(turbo_exec *x, const turbo_attn *a, const turbo_batch *b,
                            const void *qkv, void *q);
     /* Causal attention of each new token over the cache of its sequence. q, out [T,H,D] act. */
