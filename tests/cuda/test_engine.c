@@ -5,6 +5,8 @@
 
 #include <math.h>
 
+#include "internal.h"
+
 /* Largest difference of the logits of a prompt of n tokens, and how large logits are. */
 static double worst(const char *folder, const char *precision, int32_t kv, int32_t n, int32_t chunk,
                     double *size)
@@ -348,6 +350,58 @@ static void test_fused(void **state)
     tiny_model_remove(folder);
 }
 
+/* Room for n numbers on the device that are `from`: memory of a matrix. */
+static turbo_linear *numbers(turbok_device *d, const uint16_t *from, int64_t rows, int64_t n)
+{
+    turbo_linear *w = NULL;
+    turbo_err err = {{0}};
+    if (turbok_linear_new(d, TURBO_BF16, from, rows, n, NULL, TURBO_F32, 0, &w, &err))
+        fail_msg("%s", err.text);
+    return w;
+}
+
+/* A sum behind a product of the very rows that it is added to: all of them are read before one is changed. */
+static void test_sum_on_itself(void **state)
+{
+    enum { E = 256 };
+    static const char *const widths[2] = {"2147483647", "1"};
+    static uint16_t w[E * E], h[E], got[2][E];
+    static float ones[E];
+    (void)state;
+    for (uint32_t i = 0; i < E * E; i++)
+        w[i] = (uint16_t)(0x3d00 + i * 2654435761u % 100 + (i % 3 ? 0x8000u : 0));
+    for (uint32_t i = 0; i < E; i++)
+        h[i] = (uint16_t)(0x3f80 + i * 40503u % 90), ones[i] = 1;
+    for (int fused = 0; fused < 2; fused++) {
+        turbok_device_opts o = {.on = TURBOK_ON_CUDA,
+                                .path = turbod_backend_path(),
+                                .act_dtype = TURBO_BF16,
+                                .threads = 2,
+                                .spin_us = -1};
+        turbok_device *d = NULL;
+        turbo_vector *norm = NULL;
+        turbo_err err = {{0}};
+        setenv("TURBO_CUDA_FUSE", widths[fused], 1);
+        if (turbok_device_open(&o, &d, &err) ||
+            turbok_vector_new(d, TURBO_F32, ones, E, &norm, &err))
+            fail_msg("%s", err.text);
+        turbo_linear *m = numbers(d, w, E, E), *rows = numbers(d, h, 1, E);
+        turbo_linear *sum = numbers(d, h, 1, E), *out = numbers(d, h, 1, E);
+        const turbo_ops *ops = turbok_device_ops(d);
+        turbo_exec *x = turbok_device_exec(d);
+        ops->linear(x, m, rows->data, 1, sum->data);
+        ops->rmsnorm(x, rows->data, sum->data, norm, 1e-5f, 1, E, out->data);
+        d->backend->block_read(d, got[fused], rows->data, sizeof got[0]);
+        turbok_vector_free(d, norm);
+        turbok_linear_free(d, m), turbok_linear_free(d, rows);
+        turbok_linear_free(d, sum), turbok_linear_free(d, out);
+        turbok_device_close(d);
+    }
+    assert_memory_equal(got[0], got[1], sizeof got[0]);
+    assert_true(memcmp(got[0], h, sizeof h) != 0);
+    nothing_left();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -355,7 +409,7 @@ int main(void)
         cmocka_unit_test(test_tokens),    cmocka_unit_test(test_gaps),
         cmocka_unit_test(test_described), cmocka_unit_test(test_deterministic),
         cmocka_unit_test(test_turned),    cmocka_unit_test(test_fused),
-        cmocka_unit_test(test_brief),
+        cmocka_unit_test(test_brief),     cmocka_unit_test(test_sum_on_itself),
     };
     setenv("TURBO_CUDA_FUSE", "1",
            1); /* norms of rows as narrow as these, too, become parts of products */
