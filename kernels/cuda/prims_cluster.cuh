@@ -47,15 +47,22 @@ DEVICE void cluster_wait()
     __syncthreads();
 #endif
 }
-/* *p = v in the shared memory of block `rank` of the cluster, which may be this one. p: where it lies in this block's. */
-DEVICE void cluster_put(float *p, int rank, float v)
-{
 #if CLUSTER_HERE
+/* Where p, in this block's shared memory, lies in that of block `rank`. */
+DEVICE uint32_t cluster_address(const float *p, int rank)
+{
     uint32_t at;
     asm("mapa.shared::cluster.u32 %0, %1, %2;"
         : "=r"(at)
         : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(p))), "r"(rank));
-    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at), "f"(v) : "memory");
+    return at;
+}
+#endif
+/* *p = v in the shared memory of block `rank` of the cluster, which may be this one. p: where it lies in this block's. */
+DEVICE void cluster_put(float *p, int rank, float v)
+{
+#if CLUSTER_HERE
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(cluster_address(p, rank)), "f"(v) : "memory");
 #else
     *p = v;
 #endif
@@ -64,12 +71,8 @@ DEVICE void cluster_put(float *p, int rank, float v)
 DEVICE void cluster_put4(float *p, int rank, float4 v)
 {
 #if CLUSTER_HERE
-    uint32_t at;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;"
-        : "=r"(at)
-        : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(p))), "r"(rank));
-    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(v.x), "f"(v.y),
-                 "f"(v.z), "f"(v.w)
+    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(cluster_address(p, rank)),
+                 "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
                  : "memory");
 #else
     *reinterpret_cast<float4 *>(p) = v;
