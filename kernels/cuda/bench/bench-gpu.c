@@ -1,8 +1,8 @@
 /* kernels/cuda/bench/bench-gpu.c: how near the kernels come to what the card gives: read bandwidth, products,
  * attention, and whole decode steps of model shapes, made of the launchers the backend uses, with random
  * weights made on the device. Times are those of events around replays of a graph; medians.
- *   bench-gpu [--quick] [--csv FILE] [--batch N] [memory|gemv|decode|step|parts|dense|prefill|quant|quant-rows|w8a8|load|tower ...]
- * Nothing named: all. parts: what a step is made of, by the size of the batch (N: that one only).
+ *   bench-gpu [--quick] [--csv FILE] [--batch N] [memory|single|gemv|decode|step|parts|dense|prefill|quant|quant-rows|w8a8|load|tower ...]
+ * Nothing named: all. single: steps of one sequence; step: of more. parts: what a step is made of, by the size of the batch (N: that one only).
  * --quick: small shapes and few rounds, to see that it runs (also on the host). */
 #include "bench-gpu.h"
 
@@ -153,6 +153,7 @@ int main(int argc, char **argv)
         const char *name;
         void (*run)(void);
     } parts[] = {{"memory", bench_memory_later}, /* first: later it finds what others took */
+                 {"single", bench_single}, /* before what heats the card */
                  {"gemv", bench_gemv},           {"decode", bench_decode},
                  {"step", bench_step},           {"parts", bench_parts},
                  {"dense", bench_dense},         {"prefill", bench_prefill},

@@ -32,6 +32,7 @@ typedef struct shape {
 } shape;
 extern const shape shapes[];
 enum { SHAPES = 3 };
+const shape *shape_at(int i); /* of those, or where it is to be quick a tiny one */
 
 /* The products of a decode step of at most 256 sequences with other weights than bf16. */
 enum { QUANT_QKV, QUANT_WO, QUANT_GATED, QUANT_DOWN };
@@ -66,9 +67,10 @@ bool dense_gated(const void *gate, const void *up, int32_t out, int32_t in, cons
 bool dense_turned(const void *qkv, int32_t in, const void *x, const turbok_cu_attn *at,
                   const turbok_cu_batch *b, void *q);
 
-void bench_gemv(void);
+void bench_single(void); /* parts.c */
+void bench_gemv(void); /* gemv.c */
 void bench_decode(void);
-void bench_step(void);
+void bench_step(void); /* of more than one sequence */
 void bench_parts(void); /* of a step, each alone */
 void bench_prefill(void);
 void bench_dense(void); /* dense.c */
@@ -78,6 +80,7 @@ void bench_memory_later(void);
 /* parts.c: steps of two shapes, launched and recorded; stage is told after each. */
 void graphs_in_memory(void (*stage)(const char *what));
 void bench_quant(void); /* quant.c */
+void quant_steps(bool single); /* of one sequence, or of more */
 void bench_quant_rows(void);
 void bench_w8a8(void); /* w8a8.c */
 void bench_load(void); /* load.c */

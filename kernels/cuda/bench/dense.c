@@ -191,13 +191,12 @@ double dense_layer(const shape *m, int32_t T)
 void bench_dense(void)
 {
     static const int32_t rows[] = {16, 64, 128, 512, 2048};
-    static const shape tiny = {"tiny", 2, 128, 256, 4, 2, 64, 512};
     open_blas();
     printf("%-5s %-9s %6s x %5s %5s %10s %10s %10s %9s %8s %8s\n", "", "product", "out", "in",
            "rows", "engine us", "own us", "best us", "of", "engine", "own");
     for (int i = 0; i < (quick ? 1 : SHAPES); i++)
         for (int k = 0; k < (quick ? 2 : 5); k++) {
-            const shape *m = quick ? &tiny : &shapes[i];
+            const shape *m = shape_at(i);
             matrix all[4];
             const int32_t T = rows[k];
             double engine = 0, best = 0;

@@ -6,67 +6,12 @@
 const shape shapes[] = {{"1.8B", 24, 2048, 8192, 16, 8, 128, 92544},
                         {"7B", 32, 4096, 14336, 32, 8, 128, 92544},
                         {"20B", 48, 6144, 16384, 48, 8, 128, 92544}};
-static const shape tiny = {"tiny", 2, 128, 256, 4, 2, 64, 512};
 enum { BLOCK = 64 };
 
-/* ---- products of few rows ------------------------------------------------------------------------ */
-
-typedef struct product {
-    char *w, *up, *x, *y;
-    int64_t bytes; /* of a matrix */
-    int32_t out, in, T, copies;
-    bool gated;
-} product;
-
-static void multiply_all(void *ctx)
+const shape *shape_at(int i)
 {
-    product *p = ctx;
-    for (int32_t i = 0; i < p->copies; i++) {
-        const char *w = p->w + i * p->bytes;
-        if (p->gated)
-            turbok_cu_gemv_gated(cu, TURBO_BF16, w, p->up + i * p->bytes, TURBO_BF16,
-                                 TURBO_ACT_SILU, p->out, p->in, p->x, p->T, p->y, NULL);
-        else
-            turbok_cu_gemv(cu, TURBO_BF16, w, TURBO_BF16, NULL, p->out, p->in, p->x, p->T,
-                           TURBO_BF16, p->y);
-    }
-}
-
-static void one_product(const char *name, int32_t out, int32_t in, int32_t T, bool gated)
-{
-    product p = {.out = out, .in = in, .T = T, .gated = gated};
-    char text[96];
-    p.bytes = (int64_t)out * in * 2;
-    int64_t enough = quick ? p.bytes : (int64_t)2 << 30; /* far more than the second cache */
-    p.copies = (int32_t)((enough + p.bytes - 1) / p.bytes);
-    p.w = numbers(p.bytes / 2 * p.copies, 0.02f);
-    p.up = gated ? numbers(p.bytes / 2 * p.copies, 0.02f) : NULL;
-    p.x = numbers((int64_t)T * in, 1);
-    p.y = room((size_t)T * (size_t)out * 2);
-    double s = seconds(multiply_all, &p, 9) / p.copies;
-    snprintf(text, sizeof text, "%s %d x %d, T %d", name, out, in, T);
-    report(gated ? "gemv gated" : "gemv", text, s,
-           (double)p.bytes * (gated ? 2 : 1) + 2.0 * T * (in + out), 0, read_rate);
-    give(p.w), give(p.x), give(p.y);
-    if (gated)
-        give(p.up);
-}
-
-void bench_gemv(void)
-{
-    for (int i = 0; i < SHAPES; i++) {
-        const shape *m = &shapes[i];
-        static const int32_t rows[] = {1, 8};
-        for (int k = 0; k < 2; k++) {
-            one_product(m->name, (m->H + 2 * m->K) * m->D, m->E, rows[k], false);
-            one_product(m->name, m->E, m->H * m->D, rows[k], false);
-            one_product(m->name, m->I, m->E, rows[k], true);
-            one_product(m->name, m->E, m->I, rows[k], false);
-            one_product(m->name, m->V, m->E, rows[k], false);
-            if (quick)
-                return;
-        }
-    }
+    static const shape tiny = {"tiny", 2, 128, 256, 4, 2, 64, 512};
+    return quick ? &tiny : &shapes[i];
 }
 
 /* ---- a model shape on the device ------------------------------------------------------------------ */
@@ -390,22 +335,36 @@ static void step_slope(model *w, int32_t kv_type)
            kv_bytes(&w->m, 1, kv_type) * 1000 * w->m.L, 0, read_rate);
 }
 
+/* Steps of one sequence, whatever their weights: after prompts and large batches a card is hot, and a tenth slower. */
+void bench_single(void)
+{
+    open_blas();
+    if (only_batch <= 1)
+        quant_steps(true);
+    for (int i = 0; i < (quick ? 1 : SHAPES) && only_batch <= 1; i++) {
+        model w = {.m = *shape_at(i)};
+        if (weight_bytes(&w.m) > 0.85 * (double)cu->total_bytes)
+            continue;
+        make_weights(&w);
+        for (int t = 0; t < 3; t++)
+            if (!t || i == 1)
+                step_slope(&w, kv_types[t]);
+            else
+                one_step(&w, 1, quick ? 64 : 512, kv_types[t]);
+        free_weights(&w);
+    }
+}
+
 void bench_step(void)
 {
     static const int32_t batches[][2] = {{8, 512},   {32, 512},  {64, 512},  {128, 512},
                                          {256, 512}, {64, 4096}, {16, 32768}};
     open_blas();
     for (int i = 0; i < SHAPES; i++) {
-        model w = {.m = quick ? tiny : shapes[i]};
+        model w = {.m = *shape_at(i)};
         if (weight_bytes(&w.m) > 0.85 * (double)cu->total_bytes)
             continue;
         make_weights(&w);
-        /* One sequence first: for some steps after large batches a card is a tenth slower. */
-        for (int t = 0; t < 3 && only_batch <= 1; t++)
-            if (!t || i == 1)
-                step_slope(&w, kv_types[t]);
-            else
-                one_step(&w, 1, quick ? 64 : 512, kv_types[t]);
         for (int t = 0; t < 3; t++)
             for (int b = 0; b < (quick ? 1 : 7); b++)
                 if (!only_batch || only_batch == batches[b][0])
@@ -423,7 +382,7 @@ void graphs_in_memory(void (*stage)(const char *what))
     static turbok_cu_graph_exec kept[2 * AHEAD_OF * 8];
     int n = 0;
     for (int i = 0; i < (quick ? 1 : 2); i++) {
-        model w = {.m = quick ? tiny : shapes[i]};
+        model w = {.m = *shape_at(i)};
         char text[96];
         make_weights(&w);
         make_step(&w, 256, 64, 1, TURBO_BF16, w.m.L);
@@ -517,7 +476,7 @@ void bench_parts(void)
         printf(" %7s", part_names[what]);
     printf(" %8s %8s %8s %8s %8s %8s\n", "head", "greedy", "random", "sum", "step", "of limit");
     for (int i = 0; i < 2; i++) {
-        model w = {.m = quick ? tiny : shapes[i]};
+        model w = {.m = *shape_at(i)};
         make_weights(&w);
         for (int k = 0; k < (quick ? 2 : 4); k++) {
             int32_t S = batches[k], ctx = quick ? 64 : 512;
@@ -592,5 +551,5 @@ void bench_prefill(void)
     open_blas();
     for (int i = 0; i < (quick ? 1 : SHAPES); i++)
         for (int k = 0; k < (quick ? 1 : 4); k++)
-            prefill_layers(quick ? &tiny : &shapes[i], quick ? 40 : lengths[k]);
+            prefill_layers(shape_at(i), quick ? 40 : lengths[k]);
 }

@@ -149,8 +149,8 @@ static void head_of(void *ctx, const shape *s, const void *x, int32_t R, float *
     turbok_cu_wq_linear(cu, TURBO_BF16, &m->head, x, R, TURBO_F32, logits, s->V, m->scratch);
 }
 
-/* head: its format, or NULL: bf16. */
-static void quant_step(const shape *s, const kind *f, const kind *head)
+/* head: its format, or NULL: bf16. Steps of one sequence, or of more. */
+static void quant_step(const shape *s, const kind *f, const kind *head, bool single)
 {
     static const int32_t batches[] = {1, 8, 16, 64, 256};
     enum { MOST = 256 };
@@ -178,7 +178,7 @@ static void quant_step(const shape *s, const kind *f, const kind *head)
                         f->bits == 4};
     char text[96];
     snprintf(text, sizeof text, "%s %s, head %s", s->name, f->name, head ? head->name : "bf16");
-    for (int i = 0; i < (quick ? 2 : 5); i++)
+    for (int i = single ? 0 : 1; i < (single ? 1 : quick ? 2 : 5); i++)
         step_with(s, &p, batches[i], text);
     for (int i = 0; i < 5; i++)
         give((void *)(uintptr_t)m.images[i]);
@@ -188,15 +188,20 @@ static void quant_step(const shape *s, const kind *f, const kind *head)
     give(m.scratch), give(m.other);
 }
 
+void quant_steps(bool single)
+{
+    const shape *m = shape_at(1);
+    quant_step(m, &kinds[0], NULL, single);
+    quant_step(m, &kinds[1], &kinds[2], single);
+    quant_step(m, &kinds[2], &kinds[2], single);
+}
+
 void bench_quant(void)
 {
-    open_blas();
     static const int32_t rows[] = {1, 8, 16, 32, 64, 256};
-    static const shape tiny = {"tiny", 2, 128, 256, 4, 2, 64, 512};
-    const shape *m = quick ? &tiny : &shapes[1];
-    quant_step(m, &kinds[0], NULL);
-    quant_step(m, &kinds[1], &kinds[2]);
-    quant_step(m, &kinds[2], &kinds[2]);
+    const shape *m = shape_at(1);
+    open_blas();
+    quant_steps(false);
     for (size_t f = 0; f < sizeof kinds / sizeof kinds[0]; f++)
         for (int k = 0; k < (quick ? 3 : kinds[f].group == 32 ? 2 : 6); k++) {
             one(m->name, &kinds[f], (m->H + 2 * m->K) * m->D, m->E, rows[k], false, 0);
@@ -214,8 +219,7 @@ void bench_quant_rows(void)
                                {"w4 g32", 4, 32, false},
                                {"w8 rows", 8, 0, false},
                                {"w8 g32", 8, 32, false}};
-    static const shape tiny = {"tiny", 2, 128, 256, 4, 2, 64, 512};
-    const shape *m = quick ? &tiny : &shapes[1];
+    const shape *m = shape_at(1);
     const int32_t dims[4][2] = {{(m->H + 2 * m->K) * m->D, m->E},
                                 {m->E, m->H * m->D},
                                 {m->I, m->E},

@@ -86,8 +86,7 @@ static void one(const char *name, const coded_kind *k, int32_t out, int32_t in, 
 void bench_w8a8(void)
 {
     static const int32_t rows[] = {64, 256, 2048};
-    static const shape tiny = {"tiny", 2, 128, 256, 4, 2, 64, 512};
-    const shape *m = quick ? &tiny : &shapes[1];
+    const shape *m = shape_at(1);
     const int32_t dims[4][2] = {{(m->H + 2 * m->K) * m->D, m->E},
                                 {m->E, m->H * m->D},
                                 {m->I, m->E},
