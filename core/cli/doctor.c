@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "plan/plan.h"
 #include "util/err.h"
 #include "util/log.h"
 #include "util/memory.h"
@@ -54,7 +55,7 @@ static void cpu_name(char *out, size_t cap)
 
 static void machine(report *r)
 {
-    char name[128], isa[64];
+    char name[128], isa[64], size[32];
     cpu_set_t cpus;
     struct utsname u;
     int n = sched_getaffinity(0, sizeof cpus, &cpus) ? 1 : CPU_COUNT(&cpus);
@@ -67,7 +68,7 @@ static void machine(report *r)
         wrong(r, "no AVX2: the scalar kernels are many times slower");
     if (!uname(&u))
         printf("system  %s %s\n", u.sysname, u.release);
-    printf("memory  %.1f GiB free\n", (double)memory / 0x1p30);
+    printf("memory  %s free\n", turbod_plan_size((double)memory, size));
     if (memory && memory < (uint64_t)512 << 20)
         wrong(r, "less than 512 MiB of memory is free; only small models will load");
 }

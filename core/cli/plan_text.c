@@ -52,7 +52,7 @@ static void text_memory(const cli_plan *p, FILE *out)
                                   : "shapes and types from the headers of the weight files");
     turbod_weights_kinds(&p->model->weights, kinds, sizeof kinds);
     fprintf(out, "matrices     %s\n", kinds);
-    fprintf(out, "memory       %s: %.2f GiB free", p->device, p->memory / 0x1p30);
+    fprintf(out, "memory       %s: %s free", p->device, turbod_plan_size(p->memory, a));
     if (p->card)
         fprintf(out, "; %s", p->gpu->memory_note);
     else if (!p->cpu)

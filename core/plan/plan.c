@@ -18,9 +18,26 @@ const char *const turbod_mem_names[TURBOD_MEM_KINDS] = {
     [TURBOD_MEM_KV_INDEX] = "kv_index", [TURBOD_MEM_SWAP] = "swap",
 };
 
-static double gib(uint64_t bytes)
+/* GiB or, less than one, MiB. */
+static const char *in_words(double bytes, int digits, char text[32])
 {
-    return (double)bytes / 0x1p30;
+    bool large = bytes >= 0x1p30;
+    if (large)
+        snprintf(text, 32, "%.*f GiB", digits, bytes / 0x1p30);
+    else
+        snprintf(text, 32, "%.1f MiB", bytes / 0x1p20);
+    return text;
+}
+
+const char *turbod_plan_size(double bytes, char text[32])
+{
+    return in_words(bytes, 2, text);
+}
+
+/* For an error: one digit behind the point is enough. */
+static const char *rough(double bytes, char text[32])
+{
+    return in_words(bytes, 1, text);
 }
 
 turbok_kv_dims turbod_plan_kv_dims(const turbo_model_info *info, const turbok_kv_dims *wanted)
@@ -68,9 +85,10 @@ static turbo_status make_fixed(const turbod_plan_in *in, turbod_plan *p, turbo_e
     p->fixed = p->total = sum;
     if (p->vacant && sum > p->vacant) {
         uint64_t step = b[TURBOD_MEM_WORKSPACE] + b[TURBOD_MEM_SAMPLING];
+        char needed[32], vacant[32];
         return turbod_err(err, TURBO_ENOMEM,
-                          "the model needs %.1f GiB before any KV cache, %.1f GiB are free: %s",
-                          gib(sum), gib(p->vacant),
+                          "the model needs %s before any KV cache, %s are free: %s",
+                          rough((double)sum, needed), rough((double)p->vacant, vacant),
                           sum - step <= p->vacant
                               ? "lower max_batch_size or max_prefill_token_num"
                               : "use a smaller or quantised model, or a machine with more memory");
@@ -97,6 +115,7 @@ static int64_t fitting(const turbod_plan_in *in, const turbod_plan *p, int64_t n
 
 static turbo_status allow(const turbod_plan_in *in, turbod_plan *p, turbo_err *err)
 {
+    char asked[32], left[32];
     p->allowed =
         in->cache_bytes ? in->cache_bytes : (uint64_t)((double)p->left * in->cache_fraction);
     if (!in->cache_bytes && !p->vacant)
@@ -104,20 +123,11 @@ static turbo_status allow(const turbod_plan_in *in, turbod_plan *p, turbo_err *e
                           "this machine does not say how much memory is free: give "
                           "cache_max_entry_count as a size, such as 8GiB");
     if (in->cache_bytes && p->vacant && in->cache_bytes > p->left)
-        return turbod_err(
-            err, TURBO_ENOMEM,
-            "cache_max_entry_count asks for %.1f GiB, %.1f GiB are free beside weights "
-            "and workspaces; lower it",
-            gib(in->cache_bytes), gib(p->left));
+        return turbod_err(err, TURBO_ENOMEM,
+                          "cache_max_entry_count asks for %s, %s are free beside weights "
+                          "and workspaces; lower it",
+                          rough((double)in->cache_bytes, asked), rough((double)p->left, left));
     return TURBO_OK;
-}
-
-/* For an error: one digit behind the point is enough. */
-static const char *rough(double bytes, char text[32])
-{
-    bool large = bytes >= 0x1p30 / 10;
-    snprintf(text, 32, large ? "%.1f GiB" : "%.1f MiB", bytes / (large ? 0x1p30 : 0x1p20));
-    return text;
 }
 
 static turbo_status make_kv(const turbod_plan_in *in, turbod_plan *p, turbo_err *err)
@@ -223,15 +233,6 @@ int64_t turbod_plan_at_once(const turbod_plan *p, int64_t len)
     return each > 0 ? p->blocks / each : 0;
 }
 
-static const char *size_text(uint64_t bytes, char text[32])
-{
-    if (bytes >= 1u << 30)
-        snprintf(text, 32, "%.2f GiB", gib(bytes));
-    else
-        snprintf(text, 32, "%.1f MiB", (double)bytes / 0x1p20);
-    return text;
-}
-
 void turbod_plan_summary(const turbod_plan *p, char *text, size_t cap)
 {
     char a[32], b[32], c[32], d[32], e[32];
@@ -240,8 +241,10 @@ void turbod_plan_summary(const turbod_plan *p, char *text, size_t cap)
     snprintf(text, cap,
              "weights %s, workspaces %s, KV %s of %s in %d blocks of %d tokens; %s of %s free; "
              "session_len %d",
-             size_text(weights, a), size_text(p->fixed - weights, b),
-             size_text(p->bytes[TURBOD_MEM_KV] + p->bytes[TURBOD_MEM_KV_INDEX], c),
+             turbod_plan_size((double)weights, a),
+             turbod_plan_size((double)(p->fixed - weights), b),
+             turbod_plan_size((double)(p->bytes[TURBOD_MEM_KV] + p->bytes[TURBOD_MEM_KV_INDEX]), c),
              turbok_kv_type_name(p->dims.dtype), p->blocks, p->dims.block_tokens,
-             size_text(p->total, d), size_text(p->vacant, e), p->session_len);
+             turbod_plan_size((double)p->total, d), turbod_plan_size((double)p->vacant, e),
+             p->session_len);
 }

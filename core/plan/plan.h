@@ -77,6 +77,8 @@ int64_t turbod_plan_tokens(const turbod_plan *p); /* that the KV blocks hold */
 double turbod_plan_token_bytes(const turbod_plan *p);
 /* Sequences of len tokens whose KV fits at the same time, max_batch aside. */
 int64_t turbod_plan_at_once(const turbod_plan *p, int64_t len);
+/* "1.50 GiB" or, of less than one, "750.0 MiB". */
+const char *turbod_plan_size(double bytes, char text[32]);
 /* "weights 37.0 GiB, ...": one line for people, into text [cap]. */
 void turbod_plan_summary(const turbod_plan *p, char *text, size_t cap);
 

@@ -45,12 +45,14 @@ turbo_status turbod_plan_divide(turbod_plan_share *at, size_t n, uint64_t vacant
         }
         shares += at[i].in.cache_bytes ? 0 : at[i].share;
     }
+    char needed[32], there[32];
     if (vacant && sum > vacant)
         return turbod_err(err, TURBO_ENOMEM,
-                          "the %zu models need %.2f GiB together before KV caches of a fraction, "
-                          "%.2f GiB are free: serve fewer, or lower max_batch_size, "
+                          "the %zu models need %s together before KV caches of a fraction, "
+                          "%s are free: serve fewer, or lower max_batch_size, "
                           "max_prefill_token_num or an absolute cache_max_entry_count",
-                          n, (double)sum / 0x1p30, (double)vacant / 0x1p30);
+                          n, turbod_plan_size((double)sum, needed),
+                          turbod_plan_size((double)vacant, there));
     for (size_t i = 0; i < n; i++) {
         turbod_plan_in *in = &at[i].in;
         if (!vacant)

@@ -92,6 +92,8 @@ grep -Eq 'KV +196608 bytes a token' "$tmp/out" ||
     { echo "FAILED: nothing is shown of what does not fit"; failures=$((failures + 1)); }
 run 71 'session_len 32768 needs 3\.0 GiB of KV cache, 1\.[0-9] GiB are allowed: lower session_len to [0-9]+' \
     "$turbo" plan "$b18" --memory 5GiB --session-len 32768
+run 71 ' GiB before any KV cache, 900\.0 MiB are free: use a smaller' "$turbo" plan "$b18" --memory 900MiB
+run 0 '^memory  .*: 512\.0 MiB free' "$turbo" plan "$model" --memory 512MiB
 run 71 'at least 6\.0 MiB for one block' "$turbo" plan "$b18" --memory 4GiB --cache-max-entry-count 0.001
 run 71 'cache_max_entry_count asks for 8\.0 GiB' "$turbo" plan "$b18" --memory 8GiB --cache-max-entry-count 8GiB
 run 71 'before any KV cache, 7\.8 GiB are free: lower max_batch_size' \

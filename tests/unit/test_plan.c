@@ -131,9 +131,15 @@ static void test_refusals(void **state)
             "needs 4.4 GiB before any KV cache, 4.0 GiB are free: lower max_batch");
     in.vacant = 2000 * MIB;
     refused(in, TURBO_ENOMEM, "2.0 GiB are free: use a smaller");
+    in.vacant = 40 * MIB;
+    refused(in, TURBO_ENOMEM,
+            "needs 4.4 GiB before any KV cache, 40.0 MiB are free: use a smaller");
     in = good;
     in.cache_bytes = 5000 * MIB;
     refused(in, TURBO_ENOMEM, "asks for 4.9 GiB, 4.1 GiB are free");
+    in = input(&w, 4528 * MIB, 20 * MIB, 0.8);
+    in.cache_bytes = 1000 * MIB;
+    refused(in, TURBO_ENOMEM, "asks for 1000.0 MiB, 20.0 MiB are free");
     in = good;
     in.cache_fraction = 0.001; /* 4.16 MiB */
     refused(in, TURBO_ENOMEM, "at least 6.0 MiB for one block, 4.2 MiB are allowed");
@@ -419,6 +425,8 @@ static void test_divided(void **state)
     assert_int_equal(turbod_plan_divide(s, 3, 1700 * MIB, &which, &err), TURBO_ENOMEM);
     assert_int_equal(which, 3);
     assert_non_null(strstr(err.text, "the 3 models need 1.76 GiB together"));
+    assert_int_equal(turbod_plan_divide(s, 3, 1000 * MIB, &which, &err), TURBO_ENOMEM);
+    assert_non_null(strstr(err.text, "1000.0 MiB are free"));
     s[1].in.cache_bytes = UINT64_MAX - MIB;
     assert_int_equal(turbod_plan_divide(s, 3, vacant, &which, &err), TURBO_ELIMIT);
     assert_int_equal(which, 1);
