@@ -166,6 +166,12 @@ turbo_status turbok_step_end(turbok_device *d, float *logits, turbok_row *rows, 
     return d->backend ? d->backend->step_end(d, logits, rows, R, host, err) : TURBO_OK;
 }
 
+void turbok_step_drop(turbok_device *d)
+{
+    if (d->backend)
+        d->backend->step_drop(d);
+}
+
 turbo_status turbok_step_wait(turbok_device *d, turbok_row *rows, int32_t R, turbo_err *err)
 {
     return d->backend ? d->backend->step_wait(d, rows, R, err) : TURBO_OK;

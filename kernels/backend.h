@@ -53,6 +53,7 @@ struct turbok_backend {
                                turbo_batch *as, bool *replay, turbo_err *err);
     turbo_status (*step_end)(turbok_device *d, float *logits, turbok_row *rows, int32_t R,
                              float *host, turbo_err *err);
+    void (*step_drop)(turbok_device *d);
     turbo_status (*step_wait)(turbok_device *d, turbok_row *rows, int32_t R, turbo_err *err);
 
     const char *draws_as;

@@ -437,13 +437,15 @@ turbo_status turbok_steps_open(turbok_device *d, const turbok_steps *s, turbo_er
  * called with, *as, whose n_rows is that of logits; when *replay is set it is not to be called. rows [n_rows],
  * or NULL: all logits go to the host; the same in all three calls. end draws, and of the other rows copies the
  * logits to host memory (pinned, [R,V]); wait returns when both are done. On the CPU as is b, and end and wait do
- * nothing: logits is host memory. After an error the device is done for.
+ * nothing: logits is host memory. After an error of theirs the device is done for. When begin or forward() failed,
+ * drop comes in place of end and wait, and waits for what was launched: nothing of the step is left to the next.
  * A device that draws may be given one step more before the wait of the step before, when all rows of that
  * one are drawn. A token of the batch may then be ~r: what row r of the step before draws. Waits are in order. */
 turbo_status turbok_step_begin(turbok_device *d, const turbo_batch *b, const turbok_row *rows,
                                turbo_batch *as, bool *replay, turbo_err *err);
 turbo_status turbok_step_end(turbok_device *d, float *logits, turbok_row *rows, int32_t R,
                              float *host, turbo_err *err);
+void turbok_step_drop(turbok_device *d);
 turbo_status turbok_step_wait(turbok_device *d, turbok_row *rows, int32_t R, turbo_err *err);
 
 /* Reads back one token's K or V of a layer as fp32 [K,D]; for tests and tools. */

@@ -224,7 +224,10 @@ turbo_status turbod_engine_forward(turbod_engine *e, const turbo_batch *b, turbo
     if (!st && !replay)
         st = e->model_vtbl->forward(e->model, turbok_device_exec(e->device), &as,
                                     direct ? host : e->device_logits, err);
-    return st ? st : turbok_step_end(e->device, e->device_logits, rows, b->n_rows, host, err);
+    if (!st)
+        return turbok_step_end(e->device, e->device_logits, rows, b->n_rows, host, err);
+    turbok_step_drop(e->device);
+    return st;
 }
 
 static turbo_status open_workspace(turbod_engine *e, turbo_err *err)

@@ -50,7 +50,9 @@ turbo_status turbod_engine_logits(turbod_engine *e, const int32_t *ids, int32_t 
     if (st)
         return st;
     turbod_visit(e);
-    if (!turbod_engine_idle(e))
+    if (atomic_load(&e->failed))
+        st = turbod_err(err, TURBO_EBUSY, "the engine has failed; the server needs a restart");
+    else if (!turbod_engine_idle(e))
         st = turbod_err(err, TURBO_EBUSY, "requests are running; try again when idle");
     int32_t most = all ? e->max_batch : e->max_step_tokens;
     for (int32_t done = 0; !st && done < n;) {

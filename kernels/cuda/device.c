@@ -251,6 +251,7 @@ const turbok_backend *turbok_backend_entry(void)
         .steps_open = turbok_cuda_steps_open,
         .step_begin = turbok_cuda_step_begin,
         .step_end = turbok_cuda_step_end,
+        .step_drop = turbok_cuda_step_drop,
         .step_wait = turbok_cuda_step_wait,
         .draws_as = "std",
         .draws = turbok_cuda_draws,

@@ -156,6 +156,17 @@ turbo_status turbok_cuda_graph_end(turbok_cuda *s, turbo_err *err)
     return turbok_cu_status(cu, err);
 }
 
+void turbok_cuda_graph_drop(turbok_cuda *s)
+{
+    turbok_cu_graph g = NULL;
+    if (s->recording < 0)
+        return;
+    s->recording = -1;
+    (void)s->cu->drv.capture_end(s->cu->stream, &g);
+    if (g)
+        (void)s->cu->drv.graph_destroy(g);
+}
+
 void turbok_cuda_graphs_free(turbok_cuda *s)
 {
     for (int i = 0; i < BUCKETS * AHEAD; i++)

@@ -17,6 +17,7 @@ void turbok_cuda_pad(turbok_cuda *s, const turbo_batch *b, int32_t n, turbo_batc
 turbo_status turbok_cuda_graph_begin(turbok_cuda *s, int bucket, bool *replay, turbo_err *err);
 /* Ends the recording and starts what was recorded. */
 turbo_status turbok_cuda_graph_end(turbok_cuda *s, turbo_err *err);
+void turbok_cuda_graph_drop(turbok_cuda *s); /* the recording, where there is one */
 void turbok_cuda_graphs_free(turbok_cuda *s);
 /* Whether the time between recorded steps is measured (turbok_device_gaps); false: no memory for it. */
 bool turbok_cuda_gaps_open(turbok_cuda *s);

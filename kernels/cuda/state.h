@@ -222,6 +222,7 @@ turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, cons
                                     turbo_batch *as, bool *replay, turbo_err *err);
 turbo_status turbok_cuda_step_end(turbok_device *d, float *logits, turbok_row *rows, int32_t R,
                                   float *host, turbo_err *err);
+void turbok_cuda_step_drop(turbok_device *d);
 turbo_status turbok_cuda_step_wait(turbok_device *d, turbok_row *rows, int32_t R, turbo_err *err);
 /* draw.c */
 size_t turbok_cuda_draw_bytes(const turbok_steps *s);

@@ -195,15 +195,14 @@ turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, cons
     turbok_cuda *s = d->exec.self;
     *as = *b;
     *replay = s->replaying = false;
-    s->stepping = true;
-    s->kept.w = NULL; /* of a step that failed */
-    s->norm.h = NULL;
     if (!s->inputs || b->n_tokens > s->steps.max_tokens || b->n_seqs > s->steps.max_seqs)
         return turbok_fail(err, TURBO_EINTERNAL,
                            "a step of %d tokens is larger than steps were opened for", b->n_tokens);
     if (s->begun - s->waited >= AHEAD)
         return turbok_fail(err, TURBO_EINTERNAL, "%d steps were begun and not waited for", AHEAD);
     turbok_cu_note(s->cu, s->cu->drv.ctx_set(s->cu->ctx), "the CUDA context cannot be used");
+    turbok_cuda_flush(s); /* of what looked at a picture */
+    s->stepping = true;
     describe_kv(s, b->kv->pool);
     int bucket = turbok_cuda_bucket(s, b);
     if (bucket < 0) {
@@ -224,6 +223,17 @@ turbo_status turbok_cuda_step_begin(turbok_device *d, const turbo_batch *b, cons
     turbok_cu_to_device(s->cu, turbok_cu_at(s->inputs), s->host_inputs[s->begun % AHEAD],
                         s->upload_bytes);
     return turbok_cu_status(s->cu, err);
+}
+
+void turbok_cuda_step_drop(turbok_device *d)
+{
+    turbok_cuda *s = d->exec.self;
+    s->kept.w = NULL;
+    s->norm.h = NULL;
+    s->stepping = false;
+    turbok_cuda_graph_drop(s);
+    /* The next step packs its inputs where those of this one are. */
+    (void)turbok_cu_wait(s->cu, NULL);
 }
 
 /* The logits of rows that nobody drew from, neighbours together. */

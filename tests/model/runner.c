@@ -124,7 +124,9 @@ static turbo_status on_card(runner *r, const turbo_batch *b, float *logits, turb
     turbo_status st = turbok_step_begin(r->device, b, NULL, &as, &replay, err);
     if (!st && !replay)
         st = r->vtbl->forward(r->model, turbok_device_exec(r->device), &as, r->device_logits, err);
-    if (!st)
+    if (st)
+        turbok_step_drop(r->device);
+    else
         st = turbok_step_end(r->device, r->device_logits, NULL, b->n_rows, logits, err);
     return st ? st : turbok_step_wait(r->device, NULL, b->n_rows, err);
 }

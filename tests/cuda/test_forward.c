@@ -1,0 +1,259 @@
+/* What forward() may do between the beginning and the end of a step on a CUDA device, whatever the model: functions
+ * of this file in a model's place. On the fake driver, or with TURBO_CHECK_GPU on the machine's own. */
+#include "on_gpu.h"
+
+#include "engine/state.h"
+#include "internal.h"
+#include "util/err.h"
+
+enum { TOKENS = 280, E = 256, H = 2, D = 128, OUT = (H + 2) * D };
+
+static const turbo_model_vtbl *model;
+static turbo_model_vtbl stand_in;
+static turbo_status (*instead)(turbo_exec *x, const turbo_batch *b, turbo_err *err);
+
+/* The model's own, and then what stands in for it. */
+static turbo_status forward(void *m, turbo_exec *x, const turbo_batch *b, float *logits,
+                            turbo_err *err)
+{
+    turbo_status st = model->forward(m, x, b, logits, err);
+    return st || !instead ? st : instead(x, b, err);
+}
+
+/* An engine on a card that calls `forward` above; a step takes up to `chunk` tokens. */
+static turbod_engine *open_with_forward(const char *folder, int32_t chunk)
+{
+    turbod_engine_opts o = on_cuda("bf16");
+    o.kv_dtype = TURBO_BF16;
+    o.deterministic = true;
+    o.max_step_tokens = o.max_batch = chunk;
+    turbod_engine *e = open_engine(folder, o);
+    model = e->model_vtbl;
+    stand_in = *model;
+    stand_in.forward = forward;
+    e->model_vtbl = &stand_in;
+    return e;
+}
+
+static void write_model(char folder[64])
+{
+    tiny_model m = random_model;
+    m.bf16 = 1;
+    m.embed = E, m.heads = H, m.kv_heads = 1, m.inner = 64, m.layers = 1;
+    tiny_model_write(&m, folder);
+}
+
+/* ---- a product, RoPE and the cache in one launch, where queries come over the inputs of the product ---- */
+
+static struct {
+    const turbo_ops *ops;
+    turbo_linear *wqkv, *in, *qkv, *q; /* q: apart from in, or in itself */
+    turbo_attn at;
+} turned;
+
+static turbo_status turn(turbo_exec *x, const turbo_batch *b, turbo_err *err)
+{
+    (void)err;
+    turned.ops->linear(x, turned.wqkv, turned.in->data, b->n_tokens, turned.qkv->data);
+    turned.ops->qkv_rope_store(x, &turned.at, b, turned.qkv->data, turned.q->data);
+    return TURBO_OK;
+}
+
+static turbo_linear *matrix(turbok_device *d, int64_t rows, int64_t n, const uint16_t *from)
+{
+    turbo_linear *w = NULL;
+    turbo_err err = {{0}};
+    if (turbok_linear_new(d, TURBO_BF16, from, rows, n, NULL, TURBO_F32, 0, &w, &err))
+        fail_msg("%s", err.text);
+    return w;
+}
+
+static void test_queries_over_inputs(void **state)
+{
+    static uint16_t w[OUT * E], in[TOKENS * E], got[2][TOKENS * H * D];
+    static float logits[TOKENS * 300];
+    static int32_t ids[TOKENS];
+    char folder[64];
+    turbo_err err = {{0}};
+    (void)state;
+    for (uint32_t i = 0; i < OUT * E; i++)
+        w[i] = (uint16_t)(0x3c00 + i * 2654435761u % 200 + (i * 40503u % 3 ? 0x8000u : 0));
+    for (uint32_t i = 0; i < TOKENS * E; i++)
+        in[i] = (uint16_t)(0x3f00 + i * 2246822519u % 150 + (i % 5 ? 0 : 0x8000u));
+    make_prompt(ids, TOKENS, 7, 300);
+    write_model(folder);
+    for (int over = 0; over < 2; over++) {
+        turbod_engine *e = open_with_forward(folder, TOKENS);
+        const turbo_rope_spec spec = {
+            .size = sizeof spec, .dim = D, .max_position = 512, .factor = 1, .base = 1e4};
+        turbo_rope *rope = NULL;
+        turbod_visit(e);
+        turned.ops = turbok_device_ops(e->device);
+        if (turbok_rope_new(e->device, &spec, &rope, &err))
+            fail_msg("%s", err.text);
+        turned.wqkv = matrix(e->device, OUT, E, w);
+        turned.in = matrix(e->device, TOKENS, E, in);
+        turned.qkv = matrix(e->device, TOKENS, OUT, w);
+        turned.q = over ? turned.in : matrix(e->device, TOKENS, H * D, in);
+        turned.at = (turbo_attn){.size = sizeof turned.at,
+                                 .n_heads = H,
+                                 .n_kv = 1,
+                                 .head_dim = D,
+                                 .layout = TURBO_QKV_GROUPED,
+                                 .scale = 0.0884f,
+                                 .rope = rope};
+        turbod_leave(e);
+        const long apart = fake.handle ? fake.launched("rope") : 0;
+        instead = turn;
+        if (turbod_engine_logits(e, ids, TOKENS, true, logits, &err))
+            fail_msg("%s", err.text);
+        instead = NULL;
+        if (fake.handle) /* the one launch is what this is about */
+            assert_int_equal(fake.launched("rope") > apart, over);
+        turbod_visit(e);
+        e->device->backend->block_read(e->device, got[over], turned.q->data, sizeof got[0]);
+        turbok_rope_free(e->device, rope);
+        turbok_linear_free(e->device, turned.wqkv), turbok_linear_free(e->device, turned.qkv);
+        turbok_linear_free(e->device, turned.in);
+        if (!over)
+            turbok_linear_free(e->device, turned.q);
+        turbod_leave(e);
+        turbod_engine_close(e);
+        nothing_left();
+    }
+    assert_memory_equal(got[0], got[1], sizeof got[0]);
+    assert_true(memcmp(got[0], in, sizeof in) != 0);
+    tiny_model_remove(folder);
+}
+
+/* ---- a forward() that fails on a sound device ---- */
+
+static turbo_status refuse(turbo_exec *x, const turbo_batch *b, turbo_err *err)
+{
+    (void)x;
+    (void)b;
+    return turbod_err(err, TURBO_EINTERNAL, "planted");
+}
+
+/* Nothing of such a step is left to the next one, whether it was being recorded or not: logits are those of a sound
+ * engine. A product outside of steps is launched, and not kept for a RoPE that will not come. */
+static void test_failing(void **state)
+{
+    static const int32_t lengths[] = {1, TOKENS};
+    static float want[TOKENS * 300], got[TOKENS * 300];
+    static uint16_t w[OUT * E], in[TOKENS * E], out[TOKENS * OUT];
+    static int32_t ids[TOKENS];
+    char folder[64];
+    turbo_err err = {{0}};
+    (void)state;
+    make_prompt(ids, TOKENS, 7, 300);
+    for (int i = 0; i < OUT * E; i++)
+        in[i % (TOKENS * E)] = w[i] = 0x3f80;
+    write_model(folder);
+    for (int i = 0; i < 2; i++) {
+        turbod_engine *e = open_with_forward(folder, TOKENS);
+        const int32_t n = lengths[i];
+        if (turbod_engine_logits(e, ids, n, true, want, &err))
+            fail_msg("%s", err.text);
+        for (int again = 0; again < (n > 1 ? 3 : 1); again++) { /* then one is recorded */
+            instead = refuse;
+            assert_int_equal(turbod_engine_logits(e, ids, n, true, got, &err), TURBO_EINTERNAL);
+            assert_string_equal(err.text, "planted");
+            instead = NULL;
+            if (n == TOKENS) {
+                turbod_visit(e);
+                turbo_linear *a = matrix(e->device, OUT, E, w), *x = matrix(e->device, n, E, in);
+                turbo_linear *y = matrix(e->device, n, OUT, w);
+                const turbo_ops *ops = turbok_device_ops(e->device);
+                ops->linear(turbok_device_exec(e->device), a, x->data, n, y->data);
+                e->device->backend->block_read(e->device, out, y->data, sizeof out);
+                turbok_linear_free(e->device, a), turbok_linear_free(e->device, x);
+                turbok_linear_free(e->device, y);
+                turbod_leave(e);
+                assert_int_equal(out[0], 0x4380); /* 256 */
+                assert_int_equal(out[TOKENS * OUT - 1], 0x4380);
+            }
+            memset(got, 0xff, sizeof got);
+            if (turbod_engine_logits(e, ids, n, true, got, &err))
+                fail_msg("%s", err.text);
+            assert_memory_equal(got, want, (size_t)n * 300 * sizeof *got);
+        }
+        turbod_engine_close(e);
+        nothing_left();
+    }
+    tiny_model_remove(folder);
+}
+
+/* What is asked of the device between two steps, such as the end of a look at a picture, is done before the next. */
+static void test_between(void **state)
+{
+    static float logits[300];
+    static uint16_t w[OUT * E], in[E], out[OUT];
+    char folder[64];
+    int32_t id = 5;
+    turbo_err err = {{0}};
+    (void)state;
+    for (int i = 0; i < OUT * E; i++)
+        in[i % E] = w[i] = 0x3f80;
+    write_model(folder);
+    turbod_engine_opts o = on_cuda("bf16");
+    turbod_engine *e = open_engine(folder, o);
+    turbod_visit(e);
+    turbo_linear *a = matrix(e->device, OUT, E, w), *x = matrix(e->device, 1, E, in);
+    turbo_linear *y = matrix(e->device, 1, OUT, w);
+    turbok_device_ops(e->device)->linear(turbok_device_exec(e->device), a, x->data, 1, y->data);
+    turbod_leave(e);
+    if (turbod_engine_logits(e, &id, 1, true, logits, &err))
+        fail_msg("%s", err.text);
+    turbod_visit(e);
+    e->device->backend->block_read(e->device, out, y->data, sizeof out);
+    turbok_linear_free(e->device, a), turbok_linear_free(e->device, x);
+    turbok_linear_free(e->device, y);
+    turbod_leave(e);
+    for (int i = 0; i < OUT; i++)
+        assert_int_equal(out[i], 0x4380); /* 256 */
+    turbod_engine_close(e);
+    nothing_left();
+    tiny_model_remove(folder);
+}
+
+/* In a request it ends the engine, which then gives no logits either, and leaves nothing behind when it closes. */
+static void test_failing_request(void **state)
+{
+    static const int32_t lengths[] = {1, 40};
+    static float logits[300];
+    static int32_t ids[40];
+    char folder[64];
+    turbo_err err = {{0}};
+    turbo_sample_params p = greedy();
+    (void)state;
+    make_prompt(ids, 40, 7, 300);
+    write_model(folder);
+    for (int i = 0; i < 2; i++) {
+        static result r;
+        turbod_engine *e = open_with_forward(folder, TOKENS);
+        instead = refuse;
+        start(e, &r, ids, lengths[i], 4, &p);
+        finish(&r);
+        instead = NULL;
+        assert_int_equal(r.end.kind, TURBOD_EV_ERROR);
+        assert_true(turbod_engine_age(e) < 0);
+        assert_int_equal(turbod_engine_logits(e, ids, 1, true, logits, &err), TURBO_EBUSY);
+        assert_non_null(strstr(err.text, "needs a restart"));
+        turbod_engine_close(e);
+        nothing_left();
+    }
+    tiny_model_remove(folder);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_queries_over_inputs),
+        cmocka_unit_test(test_failing),
+        cmocka_unit_test(test_failing_request),
+        cmocka_unit_test(test_between),
+    };
+    fake = fake_driver_open();
+    return engine_kit_main(tests, sizeof tests / sizeof tests[0], NULL, NULL);
+}
