@@ -61,7 +61,7 @@ turbod_engine_opts small(void)
     return o;
 }
 
-static _Atomic int firsts;
+static _Atomic int firsts, tokens;
 _Atomic bool gate;
 
 void on_event(void *ctx, const turbod_event *ev)
@@ -71,8 +71,11 @@ void on_event(void *ctx, const turbod_event *ev)
         nap_ms(1);
     pthread_mutex_lock(&r->mu);
     if (ev->kind == TURBOD_EV_TOKEN) {
-        if (!r->n)
+        tokens++;
+        if (!r->n) {
             r->first_at = ++firsts;
+            r->began = tokens;
+        }
         r->marks[r->n] = allocations;
         r->logprobs[r->n] = ev->logprob;
         r->ids[r->n++] = ev->token;
@@ -84,6 +87,7 @@ void on_event(void *ctx, const turbod_event *ev)
         }
     } else {
         r->end = *ev;
+        r->ended = tokens;
         r->terminal++;
         if (ev->message)
             strncpy(r->message, ev->message, sizeof r->message - 1);

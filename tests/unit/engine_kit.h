@@ -48,6 +48,7 @@ typedef struct result {
     char message[256];
     long marks[MOST_TOKENS]; /* allocations so far, at each token */
     _Atomic int first_at;    /* when its first token came, counted over all results */
+    int began, ended; /* tokens of all results when its first one came, and when it ended */
     turbod_request *req;
 } result;
 

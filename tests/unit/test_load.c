@@ -1,5 +1,7 @@
 /* tests/unit/test_load.c: the engine with more requests than it can hold: nothing is lost, nobody starves,
  * tenants share fairly, cached text is found to the token, and every answer has the same bits as alone. */
+#include <limits.h>
+
 #include "engine_kit.h"
 #include "sched/scheduler.h"
 #include "turbok.h"
@@ -98,28 +100,27 @@ static void test_many_times_the_pool(void **state)
     for (int i = 0; i < N; i++)
         start_spec(e, &crowd[i], specs[i]);
     gate = false;
-    double total = 0, wait = 0, service = 0;
+    /* The clock is the tokens of all: the machine may have other work. */
+    int first = INT_MAX;
+    double wait = 0, service = 0;
     for (int i = 0; i < N; i++) {
         finish(&crowd[i]);
         same_answer(&solo[i], &crowd[i]);
-        const turbod_timings *t = &crowd[i].end.timings;
-        double all = t->queue_ms + t->prompt_ms + t->predicted_ms;
-        total = all > total ? all : total;
+        first = crowd[i].began < first ? crowd[i].began : first;
     }
     for (int i = 0; i < N; i++) {
-        const turbod_timings *t = &crowd[i].end.timings;
-        double group = total * PLACES / N, fair = group * (i < PLACES ? 1 : (double)(i / PLACES));
-        wait = t->queue_ms / fair > wait ? t->queue_ms / fair : wait;
-        double own = (t->prompt_ms + t->predicted_ms) / group;
+        double group = PLACES * ANSWER, fair = group * (i < PLACES ? 1 : (double)(i / PLACES));
+        double waited = (crowd[i].began - first) / fair;
+        double own = (crowd[i].ended - crowd[i].began) / group;
+        wait = waited > wait ? waited : wait;
         service = own > service ? own : service;
     }
     assert_true(wait <= 3);
     assert_true(service <= 3);
     turbod_metrics *m = turbod_engine_metrics(e);
-    print_message(
-        "%d requests, %d preemptions, %.0f ms; longest wait %.2f of the fair one, longest answer "
-        "%.2f of its group's time\n",
-        N, (int)m->preemptions, total, wait, service);
+    print_message("%d requests, %d preemptions; longest wait %.2f of the fair one, longest answer "
+                  "%.2f of its group's time\n",
+                  N, (int)m->preemptions, wait, service);
     assert_true(m->preemptions <= TURBOD_MAX_PREEMPTIONS * N);
     all_blocks_back(e);
     turbod_engine_close(e);
