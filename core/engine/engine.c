@@ -58,7 +58,7 @@ static void *engine_main(void *arg)
     while (!atomic_load(&e->stopping)) {
         turbod_take_arrivals(e, busy ? 0 : IDLE_BEAT_NS);
         turbod_visit(e);
-        busy = turbod_step(e);
+        busy = turbod_engine_step(e);
         turbod_leave(e);
     }
     if (e->flight) { /* nothing may use memory that is about to be given back */

@@ -91,7 +91,7 @@ turbo_status turbod_engine_forward(turbod_engine *e, const turbo_batch *b, turbo
 void turbod_engine_audit(turbod_engine *e);
 
 /* step.c: one pass of the engine thread. False when there was nothing to do. */
-bool turbod_step(turbod_engine *e);
+bool turbod_engine_step(turbod_engine *e);
 void turbod_take_arrivals(turbod_engine *e, int64_t wait_ns);
 /* Ends a request, or all, with an error event. */
 void turbod_fail(turbod_engine *e, turbod_request *r, turbo_status status, const char *message);

@@ -278,7 +278,7 @@ static bool step(turbod_engine *e)
     return true;
 }
 
-bool turbod_step(turbod_engine *e)
+bool turbod_engine_step(turbod_engine *e)
 {
     bool busy = step(e);
 #ifdef TURBOD_DEBUG

@@ -26,7 +26,8 @@ fi
 kernels="tests/cuda/test_rows tests/cuda/test_linear tests/cuda/test_attention tests/cuda/test_w4 tests/cuda/test_moe
     tests/cuda/test_sample tests/cuda/test_pictures tests/cuda/test_w8a8"
 engines="tests/cuda/test_far tests/cuda/test_draw tests/cuda/test_engine tests/cuda/test_engine_quant tests/cuda/test_sources
-    tests/cuda/test_experts tests/cuda/test_llava tests/cuda/test_swap tests/cuda/test_engine_w8a8 tests/cuda/test_forward"
+    tests/cuda/test_experts tests/cuda/test_llava tests/cuda/test_swap tests/cuda/test_engine_w8a8 tests/cuda/test_forward
+    tests/cuda/test_taken"
 wanted=$(echo "${*:-$kernels $engines}" | sed 's/\.exe//g')
 out=$(mktemp -d) || exit 1
 trap 'rm -rf "$out"' EXIT
