@@ -198,6 +198,14 @@ static bool counts(const turbok_cu_wq *w, int32_t rows)
     return w->bits == 4 && w->kind == TURBOK_CU_Q_INT && rows <= FEWEST;
 }
 
+/* The kernel of wq_digits.cuh, for f16. */
+static int digits_of(const turbok_cu_wq *w, int matrices)
+{
+    int form = w->zero ? 1 : w->min ? 2 : 0, groups = w->group >= 128 ? 0 : w->group == 64 ? 1 : 2;
+    return (matrices == 2 ? TURBOK_CU_w4_digits2_f1_f16 : TURBOK_CU_w4_digits_f1_f16) +
+           (form * 3 + groups) * 2;
+}
+
 /* An input's group is input >> this. */
 static int32_t group_shift(const turbok_cu_wq *w)
 {
@@ -239,6 +247,9 @@ static turbok_cu_wq_stream stream_plan(const turbok_cu *cu, const turbok_cu_wq *
     if (!depth)
         return (turbok_cu_wq_stream){0};
     *bytes = level * depth + x + units + sums + tile + others;
+    /* Two of these are worse beside each other than one after the other. */
+    if (digits && *bytes < cu->shared_optin / 2)
+        *bytes = cu->shared_optin / 2;
     return (turbok_cu_wq_stream){
         .depth = depth,
         .entries = (int32_t)entries,
@@ -278,8 +289,7 @@ static bool stream(turbok_cu *cu, const turbok_cu_wq *w, const family *f, int ma
         bool bf16 = f->stream == TURBOK_CU_w4_stream_bf16;
         plan = stream_plan(cu, w, matrices, a->rows, true, a->norm, &bytes);
         if (plan.depth) {
-            int kernel = matrices == 2 ? TURBOK_CU_w4_digits2_f16 : TURBOK_CU_w4_digits_f16;
-            pass(cu, w, kernel + bf16, &plan, bytes, *a);
+            pass(cu, w, digits_of(w, matrices) + bf16, &plan, bytes, *a);
             return true;
         }
     }

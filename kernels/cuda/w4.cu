@@ -6,8 +6,6 @@
 #define FOR(T) \
     TURBOK_KERNEL(w4_stream_##T, wq, 512, 1) { wq::stream<T, 4, 1>(a); } \
     TURBOK_KERNEL(w4_stream2_##T, wq, 512, 1) { wq::stream<T, 4, 2>(a); } \
-    TURBOK_KERNEL(w4_digits_##T, wq, TURBOK_CU_ROOMY, 1) { wq::digits<T, 1>(a); } \
-    TURBOK_KERNEL(w4_digits2_##T, wq, 512, 1) { wq::digits<T, 2>(a); } \
     TURBOK_KERNEL(w4_gemv_##T, wq, 256, 3) { wq::gemv<T, 4, 1, false>(a); } \
     TURBOK_KERNEL(w4_gemv2_##T, wq, 256, 2) { wq::gemv<T, 4, 2, false>(a); } \
     TURBOK_KERNEL(w4_gated_##T, wq, 256, 2) { wq::gemv<T, 4, 2, true>(a); } \
@@ -17,6 +15,23 @@
 
 FOR(bf16)
 FOR(f16)
+
+#define DIGITS(name, T, groups, form) \
+    TURBOK_KERNEL(w4_digits_##name##_##T, wq, TURBOK_CU_ROOMY, 1) { wq::digits<T, 1, groups, wq::form>(a); } \
+    TURBOK_KERNEL(w4_digits2_##name##_##T, wq, 512, 1) { wq::digits<T, 2, groups, wq::form>(a); }
+#define DIGITS_OF(T) \
+    DIGITS(f1, T, 1, FIXED) \
+    DIGITS(f2, T, 2, FIXED) \
+    DIGITS(f4, T, 4, FIXED) \
+    DIGITS(z1, T, 1, ZEROS) \
+    DIGITS(z2, T, 2, ZEROS) \
+    DIGITS(z4, T, 4, ZEROS) \
+    DIGITS(m1, T, 1, MINIMA) \
+    DIGITS(m2, T, 2, MINIMA) \
+    DIGITS(m4, T, 4, MINIMA)
+
+DIGITS_OF(bf16)
+DIGITS_OF(f16)
 TURBOK_KERNEL(w4_plain, wq, 256, 2) { wq::plain<4>(a); }
 TURBOK_KERNEL(w4_rows_f32, wq_rows, 256, 4) { wq::rows<float, 4>(a); }
 

@@ -238,8 +238,9 @@ template <int MT> DEVICE void add_columns(const args &a, const float acc[MT][4],
 
 /* Dynamic shared memory: queues [CREW][DEPTH][MT][entry_bytes], digits, units, sums of groups, sums of a tile of
  * each warp for this tile and for the one before, rows after a norm. MT 2: a tile of each of two matrices. */
-template <class T, int MT, int NG, form FORM> DEVICE void digit_tiles(const args &a)
+template <class T, int MT, int NG, form FORM> DEVICE void digits(const args &a)
 {
+    grid_release();
     char *space = shared_dynamic(), *x = space + a.stream.x_at;
     float *sums = (float *)(void *)(space + a.stream.sums_at);
     float *units = (float *)(void *)(space + a.stream.units_at);
@@ -314,27 +315,6 @@ template <class T, int MT, int NG, form FORM> DEVICE void digit_tiles(const args
         __syncthreads();
         stream_store<T, MT>(a, tile, both + turn * CREW * a.rows * (MT * 16), &before);
     }
-}
-
-template <class T, int MT, int NG> DEVICE void digits_with(const args &a)
-{
-    if (a.m[0].zero)
-        digit_tiles<T, MT, NG, ZEROS>(a);
-    else if (a.m[0].min)
-        digit_tiles<T, MT, NG, MINIMA>(a);
-    else
-        digit_tiles<T, MT, NG, FIXED>(a);
-}
-
-template <class T, int MT> DEVICE void digits(const args &a)
-{
-    grid_release();
-    if (a.group >= ENTRY)
-        digits_with<T, MT, 1>(a);
-    else if (a.group == 64)
-        digits_with<T, MT, 2>(a);
-    else
-        digits_with<T, MT, 4>(a);
 }
 } // namespace wq
 
