@@ -198,12 +198,19 @@ static bool counts(const turbok_cu_wq *w, int32_t rows)
     return w->bits == 4 && w->kind == TURBOK_CU_Q_INT && rows <= FEWEST;
 }
 
-/* The kernel of wq_digits.cuh, for f16. */
-static int digits_of(const turbok_cu_wq *w, int matrices)
+/* The kernel of wq_digits.cuh. */
+static int digits_of(const turbok_cu_wq *w, int matrices, const struct turbok_cu_wq_args *a,
+                     bool bf16)
 {
-    int form = w->zero ? 1 : w->min ? 2 : 0, groups = w->group >= 128 ? 0 : w->group == 64 ? 1 : 2;
+    const int form = w->zero ? 1 : w->min ? 2 : 0;
+    const int groups = w->group >= 128 ? 0 : w->group == 64 ? 1 : 2;
+    const bool plain = a->rows == 1 && w->scale_dtype != TURBO_F32 && !a->out_f32 &&
+                       !a->m[0].bias && !a->m[1].bias;
+    if (plain && ((form < 2 && groups == 0) || (form == 0 && groups == 2)))
+        return (matrices == 2 ? TURBOK_CU_w4_single2_f1_f16_f16 : TURBOK_CU_w4_single_f1_f16_f16) +
+               ((groups ? 2 : form) * 2 + (w->scale_dtype == TURBO_BF16)) * 2 + bf16;
     return (matrices == 2 ? TURBOK_CU_w4_digits2_f1_f16 : TURBOK_CU_w4_digits_f1_f16) +
-           (form * 3 + groups) * 2;
+           (form * 3 + groups) * 2 + bf16;
 }
 
 /* An input's group is input >> this. */
@@ -289,7 +296,7 @@ static bool stream(turbok_cu *cu, const turbok_cu_wq *w, const family *f, int ma
         bool bf16 = f->stream == TURBOK_CU_w4_stream_bf16;
         plan = stream_plan(cu, w, matrices, a->rows, true, a->norm, &bytes);
         if (plan.depth) {
-            pass(cu, w, digits_of(w, matrices) + bf16, &plan, bytes, *a);
+            pass(cu, w, digits_of(w, matrices, a, bf16), &plan, bytes, *a);
             return true;
         }
     }

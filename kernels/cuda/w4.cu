@@ -30,6 +30,19 @@ FOR(f16)
     DIGITS(m2, T, 2, MINIMA) \
     DIGITS(m4, T, 4, MINIMA)
 
+/* What decodes most often: nothing is asked that is known before. S: type of scales. */
+#define SINGLE(name, T, S, groups, form) \
+    TURBOK_KERNEL(w4_single_##name##_##S##_##T, wq, TURBOK_CU_ROOMY, 1) { wq::single<T, S, 1, groups, wq::form>(a); } \
+    TURBOK_KERNEL(w4_single2_##name##_##S##_##T, wq, 512, 1) { wq::single<T, S, 2, groups, wq::form>(a); }
+#define SINGLES_OF(T, S) \
+    SINGLE(f1, T, S, 1, FIXED) \
+    SINGLE(z1, T, S, 1, ZEROS) \
+    SINGLE(f4, T, S, 4, FIXED)
+
+SINGLES_OF(bf16, bf16)
+SINGLES_OF(bf16, f16)
+SINGLES_OF(f16, bf16)
+SINGLES_OF(f16, f16)
 DIGITS_OF(bf16)
 DIGITS_OF(f16)
 TURBOK_KERNEL(w4_plain, wq, 256, 2) { wq::plain<4>(a); }

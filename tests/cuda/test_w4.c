@@ -459,6 +459,28 @@ static void test_beside(void)
     }
 }
 
+/* One row without a bias, results of the type of the activations: kernels that know this, and the type of scales. */
+static void test_single(void)
+{
+    static const struct {
+        int kind, group;
+        int64_t out, in;
+    } cases[] = {
+        {PLAIN, 32, 90, 4384},  {PLAIN, 128, 70, 2176}, {ZERO, 128, 33, 4224},
+        {ZERO, 256, 2200, 256}, {FAR, 1088, 70, 1088},
+    };
+    for (size_t i = 0; i < 4 * (sizeof cases / sizeof cases[0]); i++) {
+        const int k = (int)i / 4;
+        const int32_t act = i % 2 ? TURBO_BF16 : TURBO_F16;
+        grid t = make_grid(4, cases[k].kind, cases[k].out, cases[k].in, cases[k].group,
+                           i / 2 % 2 ? TURBO_BF16 : TURBO_F16, false);
+        run r = {.act = act, .rows = 1, .out_dtype = act};
+        linear_case(&t, &r, 1);
+        beside_case(&t, act, 1, false);
+        drop_grid(&t);
+    }
+}
+
 static void refused(grid *t, turbo_status want, const char *text)
 {
     turbok_cu_wq w;
@@ -518,6 +540,7 @@ int main(void)
     RUN(test_rows);
     RUN(test_invariance);
     RUN(test_beside);
+    RUN(test_single);
     RUN(test_refusals);
     RUN(test_large);
     turbok_cu_close(cu);
