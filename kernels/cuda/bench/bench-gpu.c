@@ -63,43 +63,61 @@ static int by_size(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-double seconds(void (*work)(void *), void *ctx, int rounds)
-{
-    turbok_cu_graph graph = NULL;
-    turbok_cu_graph_exec exec = NULL;
-    turbok_cu_event from, to;
+/* What it takes to replay what is measured. */
+typedef struct replay {
+    turbok_cu_graph graph;
+    turbok_cu_graph_exec exec;
     double t[64];
-    float ms = 0;
+} replay;
+
+void in_turns(timed *all, int n, int rounds)
+{
+    turbok_cu_event from, to;
     turbo_err err;
     const turbok_cu_driver *d = &cu->drv;
-    rounds = quick ? 2 : rounds;
-    work(ctx); /* once outside: modules are loaded, shared memory is asked for */
-    if (turbok_cu_wait(cu, &err))
-        stop("a kernel failed");
-    int r = d->capture_begin(cu->stream, TURBOK_CU_CAPTURE_THREAD_LOCAL);
-    work(ctx);
-    r = r ? r : d->capture_end(cu->stream, &graph);
-    r = r ? r : d->graph_instantiate(&exec, graph, 0);
-    r = r ? r : d->event_create(&from, 0);
+    replay *each = calloc((size_t)n, sizeof *each);
+    int r = d->event_create(&from, 0);
     r = r ? r : d->event_create(&to, 0);
-    for (int i = -2; i < rounds && !r; i++) {
-        r = d->event_record(from, cu->stream);
-        r = r ? r : d->graph_launch(exec, cu->stream);
-        r = r ? r : d->event_record(to, cu->stream);
-        r = r ? r : d->event_synchronize(to);
-        r = r ? r : d->event_elapsed(&ms, from, to);
-        if (i >= 0)
-            t[i] = (double)ms * 1e-3;
+    rounds = quick ? 2 : rounds;
+    for (int i = 0; i < n && !r; i++) {
+        all[i].work(all[i].ctx); /* once outside: modules are loaded, shared memory is asked for */
+        if (turbok_cu_wait(cu, &err))
+            stop("a kernel failed");
+        r = d->capture_begin(cu->stream, TURBOK_CU_CAPTURE_THREAD_LOCAL);
+        all[i].work(all[i].ctx);
+        r = r ? r : d->capture_end(cu->stream, &each[i].graph);
+        r = r ? r : d->graph_instantiate(&each[i].exec, each[i].graph, 0);
     }
+    for (int k = -2; k < rounds; k++)
+        for (int i = 0; i < n && !r; i++) {
+            float ms = 0;
+            r = d->event_record(from, cu->stream);
+            r = r ? r : d->graph_launch(each[i].exec, cu->stream);
+            r = r ? r : d->event_record(to, cu->stream);
+            r = r ? r : d->event_synchronize(to);
+            r = r ? r : d->event_elapsed(&ms, from, to);
+            if (k >= 0)
+                each[i].t[k] = (double)ms * 1e-3;
+        }
     turbok_cu_note(cu, r, "timing");
     if (turbok_cu_bad(cu))
         stop("timing");
     d->event_destroy(from);
     d->event_destroy(to);
-    d->graph_exec_destroy(exec);
-    d->graph_destroy(graph);
-    qsort(t, (size_t)rounds, sizeof *t, by_size);
-    return t[rounds / 2];
+    for (int i = 0; i < n; i++) {
+        d->graph_exec_destroy(each[i].exec);
+        d->graph_destroy(each[i].graph);
+        qsort(each[i].t, (size_t)rounds, sizeof each[i].t[0], by_size);
+        all[i].seconds = each[i].t[rounds / 2];
+    }
+    free(each);
+}
+
+double seconds(void (*work)(void *), void *ctx, int rounds)
+{
+    timed t = {work, ctx, 0};
+    in_turns(&t, 1, rounds);
+    return t.seconds;
 }
 
 void report(const char *what, const char *of, double s, double bytes, double flops, double limit)

@@ -21,6 +21,13 @@ void *numbers(int64_t n, float scale); /* bf16 */
 void *upload(const void *host, size_t bytes);
 /* Median time of a replay of the graph of what work launches. */
 double seconds(void (*work)(void *), void *ctx, int rounds);
+/* The same of several that are replayed in turns, so that a card which slows down under load does so for all of them. */
+typedef struct timed {
+    void (*work)(void *);
+    void *ctx;
+    double seconds; /* out */
+} timed;
+void in_turns(timed *all, int n, int rounds);
 /* One row; bytes or flops is 0. limit: of the rate; 0: none. */
 void report(const char *what, const char *of, double s, double bytes, double flops, double limit);
 /* The same into the CSV alone. A limit that is not finite is none. */
@@ -54,8 +61,9 @@ void step_with(const shape *s, const products *p, int32_t S, const char *text);
 /* dense.c: cuBLASLt, where it is there; NULL: own kernels multiply, as in the backend. Opened by open_blas. */
 extern turbok_blas *blas;
 void open_blas(void);
-/* Seconds that the products of one layer take with T rows by the fastest of cuBLASLt's kernels; 0: it is not there. */
-double dense_layer(const shape *m, int32_t T);
+/* Seconds that the products of one layer take with T rows by the fastest of cuBLASLt's kernels, each alone; 0: it is not there. They
+ * are measured in turns with what stands beside them. */
+double dense_layer(const shape *m, int32_t T, timed *beside);
 double dense_best(int32_t out, int32_t in, int32_t T); /* the same of one product */
 
 /* A product as the backend makes it (dense.c): y [T,out] of type = x [T,in] w^T, bf16. After open_blas. */

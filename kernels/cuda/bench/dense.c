@@ -56,8 +56,24 @@ typedef struct dense_job {
     void *x, *y;
     int64_t bytes; /* of a matrix */
     int32_t out, in, T, copies;
+    int which; /* of the library's kernels */
     bool own;
 } dense_job;
+
+static void make_job(dense_job *j)
+{
+    j->bytes = (int64_t)j->out * j->in * 2;
+    int64_t enough = quick ? j->bytes : (int64_t)256 << 20; /* several times the second cache */
+    j->copies = (int32_t)((enough + j->bytes - 1) / j->bytes);
+    j->w = numbers(j->bytes / 2 * j->copies, 0.02f);
+    j->x = numbers((int64_t)j->T * j->in, 1);
+    j->y = room((size_t)j->T * (size_t)j->out * 2);
+}
+
+static void free_job(dense_job *j)
+{
+    give(j->w), give(j->x), give(j->y);
+}
 
 static void multiply_all(void *ctx)
 {
@@ -82,12 +98,7 @@ static dense_time one_shape(int32_t out, int32_t in, int32_t T, bool with_own)
 {
     dense_job j = {.out = out, .in = in, .T = T};
     dense_time t = {0};
-    j.bytes = (int64_t)out * in * 2;
-    int64_t enough = quick ? j.bytes : (int64_t)256 << 20; /* several times the second cache */
-    j.copies = (int32_t)((enough + j.bytes - 1) / j.bytes);
-    j.w = numbers(j.bytes / 2 * j.copies, 0.02f);
-    j.x = numbers((int64_t)T * in, 1);
-    j.y = room((size_t)T * (size_t)out * 2);
+    make_job(&j);
     if (blas)
         t.engine = seconds(multiply_all, &j, 9) / j.copies * 1e6;
     while (blas && turbok_blas_choose(blas, TURBO_BF16, out, in, T, TURBO_BF16, t.proposals)) {
@@ -105,7 +116,7 @@ static dense_time one_shape(int32_t out, int32_t in, int32_t T, bool with_own)
         t.own = seconds(multiply_all, &j, 5) / j.copies * 1e6;
     if (!blas)
         t.engine = t.own;
-    give(j.w), give(j.x), give(j.y);
+    free_job(&j);
     return t;
 }
 
@@ -178,13 +189,36 @@ double dense_best(int32_t out, int32_t in, int32_t T)
     return blas ? one_shape(out, in, T, false).best * 1e-6 : 0;
 }
 
-double dense_layer(const shape *m, int32_t T)
+static void multiply_best(void *ctx)
 {
-    matrix all[4];
+    dense_job *j = ctx;
+    turbok_blas_choose(blas, TURBO_BF16, j->out, j->in, j->T, TURBO_BF16, j->which);
+    multiply_all(j);
+    turbok_blas_choose(blas, TURBO_BF16, j->out, j->in, j->T, TURBO_BF16, 0);
+}
+
+double dense_layer(const shape *m, int32_t T, timed *beside)
+{
+    enum { MATRICES = 4, ROUNDS = 9 };
+    matrix all[MATRICES];
+    dense_job jobs[MATRICES];
+    timed turns[MATRICES + 1];
+    const int n = blas ? MATRICES : 0;
     double s = 0;
     matrices(m, all);
-    for (int i = 0; i < 4; i++)
-        s += dense_best(all[i].out, all[i].in, T) * all[i].times;
+    for (int i = 0; i < n; i++) {
+        jobs[i] = (dense_job){.out = all[i].out, .in = all[i].in, .T = T};
+        jobs[i].which = one_shape(jobs[i].out, jobs[i].in, T, false).which;
+        make_job(&jobs[i]);
+        turns[i] = (timed){multiply_best, &jobs[i], 0};
+    }
+    turns[n] = *beside;
+    in_turns(turns, n + 1, ROUNDS);
+    *beside = turns[n];
+    for (int i = 0; i < n; i++) {
+        s += turns[i].seconds / jobs[i].copies * all[i].times;
+        free_job(&jobs[i]);
+    }
     return s;
 }
 

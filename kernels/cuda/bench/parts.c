@@ -524,10 +524,10 @@ static void prefill_layers(const shape *m, int32_t n)
     w.m.L = LAYERS;
     w.m.V = 256; /* no head, a small table */
     double linear = 2.0 * n * (weight_bytes(&w.m) / 2 - (double)w.m.V * m->E) / LAYERS;
-    double alone = dense_layer(m, n);
     make_weights(&w);
     make_step(&w, 1, n, n, TURBO_BF16, LAYERS);
-    double s = seconds(run_layers, &w, 5) / LAYERS;
+    timed layers = {run_layers, &w, 0};
+    const double alone = dense_layer(m, n, &layers), s = layers.seconds / LAYERS;
     snprintf(text, sizeof text, "%s, a layer, prompt %d", m->name, n);
     report("prefill", text, s, 0, linear + 2.0 * n * n * m->H * m->D,
            alone > 0 ? linear / alone : 0);
