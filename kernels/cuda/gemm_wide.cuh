@@ -333,7 +333,7 @@ DEVICE void work(const args &a, const place &p, char *space, ring &r, bool &ahea
         if (a.turns) {
             if (a.bias)
                 own.add_bias(a, p);
-            write_turned<T, N>(own.acc, a, p.row, p.out, row, room);
+            write_turned<T, N>(own.acc, a, static_cast<int>(p.row), p.out, row, room);
             return;
         }
     if constexpr (N <= TURBOK_CU_GEMM_WIDE_SHARED_OUTS)

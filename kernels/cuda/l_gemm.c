@@ -200,7 +200,8 @@ bool turbok_cu_gemm_turned(turbok_cu *cu, int32_t act, const void *w, int32_t w_
     if (!takes(cu, act, w, NULL, w_dtype, out, in, x, b->T) || kv->dtype != act ||
         kv->head_dim != HEAD || at->rope_dim != HEAD || at->rope_style != TURBO_ROPE_HALF ||
         at->rope_factor > 0 || b->max_kv > at->rope_table || !aligned(q) || !aligned(kv->base) ||
-        kv->block_bytes % (HEAD * 2) || kv->plane_bytes % 16)
+        !aligned(at->cosine) || !aligned(at->sine) || kv->block_bytes % (HEAD * 2) ||
+        kv->plane_bytes % 16)
         return false;
     struct turbok_cu_gemm_wide_args a = {
         .bias = bias, .out = out, .in = in, .T = b->T, .turns = 1, .at = *at, .b = *b, .q = q};
