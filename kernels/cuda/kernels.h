@@ -194,8 +194,9 @@ struct turbok_cu_prefill_args { /* sequences with more than `shortest` new token
     turbok_cu_map map;
     int32_t map_rows, map_block, map_plane, reserved;
 };
-/* Of prefill_wide: threads, keys of a tile, tiles of keys and of values in shared memory. */
+/* Of prefill_wide: threads, keys of a tile, tiles of keys and of values in shared memory; of many keys. */
 enum { TURBOK_CU_WIDE_THREADS = 384, TURBOK_CU_WIDE_KEYS = 64, TURBOK_CU_WIDE_STAGES = 4 };
+enum { TURBOK_CU_LONG_KEYS = 128, TURBOK_CU_LONG_STAGES = 3 };
 enum { TURBOK_CU_TOWER_WARPS = 4 }; /* of a block of tower.cu, 16 rows each */
 struct turbok_cu_attend_full_args {
     const void *qkv; /* [N,T,3,H,D] act */

@@ -102,6 +102,7 @@ static const int decode_kernels[6][2] = KINDS(decode), brief_kernels[6][2] = KIN
             {TURBOK_CU_##name##128_f16, TURBOK_CU_##name##128_bf16},                               \
     }
 static const int wide_kernels[2][2][2] = {KINDS16(prefill_wide), KINDS16(prefill_brief)};
+static const int long_kernels[2] = {TURBOK_CU_prefill_long128_f16, TURBOK_CU_prefill_long128_bf16};
 
 /* The map of all blocks for prefill_wide; rows of 128 bytes and more are fewer than 2^31 on any card. */
 static void map_blocks(turbok_cu *cu, struct turbok_cu_prefill_args *a)
@@ -136,8 +137,9 @@ static void prefill(turbok_cu *cu, int kind, bool bf16, const turbok_cu_attn *at
 {
     enum { ROWS = 128, KEYS = 64 };
     const int32_t G = at->n_heads / at->kv.n_kv, D = at->kv.head_dim > 64 ? 128 : 64;
-    /* It looks for the largest score before it is scaled. */
-    const bool groups = kind < 2 && cu->warp_groups && at->scale > 0;
+    /* It looks for the largest score before it is scaled, and moves 16 bytes at a time. */
+    const bool groups = kind < 2 && cu->warp_groups && at->scale > 0 && (uintptr_t)q % 16 == 0 &&
+                        (uintptr_t)out % 16 == 0;
     const int32_t shares = groups && shares_keys(cu, at, b) ? 2 : 1;
     const int32_t rows = ROWS / shares, tokens = rows / (G < rows ? G : rows);
     struct turbok_cu_prefill_args a = {
@@ -147,11 +149,17 @@ static void prefill(turbok_cu *cu, int kind, bool bf16, const turbok_cu_attn *at
     unsigned tiles = (unsigned)((b->T + tokens - 1) / tokens + b->S);
     unsigned heads = (unsigned)(at->kv.n_kv * ((G + rows - 1) / rows));
     if (groups) {
-        const size_t ring = 2 * TURBOK_CU_WIDE_STAGES * TURBOK_CU_WIDE_KEYS * (size_t)D * 2,
+        /* Tiles of twice as many keys; a row's bits then hang on the sequences beside it. */
+        const bool many =
+            !cu->deterministic && shares == 1 && D == 128 && b->max_kv >= cu->long_keys;
+        const size_t keys = many ? TURBOK_CU_LONG_STAGES * TURBOK_CU_LONG_KEYS
+                                 : TURBOK_CU_WIDE_STAGES * TURBOK_CU_WIDE_KEYS,
+                     ring = 2 * keys * (size_t)D * 2,
                      sums = shares > 1 ? 2 * ((size_t)D / 4 + 4) * 128 * sizeof(float) : 0;
         map_blocks(cu, &a);
-        turbok_cu_launch(cu, wide_kernels[shares > 1][kind][bf16], TURBOK_CU_DIM(tiles * heads),
-                         TURBOK_CU_DIM(TURBOK_CU_WIDE_THREADS), ring + sums, TURBOK_CU_PDL, &a);
+        turbok_cu_launch(cu, many ? long_kernels[bf16] : wide_kernels[shares > 1][kind][bf16],
+                         TURBOK_CU_DIM(tiles * heads), TURBOK_CU_DIM(TURBOK_CU_WIDE_THREADS),
+                         ring + sums, TURBOK_CU_PDL, &a);
     } else {
         turbok_cu_launch(cu, prefill_kernels[kind][bf16], TURBOK_CU_DIM(tiles, heads),
                          TURBOK_CU_DIM(256), 4 * KEYS * (size_t)D * 2, TURBOK_CU_PDL, &a);

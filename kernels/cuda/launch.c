@@ -11,6 +11,7 @@
 
 #define PLAIN_SHARED (48 << 10) /* more has to be asked for, once a kernel */
 #define FUSED_WIDTH 4096 /* below it, by measurement, norms are faster as kernels of their own */
+#define LONG_KEYS 1024 /* by measurement, see doc/kernels.md */
 #define TOGETHER 2
 #define MOST_TOGETHER 4096
 #define LEAST_MAJOR 8 /* the oldest capability there are kernels for */
@@ -106,6 +107,7 @@ static turbo_status load_kernels(turbok_cu *cu, turbo_err *err)
             return turbok_cu_result(d, r, "the kernels cannot be loaded", err);
     }
     cu->warp_groups = cu->code_90;
+    cu->long_keys = LONG_KEYS;
     cu->shared_keys = cu->sm_count / 2;
     for (int k = 0; k < TURBOK_CU_KERNELS; k++) {
         size_t i = 0;

@@ -58,6 +58,7 @@ typedef struct turbok_cu {
     char name[96];
     bool no_pdl; /* TURBO_CUDA_PDL=0: for finding out what a race is made of */
     int together; /* times 64 keys that a block of decode_brief.cuh gets; TURBO_CUDA_TOGETHER */
+    int long_keys; /* tokens of a sequence from which on prompts take tiles of 128 keys (l_attention.c) */
     int shared_keys; /* blocks of 128 rows up to which prompts have twice as many (l_attention.c) */
     int fused_width; /* of the narrowest rows whose norms become parts of products; TURBO_CUDA_FUSE */
     bool deterministic; /* a row's bits must not depend on the size of its batch */

@@ -91,6 +91,21 @@ template <int R> struct wide_place {
     }
 };
 
+/* Word i of lane j of four neighbours becomes word j of lane i. */
+DEVICE void cross_words(uint32_t (&v)[4])
+{
+    UNROLL
+    for (int by = 1; by <= 2; by *= 2) {
+        const bool upper = lane_id() & by;
+        UNROLL
+        for (int k = 0; k < 2; k++) {
+            uint32_t &low = v[by == 1 ? 2 * k : k], &high = v[by == 1 ? 2 * k + 1 : k + 2];
+            const uint32_t other = __shfl_xor_sync(FULL, upper ? low : high, by);
+            (upper ? low : high) = other;
+        }
+    }
+}
+
 /* The rows of a thread: queries, scores that become weights, what is added up, and the running softmax. */
 template <class T, int D, int N, int R> struct wide_rows {
     uint32_t q[D / 16][4], p[N / 16][4];
@@ -112,10 +127,16 @@ template <class T, int D, int N, int R> struct wide_rows {
             pos[r] = there ? b.pos0 + row / b.heads : -1;
             m[r] = -INFINITY;
             l[r] = 0;
+            /* Rows move 16 bytes at a time, which are not those that a lane has. */
             UNROLL
-            for (int i = 0; i < D / 8; i++) {
-                const int col = 8 * i + 2 * (lane_id() % 4);
-                q[i / 2][i % 2 * 2 + r] = there && col < n ? load4(from + col) : 0;
+            for (int i = 0; i < D / 8; i += 4) {
+                const int col = 8 * (i + lane_id() % 4);
+                const uint4 u = there && col < n ? load16(from + col) : make_uint4(0, 0, 0, 0);
+                uint32_t v[4] = {u.x, u.y, u.z, u.w};
+                cross_words(v);
+                UNROLL
+                for (int k = 0; k < 4; k++)
+                    q[(i + k) / 2][k % 2 * 2 + r] = v[k];
             }
         }
         UNROLL
@@ -134,11 +155,17 @@ template <class T, int D, int N, int R> struct wide_rows {
             const float one = __fdividef(1.0f, l[r]);
             T *out = static_cast<T *>(a.out) + b.row(a, row_of(r));
             UNROLL
-            for (int i = part * EACH; i < (part + 1) * EACH; i++) {
-                const int col = 8 * i + 2 * (lane_id() % 4);
+            for (int i = part * EACH; i < (part + 1) * EACH; i += 4) {
+                const int col = 8 * (i + lane_id() % 4);
+                uint32_t v[4];
+                UNROLL
+                for (int k = 0; k < 4; k++) {
+                    const float *sum = acc + 4 * (i + k) + 2 * r;
+                    v[k] = pack2<T>(sum[0] * one, sum[1] * one);
+                }
+                cross_words(v);
                 if (pos[r] >= 0 && col < a.at.kv.head_dim)
-                    store4(out + col,
-                           pack2<T>(acc[4 * i + 2 * r] * one, acc[4 * i + 2 * r + 1] * one));
+                    store16(out + col, make_uint4(v[0], v[1], v[2], v[3]));
             }
         }
     }
@@ -228,7 +255,7 @@ template <class T, int D, int N, int R> struct wide_rows {
         for (int r = 0; r < 2; r++) {
             const float now = fmaxf(m[r], top[r][0]);
             ref[r] = now > -INFINITY ? now * scale : 0.0f;
-            shrink[r] = exp2_fast(fmaf(m[r], scale, -ref[r]));
+            shrink[r] = m[r] == now ? 1.0f : exp2_fast(fmaf(m[r], scale, -ref[r]));
             m[r] = now;
         }
         UNROLL
@@ -248,8 +275,11 @@ template <class T, int D, int N, int R> struct wide_rows {
         for (int i = 0; i < 4; i++)
             p[n][i] = pack2<T>(s[8 * n + 2 * i], s[8 * n + 2 * i + 1]);
     }
+    /* Of many keys few bring a new largest score. */
     DEVICE_METHOD void shrink_by(const float shrink[2])
     {
+        if (!__any_sync(FULL, shrink[0] != 1.0f || shrink[1] != 1.0f))
+            return;
         UNROLL
         for (int i = 0; i < D / 2; i++)
             acc[i] *= shrink[i / 2 % 2];
@@ -368,13 +398,19 @@ template <class T, int D, int N, int STAGES, int SHARES, int R>
 DEVICE void add_tiles(const struct turbok_cu_prefill_args &a, const wide_place<R> &b,
                       const wide_ring<T, D, N, STAGES> &ring, int tiles, wide_rows<T, D, N, R> &w)
 {
-    const int share = SHARES > 1 ? warp_id() / 4 : 0;
+    /* With tiles of many keys groups give the tensor cores work in turns, and make weights meanwhile. */
+    enum { TURNS = SHARES == 1 && N > 64 };
+    const int group = warp_id() / 4, share = SHARES > 1 ? group : 0;
     int stage = share, before = share, turn = 0;
+    if (TURNS && group == 1)
+        barrier_arrive(1, 256);
     UNROLL_BY(1)
     for (int t = share; t < tiles; t += SHARES) {
         const int from = b.begin + t * N;
         float shrink[2];
         ring.wait(stage, turn);
+        if (TURNS)
+            barrier_sync(1 + group, 256);
         wgmma_fence();
         w.scores(ring.keys(stage));
         wgmma_commit();
@@ -386,6 +422,8 @@ DEVICE void add_tiles(const struct turbok_cu_prefill_args &a, const wide_place<R
             wgmma_fence();
             wgmma_commit(); /* of none, so that the wait for scores is the same */
         }
+        if (TURNS && (group == 0 || t + 1 < tiles))
+            barrier_arrive(2 - group, 256);
         wgmma_wait<1>(w.s);
         /* Two blocks of code, and not one, so that ptxas leaves the next wait behind the softmax. */
         if (b.whole(a, from, N))
@@ -436,11 +474,11 @@ DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
     }
     const int tiles = (b.end - b.begin + N - 1) / N;
     if (warp_id() >= WARPS) {
-        registers_fewer<72>();
+        registers_fewer<N == 64 ? 72 : 56>();
         ring.fill(a, b, tiles);
         return;
     }
-    registers_more<216>();
+    registers_more<N == 64 ? 216 : 224>();
     grid_wait();
     wide_rows<T, D, N, R> w;
     w.begin(a, b);
