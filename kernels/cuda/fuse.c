@@ -1,7 +1,7 @@
-/* kernels/cuda/fuse.c: norms of few rows that are no kernel of their own. A step of one sequence waits for the
- * beginning and end of each kernel, so the sum h += delta becomes the end of the product that makes delta, and the
- * norm the beginning of the product that takes it. A product is therefore kept until the next op, and a norm until its
- * output is read by something else or no longer wanted. Numbers in memory are, whenever an op reads them, those that
+/* kernels/cuda/fuse.c: norms of few rows, and RoPE of few tokens, that are no kernel of their own. A step of one sequence waits
+ * for the beginning and end of each kernel, so the sum h += delta becomes the end of the product that makes delta, the
+ * norm the beginning of the product that takes it, and RoPE with the KV write that of attention. A product and heads are
+ * therefore kept until the next op, and a norm until its output is read by something else or no longer wanted. Numbers in memory are, whenever an op reads them, those that
  * the ops one after the other give. Engine thread. */
 #include "cuda/state.h"
 
@@ -44,9 +44,13 @@ static bool beside(turbok_cuda *s, const turbo_linear *w, const void *x, int32_t
 void turbok_cuda_settle(turbok_cuda *s)
 {
     const turbok_cuda_product p = s->kept;
+    const void *qkv = s->heads.qkv;
     s->kept.w = NULL;
+    s->heads.qkv = NULL;
     if (p.w)
         turbok_cuda_multiply(s, p.w, p.x, p.T, s->act, p.y);
+    if (qkv)
+        turbok_cu_rope_store(s->cu, s->act, &s->heads.at, &s->batch, qkv, s->heads.q);
 }
 
 /* The norm becomes a kernel after all. */
@@ -132,4 +136,34 @@ void turbok_cuda_product_of(turbok_cuda *s, const turbo_linear *w, const void *i
         s->kept = (turbok_cuda_product){.w = w, .x = in, .y = out, .T = T};
     else
         turbok_cuda_multiply(s, w, in, T, out_dtype, out);
+}
+
+void turbok_cuda_turn(turbok_cuda *s, const turbok_cu_attn *at, const void *qkv, void *q)
+{
+    turbok_cuda_reads(s, qkv);
+    turbok_cuda_writes(s, q);
+    s->heads = (turbok_cuda_heads){.qkv = qkv, .q = q, .at = *at};
+    /* Between two steps nobody would miss what was kept. */
+    if (!s->stepping || s->batch.max_new != 1)
+        turbok_cuda_settle(s);
+}
+
+void turbok_cuda_attend(turbok_cuda *s, const turbok_cu_attn *at, const void *q, void *out)
+{
+    const turbok_cuda_heads h = s->heads;
+    const int64_t T = s->batch.T, Q = T * at->n_heads * at->kv.head_dim,
+                  all = Q + 2 * T * at->kv.n_kv * at->kv.head_dim;
+    if (h.qkv && h.q == q && h.at.layer == at->layer && h.at.n_heads == at->n_heads &&
+        h.at.layout == at->layout && h.at.cosine == at->cosine &&
+        turbok_cuda_apart(s, h.qkv, all, out, Q) && turbok_cuda_apart(s, q, Q, out, Q) &&
+        turbok_cuda_apart(s, h.qkv, all, q, Q)) {
+        s->heads.qkv = NULL;
+        turbok_cuda_writes(s, out);
+        if (turbok_cu_attention_turned(s->cu, s->act, at, &s->batch, h.qkv, h.q, out))
+            return;
+        s->heads.qkv = h.qkv;
+    }
+    turbok_cuda_reads(s, q);
+    turbok_cuda_writes(s, out);
+    turbok_cu_attention(s->cu, s->act, at, &s->batch, q, out, s->scratch, s->scratch_bytes);
 }

@@ -179,6 +179,25 @@ struct turbok_cu_decode_args { /* one new token a sequence; sequences with more 
     int32_t slots; /* 0: every sequence and KV head in one piece */
     int32_t block_shift; /* log2 of block_tokens; -1: no power of two */
 };
+/* The same from the product of queries, keys and values on, with RoPE and the KV write: decode_turned.cuh. */
+enum {
+    TURBOK_CU_TURNED_WARPS = 8,
+    TURBOK_CU_TURNED_KEYS = 16, /* of a warp */
+    TURBOK_CU_TURNED_HEADS = 8, /* query heads of a cluster */
+    TURBOK_CU_TURNED_MOST = TURBOK_CU_TURNED_WARPS * TURBOK_CU_TURNED_KEYS * TURBOK_CU_DECODE_CREW,
+    /* A bound of threads that leaves it 112 registers: beside a product with TURBOK_CU_ROOMY there is room for a block. */
+    TURBOK_CU_TURNED_ROOMY = 576
+};
+/* Bytes between rows of keys, and of values, in shared memory. */
+#define TURBOK_CU_TURNED_KEY_ROW(D) ((D)*2 + 64)
+#define TURBOK_CU_TURNED_VALUE_ROW(D) ((D)*2 + 16)
+struct turbok_cu_turned_args {
+    turbok_cu_attn at;
+    turbok_cu_batch b;
+    const void *qkv; /* [T,(H+2K)*D] act */
+    void *q; /* [T,H,D] act: turned */
+    void *out; /* [T,H,D] act */
+};
 /* What the copy unit knows of a matrix; made by the driver. */
 typedef struct turbok_cu_map {
     uint64_t opaque[16];

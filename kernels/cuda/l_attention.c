@@ -201,6 +201,31 @@ static void decode(turbok_cu *cu, int kind, bool bf16, const turbok_cu_attn *at,
                      sums + ((size_t)b->S + 4) / 4 * 4 * sizeof(int), TURBOK_CU_PDL, &a);
 }
 
+bool turbok_cu_attention_turned(turbok_cu *cu, int32_t act, const turbok_cu_attn *at,
+                                const turbok_cu_batch *b, const void *qkv, void *q, void *out)
+{
+    enum { WARPS = TURBOK_CU_TURNED_WARPS, KEYS = TURBOK_CU_TURNED_KEYS };
+    static const int kernels[2][2] = {{TURBOK_CU_turned64_f16, TURBOK_CU_turned64_bf16},
+                                      {TURBOK_CU_turned128_f16, TURBOK_CU_turned128_bf16}};
+    const turbok_cu_kv *kv = &at->kv;
+    const int32_t D = kv->head_dim, G = at->n_heads / kv->n_kv;
+    const int32_t tiles = (G + TURBOK_CU_TURNED_HEADS - 1) / TURBOK_CU_TURNED_HEADS;
+    const int64_t blocks = (int64_t)b->S * kv->n_kv * tiles * TURBOK_CU_DECODE_CREW;
+    if (act == TURBO_F32 || kv->dtype != act || (D != 64 && D != 128) || at->rope_dim != D ||
+        at->rope_style != TURBO_ROPE_HALF || at->rope_factor > 0 || cu->deterministic ||
+        b->max_new != 1 || b->max_kv > at->rope_table || b->max_kv > TURBOK_CU_TURNED_MOST ||
+        b->max_kv > turbok_cu_attention_brief(cu) || blocks > cu->sm_count || (uintptr_t)qkv % 16 ||
+        (uintptr_t)q % 16 || (uintptr_t)kv->base % 16 || kv->block_bytes % 16 ||
+        kv->plane_bytes % 16 || (uintptr_t)at->cosine % 16 || (uintptr_t)at->sine % 16)
+        return false;
+    struct turbok_cu_turned_args a = {.at = *at, .b = *b, .qkv = qkv, .q = q, .out = out};
+    const size_t row = TURBOK_CU_TURNED_KEY_ROW((size_t)D) + TURBOK_CU_TURNED_VALUE_ROW((size_t)D);
+    turbok_cu_launch(cu, kernels[D > 64][act == TURBO_BF16], TURBOK_CU_DIM((unsigned)blocks),
+                     TURBOK_CU_DIM(32 * WARPS), WARPS * KEYS * row,
+                     TURBOK_CU_PDL | TURBOK_CU_CLUSTER(TURBOK_CU_DECODE_CREW), &a);
+    return true;
+}
+
 void turbok_cu_attention(turbok_cu *cu, int32_t act, const turbok_cu_attn *at,
                          const turbok_cu_batch *b, const void *q, void *out, void *scratch,
                          uint64_t scratch_bytes)

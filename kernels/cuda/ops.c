@@ -90,7 +90,10 @@ static turbok_cu_attn layer_of(const turbok_cuda *s, const turbo_attn *a)
         out.sine = r->sine;
         out.inv = r->inv;
         out.rope_scale = r->scale;
-        out.rope_factor = r->spec.scaling == TURBO_ROPE_DYNAMIC ? r->spec.factor : 0;
+        /* Of a length that no prompt can have the base does not depend. */
+        const bool grows =
+            r->spec.scaling == TURBO_ROPE_DYNAMIC && s->steps.max_len > r->spec.max_position;
+        out.rope_factor = grows ? r->spec.factor : 0;
         out.rope_base = r->spec.base;
         out.rope_max = r->spec.max_position;
     }
@@ -115,9 +118,7 @@ static void op_qkv_rope_store(turbo_exec *x, const turbo_attn *a, const turbo_ba
             return;
         turbok_cuda_multiply(s, p.w, p.x, p.T, s->act, p.y);
     }
-    turbok_cuda_reads(s, qkv);
-    turbok_cuda_writes(s, q);
-    turbok_cu_rope_store(s->cu, s->act, &layer, &s->batch, qkv, q);
+    turbok_cuda_turn(s, &layer, qkv, q);
 }
 
 static void op_attention(turbo_exec *x, const turbo_attn *a, const turbo_batch *b, const void *q,
@@ -126,9 +127,7 @@ static void op_attention(turbo_exec *x, const turbo_attn *a, const turbo_batch *
     turbok_cuda *s = turbok_cuda_of(x);
     turbok_cu_attn layer = layer_of(s, a);
     (void)b;
-    turbok_cuda_reads(s, q);
-    turbok_cuda_writes(s, out);
-    turbok_cu_attention(s->cu, s->act, &layer, &s->batch, q, out, s->scratch, s->scratch_bytes);
+    turbok_cuda_attend(s, &layer, q, out);
 }
 
 /* Gate and up in one launch, where one covers it; false: nothing was done. */

@@ -27,6 +27,10 @@ int32_t turbok_cu_attention_brief(const turbok_cu *cu);
 void turbok_cu_attention(turbok_cu *cu, int32_t act, const turbok_cu_attn *a,
                          const turbok_cu_batch *b, const void *q, void *out, void *scratch,
                          uint64_t scratch_bytes);
+/* turbok_cu_rope_store and turbok_cu_attention as one launch, where one covers them (else false, and nothing is done): steps of few
+ * sequences with few keys. qkv, q and out lie apart. */
+bool turbok_cu_attention_turned(turbok_cu *cu, int32_t act, const turbok_cu_attn *a,
+                                const turbok_cu_batch *b, const void *qkv, void *q, void *out);
 void turbok_cu_attention_full(turbok_cu *cu, int32_t act, const void *qkv, int32_t N, int32_t T,
                               int32_t H, int32_t D, float scale, void *out);
 /* out = fn(gate) * up; up NULL: fn(gate). n elements; out may be gate. */

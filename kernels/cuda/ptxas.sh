@@ -12,7 +12,7 @@ BEGIN {
 }
 /Compiling entry function/ {
     split($0, q, "\047"); name = q[2]; arch = q[4]
-    hot = name ~ /^(gemv[0-9]|gemv_gated|gemm_wide|decode|brief|prefill|tower|w8a8_|w[48]_(stream2?|digits2?|single2?|gemv|gemv2|gated|gemm16|gemm64|wide[0-9]+[grsx]?|tallr?)_)/
+    hot = name ~ /^(gemv[0-9]|gemv_gated|gemm_wide|decode|brief|turned|prefill|tower|w8a8_|w[48]_(stream2?|digits2?|single2?|gemv|gemv2|gated|gemm16|gemm64|wide[0-9]+[grsx]?|tallr?)_)/
     seen += hot
 }
 /bytes spill stores/ && hot {

@@ -16,7 +16,7 @@
 #define GAPS 4096
 #define BUCKETS 18 /* recorded steps, by size of the batch: graph.c */
 
-/* A product, or a norm, that is not on the stream yet: fuse.c. */
+/* A product, a norm, or heads to be turned and stored, that are not on the stream yet: fuse.c. */
 typedef struct turbok_cuda_product {
     const turbo_linear *w; /* NULL: none */
     const void *x;
@@ -29,6 +29,11 @@ typedef struct turbok_cuda_norm {
     float eps;
     int32_t T, E;
 } turbok_cuda_norm;
+typedef struct turbok_cuda_heads {
+    const void *qkv; /* NULL: none */
+    void *q;
+    turbok_cu_attn at;
+} turbok_cuda_heads;
 
 typedef struct turbok_cuda {
     turbok_cu *cu;
@@ -69,6 +74,7 @@ typedef struct turbok_cuda {
     bool stepping; /* between the beginning of a step and its end */
     turbok_cuda_product kept;
     turbok_cuda_norm norm;
+    turbok_cuda_heads heads;
 
     /* draw.c */
     char *draw; /* device: tokens and status of the rows, sums, tokens of a new place, places */
@@ -197,7 +203,7 @@ void turbok_cuda_op_moe(turbo_exec *x, const turbo_linear *router, const turbo_e
 /* fuse.c. An op says what it reads and what it writes, or flushes, before it launches anything of its own. */
 /* Do n and m numbers of the activations' type lie apart? */
 bool turbok_cuda_apart(const turbok_cuda *s, const void *p, int64_t n, const void *q, int64_t m);
-void turbok_cuda_settle(turbok_cuda *s); /* the product that was kept is launched */
+void turbok_cuda_settle(turbok_cuda *s); /* what was kept of products and heads is launched */
 void turbok_cuda_reads(turbok_cuda *s, const void *p);
 void turbok_cuda_writes(turbok_cuda *s, const void *p);
 void turbok_cuda_flush(turbok_cuda *s); /* the norm too */
@@ -208,6 +214,10 @@ void turbok_cuda_rmsnorm(turbok_cuda *s, void *h, const void *delta, const float
 bool turbok_cuda_fuses(const turbok_cuda *s, const turbo_linear *w, int32_t T);
 /* Is `in` the output of a norm that was not launched? Then a product of s->norm.h with b takes its place. */
 bool turbok_cuda_normed(turbok_cuda *s, const void *in, int32_t T, int64_t E, turbok_cu_beside *b);
+/* Turns heads and stores keys and values, now or with attention. */
+void turbok_cuda_turn(turbok_cuda *s, const turbok_cu_attn *at, const void *qkv, void *q);
+/* Attention of `at`, with what was to be turned before it. */
+void turbok_cuda_attend(turbok_cuda *s, const turbok_cu_attn *at, const void *q, void *out);
 /* turbok_cuda_multiply, now or with the next op, with the norm before it where there is one. */
 void turbok_cuda_product_of(turbok_cuda *s, const turbo_linear *w, const void *in, int32_t T,
                             int32_t out_dtype, void *out);

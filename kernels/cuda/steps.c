@@ -230,6 +230,7 @@ void turbok_cuda_step_drop(turbok_device *d)
     turbok_cuda *s = d->exec.self;
     s->kept.w = NULL;
     s->norm.h = NULL;
+    s->heads.qkv = NULL;
     s->stepping = false;
     turbok_cuda_graph_drop(s);
     /* The next step packs its inputs where those of this one are. */

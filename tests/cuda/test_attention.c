@@ -2,202 +2,7 @@
  * prompts, chunks behind a cache and single tokens. Rotation against double precision; what is in the cache
  * is read back by its layout and held to the rules of cpu/quant.h; attention against a softmax in double over
  * what is in the cache. */
-#include "dev.h"
-
-#include "cpu/half.h"
-
-enum { MAX_S = 8 };
-typedef struct setup {
-    int32_t act, kv_type, D, H, K, bt, window, style, layout, rope_dim, S;
-    int32_t before[MAX_S], fresh[MAX_S]; /* tokens in the cache, and new ones */
-    int32_t table_len; /* positions with precomputed angles */
-    float dynamic; /* factor, or 0 */
-} setup;
-
-typedef struct run {
-    const setup *s;
-    turbok_cu_attn at;
-    turbok_kv_dims dims;
-    int32_t tables[MAX_S * 64], *d_tables;
-    float *inv;
-    char what[160];
-    char *scratch;
-    uint64_t scratch_bytes;
-} run;
-
-enum { LAYERS = 2, LAYER = 1, STRIDE = 64, ROPE_MAX = 40 };
-
-static double base_of(const setup *s, int32_t len)
-{
-    if (s->dynamic == 0 || len <= ROPE_MAX)
-        return 10000;
-    double f = (double)s->dynamic;
-    return 10000 * pow(f * len / ROPE_MAX - (f - 1), (double)s->rope_dim / (s->rope_dim - 2));
-}
-
-static void make_cache(run *r)
-{
-    const setup *s = r->s;
-    int32_t n_blocks = 0, blocks[MAX_S * 64];
-    r->dims = (turbok_kv_dims){LAYERS, s->K, s->D, s->bt, s->kv_type};
-    for (int32_t i = 0; i < s->S; i++)
-        n_blocks += (s->before[i] + s->fresh[i] + s->bt - 1) / s->bt;
-    for (int32_t i = 0; i < n_blocks; i++)
-        blocks[i] = i;
-    for (int32_t i = n_blocks - 1; i > 0; i--) {
-        int32_t k = dev_range(0, i), t = blocks[i];
-        blocks[i] = blocks[k];
-        blocks[k] = t;
-    }
-    memset(r->tables, 0x7f, sizeof r->tables); /* a block that is not there */
-    for (int32_t i = 0; i < s->S; i++)
-        for (int32_t k = 0; k < (s->before[i] + s->fresh[i] + s->bt - 1) / s->bt; k++)
-            r->tables[i * STRIDE + k] = blocks[--n_blocks];
-    n_blocks = 0;
-    for (int32_t i = 0; i < s->S; i++)
-        n_blocks += (s->before[i] + s->fresh[i] + s->bt - 1) / s->bt;
-    r->d_tables = dev_new(sizeof r->tables, r->tables);
-    uint64_t block_bytes = turbok_kv_block_bytes(&r->dims);
-    int32_t half = s->rope_dim / 2;
-    float *c = malloc(sizeof *c * (size_t)(half * s->table_len + 1)),
-          *sn = malloc(sizeof *sn * (size_t)(half * s->table_len + 1));
-    r->inv = malloc(sizeof *r->inv * (size_t)(half + 1));
-    for (int32_t i = 0; i < half; i++)
-        r->inv[i] = (float)pow(10000, -2.0 * i / s->rope_dim);
-    for (int32_t p = 0; p < s->table_len; p++)
-        for (int32_t i = 0; i < half; i++) {
-            double angle = (double)((float)p * r->inv[i]);
-            c[p * half + i] = (float)cos(angle) * 0.9f;
-            sn[p * half + i] = (float)sin(angle) * 0.9f;
-        }
-    size_t bytes = sizeof(float) * (size_t)half;
-    r->at = (turbok_cu_attn){
-        .kv = {.base = dev_new(block_bytes * (uint64_t)n_blocks, NULL),
-               .block_bytes = block_bytes,
-               .plane_bytes = turbok_kv_plane_bytes(&r->dims),
-               .block_tokens = s->bt,
-               .n_kv = s->K,
-               .head_dim = s->D,
-               .dtype = s->kv_type},
-        .layer = LAYER,
-        .n_heads = s->H,
-        .layout = s->layout,
-        .window = s->window,
-        .scale = 1.7f / sqrtf((float)s->D),
-        .rope_dim = s->rope_dim,
-        .rope_style = s->style,
-        .rope_table = s->table_len,
-        .cosine = dev_new(bytes * (size_t)s->table_len, c),
-        .sine = dev_new(bytes * (size_t)s->table_len, sn),
-        .inv = dev_new(bytes, r->inv),
-        .rope_scale = 0.9f,
-        .rope_factor = s->dynamic,
-        .rope_base = 10000,
-        .rope_max = ROPE_MAX,
-    };
-    free(c), free(sn);
-    r->scratch_bytes = turbok_cu_attention_bytes(1 << 20, MAX_S, s->H, s->D, 4096);
-    r->scratch = dev_new(r->scratch_bytes, NULL);
-    turbok_cu_fill(dev, turbok_cu_at(r->scratch), 0, r->scratch_bytes);
-}
-
-static turbok_cu_batch batch_of(run *r, const int32_t *from, const int32_t *n, int32_t pad)
-{
-    const setup *s = r->s;
-    int32_t T = 0, cu[MAX_S + 4] = {0}, kv[MAX_S + 4] = {0}, rope[MAX_S + 4], longest = 0, most = 1;
-    for (int32_t i = 0; i < s->S; i++) {
-        T += n[i];
-        cu[i + 1] = T;
-        kv[i] = from[i] + n[i];
-        rope[i] = s->before[i] + s->fresh[i];
-        longest = n[i] > longest ? n[i] : longest;
-        most = kv[i] > most ? kv[i] : most;
-    }
-    int32_t *pos = malloc(sizeof *pos * (size_t)(T + pad)),
-            *seq = malloc(sizeof *seq * (size_t)(T + pad));
-    for (int32_t i = 0; i < s->S; i++)
-        for (int32_t k = 0; k < n[i]; k++) {
-            pos[cu[i] + k] = from[i] + k;
-            seq[cu[i] + k] = i;
-        }
-    for (int32_t i = 0; i < pad; i++) {
-        pos[T + i] = 0;
-        seq[T + i] = -1;
-        cu[s->S + 1 + i] = T;
-        rope[s->S + i] = 0;
-    }
-    size_t es = sizeof(int32_t);
-    turbok_cu_batch b = {
-        .positions = dev_new(es * (size_t)(T + pad), pos),
-        .seq_of = dev_new(es * (size_t)(T + pad), seq),
-        .cu_seqlens = dev_new(es * (size_t)(s->S + 1 + pad), cu),
-        .kv_lens = dev_new(es * (size_t)(s->S + pad), kv),
-        .rope_lens = dev_new(es * (size_t)(s->S + pad), rope),
-        .tables = r->d_tables,
-        .table_stride = STRIDE,
-        .T = T + pad,
-        .S = s->S + pad,
-        .max_new = longest,
-        .max_kv = most,
-    };
-    free(pos), free(seq);
-    return b;
-}
-
-static size_t column(const setup *s, int kind, int32_t h)
-{
-    int32_t g = s->H / s->K;
-    if (s->layout == TURBO_QKV_PLAIN)
-        return (size_t)((kind == 0 ? h : kind == 1 ? s->H + h : s->H + s->K + h) * s->D);
-    int32_t group = kind ? h : h / g, slot = kind ? g + kind - 1 : h % g;
-    return (size_t)((group * (g + 2) + slot) * s->D);
-}
-
-/* One head turned at pos; in, out [D]. */
-static void rotate(const run *r, int32_t seq, int32_t pos, const float *in, double *out)
-{
-    const setup *s = r->s;
-    double base = base_of(s, s->before[seq] + s->fresh[seq]);
-    int32_t half = s->rope_dim / 2;
-    for (int32_t i = 0; i < s->D; i++)
-        out[i] = (double)in[i];
-    for (int32_t i = 0; i < half; i++) {
-        float inv = (float)pow(base, -2.0 * i / s->rope_dim), angle = (float)pos * inv;
-        double c = cos((double)angle) * (double)0.9f, sn = sin((double)angle) * (double)0.9f;
-        int32_t a = s->style ? 2 * i : i, b = s->style ? 2 * i + 1 : i + half;
-        out[a] = (double)in[a] * c - (double)in[b] * sn;
-        out[b] = (double)in[b] * c + (double)in[a] * sn;
-    }
-}
-
-/* What the cache holds for one token, K or V, of a head. scale: of a quantised row. */
-static void cached(const run *r, const char *cache, int32_t seq, int32_t pos, int value,
-                   int32_t head, float *out, double *scale, double *zero)
-{
-    const setup *s = r->s;
-    size_t D = (size_t)s->D, slot = (size_t)(pos % s->bt), bt = (size_t)s->bt;
-    const char *plane = cache +
-                        (size_t)r->tables[seq * STRIDE + pos / s->bt] * r->at.kv.block_bytes +
-                        (size_t)((LAYER * 2 + value) * s->K + head) * r->at.kv.plane_bytes;
-    *scale = *zero = 0;
-    if (s->kv_type < TURBOK_KV_INT4) {
-        turbok_prim_scalar.widen(s->kv_type, plane + slot * D * turbok_dtype_size(s->kv_type), s->D,
-                                 out);
-        return;
-    }
-    size_t codes = s->kv_type == TURBOK_KV_INT8 ? bt * D : bt * D / 2;
-    uint16_t par[2];
-    memcpy(&par[0], plane + codes + 2 * slot, 2);
-    memcpy(&par[1], plane + codes + 2 * (bt + slot), 2);
-    *scale = (double)turbok_bf16_to_f32(par[0]);
-    *zero = (double)turbok_bf16_to_f32(par[1]);
-    for (size_t i = 0; i < D; i++) {
-        uint8_t byte =
-            (uint8_t)plane[s->kv_type == TURBOK_KV_INT8 ? slot * D + i : (slot * D + i) / 2];
-        int u = s->kv_type == TURBOK_KV_INT8 ? byte : byte >> 4 * (i % 2) & 15;
-        out[i] = (float)(*scale * u + *zero);
-    }
-}
+#include "attention_rig.h"
 
 static void check_store(run *r, const float *qkv, const int32_t *from, const int32_t *n,
                         const void *q)
@@ -360,6 +165,64 @@ static void check_turned(run *r, const turbok_cu_batch *b)
     free(got[0]), free(got[1]), free(old), free(v);
 }
 
+static int in_one; /* launches that did all */
+
+/* Makes what the cache holds of the tokens of a step no numbers. */
+static void forget_newest(run *r, const int32_t *from, const int32_t *n)
+{
+    const setup *s = r->s;
+    const size_t row = (size_t)s->D * turbok_dtype_size(s->act);
+    if (s->kv_type != s->act)
+        return;
+    for (int32_t i = 0; i < s->S; i++)
+        for (int32_t pos = from[i]; pos < from[i] + n[i]; pos++)
+            for (int32_t k = 0; k < 2 * s->K; k++)
+                turbok_cu_fill(dev,
+                               turbok_cu_at(r->at.kv.base) +
+                                   (size_t)r->tables[i * STRIDE + pos / s->bt] *
+                                       r->at.kv.block_bytes +
+                                   (size_t)(LAYER * 2 * s->K + k) * r->at.kv.plane_bytes +
+                                   (size_t)(pos % s->bt) * row,
+                               0xff, row);
+}
+
+/* RoPE, the KV write and attention in one launch: queries and the cache have the bits of RoPE alone, and attention is as
+ * near. q: what RoPE alone gave. */
+static void check_all_in_one(run *r, const turbok_cu_batch *b, const void *in, const void *q,
+                             const int32_t *from, const int32_t *n, int32_t pad)
+{
+    const setup *s = r->s;
+    const size_t width = (size_t)(s->H * s->D), real = (size_t)(b->T - pad) * width;
+    const size_t es = turbok_dtype_size(s->act), bytes = (size_t)b->T * width * es;
+    uint64_t cache = 0;
+    for (int32_t i = 0; i < s->S; i++)
+        cache +=
+            (uint64_t)((s->before[i] + s->fresh[i] + s->bt - 1) / s->bt) * r->at.kv.block_bytes;
+    char *want = malloc(real * es + cache), *got = malloc(real * es + cache);
+    float *rows = malloc((size_t)b->T * width * 4);
+    void *q2 = dev_new(bytes, NULL), *out = dev_new(bytes, NULL);
+    dev_get(q, want, real * es);
+    dev_get(r->at.kv.base, want + real * es, cache);
+    turbok_cu_fill(dev, turbok_cu_at(q2), 0xff, bytes); /* no number */
+    turbok_cu_fill(dev, turbok_cu_at(out), 0xff, bytes);
+    /* The keys of this step must come from it. */
+    forget_newest(r, from, n);
+    if (turbok_cu_attention_turned(dev, s->act, &r->at, b, in, q2, out)) {
+        in_one++;
+        dev_get(q2, got, real * es);
+        dev_get(r->at.kv.base, got + real * es, cache);
+        dev_near(r->what, 2, memcmp(want, got, real * es + cache) != 0, 0, 0);
+        check_attention(r, from, n, q2, out);
+        dev_get_numbers(s->act, out, (size_t)b->T * width, rows);
+        for (size_t i = real; i < (size_t)b->T * width; i++)
+            dev_near("padding in one", i, (double)rows[i], 0, 0);
+    } else {
+        turbok_cu_to_device(dev, turbok_cu_at(r->at.kv.base), want + real * es, cache);
+        turbok_cu_wait(dev, &(turbo_err){""});
+    }
+    free(want), free(got), free(rows);
+}
+
 static void step(run *r, const int32_t *from, const int32_t *n, int32_t pad)
 {
     const setup *s = r->s;
@@ -387,6 +250,7 @@ static void step(run *r, const int32_t *from, const int32_t *n, int32_t pad)
         dev_near("padding", i, (double)rows[i], 0, 0);
     if (dev->warp_groups && s->act != TURBO_F32)
         check_turned(r, &b);
+    check_all_in_one(r, &b, in, q, from, n, pad);
     free(qkv), free(rows);
 }
 
@@ -439,6 +303,59 @@ static void check_together(void)
     dev->together = most;
 }
 
+/* The last tokens of sequences alone, behind others that only RoPE saw. */
+static void check_newest(const setup *s)
+{
+    run r = {.s = s};
+    int32_t zero[MAX_S] = {0}, one[MAX_S];
+    snprintf(r.what, sizeof r.what, "newest of %d: act %s D %d H %d K %d bt %d window %d",
+             s->before[0] + 1, dev_type(s->act), s->D, s->H, s->K, s->bt, s->window);
+    make_cache(&r);
+    for (int32_t i = 0; i < s->S; i++)
+        one[i] = 1;
+    turbok_cu_batch b = batch_of(&r, zero, s->before, 0);
+    const size_t T = (size_t)b.T, q = (size_t)(s->H * s->D), width = q + (size_t)(2 * s->K * s->D);
+    float *numbers = malloc((T + 1) * width * 4);
+    void *qkv = dev_numbers(s->act, T * width, 1, numbers);
+    turbok_cu_rope_store(dev, s->act, &r.at, &b, qkv, dev_new(T * q * 2, NULL));
+    step(&r, s->before, one, 1);
+    free(numbers);
+    free(r.inv);
+    dev_drop();
+}
+
+/* Steps that one launch does all of: every number of blocks and warps with keys, queries of more than one item, windows, padding. */
+static void check_in_one(void)
+{
+    static const int32_t lens[] = {15, 1, 16, 129, 17, 128, 300, 513, 1024};
+    enum { N = sizeof lens / sizeof lens[0] };
+    const int sms = dev->sm_count, most = dev->together, before = in_one;
+    dev->sm_count = dev_fast ? sms : 64;
+    dev->together = 2;
+    for (int i = 0; i < N; i++) {
+        setup s = {.act = i % 2 ? TURBO_BF16 : TURBO_F16,
+                   .D = i % 3 == 1 ? 64 : 128,
+                   .H = i % 4 == 1   ? 20
+                        : i % 4 == 2 ? 7
+                                     : 4,
+                   .K = i % 4 == 2 ? 1 : 2,
+                   .bt = 16 << i % 3,
+                   .layout = i / 2 % 2,
+                   .window = i % 5 == 4 ? 70 : 0,
+                   .S = 1 + i % 2,
+                   .before = {lens[i] - 1, lens[(i + 4) % N] - 1},
+                   .fresh = {1, 1},
+                   .table_len = 1100};
+        s.rope_dim = s.D;
+        s.kv_type = s.act;
+        check_newest(&s);
+    }
+    dev->sm_count = sms;
+    dev->together = most;
+    if (turbok_cu_attention_brief(dev))
+        dev_near("steps in one launch", 0, in_one > before, 1, 0);
+}
+
 /* More tiles of keys than a ring holds, the last one not whole. */
 static void check_long(void)
 {
@@ -481,6 +398,7 @@ int main(void)
     static const int32_t types[] = {0, TURBOK_KV_INT8, TURBOK_KV_INT4};
     dev_begin("attention");
     check_together();
+    check_in_one();
     check_long();
     if (dev->warp_groups)
         check_turns();

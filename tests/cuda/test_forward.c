@@ -2,6 +2,7 @@
  * of this file in a model's place. On the fake driver, or with TURBO_CHECK_GPU on the machine's own. */
 #include "on_gpu.h"
 
+#include "cpu/half.h"
 #include "engine/state.h"
 #include "internal.h"
 #include "util/err.h"
@@ -21,11 +22,11 @@ static turbo_status forward(void *m, turbo_exec *x, const turbo_batch *b, float 
 }
 
 /* An engine on a card that calls `forward` above; a step takes up to `chunk` tokens. */
-static turbod_engine *open_with_forward(const char *folder, int32_t chunk)
+static turbod_engine *open_with_forward(const char *folder, int32_t chunk, bool deterministic)
 {
     turbod_engine_opts o = on_cuda("bf16");
     o.kv_dtype = TURBO_BF16;
-    o.deterministic = true;
+    o.deterministic = deterministic;
     o.max_step_tokens = o.max_batch = chunk;
     turbod_engine *e = open_engine(folder, o);
     model = e->model_vtbl;
@@ -83,7 +84,7 @@ static void test_queries_over_inputs(void **state)
     make_prompt(ids, TOKENS, 7, 300);
     write_model(folder);
     for (int over = 0; over < 2; over++) {
-        turbod_engine *e = open_with_forward(folder, TOKENS);
+        turbod_engine *e = open_with_forward(folder, TOKENS, true);
         const turbo_rope_spec spec = {
             .size = sizeof spec, .dim = D, .max_position = 512, .factor = 1, .base = 1e4};
         turbo_rope *rope = NULL;
@@ -126,6 +127,112 @@ static void test_queries_over_inputs(void **state)
     tiny_model_remove(folder);
 }
 
+/* ---- RoPE, the cache and attention in one launch, where buffers lie apart and nobody looks between ---- */
+
+enum { APART, OVER_QUERIES, OVER_HEADS, LOOKED_AT, WAYS };
+static struct {
+    turbo_linear *out, *seen;
+    int how;
+} attended;
+
+static turbo_status attend(turbo_exec *x, const turbo_batch *b, turbo_err *err)
+{
+    const turbo_ops *ops = turned.ops;
+    void *q = turned.q->data, *out = attended.how == OVER_QUERIES ? q
+                                     : attended.how == OVER_HEADS ? turned.qkv->data
+                                                                  : attended.out->data;
+    (void)err;
+    ops->linear(x, turned.wqkv, turned.in->data, 1, turned.qkv->data);
+    ops->qkv_rope_store(x, &turned.at, b, turned.qkv->data, q);
+    if (attended.how == LOOKED_AT)
+        ops->add(x, attended.seen->data, q, 1, H * D);
+    ops->attention(x, &turned.at, b, q, out);
+    if (out != attended.out->data) {
+        const int32_t row = 0;
+        ops->gather(x, out, &row, 1, H * D, attended.out->data);
+    }
+    return TURBO_OK;
+}
+
+static void test_attention_over(void **state)
+{
+    enum { STEPS = 40 };
+    static uint16_t w[OUT * E], in[E], got[H * D], zeros[H * D];
+    static float logits[STEPS * 300], first[H * D];
+    static int32_t ids[STEPS];
+    char folder[64];
+    turbo_err err = {{0}};
+    (void)state;
+    for (uint32_t i = 0; i < OUT * E; i++)
+        w[i] = (uint16_t)(0x3c00 + i * 2654435761u % 200 + (i * 40503u % 3 ? 0x8000u : 0));
+    for (uint32_t i = 0; i < E; i++)
+        in[i] = (uint16_t)(0x3f00 + i * 2246822519u % 150 + (i % 5 ? 0 : 0x8000u));
+    make_prompt(ids, STEPS, 7, 300);
+    write_model(folder);
+    setenv("FAKECUDA_SMS", "132", 1); /* fewer have no clusters for all heads */
+    for (int how = 0; how < WAYS; how++) {
+        turbod_engine *e = open_with_forward(folder, 1, false);
+        const turbo_rope_spec spec = {
+            .size = sizeof spec, .dim = D, .max_position = 512, .factor = 1, .base = 1e4};
+        turbo_rope *rope = NULL;
+        turbod_visit(e);
+        turned.ops = turbok_device_ops(e->device);
+        if (turbok_rope_new(e->device, &spec, &rope, &err))
+            fail_msg("%s", err.text);
+        turned.wqkv = matrix(e->device, OUT, E, w);
+        turned.in = matrix(e->device, 1, E, in);
+        turned.qkv = matrix(e->device, 1, OUT, w);
+        turned.q = matrix(e->device, 1, H * D, w);
+        attended.out = matrix(e->device, 1, H * D, w);
+        attended.seen = matrix(e->device, 1, H * D, zeros);
+        attended.how = how;
+        turned.at = (turbo_attn){.size = sizeof turned.at,
+                                 .n_heads = H,
+                                 .n_kv = 1,
+                                 .head_dim = D,
+                                 .layout = TURBO_QKV_GROUPED,
+                                 .scale = 0.0884f,
+                                 .rope = rope};
+        turbod_leave(e);
+        /* The model's own attention is one launch whatever stands behind it. */
+        const long before = fake.handle ? fake.launched("rope_store") : 0;
+        instead = attend;
+        if (turbod_engine_logits(e, ids, STEPS, true, logits, &err))
+            fail_msg("%s", err.text);
+        instead = NULL;
+        if (fake.handle)
+            assert_int_equal(fake.launched("rope_store") > before, how != APART);
+        turbod_visit(e);
+        e->device->backend->block_read(e->device, got, attended.out->data, sizeof got);
+        for (int i = 0; i < H * D; i++) {
+            const float v = turbok_bf16_to_f32(got[i]);
+            if (!how)
+                first[i] = v;
+            /* Sums of two kernels: a rounding to bf16 of weights and of the result. */
+            assert_true(fabsf(v - first[i]) <= 0x1p-6f * (fabsf(first[i]) + 0.25f));
+        }
+        e->device->backend->block_read(e->device, got, turned.q->data, sizeof got);
+        if (how == LOOKED_AT) {
+            static uint16_t seen[H * D];
+            int different = 0;
+            e->device->backend->block_read(e->device, seen, attended.seen->data, sizeof seen);
+            for (int i = 0; i < H * D; i++)
+                different += turbok_bf16_to_f32(seen[i]) != 0;
+            assert_true(different > H * D / 2);
+        }
+        turbok_rope_free(e->device, rope);
+        turbo_linear *all[] = {turned.wqkv, turned.in,    turned.qkv,
+                               turned.q,    attended.out, attended.seen};
+        for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+            turbok_linear_free(e->device, all[i]);
+        turbod_leave(e);
+        turbod_engine_close(e);
+        nothing_left();
+    }
+    unsetenv("FAKECUDA_SMS");
+    tiny_model_remove(folder);
+}
+
 /* ---- a forward() that fails on a sound device ---- */
 
 static turbo_status refuse(turbo_exec *x, const turbo_batch *b, turbo_err *err)
@@ -151,7 +258,7 @@ static void test_failing(void **state)
         in[i % (TOKENS * E)] = w[i] = 0x3f80;
     write_model(folder);
     for (int i = 0; i < 2; i++) {
-        turbod_engine *e = open_with_forward(folder, TOKENS);
+        turbod_engine *e = open_with_forward(folder, TOKENS, true);
         const int32_t n = lengths[i];
         if (turbod_engine_logits(e, ids, n, true, want, &err))
             fail_msg("%s", err.text);
@@ -231,7 +338,7 @@ static void test_failing_request(void **state)
     write_model(folder);
     for (int i = 0; i < 2; i++) {
         static result r;
-        turbod_engine *e = open_with_forward(folder, TOKENS);
+        turbod_engine *e = open_with_forward(folder, TOKENS, true);
         instead = refuse;
         start(e, &r, ids, lengths[i], 4, &p);
         finish(&r);
@@ -250,6 +357,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_queries_over_inputs),
+        cmocka_unit_test(test_attention_over),
         cmocka_unit_test(test_failing),
         cmocka_unit_test(test_failing_request),
         cmocka_unit_test(test_between),

@@ -32,6 +32,7 @@ typedef struct model {
     uint64_t scratch_bytes;
     int32_t layers_of_attention;
     bool turned; /* the last product made what RoPE makes, too */
+    bool in_one; /* RoPE made what attention makes, too */
     const products *with; /* other weights than layers and head, or NULL */
 } model;
 
@@ -248,10 +249,14 @@ static void run_part(model *w, part what, int32_t l, const void *delta)
             product_of(w, QUANT_QKV, l, few ? w->h : w->x, w->qkv, few ? &norm : NULL);
         break;
     case ROPE:
-        if (!w->turned)
+        w->in_one =
+            !w->turned && turbok_cu_attention_turned(cu, act, &w->at, &w->b, w->qkv, w->q, w->a);
+        if (!w->turned && !w->in_one)
             turbok_cu_rope_store(cu, act, &w->at, &w->b, w->qkv, w->q);
         break;
     case ATTEND:
+        if (w->in_one)
+            break;
         turbok_cu_attention(cu, act, &w->at, &w->b, w->q, w->a, w->scratch, w->scratch_bytes);
         break;
     case OUT: product_of(w, QUANT_WO, l, w->a, w->x, few ? &sum : NULL); break;
