@@ -18,14 +18,14 @@ enum {
 
 /* The kernels of one width and type. */
 typedef struct family {
-    int stream, stream2, gemv, gemv2, gated, gemm16, gemm64, rows;
+    int bf16, gemv, gemv2, gated, gemm16, gemm64, rows;
 } family;
 
 static family family_of(int32_t bits, int32_t act)
 {
 #define FAMILY(w, T)                                                                               \
     {                                                                                              \
-        TURBOK_CU_##w##_stream_##T, TURBOK_CU_##w##_stream2_##T, TURBOK_CU_##w##_gemv_##T,         \
+        TURBOK_CU_##w##_gemv_##T == TURBOK_CU_##w##_gemv_bf16, TURBOK_CU_##w##_gemv_##T,           \
             TURBOK_CU_##w##_gemv2_##T, TURBOK_CU_##w##_gated_##T, TURBOK_CU_##w##_gemm16_##T,      \
             TURBOK_CU_##w##_gemm64_##T, TURBOK_CU_##w##_rows_##T                                   \
     }
@@ -198,19 +198,44 @@ static bool counts(const turbok_cu_wq *w, int32_t rows)
     return w->bits == 4 && w->kind == TURBOK_CU_Q_INT && rows <= FEWEST;
 }
 
+/* Parts of groups that an entry has: 1, 2 and 4 are 0, 1 and 2. */
+static int parts_of(const turbok_cu_wq *w)
+{
+    return w->group >= entry_inputs(w) ? 0 : w->bits == 8 || w->group == 64 ? 1 : 2;
+}
+
+static int form_of(const turbok_cu_wq *w)
+{
+    if (w->kind == TURBOK_CU_Q_TABLE)
+        return 3;
+    if (w->bits == 8 && w->kind == TURBOK_CU_Q_E4M3)
+        return 4;
+    return w->zero ? 1 : w->min ? 2 : 0;
+}
+
 /* The kernel of wq_digits.cuh. */
 static int digits_of(const turbok_cu_wq *w, int matrices, const struct turbok_cu_wq_args *a,
-                     bool bf16)
+                     int bf16)
 {
-    const int form = w->zero ? 1 : w->min ? 2 : 0;
-    const int groups = w->group >= 128 ? 0 : w->group == 64 ? 1 : 2;
+    const int form = form_of(w), parts = parts_of(w);
     const bool plain = a->rows == 1 && w->scale_dtype != TURBO_F32 && !a->out_f32 &&
                        !a->m[0].bias && !a->m[1].bias;
-    if (plain && ((form < 2 && groups == 0) || (form == 0 && groups == 2)))
+    if (plain && ((form < 2 && parts == 0) || (form == 0 && parts == 2)))
         return (matrices == 2 ? TURBOK_CU_w4_single2_f1_f16_f16 : TURBOK_CU_w4_single_f1_f16_f16) +
-               ((groups ? 2 : form) * 2 + (w->scale_dtype == TURBO_BF16)) * 2 + bf16;
+               ((parts ? 2 : form) * 2 + (w->scale_dtype == TURBO_BF16)) * 2 + bf16;
     return (matrices == 2 ? TURBOK_CU_w4_digits2_f1_f16 : TURBOK_CU_w4_digits_f1_f16) +
-           (form * 3 + groups) * 2 + bf16;
+           (form * 3 + parts) * 2 + bf16;
+}
+
+/* The kernel of wq_stream.cuh. */
+static int stream_of(const turbok_cu_wq *w, int matrices, int bf16)
+{
+    const int form = form_of(w), parts = parts_of(w);
+    if (w->bits == 4)
+        return (matrices == 2 ? TURBOK_CU_w4_stream2_f1_f16 : TURBOK_CU_w4_stream_f1_f16) +
+               (form * 3 + parts) * 2 + bf16;
+    return (matrices == 2 ? TURBOK_CU_w8_stream2_f1_f16 : TURBOK_CU_w8_stream_f1_f16) +
+           (form * 2 + parts) * 2 + bf16;
 }
 
 /* An input's group is input >> this. */
@@ -255,7 +280,7 @@ static turbok_cu_wq_stream stream_plan(const turbok_cu *cu, const turbok_cu_wq *
         return (turbok_cu_wq_stream){0};
     *bytes = level * depth + x + units + sums + tile + others;
     /* Two of these are worse beside each other than one after the other. */
-    if (digits && *bytes < cu->shared_optin / 2)
+    if (*bytes < cu->shared_optin / 2)
         *bytes = cu->shared_optin / 2;
     return (turbok_cu_wq_stream){
         .depth = depth,
@@ -293,10 +318,9 @@ static bool stream(turbok_cu *cu, const turbok_cu_wq *w, const family *f, int ma
     if (!streams(w))
         return false;
     if (counts(w, a->rows)) {
-        bool bf16 = f->stream == TURBOK_CU_w4_stream_bf16;
         plan = stream_plan(cu, w, matrices, a->rows, true, a->norm, &bytes);
         if (plan.depth) {
-            pass(cu, w, digits_of(w, matrices, a, bf16), &plan, bytes, *a);
+            pass(cu, w, digits_of(w, matrices, a, f->bf16), &plan, bytes, *a);
             return true;
         }
     }
@@ -307,7 +331,7 @@ static bool stream(turbok_cu *cu, const turbok_cu_wq *w, const family *f, int ma
     if (!plan.depth)
         return false;
     for (int32_t t = 0; t < a->rows; t += each)
-        pass(cu, w, matrices == 2 ? f->stream2 : f->stream, &plan, bytes,
+        pass(cu, w, stream_of(w, matrices, f->bf16), &plan, bytes,
              rows_of(a, t, a->rows - t < each ? a->rows - t : each));
     return true;
 }

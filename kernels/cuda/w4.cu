@@ -4,8 +4,6 @@
 #include "cuda/wq_plain.cuh"
 
 #define FOR(T) \
-    TURBOK_KERNEL(w4_stream_##T, wq, 512, 1) { wq::stream<T, 4, 1>(a); } \
-    TURBOK_KERNEL(w4_stream2_##T, wq, 512, 1) { wq::stream<T, 4, 2>(a); } \
     TURBOK_KERNEL(w4_gemv_##T, wq, 256, 3) { wq::gemv<T, 4, 1, false>(a); } \
     TURBOK_KERNEL(w4_gemv2_##T, wq, 256, 2) { wq::gemv<T, 4, 2, false>(a); } \
     TURBOK_KERNEL(w4_gated_##T, wq, 256, 2) { wq::gemv<T, 4, 2, true>(a); } \
@@ -16,10 +14,14 @@
 FOR(bf16)
 FOR(f16)
 
-#define DIGITS(name, T, groups, form) \
-    TURBOK_KERNEL(w4_digits_##name##_##T, wq, TURBOK_CU_ROOMY, 1) { wq::digits<T, 1, groups, wq::form>(a); } \
-    TURBOK_KERNEL(w4_digits2_##name##_##T, wq, 512, 1) { wq::digits<T, 2, groups, wq::form>(a); }
-#define DIGITS_OF(T) \
+#define STREAM(name, T, parts, form) \
+    TURBOK_KERNEL(w4_stream_##name##_##T, wq, 512, 1) { wq::stream<T, 4, 1, parts, wq::form>(a); } \
+    TURBOK_KERNEL(w4_stream2_##name##_##T, wq, 512, 1) { wq::stream<T, 4, 2, parts, wq::form>(a); }
+#define DIGITS(name, T, parts, form) \
+    STREAM(name, T, parts, form) \
+    TURBOK_KERNEL(w4_digits_##name##_##T, wq, TURBOK_CU_ROOMY, 1) { wq::digits<T, 1, parts, wq::form>(a); } \
+    TURBOK_KERNEL(w4_digits2_##name##_##T, wq, 512, 1) { wq::digits<T, 2, parts, wq::form>(a); }
+#define FORMS(T) \
     DIGITS(f1, T, 1, FIXED) \
     DIGITS(f2, T, 2, FIXED) \
     DIGITS(f4, T, 4, FIXED) \
@@ -28,7 +30,10 @@ FOR(f16)
     DIGITS(z4, T, 4, ZEROS) \
     DIGITS(m1, T, 1, MINIMA) \
     DIGITS(m2, T, 2, MINIMA) \
-    DIGITS(m4, T, 4, MINIMA)
+    DIGITS(m4, T, 4, MINIMA) \
+    STREAM(t1, T, 1, TABLED) \
+    STREAM(t2, T, 2, TABLED) \
+    STREAM(t4, T, 4, TABLED)
 
 /* What decodes most often: nothing is asked that is known before. S: type of scales. */
 #define SINGLE(name, T, S, groups, form) \
@@ -43,8 +48,8 @@ SINGLES_OF(bf16, bf16)
 SINGLES_OF(bf16, f16)
 SINGLES_OF(f16, bf16)
 SINGLES_OF(f16, f16)
-DIGITS_OF(bf16)
-DIGITS_OF(f16)
+FORMS(bf16)
+FORMS(f16)
 TURBOK_KERNEL(w4_plain, wq, 256, 2) { wq::plain<4>(a); }
 TURBOK_KERNEL(w4_rows_f32, wq_rows, 256, 4) { wq::rows<float, 4>(a); }
 

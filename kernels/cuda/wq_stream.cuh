@@ -303,8 +303,9 @@ DEVICE void stream_store(const args &a, int tile, const float *sums, const T *be
 
 /* Dynamic shared memory: queues [CREW][depth][MT][entry_bytes], activations, their sums or tables, sums of a
  * tile of each warp for this tile and for the one before. MT 2: a tile of each of two matrices. */
-template <class T, int BITS, int MT, int NG, form FORM> DEVICE void stream_tiles(const args &a)
+template <class T, int BITS, int MT, int NG, form FORM> DEVICE void stream(const args &a)
 {
+    grid_release();
     constexpr int K = entry_of<BITS>::K;
     char *space = shared_dynamic(), *x = space + a.stream.x_at;
     float *sums = (float *)(void *)(space + a.stream.sums_at);
@@ -348,31 +349,6 @@ template <class T, int BITS, int MT, int NG, form FORM> DEVICE void stream_tiles
         __syncthreads();
         stream_store<T, MT>(a, tile, both + turn * CREW * a.rows * (MT * 16));
     }
-}
-
-template <class T, int BITS, int MT, int NG> DEVICE void stream_of(const args &a)
-{
-    if (a.kind == TURBOK_CU_Q_TABLE)
-        stream_tiles<T, BITS, MT, NG, TABLED>(a);
-    else if (BITS == 8 && a.kind == TURBOK_CU_Q_E4M3)
-        stream_tiles<T, BITS, MT, NG, BITS == 8 ? E4M3 : TABLED>(a);
-    else if (a.m[0].zero)
-        stream_tiles<T, BITS, MT, NG, ZEROS>(a);
-    else if (a.m[0].min)
-        stream_tiles<T, BITS, MT, NG, MINIMA>(a);
-    else
-        stream_tiles<T, BITS, MT, NG, FIXED>(a);
-}
-
-template <class T, int BITS, int MT> DEVICE void stream(const args &a)
-{
-    grid_release();
-    if (a.group >= entry_of<BITS>::K)
-        stream_of<T, BITS, MT, 1>(a);
-    else if (BITS == 8 || a.group == 64)
-        stream_of<T, BITS, MT, 2>(a);
-    else if constexpr (BITS == 4)
-        stream_of<T, BITS, MT, 4>(a);
 }
 } // namespace wq
 
