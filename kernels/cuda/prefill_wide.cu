@@ -7,18 +7,18 @@
 #else
 #define BODY(...) __trap()
 #endif
-#define KEYS(what, T, D, keys, SHARES)                                                             \
+#define TILED(what, T, D, keys, SHARES)                                                             \
     TURBOK_KERNEL(prefill_##what, prefill, TURBOK_CU_WIDE_THREADS, 1)                              \
     {                                                                                              \
         BODY(T, D, TURBOK_CU_##keys##_KEYS, TURBOK_CU_##keys##_STAGES, SHARES);                    \
     }
-#define INSTANCE(what, T, D, SHARES) KEYS(what, T, D, WIDE, SHARES)
+#define INSTANCE(what, T, D, SHARES) TILED(what, T, D, WIDE, SHARES)
 INSTANCE(wide64_f16, f16, 64, 1)
 INSTANCE(wide128_f16, f16, 128, 1)
 INSTANCE(wide64_bf16, bf16, 64, 1)
 INSTANCE(wide128_bf16, bf16, 128, 1)
-KEYS(long128_f16, f16, 128, LONG, 1)
-KEYS(long128_bf16, bf16, 128, LONG, 1)
+TILED(long128_f16, f16, 128, LONG, 1)
+TILED(long128_bf16, bf16, 128, LONG, 1)
 INSTANCE(brief64_f16, f16, 64, 2)
 INSTANCE(brief128_f16, f16, 128, 2)
 INSTANCE(brief64_bf16, bf16, 64, 2)
