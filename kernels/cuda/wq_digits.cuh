@@ -20,7 +20,7 @@
 
 namespace wq
 {
-enum { DIGITS = 3, COLUMNS = 8, DEPTH = TURBOK_CU_WQ_DEPTH };
+enum { DIGITS = 3, COLUMNS = 8, DEPTH = TURBOK_CU_WQ_DEPTH, EARLY = DEPTH - 1 };
 enum { ENTRY = entry_of<4>::K }; /* inputs */
 enum : uint32_t { LOW_CODES = 0x0f0f0f0fu, HIGH_CODES = 0xf0f0f0f0u };
 
@@ -116,9 +116,11 @@ DEVICE void put_digits(uint4 v, int u, int n, int row, int rows, int stride, flo
 }
 
 /* Of rows from [rows][in]: digits [rows * DIGITS][entries * ENTRY] in the order of the B operand, x_stride apart; sums [part][COLUMNS] of the
- * inputs of a group, units [entry][COLUMNS]: what a column counts. Two columns are a lane's. */
-template <class T, int NG, form FORM>
-DEVICE void stage_digits(const args &a, const T *from, char *x, float *sums, float *units)
+ * inputs of a group, units [entry][COLUMNS]: what a column counts. Two columns are a lane's. Slots of the queue from `asked` on are filled behind
+ * the first inputs. */
+template <class T, int NG, form FORM, class Q>
+DEVICE void stage_digits(const args &a, const T *from, char *x, float *sums, float *units, Q &q,
+                         int asked)
 {
     enum { THREADS = CREW * 32 };
     const int n = a.stream.entries * (ENTRY / 8);
@@ -132,6 +134,9 @@ DEVICE void stage_digits(const args &a, const T *from, char *x, float *sums, flo
             UNROLL
             for (int i = 0; i < AHEAD; i++)
                 v[i] = inputs_at(a, from, row, u + i * THREADS);
+            UNROLL_BY(1)
+            for (; asked < a.stream.depth; asked++)
+                q.ask(asked);
             UNROLL_BY(1)
             for (int i = 0; i < AHEAD && first + i * THREADS + warp_id() * 32 < n; i++) {
                 put_digits<T, NG, FORM>(v[0], u + i * THREADS, n, row, a.rows, a.stream.x_stride,
@@ -247,31 +252,30 @@ template <class T, int MT, int NG, form FORM> DEVICE void digits(const args &a)
     float *both = (float *)(void *)(space + a.stream.tile_at);
     const int lane = lane_id(), warp = warp_id(), j = lane & 3, g = lane >> 2;
     const int count = warp < a.stream.entries ? (a.stream.entries - warp - 1) / CREW + 1 : 0;
-    /* Gate and up have no room beside the product before them, whose sum the norm takes: when they begin it has ended nearly
-     * everywhere, and the row need not come behind the queues. */
-    const bool row_first = MT == 2 && a.norm;
     int slot = 0, turn = 0;
     const T *rows = (const T *)a.x;
     norm_weights weights; /* asked for before the queue is filled, which they would wait for */
     stream_queue<4, MT, NG> q;
     if (a.norm)
         weights.load(a.norm, (int)a.in);
-    if (row_first) {
+    /* The row of a norm is what most waits for, so the queue comes behind it; else most of the queue comes first. */
+    if (a.norm) {
         grid_wait();
         weights.load_row(rows, (int)a.in);
     }
+    const int asked = a.norm ? DEPTH : EARLY;
     q.begin(a, space, count);
     UNROLL_BY(1)
-    for (int i = 0; i < DEPTH; i++)
+    for (int i = 0; i < asked; i++)
         q.ask(i);
-    if (!row_first)
-        grid_wait();
     if (a.norm) {
         T *normed = (T *)(void *)(space + a.stream.rows_at);
-        stage_rows<T, MT == 2>(rows, a.rows, (int)a.in, a.norm, weights, a.eps, both, 1, normed);
+        stage_rows<T, true>(rows, a.rows, (int)a.in, a.norm, weights, a.eps, both, 1, normed);
         rows = normed;
+    } else {
+        grid_wait();
     }
-    stage_digits<T, NG, FORM>(a, rows, x, sums, units);
+    stage_digits<T, NG, FORM>(a, rows, x, sums, units, q, asked);
     __syncthreads();
     /* Lanes of columns that are not there take others: their sums are not stored. */
     x += (g < a.rows * DIGITS ? g : g & 1) * a.stream.x_stride + warp * ENTRY + j * 16;
