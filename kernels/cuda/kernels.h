@@ -250,8 +250,13 @@ typedef struct turbok_cu_beside {
 } turbok_cu_beside;
 enum { TURBOK_CU_BESIDE_INPUTS = 8192, TURBOK_CU_BESIDE_ROWS = 2 }; /* of such a product, at most */
 /* A bound of threads that leaves products of few rows with 4-bit codes 72 registers: with 512 threads a block of attention
- * (decode.cuh, up to 224) has room beside one, and the product behind attention fills its queue meanwhile. */
+ * (decode.cuh, up to 224) has room beside one, and the product behind attention fills its queue meanwhile.
+ * On older devices no kernel begins before the one before it has ended. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+enum { TURBOK_CU_ROOMY = 768 };
+#else
 enum { TURBOK_CU_ROOMY = 896 };
+#endif
 /* Shared memory of the queues of gemv.cu, of its kernels and of the small ones. */
 enum { TURBOK_CU_GEMV_SHARED = 128 << 10, TURBOK_CU_GEMV_SHARED_SMALL = 64 << 10 };
 /* Of gemm_wide: rows of a piece, outputs of one whose inputs two blocks share (at most), pieces of a band, bytes of tiles in shared
