@@ -150,7 +150,8 @@ DEVICE void attend(const share &s, float scale, int mine, char *keys, const uint
         }
     }
     top = fmaxf(top, __shfl_xor_sync(FULL, top, 1));
-    top = fmaxf(top, __shfl_xor_sync(FULL, top, 2)); /* and every lane has read its keys */
+    top = fmaxf(top, __shfl_xor_sync(FULL, top, 2));
+    __syncwarp(); /* every lane has read its keys */
     const float ref = top > -INFINITY ? top : 0.0f;
     UNROLL
     for (int n = 0; n < 2; n++)
