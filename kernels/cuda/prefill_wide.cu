@@ -7,7 +7,7 @@
 #else
 #define BODY(...) __trap()
 #endif
-#define TILED(what, T, D, keys, SHARES)                                                             \
+#define TILED(what, T, D, keys, SHARES)                                                            \
     TURBOK_KERNEL(prefill_##what, prefill, TURBOK_CU_WIDE_THREADS, 1)                              \
     {                                                                                              \
         BODY(T, D, TURBOK_CU_##keys##_KEYS, TURBOK_CU_##keys##_STAGES, SHARES);                    \
