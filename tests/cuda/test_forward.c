@@ -60,6 +60,7 @@ static turbo_status turn(turbo_exec *x, const turbo_batch *b, turbo_err *err)
     return TURBO_OK;
 }
 
+/* from [rows][n] */
 static turbo_linear *matrix(turbok_device *d, int64_t rows, int64_t n, const uint16_t *from)
 {
     turbo_linear *w = NULL;
@@ -71,7 +72,7 @@ static turbo_linear *matrix(turbok_device *d, int64_t rows, int64_t n, const uin
 
 static void test_queries_over_inputs(void **state)
 {
-    static uint16_t w[OUT * E], in[TOKENS * E], got[2][TOKENS * H * D];
+    static uint16_t w[OUT * TOKENS], in[TOKENS * E], got[2][TOKENS * H * D]; /* w: and rows of TOKENS */
     static float logits[TOKENS * 300];
     static int32_t ids[TOKENS];
     char folder[64];
@@ -248,7 +249,7 @@ static void test_failing(void **state)
 {
     static const int32_t lengths[] = {1, TOKENS};
     static float want[TOKENS * 300], got[TOKENS * 300];
-    static uint16_t w[OUT * E], in[TOKENS * E], out[TOKENS * OUT];
+    static uint16_t w[OUT * TOKENS], in[TOKENS * E], out[TOKENS * OUT];
     static int32_t ids[TOKENS];
     char folder[64];
     turbo_err err = {{0}};
