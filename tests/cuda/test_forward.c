@@ -72,7 +72,8 @@ static turbo_linear *matrix(turbok_device *d, int64_t rows, int64_t n, const uin
 
 static void test_queries_over_inputs(void **state)
 {
-    static uint16_t w[OUT * TOKENS], in[TOKENS * E], got[2][TOKENS * H * D]; /* w: and rows of TOKENS */
+    static uint16_t w[OUT * TOKENS], in[TOKENS * E],
+        got[2][TOKENS * H * D]; /* w: and rows of TOKENS */
     static float logits[TOKENS * 300];
     static int32_t ids[TOKENS];
     char folder[64];
