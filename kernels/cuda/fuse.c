@@ -109,6 +109,8 @@ void turbok_cuda_rmsnorm(turbok_cuda *s, void *h, const void *delta, const float
     turbok_cuda_writes(s, out);
     if (delta)
         turbok_cuda_writes(s, h);
+    if (few && !delta && s->norm.h)
+        launch_norm(s); /* two in a row, into two places */
     if (few && !delta)
         s->norm = (turbok_cuda_norm){.h = h, .w = w, .out = out, .eps = eps, .T = T, .E = E};
     else

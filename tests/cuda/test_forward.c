@@ -235,6 +235,67 @@ static void test_attention_over(void **state)
     tiny_model_remove(folder);
 }
 
+/* ---- two norms in a row, both read later ---- */
+
+enum { WIDE = 4096 }; /* from here on norms are kept */
+static struct {
+    turbo_linear *h, *out[2], *read[2];
+    turbo_vector *w;
+} norms;
+
+static turbo_status norm_twice(turbo_exec *x, const turbo_batch *b, turbo_err *err)
+{
+    const turbo_ops *ops = turned.ops;
+    const int32_t row = 0;
+    (void)b;
+    (void)err;
+    for (int i = 0; i < 2; i++)
+        ops->rmsnorm(x, norms.h->data, NULL, norms.w, 1e-5f, 1, WIDE, norms.out[i]->data);
+    for (int i = 0; i < 2; i++)
+        ops->gather(x, norms.out[i]->data, &row, 1, WIDE, norms.read[i]->data);
+    return TURBO_OK;
+}
+
+static void test_two_norms(void **state)
+{
+    static uint16_t h[WIDE], other[WIDE], got[WIDE];
+    static float ones[WIDE], logits[300];
+    char folder[64];
+    const int32_t id = 5;
+    turbo_err err = {{0}};
+    (void)state;
+    for (int i = 0; i < WIDE; i++)
+        h[i] = 0x4040, other[i] = 0x429a, ones[i] = 1; /* 3, 77 */
+    write_model(folder);
+    turbod_engine *e = open_with_forward(folder, 1, false);
+    turbod_visit(e);
+    turned.ops = turbok_device_ops(e->device);
+    assert_int_equal(turbok_vector_new(e->device, TURBO_F32, ones, WIDE, &norms.w, &err), 0);
+    norms.h = matrix(e->device, 1, WIDE, h);
+    for (int i = 0; i < 2; i++)
+        norms.out[i] = matrix(e->device, 1, WIDE, other),
+        norms.read[i] = matrix(e->device, 1, WIDE, other);
+    turbod_leave(e);
+    instead = norm_twice;
+    if (turbod_engine_logits(e, &id, 1, true, logits, &err))
+        fail_msg("%s", err.text);
+    instead = NULL;
+    turbod_visit(e);
+    for (int i = 0; i < 2; i++) {
+        e->device->backend->block_read(e->device, got, norms.read[i]->data, sizeof got);
+        assert_int_equal(got[0], 0x3f80); /* 1 */
+        assert_int_equal(got[WIDE - 1], 0x3f80);
+        turbok_linear_free(e->device, norms.out[i]);
+        turbok_linear_free(e->device, norms.read[i]);
+    }
+    turbok_linear_free(e->device, norms.h);
+    turbok_vector_free(e->device, norms.w);
+    turbod_leave(e);
+    turbod_engine_close(e);
+    nothing_left();
+    tiny_model_remove(folder);
+}
+
 /* ---- a forward() that fails on a sound device ---- */
 
 static turbo_status refuse(turbo_exec *x, const turbo_batch *b, turbo_err *err)
@@ -358,11 +419,9 @@ static void test_failing_request(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_queries_over_inputs),
-        cmocka_unit_test(test_attention_over),
-        cmocka_unit_test(test_failing),
-        cmocka_unit_test(test_failing_request),
-        cmocka_unit_test(test_between),
+        cmocka_unit_test(test_queries_over_inputs), cmocka_unit_test(test_attention_over),
+        cmocka_unit_test(test_two_norms),           cmocka_unit_test(test_failing),
+        cmocka_unit_test(test_failing_request),     cmocka_unit_test(test_between),
     };
     fake = fake_driver_open();
     return engine_kit_main(tests, sizeof tests / sizeof tests[0], NULL, NULL);
