@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <math.h>
 #include <string.h>
+#include <strings.h>
 
 #include "conf/table.h"
 #include "engine/media.h"
@@ -31,6 +32,7 @@ static const cli_flag flags[] = {
     {NULL, CLI_SWITCH, NULL, NULL, 0, 0},
 };
 
+/* What --device may have meant: the names that begin with it, else the nearest one, else all there are. */
 static turbo_status no_device(const char *name, turbo_err *err)
 {
     if (!strcmp(name, "auto") || !strncmp(name, "cuda", 4)) /* options of turbod that say no card */
@@ -39,14 +41,23 @@ static turbo_status no_device(const char *name, turbo_err *err)
             "device is \"%.16s\"; turbo plan takes cpu or a card by its name, such as "
             "--device h200; turbo plan --help lists them",
             name);
-    const char *names[32] = {"cpu"};
-    size_t n = 1;
+    const char *names[32] = {"cpu"}, *meant[32];
+    size_t n = 1, k = 0;
+    char list[160] = "";
     for (size_t i = 0; i < turbod_n_gpus && n < 32; i++)
         names[n++] = turbod_gpus[i].id;
-    const char *near = turbod_nearest(name, names, n);
-    return turbod_err(err, TURBOD_EUSAGE, "--device %.40s is not in the table%s%s%s", name,
-                      near ? "; did you mean " : "; turbo plan --help lists it", near ? near : "",
-                      near ? "?" : "");
+    for (size_t i = 0; i < n && *name; i++)
+        if (!strncasecmp(names[i], name, strlen(name)))
+            meant[k++] = names[i];
+    if (!k && (meant[0] = turbod_nearest(name, names, n)))
+        k = 1;
+    const char **shown = k ? meant : names;
+    const size_t m = k ? k : n;
+    for (size_t i = 0, at = 0; i < m && at < sizeof list; i++)
+        at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", shown[i],
+                               i + 2 < m ? ", " : i + 2 == m ? " or " : "");
+    return turbod_err(err, TURBOD_EUSAGE, "device \"%.40s\" is not in the table; %s %s%s", name,
+                      k ? "did you mean" : "use", list, k ? "?" : "");
 }
 
 /* Speed of this machine as the engine would use it. */

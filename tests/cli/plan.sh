@@ -103,7 +103,10 @@ run 71 'session_len 100000 needs .* lower session_len to' \
 run 78 'max_prefill_token_num is 32, max_batch_size 64' \
     "$turbod" --model "$model" -t --max-prefill-token-num 32 --max-batch-size 64
 run 64 'takes cpu or a card by its name' "$turbo" plan "$b18" --device cuda:1
-run 64 'did you mean rtx4090' "$turbo" plan "$b18" --device rtx4091
+run 64 'did you mean rtx4090\?' "$turbo" plan "$b18" --device rtx4091
+run 64 'did you mean a100-40g or a100-80g\?' "$turbo" plan "$b18" --device A100
+run 64 'did you mean rtx3090, rtx4090 or rtx4090-tensor\?' "$turbo" plan "$b18" --device rtx
+run 64 'in the table; use cpu, rtx3090, .*, h100 or h200$' "$turbo" plan "$b18" --device nvidia
 run 64 'no model' "$turbo" plan
 run 64 '\-\-memory is "much"' "$turbo" plan "$b18" --memory much
 run 64 'bits is for' "$turbo" plan "$b18" --bits 4
