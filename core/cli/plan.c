@@ -43,7 +43,7 @@ static turbo_status no_device(const char *name, turbo_err *err)
             name);
     const char *names[32] = {"cpu"}, *meant[32];
     size_t n = 1, k = 0;
-    char list[160] = "";
+    char list[160];
     for (size_t i = 0; i < turbod_n_gpus && n < 32; i++)
         names[n++] = turbod_gpus[i].id;
     for (size_t i = 0; i < n && *name; i++)
@@ -51,11 +51,7 @@ static turbo_status no_device(const char *name, turbo_err *err)
             meant[k++] = names[i];
     if (!k && (meant[0] = turbod_nearest(name, names, n)))
         k = 1;
-    const char **shown = k ? meant : names;
-    const size_t m = k ? k : n;
-    for (size_t i = 0, at = 0; i < m && at < sizeof list; i++)
-        at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", shown[i],
-                               i + 2 < m ? ", " : i + 2 == m ? " or " : "");
+    turbod_either(k ? meant : names, k ? k : n, list, sizeof list);
     return turbod_err(err, TURBOD_EUSAGE, "device \"%.40s\" is not in the table; %s %s%s", name,
                       k ? "did you mean" : "use", list, k ? "?" : "");
 }

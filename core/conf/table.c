@@ -24,14 +24,16 @@ const turbod_opt turbod_opts[] = {
 };
 const size_t turbod_n_opts = sizeof turbod_opts / sizeof turbod_opts[0];
 
-/* Values of options that take one of a few words. */
+/* Values of options that take one of a few words; hint: what else may have been meant. */
 static const struct {
-    const char *key, *words[6];
+    const char *key, *words[6], *hint;
 } choices[] = {
-    {"log_level", {"error", "warn", "info", "debug", NULL}},
-    {"isa", {"auto", "scalar", "avx2", "avx512", "neon", NULL}},
-    {"quantize", {"", "int8", "int4", NULL}},
-    {"kv_dtype", {"auto", "f32", "bf16", "f16", NULL}},
+    {"log_level", {"error", "warn", "info", "debug", NULL}, ""},
+    {"isa", {"auto", "scalar", "avx2", "avx512", "neon", NULL}, ""},
+    {"quantize", {"int8", "int4", "", NULL}, ", or leave it out"},
+    {"kv_dtype",
+     {"auto", "f32", "bf16", "f16", NULL},
+     "; quantised ones are quant_policy = 8 or 4"},
 };
 
 const turbod_opt *turbod_opt_find(const char *section, const char *key, size_t key_len)
@@ -91,6 +93,16 @@ const char *turbod_nearest(const char *text, const char *const *words, size_t n)
         }
     }
     return best;
+}
+
+const char *turbod_either(const char *const *words, size_t n, char *text, size_t cap)
+{
+    *text = 0;
+    for (size_t i = 0, at = 0; i < n && at < cap; i++) {
+        const char *between = i + 2 < n ? ", " : " or ";
+        at += (size_t)snprintf(text + at, cap - at, "%s%s", words[i], i + 1 < n ? between : "");
+    }
+    return text;
 }
 
 const char *turbod_opt_nearest(const char *section, const char *key)
@@ -189,6 +201,25 @@ static bool parse_bool(const char *text, bool *out)
     return false;
 }
 
+static bool chosen(const char *const *words, const char *text)
+{
+    while (*words && strcmp(*words, text))
+        words++;
+    return *words;
+}
+
+static turbo_status no_choice(const turbod_opt *o, const char *text, size_t k, const char *where,
+                              turbo_err *err)
+{
+    const char *const *words = choices[k].words;
+    char list[80];
+    size_t n = 0;
+    while (words[n] && *words[n])
+        n++;
+    return turbod_err(err, TURBO_EINVAL, "%s: %s is \"%.40s\"; use %s%s", where, o->key, text,
+                      turbod_either(words, n, list, sizeof list), choices[k].hint);
+}
+
 static turbo_status set_text(turbod_conf *c, const turbod_opt *o, const char *text,
                              const char *where, turbo_err *err)
 {
@@ -203,19 +234,9 @@ static turbo_status set_text(turbod_conf *c, const turbod_opt *o, const char *te
     for (size_t i = 0; i < n; i++)
         if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f)
             return turbod_err(err, TURBO_EINVAL, "%s: %s holds a control character", where, o->key);
-    for (size_t i = 0; i < sizeof choices / sizeof choices[0]; i++) {
-        if (strcmp(choices[i].key, o->key))
-            continue;
-        size_t k = 0;
-        while (choices[i].words[k] && strcmp(choices[i].words[k], text))
-            k++;
-        if (!choices[i].words[k]) {
-            const char *near = turbod_nearest(text, choices[i].words, k);
-            return turbod_err(err, TURBO_EINVAL, "%s: %s is \"%.40s\"%s%s%s; %s", where, o->key,
-                              text, near ? "; did you mean " : "", near ? near : "",
-                              near ? "?" : "", o->help);
-        }
-    }
+    for (size_t i = 0; i < sizeof choices / sizeof choices[0]; i++)
+        if (!strcmp(choices[i].key, o->key) && !chosen(choices[i].words, text))
+            return no_choice(o, text, i, where, err);
     char *copy = strdup(text);
     if (!copy)
         return turbod_err(err, TURBO_ENOMEM, "no memory for the configuration");

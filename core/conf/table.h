@@ -32,6 +32,8 @@ extern const size_t turbod_n_opts;
 const turbod_opt *turbod_opt_find(const char *section, const char *key, size_t key_len);
 /* The known word nearest to text by edit distance, when near enough to be meant; else NULL. */
 const char *turbod_nearest(const char *text, const char *const *words, size_t n);
+/* "a, b or c" into text [cap]; cut when it is longer. */
+const char *turbod_either(const char *const *words, size_t n, char *text, size_t cap);
 /* Nearest key of a section (NULL: of all). */
 const char *turbod_opt_nearest(const char *section, const char *key);
 

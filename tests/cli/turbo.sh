@@ -43,7 +43,9 @@ run 64 'a whole number' "$turbo" run "$model" --prompt a --max-tokens 1.5
 run 66 'cannot open the folder' "$turbo" run /nonexistent --prompt a
 run 65 'lower --max-tokens' "$turbo" run "$model" --prompt a --max-tokens 5000
 run 78 'token id 999999 is not in' "$turbo" run "$model" --prompt-ids 999999
-run 64 'isa is "avx1024"; did you mean avx2' "$turbo" run "$model" --prompt a --isa avx1024
+run 64 'quantize is "int3"; use int8 or int4, or leave it out$' \
+    "$turbo" run "$model" --prompt a --quantize int3
+run 64 'isa is "avx1024"; use auto, scalar, avx2, avx512 or neon$' "$turbo" run "$model" --prompt a --isa avx1024
 printf 'bad \377 bytes' > "$tmp/bad"
 run 65 'is not UTF-8' "$turbo" run "$model" --file "$tmp/bad"
 run 66 'No such file' "$turbo" run "$model" --file /nonexistent

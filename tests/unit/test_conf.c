@@ -203,7 +203,10 @@ static void test_refused_files(void **state)
     refused("model = 5;", "a string in quotes");
     refused("server = { body_limit = \"1e3\"; };", "body_limit is 1e3");
     refused("server = { body_limit = \"2TiB\"; };", "body_limit is 2TiB");
-    refused("log_level = \"inof\";", "did you mean info?");
+    refused("log_level = \"inof\";", "log_level is \"inof\"; use error, warn, info or debug");
+    refused("quantize = \"int3\";", "quantize is \"int3\"; use int8 or int4, or leave it out");
+    refused("engine = { kv_dtype = \"int8\"; };",
+            "kv_dtype is \"int8\"; use auto, f32, bf16 or f16; quantised ones are quant_policy");
     refused("engine = { cache_block_seq_len = 12; };", "a multiple of 8");
     refused("@include \"/etc/passwd\"\n", "a.conf:1: @include is not allowed");
     refused("model = \"a\\\"b\"; \t @include \"/etc/passwd\"\n", "@include is not allowed");
