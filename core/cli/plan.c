@@ -274,7 +274,8 @@ const cli_cmd cli_plan_cmd = {
     .words = "[MODEL] [flags]",
     .summary = "The memory a model will take, and how fast a device can be with it.",
     .about =
-        "Needs config.json, no weights; where there are weight files, their headers are read.\n"
+        "Needs config.json, no weights; where all weight files are there, their headers are read,\n"
+        "else what it counts is compared with the size that model.safetensors.index.json says.\n"
         "The bytes are those turbod will take with the same options, to the byte, on cpu and on\n"
         "a card, which need not be there: what a card has, and what its driver takes of it, are\n"
         "known as `turbo plan` says. A build without the CUDA backend estimates a card.\n"

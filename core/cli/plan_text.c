@@ -33,6 +33,12 @@ static const char *dtype_name(int32_t dtype)
     return dtype == TURBO_F32 ? "f32" : dtype == TURBO_F16 ? "f16" : "bf16";
 }
 
+/* The files that are missing hold another type or other tensors than config.json says. */
+static bool other_size(const cli_plan *p)
+{
+    return p->model->index_bytes && p->model->index_bytes != p->model->config_bytes;
+}
+
 static void text_memory(const cli_plan *p, FILE *out)
 {
     const turbod_plan *m = &p->plan;
@@ -48,8 +54,16 @@ static void text_memory(const cli_plan *p, FILE *out)
         fprintf(out, "             %d experts of MLP %d, %d of them for a token\n", i->n_experts,
                 i->expert_dim, i->n_chosen);
     fprintf(out, "             %s parameters; %s\n", si((double)p->model->weights.params, "", a),
-            p->model->from_config ? "no weight files: shapes and type from config.json"
+            p->model->from_config ? "weight files are missing: shapes and type from config.json"
                                   : "shapes and types from the headers of the weight files");
+    if (other_size(p))
+        fprintf(out,
+                "             estimate: they make %llu bytes, model.safetensors.index.json says "
+                "%llu\n",
+                (unsigned long long)p->model->config_bytes,
+                (unsigned long long)p->model->index_bytes);
+    else if (p->model->index_bytes)
+        fputs("             they make as many bytes as model.safetensors.index.json says\n", out);
     turbod_weights_kinds(&p->model->weights, kinds, sizeof kinds);
     fprintf(out, "matrices     %s\n", kinds);
     fprintf(out, "memory       %s: %s free", p->device, turbod_plan_size(p->memory, a));
@@ -225,10 +239,10 @@ static void json_model(const cli_plan *p, FILE *out)
             "},\"total_bytes\":%llu,\"free_bytes\":%.0f,\"exact\":%s,\"fits\":%s,"
             "\"kv_token_bytes\":%.17g,\"kv_block_bytes\":%llu,\"block_tokens\":%d,\"blocks\":%d,"
             "\"tokens\":%lld,\"session_len\":%d,\"max_batch_size\":%d,\"lengths\":[",
-            (unsigned long long)m->total, p->memory, p->cpu || p->card ? "true" : "false",
-            p->fits ? "true" : "false", turbod_plan_token_bytes(m),
-            (unsigned long long)m->block_bytes, m->dims.block_tokens, m->blocks,
-            (long long)turbod_plan_tokens(m), m->session_len, m->max_batch);
+            (unsigned long long)m->total, p->memory,
+            (p->cpu || p->card) && !other_size(p) ? "true" : "false", p->fits ? "true" : "false",
+            turbod_plan_token_bytes(m), (unsigned long long)m->block_bytes, m->dims.block_tokens,
+            m->blocks, (long long)turbod_plan_tokens(m), m->session_len, m->max_batch);
     for (int i = 0; i < n; i++) {
         fprintf(out, "%s{\"length\":%lld,\"at_once\":%lld,", i ? "," : "", (long long)lens[i],
                 (long long)(lens[i] <= m->session_len ? turbod_plan_at_once(m, lens[i]) : 0));

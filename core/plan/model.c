@@ -3,6 +3,7 @@
 #include "plan/plan.h"
 #include "plugin/host.h"
 #include "weights/config.h"
+#include "weights/index.h"
 
 turbo_status turbod_plan_model_count(const char *folder, const turbod_weights_opts *opts,
                                      turbod_plan_model *m, turbo_err *err)
@@ -10,7 +11,8 @@ turbo_status turbod_plan_model_count(const char *folder, const turbod_weights_op
     const turbo_host *host = turbod_host_table();
     turbo_weights *w = NULL;
     turbo_status st = turbod_weights_open(folder, opts, &w, err);
-    m->from_config = st == TURBO_EUNSUPPORTED || (!st && turbod_weights_absent(w));
+    m->from_config =
+        st == TURBO_EUNSUPPORTED || st == TURBO_ENOENT || (!st && turbod_weights_absent(w));
     if (m->from_config) {
         turbod_weights_close(w);
         w = NULL;
@@ -21,6 +23,11 @@ turbo_status turbod_plan_model_count(const char *folder, const turbod_weights_op
     }
     if (!st)
         st = turbod_weights_count(w, host, m->vtbl, m->config, m->info.vocab, &m->weights, err);
+    if (!st && m->from_config) {
+        const bool as_stored = !opts->quantize || !*opts->quantize;
+        m->config_bytes = as_stored ? m->weights.stored : turbod_weights_bytes(w);
+        m->index_bytes = turbod_index_said(folder);
+    }
     turbod_weights_close(w);
     return st;
 }

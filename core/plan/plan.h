@@ -110,7 +110,9 @@ typedef struct turbod_plan_model {
     const turbo_model_vtbl *vtbl;
     turbo_model_info info;
     turbod_weights_sums weights;
-    bool from_config; /* there are no weight files: shapes and type come from config.json */
+    bool from_config; /* weight files are missing: shapes and type come from config.json */
+    uint64_t config_bytes; /* then: of all tensors as config.json has them */
+    uint64_t index_bytes; /* and as the index of the files has them; 0: it does not say */
 } turbod_plan_model;
 
 /* config.json: everything but weights. */

@@ -143,7 +143,7 @@ static turbo_status expect_one(void *ctx, const turbo_tensor_spec *theirs)
         if (!spec->optional && c->absent)
             return turbod_err(c->err, TURBO_ENOENT,
                               "the model folder has neither model.safetensors nor "
-                              "model.safetensors.index.json");
+                              "model.safetensors.index.json: download the weights");
         if (!spec->optional) {
             snprintf(text, sizeof text, "tensor %.120s is missing", spec->name);
             report(c, text);

@@ -86,35 +86,71 @@ static turbo_status check_map(const turbod_index *ix, const cJSON *map, turbo_er
     return TURBO_OK;
 }
 
-static turbo_status open_sharded(turbod_index *ix, const char *folder, const uint8_t *text,
-                                 uint64_t len, turbo_err *err)
+static const char index_file[] = "model.safetensors.index.json";
+
+static turbo_status read_index(const char *folder, cJSON **root, turbo_err *err)
 {
-    static const char file[] = "model.safetensors.index.json";
+    uint8_t *text;
+    uint64_t len;
+    turbo_err why;
+    turbo_status st = turbod_file_read(folder, index_file, MAX_INDEX, &text, &len, err);
+    if (st)
+        return st;
+    st = turbod_json_parse((const char *)text, len, &turbod_json_file, root, &why);
+    free(text);
+    return !st ? st
+               : turbod_err(err, st == TURBO_ENOMEM ? st : TURBO_EDATA, "%s: %s", index_file,
+                            why.text);
+}
+
+/* Bytes of all tensors, as the index has them; 0: it does not say. */
+static uint64_t total_size(const cJSON *root)
+{
+    double total;
+    return turbod_json_num(turbod_json_get(turbod_json_get(root, "metadata"), "total_size"), 0,
+                           9e15, &total)
+               ? (uint64_t)total
+               : 0;
+}
+
+static turbo_status open_sharded(turbod_index *ix, const char *folder, turbo_err *err)
+{
     cJSON *root = NULL;
     turbo_err why;
-    turbo_status st = turbod_json_parse((const char *)text, len, &turbod_json_file, &root, &why);
+    turbo_status st = read_index(folder, &root, err);
     if (st)
-        return turbod_err(err, st == TURBO_ENOMEM ? st : TURBO_EDATA, "%s: %s", file, why.text);
+        return st;
     const cJSON *map = turbod_json_get(root, "weight_map");
     if (!cJSON_IsObject(map) || !map->child)
-        st = turbod_err(err, TURBO_EDATA, "%s: weight_map is missing or empty", file);
-    for (const cJSON *v = map ? map->child : NULL; v && !st; v = v->next)
-        st = cJSON_IsString(v)
-                 ? open_shard(ix, folder, v->valuestring, err)
-                 : turbod_err(err, TURBO_EDATA, "%s: %.100s names no file", file, v->string);
+        st = turbod_err(err, TURBO_EDATA, "%s: weight_map is missing or empty", index_file);
+    for (const cJSON *v = map ? map->child : NULL; v && !st; v = v->next) {
+        if (!cJSON_IsString(v))
+            st = turbod_err(err, TURBO_EDATA, "%s: %.100s names no file", index_file, v->string);
+        else if ((st = open_shard(ix, folder, v->valuestring, &why)) == TURBO_ENOENT)
+            st = turbod_err(err, st, "%s names %.80s, which is not in the folder: download it",
+                            index_file, v->valuestring);
+        else if (st)
+            *err = why;
+    }
     if (!st)
         st = collect(ix, err);
     if (!st)
         st = check_map(ix, map, err);
-    double total;
-    if (!st &&
-        turbod_json_num(turbod_json_get(turbod_json_get(root, "metadata"), "total_size"), 0, 9e15,
-                        &total) &&
-        (uint64_t)total != ix->bytes)
-        turbod_log(TURBO_LOG_WARN, "%s: total_size says %.0f bytes, the files hold %llu", file,
-                   total, (unsigned long long)ix->bytes);
+    const uint64_t total = total_size(root);
+    if (!st && total && total != ix->bytes)
+        turbod_log(TURBO_LOG_WARN, "%s: total_size says %llu bytes, the files hold %llu",
+                   index_file, (unsigned long long)total, (unsigned long long)ix->bytes);
     cJSON_Delete(root);
     return st;
+}
+
+uint64_t turbod_index_said(const char *folder)
+{
+    cJSON *root = NULL;
+    turbo_err err;
+    const uint64_t total = read_index(folder, &root, &err) ? 0 : total_size(root);
+    cJSON_Delete(root);
+    return total;
 }
 
 static bool exists(const char *folder, const char *name)
@@ -175,14 +211,8 @@ turbo_status turbod_index_open(const char *folder, turbod_index **out, turbo_err
     turbo_status st;
     if (turbod_gguf_is(folder)) {
         st = open_gguf(ix, folder, err);
-    } else if (exists(folder, "model.safetensors.index.json")) {
-        uint8_t *text;
-        uint64_t len;
-        st = turbod_file_read(folder, "model.safetensors.index.json", MAX_INDEX, &text, &len, err);
-        if (!st) {
-            st = open_sharded(ix, folder, text, len, err);
-            free(text);
-        }
+    } else if (exists(folder, index_file)) {
+        st = open_sharded(ix, folder, err);
     } else if (exists(folder, "model.safetensors")) {
         st = open_shard(ix, folder, "model.safetensors", err);
         if (!st)

@@ -12,6 +12,9 @@ typedef struct turbod_index turbod_index;
 /* model.safetensors.index.json when it exists, else model.safetensors. A folder without weights of
  * any format gives an index of nothing: whether that will do is the architecture's to say. */
 turbo_status turbod_index_open(const char *folder, turbod_index **out, turbo_err *err);
+/* Bytes of all tensors, as the folder's model.safetensors.index.json has them, which may be there without the files
+ * it names; 0: it does not say. */
+uint64_t turbod_index_said(const char *folder);
 /* The tensors that an architecture expects, all of one type, without a file and without data: for a plan
  * made from config.json alone. */
 turbo_status turbod_index_expected(const turbo_host *host, const turbo_model_vtbl *vtbl,

@@ -110,6 +110,11 @@ bool turbod_weights_absent(const turbo_weights *w)
     return w->index && turbod_index_absent(w->index);
 }
 
+uint64_t turbod_weights_bytes(const turbo_weights *w)
+{
+    return w->index ? turbod_index_bytes(w->index) : 0;
+}
+
 static void close_owned(turbo_weights *w)
 {
     while (w->owned) {

@@ -39,6 +39,24 @@ run 0 '"params":6738415616,.*"kv_token_bytes":524288,"kv_block_bytes":33554432,'
     "$turbo" plan "$tmp/7b" --device a100-80g --json
 run 0 '"params":494032768,.*"kv_token_bytes":12288,' "$turbo" plan "$tmp/05b" --device l4 --json
 
+# an index without the files it names: its size is compared; one file of two is no more than none
+index() {
+    echo '{"metadata":{"total_size":'$1'},"weight_map":{"a":"one.safetensors","b":"two.safetensors"}}' \
+        > "$tmp/7b/model.safetensors.index.json"
+}
+for quantize in "" int4; do
+    index 13476831232
+    run 0 'they make as many bytes as model.safetensors.index.json says' \
+        "$turbo" plan "$tmp/7b" --device h200 --quantize "$quantize"
+    run 0 '"params":6738415616,.*"exact":true' "$turbo" plan "$tmp/7b" --device h200 --quantize "$quantize" --json
+    index 26953662464
+    run 0 'estimate: they make 13476831232 bytes, model.safetensors.index.json says 26953662464' \
+        "$turbo" plan "$tmp/7b" --device h200 --quantize "$quantize"
+    run 0 '"exact":false' "$turbo" plan "$tmp/7b" --device h200 --quantize "$quantize" --json
+    cp "$model/model.safetensors" "$tmp/7b/one.safetensors"
+done
+run 66 'index.json names two.safetensors, which is not in the folder: download it' "$turbod" --model "$tmp/7b" -t
+
 # 1.8B: 98,304 bytes a token, 6 MiB a block; used = B + r F within one block
 run 0 'KV +98304 bytes a token, 6291456 a block of 64 tokens' "$turbo" plan "$b18" --memory 8GiB
 for r in 0.8 0.5 0.4 0.01; do
