@@ -225,9 +225,16 @@ static void drain(daemon_state *d)
     int64_t most = d->conf->drain_ms;
     clock_gettime(CLOCK_MONOTONIC, &t0);
     turbod_notify("STOPPING=1\nSTATUS=draining");
-    turbod_log(TURBO_LOG_INFO, "stopping: running answers have %.1f s", (double)most / 1000);
     turbod_services_drain(&d->models);
     turbod_http_quiesce(d->http);
+    int n = turbod_http_answering(d->http);
+    if (n)
+        turbod_log(TURBO_LOG_INFO,
+                   "stopping: waiting at most %.1f s (drain_ms) for %d running answer%s; a second "
+                   "signal, such as Ctrl-C, stops at once",
+                   (double)most / 1000, n, n == 1 ? "" : "s");
+    else
+        turbod_log(TURBO_LOG_INFO, "stopping");
     while (!hurry && !turbod_http_drained(d->http) && seconds_since(&t0) * 1000 < (double)most) {
         struct pollfd p = {.fd = d->signals, .events = POLLIN};
         if (poll(&p, 1, TICK_MS) > 0) {
@@ -235,8 +242,10 @@ static void drain(daemon_state *d)
             hurry = sig == SIGTERM || sig == SIGINT;
         }
     }
-    if (hurry)
-        turbod_log(TURBO_LOG_WARN, "stopping at once");
+    n = turbod_http_answering(d->http);
+    if (n || hurry)
+        turbod_log(TURBO_LOG_WARN, "stopping %s; %d answer%s with an error",
+                   hurry ? "at once" : "after drain_ms", n, n == 1 ? " ends" : "s end");
 }
 
 /* How often the main thread looks round: for an engine that failed, the watchdog and the throughput line. */

@@ -108,6 +108,19 @@ void turbod_http_quiesce(turbod_http *h)
     turbod_door_poke(h);
 }
 
+static int count(turbod_http *h, const int *what)
+{
+    pthread_mutex_lock(&h->mu);
+    int n = *what;
+    pthread_mutex_unlock(&h->mu);
+    return n;
+}
+
+int turbod_http_answering(turbod_http *h)
+{
+    return count(h, &h->n_answering);
+}
+
 bool turbod_http_drained(turbod_http *h)
 {
     pthread_mutex_lock(&h->mu);
@@ -192,14 +205,6 @@ int turbod_http_abort(turbod_http *h, const char *id, const char *label)
     }
     free(list);
     return aborted;
-}
-
-static int count(turbod_http *h, const int *what)
-{
-    pthread_mutex_lock(&h->mu);
-    int n = *what;
-    pthread_mutex_unlock(&h->mu);
-    return n;
 }
 
 void turbod_http_stop(turbod_http *h)

@@ -20,6 +20,7 @@ turbo_status turbod_http_start(turbod_services *models, turbod_http **out, turbo
 int turbod_http_port(const turbod_http *h);
 /* Takes no new connections; answers new requests on open ones with 503. */
 void turbod_http_quiesce(turbod_http *h);
+int turbod_http_answering(turbod_http *h); /* how many requests are being answered */
 /* True when no request is being answered, and none is on its way that came before the door closed. */
 bool turbod_http_drained(turbod_http *h);
 /* Ends what is still being answered with an error (an error event in a stream), then stops. */

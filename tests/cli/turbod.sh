@@ -120,7 +120,7 @@ if [ -n "$notify" ]; then
     done
 fi
 
-# an answer that runs is finished on SIGTERM; a second SIGTERM ends it at once
+# an answer that runs is finished on SIGTERM; a second signal ends it at once, and the log says that it does
 begin --conf "$conf" --port 0 --isa scalar --threads 1
 "$turbo" client "$url" --once "Tell me a story." > "$tmp/story" 2> "$tmp/story.err" &
 client=$!
@@ -129,4 +129,29 @@ kill -TERM $pid
 wait $client
 [ $? = 0 ] && [ -s "$tmp/story" ] || { echo "FAILED: the answer was cut"; cat "$tmp/story.err"; failures=$((failures + 1)); }
 ended 0
+if [ -n "$notify" ]; then
+    begin --conf "$conf" --port 0 --isa scalar --threads 1
+    python3 - "$url" "$tmp/begun" > "$tmp/long" << 'EOF' &
+import json, sys, urllib.request
+ask = {"prompt": "a", "max_tokens": 1000, "n": 8, "ignore_eos": True, "stream": True}
+r = urllib.request.urlopen(urllib.request.Request(
+    sys.argv[1] + "/v1/completions", json.dumps(ask).encode(), {"Content-Type": "application/json"}))
+first = r.readline()
+open(sys.argv[2], "w").close()
+text = r.read().decode()
+assert '"code":"shutting_down"' in text and text.endswith("data: [DONE]\n\n"), text[-300:]
+print("whole")
+EOF
+    client=$!
+    pids="$pids $client"
+    while [ ! -f "$tmp/begun" ] && kill -0 $client 2> /dev/null; do sleep 0.05; done
+    kill -INT $pid
+    sleep 0.2
+    logged 'waiting at most 30.0 s \(drain_ms\) for 1 running answer; a second signal'
+    kill -INT $pid
+    ended 0
+    logged 'stopping at once; 1 answer ends with an error'
+    wait $client
+    grep -q whole "$tmp/long" || { echo "FAILED: the answer has no end"; failures=$((failures + 1)); }
+fi
 result
