@@ -29,14 +29,77 @@ static inline void nothing_left(void)
             fail_msg("%zu %s left behind", fake.live(kinds[i]), kinds[i]);
 }
 
-/* Every kind of memory is what was planned. */
-static inline void as_planned(turbod_engine *e)
+/* Of every kind of memory but one (TURBOD_MEM_KINDS: of all) as much is taken as p says. */
+static inline void taken_as(const turbod_plan *p, turbod_engine *e, turbod_mem but)
 {
     const turbod_engine_facts *f = turbod_engine_facts_of(e);
     for (int k = 0; k < TURBOD_MEM_KINDS; k++)
-        if (f->plan.bytes[k] != f->alloc[k])
+        if (k != (int)but && p->bytes[k] != f->alloc[k])
             fail_msg("%s: planned %llu, taken %llu", turbod_mem_names[k],
-                     (unsigned long long)f->plan.bytes[k], (unsigned long long)f->alloc[k]);
+                     (unsigned long long)p->bytes[k], (unsigned long long)f->alloc[k]);
+}
+
+static inline void as_planned(turbod_engine *e)
+{
+    taken_as(&turbod_engine_facts_of(e)->plan, e, TURBOD_MEM_KINDS);
+}
+
+/* Options whose memory is unlike that of others. */
+typedef struct shape {
+    const char *precision, *quantize;
+    int32_t kv, batch, step;
+    double share;
+} shape;
+
+static inline turbod_engine_opts shaped(const shape *s)
+{
+    turbod_engine_opts o = on_cuda(s->precision);
+    o.quantize = s->quantize;
+    o.kv_dtype = s->kv;
+    o.max_batch = s->batch;
+    o.max_step_tokens = s->step;
+    o.cache_bytes = 0;
+    o.cache_fraction = s->share;
+    return o;
+}
+
+/* The card of an engine, as it would be described. */
+static inline turbok_card card_of(turbod_engine *e)
+{
+    const turbod_engine_facts *f = turbod_engine_facts_of(e);
+    turbok_card card = {
+        .name = "described",
+        .memory = f->plan.vacant,
+        .context = f->plan.bytes[TURBOD_MEM_CONTEXT],
+    };
+    assert_int_equal(sscanf(strchr(f->device, ','), ", %d SMs, capability %d.%d", &card.sm_count,
+                            &card.major, &card.minor),
+                     3);
+    return card;
+}
+
+/* What an engine like e, with its options and model, would take on that card, which need not be there. */
+static inline void plan_on(const turbok_card *card, turbod_engine *e, const turbod_engine_opts *o,
+                           turbod_plan *p)
+{
+    turbok_device_opts dev = {
+        .on = TURBOK_ON_CUDA, .path = o->backend_path, .threads = 1, .spin_us = -1, .card = card};
+    turbok_device *d = NULL;
+    turbod_plan_model model;
+    turbo_err err = {{0}};
+    if (turbod_plan_model_open(o->model_dir, registry, &model, &err) ||
+        turbod_engine_precision(o->device_precision, model.info.dtype, &dev.act_dtype, &err) ||
+        turbok_device_open(&dev, &d, &err))
+        fail_msg("%s", err.text);
+    turbod_weights_opts w = {.device = d, .quantize = o->quantize};
+    assert_int_equal(turbod_plan_model_count(o->model_dir, &w, &model, &err), 0);
+    turbod_plan_in in = {.info = &model.info, .vtbl = model.vtbl, .weights = &model.weights};
+    turbod_engine_plan_in(o, &in);
+    turbod_engine_plan_device(d, o, &model.info, &turbod_engine_facts_of(e)->media,
+                              model.weights.quantised, &in);
+    assert_int_equal(turbod_plan_make(&in, p, &err), 0);
+    turbod_plan_model_free(&model);
+    turbok_device_close(d);
 }
 
 /* A device without an engine, whose steps take quantised matrices. */

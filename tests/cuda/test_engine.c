@@ -202,70 +202,29 @@ static void test_gaps(void **state)
 /* A card that is only described plans what an engine on it plans, and takes: all kinds, to the byte. */
 static void test_described(void **state)
 {
-    static const struct {
-        const char *precision, *quantize;
-        int32_t kv, batch, step;
-        double share;
-    } rows[] = {
+    static const shape rows[] = {
         {"f32", "", -1, 16, 64, 0.3},
         {"bf16", "", TURBO_BF16, 3, 200, 0.9},
         {"f16", "int8", TURBOK_KV_INT8, 7, 33, 1e-2},
     };
     char folder[64];
-    turbo_err err = {{0}};
     const char *named = getenv("TURBO_CUDA_DRIVER");
     char *driver = strdup(named ? named : "");
     (void)state;
     tiny_model_write(&random_model, folder);
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        turbod_engine_opts o = on_cuda(rows[i].precision);
-        o.quantize = rows[i].quantize;
-        o.kv_dtype = rows[i].kv;
-        o.max_batch = rows[i].batch;
-        o.max_step_tokens = rows[i].step;
-        o.cache_bytes = 0;
-        o.cache_fraction = rows[i].share;
+        turbod_engine_opts o = shaped(&rows[i]);
         turbod_engine *e = open_engine(folder, o);
-        const turbod_engine_facts *f = turbod_engine_facts_of(e);
-        as_planned(e);
-
-        turbok_card card = {
-            .name = "described",
-            .memory = f->plan.vacant,
-            .context = f->plan.bytes[TURBOD_MEM_CONTEXT],
-        };
-        assert_int_equal(sscanf(strchr(f->device, ','), ", %d SMs, capability %d.%d",
-                                &card.sm_count, &card.major, &card.minor),
-                         3);
-        turbok_device_opts dev = {.on = TURBOK_ON_CUDA,
-                                  .path = o.backend_path,
-                                  .threads = 1,
-                                  .card = &card};
-        turbok_device *d = NULL;
-        turbod_plan_model model;
+        const turbok_card card = card_of(e);
         turbod_plan p;
-        assert_int_equal(turbod_plan_model_open(folder, registry, &model, &err), 0);
-        assert_int_equal(turbod_engine_precision(rows[i].precision, model.info.dtype,
-                                                 &dev.act_dtype, &err),
-                         0);
+        as_planned(e);
+        o.model_dir = folder;
         setenv("TURBO_CUDA_DRIVER", "/nonexistent", 1); /* it is not looked for */
-        if (turbok_device_open(&dev, &d, &err))
-            fail_msg("%s", err.text);
-        turbod_weights_opts w = {.device = d, .quantize = rows[i].quantize};
-        assert_int_equal(turbod_plan_model_count(folder, &w, &model, &err), 0);
-        turbod_plan_in in = {.info = &model.info, .vtbl = model.vtbl, .weights = &model.weights};
-        turbod_engine_plan_in(&o, &in);
-        turbod_engine_plan_device(d, &o, &model.info, &f->media, model.weights.quantised, &in);
-        assert_int_equal(turbod_plan_make(&in, &p, &err), 0);
-        for (int k = 0; k < TURBOD_MEM_KINDS; k++)
-            if (p.bytes[k] != f->alloc[k])
-                fail_msg("%s: planned %llu, taken %llu", turbod_mem_names[k],
-                         (unsigned long long)p.bytes[k], (unsigned long long)f->alloc[k]);
-        assert_int_equal(p.blocks, f->plan.blocks);
-        assert_int_equal(p.session_len, f->plan.session_len);
-        turbod_plan_model_free(&model);
-        turbok_device_close(d);
+        plan_on(&card, e, &o, &p);
         setenv("TURBO_CUDA_DRIVER", driver, 1);
+        taken_as(&p, e, TURBOD_MEM_KINDS);
+        assert_int_equal(p.blocks, turbod_engine_facts_of(e)->plan.blocks);
+        assert_int_equal(p.session_len, turbod_engine_facts_of(e)->plan.session_len);
         turbod_engine_close(e);
         nothing_left();
     }

@@ -67,11 +67,7 @@ static void record_all(turbod_engine *e)
 
 static void test_taken(void **state)
 {
-    static const struct {
-        const char *precision, *quantize;
-        int32_t kv, batch, step;
-        double share;
-    } rows[] = {
+    static const shape rows[] = {
         {"bf16", "", TURBO_BF16, 64, 256, 0.3},
         {"bf16", "int4", TURBOK_KV_INT8, 5, 700, 0.9},
         {"f32", "", -1, 16, 64, 1e-2},
@@ -84,14 +80,8 @@ static void test_taken(void **state)
     (void)state;
     tiny_model_write(&m, folder);
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        turbod_engine_opts o = on_cuda(rows[i].precision);
-        o.quantize = rows[i].quantize;
-        o.kv_dtype = rows[i].kv;
-        o.max_batch = rows[i].batch;
-        o.max_step_tokens = rows[i].step;
+        turbod_engine_opts o = shaped(&rows[i]);
         o.session_len = 1024;
-        o.cache_bytes = 0;
-        o.cache_fraction = rows[i].share;
         turbod_engine *e = open_engine(folder, o);
         as_planned(e);
         gone("opened", e, 0);
@@ -107,24 +97,22 @@ static void test_taken(void **state)
 static void test_table(void **state)
 {
     char folder[64];
-    turbo_err err = {{0}};
     const turbod_gpu *g = NULL;
     (void)state;
     tiny_model_write(&random_model, folder);
+    setenv("FAKECUDA_SMS", "132", 1); /* as one of the table */
+    setenv("FAKECUDA_MEMORY", "150109880320", 1);
     turbod_engine_opts o = on_cuda("bf16");
     o.cache_bytes = 64 << 20;
     turbod_engine *e = open_engine(folder, o);
-    const turbod_engine_facts *f = turbod_engine_facts_of(e);
-    turbok_card card = {.name = "described"};
-    assert_int_equal(sscanf(strchr(f->device, ','), ", %d SMs, capability %d.%d", &card.sm_count,
-                            &card.major, &card.minor),
-                     3);
+    turbok_card card = card_of(e);
+    turbod_plan p;
     for (size_t i = 0; i < turbod_n_gpus; i++)
         if (strstr(turbod_gpus[i].memory_note, "measured on one") &&
             turbod_gpus[i].sm_count == card.sm_count &&
             turbod_gpus[i].capability == card.major * 10 + card.minor &&
-            f->plan.vacant <= (uint64_t)turbod_gpus[i].memory &&
-            f->plan.vacant > (uint64_t)turbod_gpus[i].memory / 8 * 7)
+            card.memory <= (uint64_t)turbod_gpus[i].memory &&
+            card.memory > (uint64_t)turbod_gpus[i].memory / 8 * 7)
             g = &turbod_gpus[i];
     if (!g) {
         print_message("no card of core/plan/roof.c that was measured: nothing to compare\n");
@@ -132,37 +120,16 @@ static void test_table(void **state)
         tiny_model_remove(folder);
         skip();
     }
+    const uint64_t context = card.context;
     card.memory = (uint64_t)g->memory;
     card.context = (uint64_t)g->context;
-    turbok_device_opts dev = {.on = TURBOK_ON_CUDA,
-                              .path = o.backend_path,
-                              .act_dtype = TURBO_BF16,
-                              .threads = 1,
-                              .spin_us = -1,
-                              .card = &card};
-    turbok_device *d = NULL;
-    turbod_plan_model model;
-    turbod_plan p;
-    if (turbok_device_open(&dev, &d, &err) ||
-        turbod_plan_model_open(folder, registry, &model, &err))
-        fail_msg("%s", err.text);
-    turbod_weights_opts w = {.device = d};
-    assert_int_equal(turbod_plan_model_count(folder, &w, &model, &err), 0);
-    turbod_plan_in in = {.info = &model.info, .vtbl = model.vtbl, .weights = &model.weights};
-    turbod_engine_plan_in(&o, &in);
-    turbod_engine_plan_device(d, &o, &model.info, &f->media, model.weights.quantised, &in);
-    assert_int_equal(turbod_plan_make(&in, &p, &err), 0);
-    for (int k = 0; k < TURBOD_MEM_KINDS; k++)
-        if (k != TURBOD_MEM_CONTEXT && p.bytes[k] != f->alloc[k])
-            fail_msg("%s: planned %llu, taken %llu", turbod_mem_names[k],
-                     (unsigned long long)p.bytes[k], (unsigned long long)f->alloc[k]);
-    print_message("%s: context %llu, in the table %llu\n", g->name,
-                  (unsigned long long)f->alloc[TURBOD_MEM_CONTEXT],
+    o.model_dir = folder;
+    plan_on(&card, e, &o, &p);
+    taken_as(&p, e, TURBOD_MEM_CONTEXT);
+    print_message("%s: context %llu, in the table %llu\n", g->name, (unsigned long long)context,
                   (unsigned long long)card.context);
-    if (f->alloc[TURBOD_MEM_CONTEXT] > card.context)
+    if (context > card.context)
         fail_msg("the context is larger than core/plan/roof.c has it: set it to what is above");
-    turbod_plan_model_free(&model);
-    turbok_device_close(d);
     turbod_engine_close(e);
     tiny_model_remove(folder);
 }
