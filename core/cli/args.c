@@ -25,7 +25,7 @@ static bool parse_number(const char *text, double *v)
     return !*end;
 }
 
-static bool value_ok(const cli_flag *f, const char *text)
+static bool value_ok(const cli_flag *f, const char *text, turbo_err *err)
 {
     double v;
     if (f->kind != CLI_INT && f->kind != CLI_NUM)
@@ -33,8 +33,8 @@ static bool value_ok(const cli_flag *f, const char *text)
     bool whole = !text[strspn(text, "0123456789")] && strlen(text) <= 18;
     if (parse_number(text, &v) && turbod_d_in(v, f->lo, f->hi) && (f->kind == CLI_NUM || whole))
         return true;
-    fprintf(stderr, "turbo: --%s is \"%s\"; %s %.15g to %.15g is needed\n", f->name, text,
-            f->kind == CLI_INT ? "a whole number" : "a number", f->lo, f->hi);
+    turbod_err(err, TURBOD_EUSAGE, "--%s is \"%.40s\"; %s %.15g to %.15g is needed", f->name, text,
+               f->kind == CLI_INT ? "a whole number" : "a number", f->lo, f->hi);
     return false;
 }
 
@@ -63,16 +63,17 @@ static int extra(void *ctx, int argc, char **argv, int i)
     const char *text = eq ? eq + 1 : f->kind == CLI_SWITCH ? "" : i + 1 < argc ? argv[i + 1] : NULL;
     if (!text || (f->kind == CLI_SWITCH && eq))
         return -1;
-    if (!value_ok(f, text))
+    if (!value_ok(f, text, &a->wrong))
         return -1;
     if (a->text[k] && f->kind != CLI_MULTI && f->kind != CLI_SWITCH) {
-        fprintf(stderr, "turbo: --%s is given twice\n", f->name);
+        turbod_err(&a->wrong, TURBOD_EUSAGE, "--%s is given twice", f->name);
         return -1;
     }
     a->text[k] = text;
     if (f->kind == CLI_MULTI) {
         if (a->n_multi >= CLI_MAX_MULTI) {
-            fprintf(stderr, "turbo: --%s can be given %d times\n", f->name, CLI_MAX_MULTI);
+            turbod_err(&a->wrong, TURBOD_EUSAGE, "--%s can be given %d times", f->name,
+                       CLI_MAX_MULTI);
             return -1;
         }
         a->multi[a->n_multi++] = text;
@@ -158,6 +159,8 @@ bool cli_parse(const cli_cmd *cmd, int argc, char **argv, cli_args *a, int *code
     }
     if (st == TURBOD_EUSAGE && a->unknown)
         st = unknown_flag(a, &err);
+    if (st == TURBOD_EUSAGE && *a->wrong.text)
+        err = a->wrong;
     *code = 0;
     if (a->help) {
         cli_help(cmd, stdout);

@@ -35,6 +35,7 @@ typedef struct cli_args {
     int n_words;
     bool help;
     const char *unknown; /* the flag that nobody knew */
+    turbo_err wrong; /* what is wrong with a flag that is known */
     turbod_conf *conf; /* owned; NULL when the command has no keys */
 } cli_args;
 

@@ -220,6 +220,9 @@ static turbo_status gather(cli_args *a, turbod_registry **registry, turbod_plan_
                         "no model: turbo plan MODEL, or turbo plan --params 175e9");
     if (!st && model && cli_given(a, "bits"))
         st = turbod_err(err, TURBOD_EUSAGE, "--bits is for --params without a model");
+    if (!st && !model && *a->conf->quantize)
+        st = turbod_err(err, TURBOD_EUSAGE,
+                        "quantize is for a model; with --params alone, --bits 4 says it");
     if (!st)
         st = choose_device(a, &o, p, err);
     if (st)

@@ -31,6 +31,7 @@ static const struct {
     {"log_level", {"error", "warn", "info", "debug", NULL}, ""},
     {"isa", {"auto", "scalar", "avx2", "avx512", "neon", NULL}, ""},
     {"quantize", {"int8", "int4", "", NULL}, ", or leave it out"},
+    {"device_precision", {"auto", "bf16", "f16", "f32", NULL}, ""},
     {"kv_dtype",
      {"auto", "f32", "bf16", "f16", NULL},
      "; quantised ones are quant_policy = 8 or 4"},
@@ -81,10 +82,45 @@ static int distance(const char *a, const char *b)
     return one[m];
 }
 
+/* Is a the beginning of b? Dashes of flags are underscores of keys. 2: all of it. */
+static int begins(const char *a, const char *b)
+{
+    while (*a && (*a == *b || (*a == '-' && *b == '_') || (*a == '_' && *b == '-')))
+        a++, b++;
+    return *a ? 0 : *b ? 1 : 2;
+}
+
+/* What other servers call an option. */
+static const char *elsewhere(const char *name)
+{
+    static const char *const names[][2] = {
+        {"dtype", "device_precision"},
+        {"max_model_len", "session_len"},
+        {"ctx_size", "session_len"},
+        {"gpu_memory_utilization", "cache_max_entry_count"},
+        {"max_num_seqs", "max_batch_size"},
+        {"max_num_batched_tokens", "max_prefill_token_num"},
+        {"kv_cache_dtype", "kv_dtype"},
+        {"block_size", "cache_block_seq_len"},
+        {"served_model_name", "model_name"},
+        {"quantization", "quantize"},
+        {"server_port", "port"},
+        {"server_name", "host"},
+        {"n_gpu_layers", "device"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (begins(name, names[i][0]) == 2)
+            return names[i][1];
+    return "";
+}
+
 const char *turbod_nearest(const char *text, const char *const *words, size_t n)
 {
-    const char *best = NULL;
+    const char *best = NULL, *ours = elsewhere(text);
     int most = (int)(strnlen(text, WORD_MAX) / 3) + 1;
+    for (size_t i = 0; *ours && i < n; i++)
+        if (begins(ours, words[i]) == 2)
+            return words[i];
     for (size_t i = 0; i < n; i++) {
         int d = distance(text, words[i]);
         if (d <= most && (!best || d < most)) {
@@ -92,6 +128,8 @@ const char *turbod_nearest(const char *text, const char *const *words, size_t n)
             best = words[i];
         }
     }
+    for (size_t i = 0; !best && strlen(text) > 2 && i < n; i++)
+        best = begins(text, words[i]) ? words[i] : NULL;
     return best;
 }
 

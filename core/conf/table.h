@@ -30,7 +30,8 @@ extern const size_t turbod_n_opts;
 
 /* Row by section and key; NULL: none. section NULL: in any. */
 const turbod_opt *turbod_opt_find(const char *section, const char *key, size_t key_len);
-/* The known word nearest to text by edit distance, when near enough to be meant; else NULL. */
+/* The known word that other servers call so, or the nearest to text by edit distance, when near enough to be meant, or
+ * one that begins with it; else NULL. */
 const char *turbod_nearest(const char *text, const char *const *words, size_t n);
 /* "a, b or c" into text [cap]; cut when it is longer. */
 const char *turbod_either(const char *const *words, size_t n, char *text, size_t cap);

@@ -196,6 +196,10 @@ static turbo_status find_model(const void *registry, const turbo_config *config,
         arch = "(not a string)";
     if (h->cfg_str(config, "model_type", "(none)", &type, &none))
         type = "(not a string)";
+    if (!strcmp(arch, "(none)") && !strcmp(type, "(none)"))
+        return turbod_err(err, TURBO_EUNSUPPORTED,
+                          "config.json has neither architectures nor model_type: it is not that of "
+                          "a language model");
     return turbod_err(
         err, TURBO_EUNSUPPORTED,
         "no plugin runs the architecture %.48s (model_type %.32s); loaded models: %s. "

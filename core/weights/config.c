@@ -2,6 +2,7 @@
 #include "weights/config.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,24 +117,26 @@ turbo_status turbod_config_translate(turbo_config *c, const turbo_gguf *table, t
     return TURBO_OK;
 }
 
-/* config.json is missing: perhaps the folder is one that holds GGUF files. */
-static turbo_status hint_gguf(const char *folder, turbo_err *err)
+/* config.json is missing: perhaps the folder is one that holds GGUF files, or there is no folder. */
+static turbo_status no_config(const char *folder, turbo_err *err)
 {
+    static const char needed[] = "a model is a folder with config.json, or a GGUF file";
     DIR *d = opendir(folder);
-    turbo_status st = TURBO_ENOENT;
-    for (struct dirent *e; d && (e = readdir(d));) {
+    if (!d)
+        return turbod_err(err, TURBO_ENOENT,
+                          "%.120s: cannot open the folder: %s; %s, and nothing is downloaded",
+                          folder, strerror(errno), needed);
+    turbo_status st = TURBO_OK;
+    for (struct dirent *e; !st && (e = readdir(d));) {
         size_t n = strlen(e->d_name);
-        if (n <= 5 || strcasecmp(e->d_name + n - 5, ".gguf") != 0)
-            continue;
-        st = turbod_err(
-            err, TURBO_ENOENT,
-            "%.200s has no config.json, but %.100s: give that file instead of the folder", folder,
-            e->d_name);
-        break;
+        if (n > 5 && !strcasecmp(e->d_name + n - 5, ".gguf"))
+            st = turbod_err(
+                err, TURBO_ENOENT,
+                "%.120s has no config.json, but %.60s: give that file instead of the folder",
+                folder, e->d_name);
     }
-    if (d)
-        closedir(d);
-    return st;
+    closedir(d);
+    return st ? st : turbod_err(err, TURBO_ENOENT, "%.150s has no config.json; %s", folder, needed);
 }
 
 turbo_status turbod_config_open(const char *folder, turbo_config **out, turbo_err *err)
@@ -144,7 +147,7 @@ turbo_status turbod_config_open(const char *folder, turbo_config **out, turbo_er
     turbo_err why;
     turbo_status st = turbod_host_json_open(folder, "config.json", &c, err);
     if (st)
-        return st == TURBO_ENOENT ? hint_gguf(folder, err) : st;
+        return st == TURBO_ENOENT ? no_config(folder, err) : st;
     if (!cJSON_IsObject(c->root)) {
         st = turbod_err(err, TURBO_EDATA, "config.json is not a JSON object");
         goto out;

@@ -127,9 +127,23 @@ run 64 'did you mean rtx3090, rtx4090 or rtx4090-tensor\?' "$turbo" plan "$b18" 
 run 64 'in the table; use cpu, rtx3090, .*, h100 or h200$' "$turbo" plan "$b18" --device nvidia
 run 64 'no model' "$turbo" plan
 run 64 '\-\-memory is "much"' "$turbo" plan "$b18" --memory much
+one() { [ "$(wc -l < "$tmp/out")" = 1 ] || { echo "FAILED: more than a line"; cat "$tmp/out"; failures=$((failures + 1)); }; }
+run 64 '^turbo: --batch is "0"; a whole number 1 to 65536 is needed$' "$turbo" plan "$b18" --batch 0
+one
+run 64 '^turbo: --in is given twice$' "$turbo" plan "$b18" --in 1 --in 2
+one
+run 64 'does not know --gpu-memory-utilization; did you mean --cache-max-entry-count\?' \
+    "$turbo" plan "$b18" --gpu-memory-utilization 0.9
+run 64 'does not know --dev; did you mean --device\?' "$turbo" plan "$b18" --dev h200
 run 64 'bits is for' "$turbo" plan "$b18" --bits 4
 run 64 'no use for --port' "$turbo" plan "$b18" --port 1
-run 66 'cannot open the folder' "$turbo" plan /nonexistent
+run 64 'quantize is for a model; with --params alone, --bits 4' "$turbo" plan --params 7e9 --quantize int4
+run 66 'cannot open the folder: .*; a model is a folder with config.json, or a GGUF file, and nothing is down' \
+    "$turbo" plan internlm/internlm2-chat-1_8b
+mkdir "$tmp/empty"
+run 66 'empty has no config.json; a model is a folder with config.json, or a GGUF file$' "$turbo" plan "$tmp/empty"
+echo '{}' > "$tmp/empty/config.json"
+run 65 'config.json has neither architectures nor model_type' "$turbo" plan "$tmp/empty"
 mkdir "$tmp/other"
 echo '{"architectures":["Other"]}' > "$tmp/other/config.json"
 run 65 'no plugin runs the architecture Other' "$turbo" plan "$tmp/other"

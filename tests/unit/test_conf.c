@@ -187,6 +187,10 @@ static void test_refused_files(void **state)
     (void)state;
     refused("server = { prot = 1; };", "a.conf:1: unknown setting server.prot; did you mean port?");
     refused("\n\nmodl = \"x\";", "a.conf:3: unknown setting modl; did you mean model?");
+    refused("dtype = \"f16\";", "unknown setting dtype; did you mean device_precision?");
+    refused("engine = { max_model_len = 9; };", "engine.max_model_len; did you mean session_len?");
+    refused("engine = { device_precision = \"fp16\"; };",
+            "a.conf:1: device_precision is \"fp16\"; use auto, bf16, f16 or f32");
     refused("port = 1;", "port belongs into the group server");
     refused("server = { model = \"x\"; };", "model belongs to the top level");
     refused("server = 3;", "a group server = { ... } is needed");
