@@ -251,9 +251,9 @@ typedef struct turbok_cu_beside {
 enum { TURBOK_CU_BESIDE_INPUTS = 8192, TURBOK_CU_BESIDE_ROWS = 2 }; /* of such a product, at most */
 /* A bound of threads that leaves products of few rows with 4-bit codes 72 registers: with 512 threads a block of attention
  * (decode.cuh, up to 224) has room beside one, and the product behind attention fills its queue meanwhile.
- * On older devices no kernel begins before the one before it has ended. */
+ * On older devices no kernel begins before the one before it has ended: there the bound is the threads of a block. */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-enum { TURBOK_CU_ROOMY = 768 };
+enum { TURBOK_CU_ROOMY = 512 };
 #else
 enum { TURBOK_CU_ROOMY = 896 };
 #endif

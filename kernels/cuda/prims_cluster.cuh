@@ -79,6 +79,7 @@ DEVICE void cluster_put4(float *p, int rank, float4 v)
 #endif
 }
 #else
+#define CLUSTER_HERE 1
 DEVICE int cluster_size()
 {
     return static_cast<int>(hostrun::cluster_size());
