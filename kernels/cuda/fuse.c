@@ -5,17 +5,30 @@
  * the ops one after the other give. Engine thread. */
 #include "cuda/state.h"
 
-/* Is the first byte of an array in rows [T,E] of activations? */
-static bool within(const turbok_cuda *s, const void *p, const void *rows, int32_t T, int64_t E)
+turbok_cuda_span turbok_cuda_rows(const turbok_cuda *s, const void *p, int64_t rows, int64_t width)
 {
-    uintptr_t at = (uintptr_t)p, from = (uintptr_t)rows;
-    return at >= from && at < from + (uintptr_t)T * (uintptr_t)E * turbok_dtype_size(s->act);
+    return (turbok_cuda_span){(uintptr_t)p,
+                              (size_t)rows * (size_t)width * turbok_dtype_size(s->act)};
 }
 
-bool turbok_cuda_apart(const turbok_cuda *s, const void *p, int64_t n, const void *q, int64_t m)
+bool turbok_cuda_apart(turbok_cuda_span a, turbok_cuda_span b)
 {
-    const uintptr_t a = (uintptr_t)p, b = (uintptr_t)q, each = turbok_dtype_size(s->act);
-    return a + (uintptr_t)n * each <= b || b + (uintptr_t)m * each <= a;
+    return a.at + a.bytes <= b.at || b.at + b.bytes <= a.at;
+}
+
+static bool covers(turbok_cuda_span a, turbok_cuda_span b)
+{
+    return a.at <= b.at && b.at + b.bytes <= a.at + a.bytes;
+}
+
+/* What the norm that was not launched yet takes, and what it gives. */
+static turbok_cuda_span norm_takes(const turbok_cuda *s)
+{
+    return turbok_cuda_rows(s, s->norm.h, s->norm.T, s->norm.E);
+}
+static turbok_cuda_span norm_gives(const turbok_cuda *s)
+{
+    return turbok_cuda_rows(s, s->norm.out, s->norm.T, s->norm.E);
 }
 
 static bool fuses(const turbok_cuda *s, int32_t T)
@@ -61,21 +74,23 @@ static void launch_norm(turbok_cuda *s)
     turbok_cu_rmsnorm(s->cu, s->act, n.h, NULL, n.w, n.eps, n.T, n.E, n.out);
 }
 
-void turbok_cuda_reads(turbok_cuda *s, const void *p)
+void turbok_cuda_reads(turbok_cuda *s, turbok_cuda_span of)
 {
     turbok_cuda_settle(s);
-    if (s->norm.h && within(s, p, s->norm.out, s->norm.T, s->norm.E))
+    if (s->norm.h && !turbok_cuda_apart(of, norm_gives(s)))
         launch_norm(s);
 }
 
-void turbok_cuda_writes(turbok_cuda *s, const void *p)
+void turbok_cuda_writes(turbok_cuda *s, turbok_cuda_span of)
 {
-    const turbok_cuda_norm *n = &s->norm;
     turbok_cuda_settle(s);
-    if (n->h && within(s, p, n->h, n->T, n->E))
-        launch_norm(s);
-    else if (n->h && p == n->out)
+    if (!s->norm.h)
+        return;
+    const turbok_cuda_span gives = norm_gives(s);
+    if (turbok_cuda_apart(of, norm_takes(s)) && covers(of, gives))
         s->norm.h = NULL; /* nobody reads it any more */
+    else if (!turbok_cuda_apart(of, norm_takes(s)) || !turbok_cuda_apart(of, gives))
+        launch_norm(s);
 }
 
 void turbok_cuda_flush(turbok_cuda *s)
@@ -89,26 +104,28 @@ void turbok_cuda_rmsnorm(turbok_cuda *s, void *h, const void *delta, const float
                          int32_t T, int32_t E, void *out)
 {
     const turbok_cuda_product p = s->kept;
+    const turbok_cuda_span sums = turbok_cuda_rows(s, h, T, E), to = turbok_cuda_rows(s, out, T, E);
     bool few = fuses(s, T) && E % 8 == 0 && E >= s->cu->fused_width && E <= TURBOK_CU_BESIDE_INPUTS;
     /* A product of h itself must have read all of it before any is added to. */
     if (p.w && few && delta == p.y && p.T == T && p.w->out == E &&
-        turbok_cuda_apart(s, p.x, T * p.w->in, h, (int64_t)T * E)) {
+        turbok_cuda_apart(turbok_cuda_rows(s, p.x, T, p.w->in), sums)) {
         const turbok_cu_beside b = {.h = h};
         s->kept.w = NULL;
-        if (s->norm.h && out == s->norm.out)
+        turbok_cuda_reads(s, sums);
+        if (s->norm.h && covers(to, norm_gives(s)))
             s->norm.h = NULL;
-        turbok_cuda_writes(s, h);
+        turbok_cuda_writes(s, sums);
         if (beside(s, p.w, p.x, T, s->act, p.y, &b))
             delta = NULL;
         else
             turbok_cuda_multiply(s, p.w, p.x, T, s->act, p.y);
     }
-    turbok_cuda_reads(s, h);
+    turbok_cuda_reads(s, sums);
     if (delta)
-        turbok_cuda_reads(s, delta);
-    turbok_cuda_writes(s, out);
+        turbok_cuda_reads(s, turbok_cuda_rows(s, delta, T, E));
+    turbok_cuda_writes(s, to);
     if (delta)
-        turbok_cuda_writes(s, h);
+        turbok_cuda_writes(s, sums);
     if (few && !delta && s->norm.h)
         launch_norm(s); /* two in a row, into two places */
     if (few && !delta)
@@ -127,23 +144,33 @@ bool turbok_cuda_normed(turbok_cuda *s, const void *in, int32_t T, int64_t E, tu
 void turbok_cuda_product_of(turbok_cuda *s, const turbo_linear *w, const void *in, int32_t T,
                             int32_t out_dtype, void *out)
 {
+    const size_t bytes = (size_t)T * (size_t)w->out * turbok_dtype_size(out_dtype);
     turbok_cu_beside b;
-    turbok_cuda_writes(s, out);
-    if (turbok_cuda_normed(s, in, T, w->in, &b) &&
-        turbok_cuda_apart(s, s->norm.h, T * w->in, out, T * w->out) &&
-        beside(s, w, s->norm.h, T, out_dtype, out, &b))
+    turbok_cuda_writes(s, (turbok_cuda_span){(uintptr_t)out, bytes});
+    if (turbok_cuda_normed(s, in, T, w->in, &b) && beside(s, w, s->norm.h, T, out_dtype, out, &b))
         return;
-    turbok_cuda_reads(s, in);
+    turbok_cuda_reads(s, turbok_cuda_rows(s, in, T, w->in));
     if (out_dtype == s->act && turbok_cuda_fuses(s, w, T))
         s->kept = (turbok_cuda_product){.w = w, .x = in, .y = out, .T = T};
     else
         turbok_cuda_multiply(s, w, in, T, out_dtype, out);
 }
 
+/* Queries of a batch, and all heads. */
+static turbok_cuda_span queries(const turbok_cuda *s, const turbok_cu_attn *at, const void *q)
+{
+    return turbok_cuda_rows(s, q, s->batch.T, (int64_t)at->n_heads * at->kv.head_dim);
+}
+static turbok_cuda_span all_heads(const turbok_cuda *s, const turbok_cu_attn *at, const void *qkv)
+{
+    return turbok_cuda_rows(s, qkv, s->batch.T,
+                            ((int64_t)at->n_heads + 2 * at->kv.n_kv) * at->kv.head_dim);
+}
+
 void turbok_cuda_turn(turbok_cuda *s, const turbok_cu_attn *at, const void *qkv, void *q)
 {
-    turbok_cuda_reads(s, qkv);
-    turbok_cuda_writes(s, q);
+    turbok_cuda_reads(s, all_heads(s, at, qkv));
+    turbok_cuda_writes(s, queries(s, at, q));
     s->heads = (turbok_cuda_heads){.qkv = qkv, .q = q, .at = *at};
     /* Between two steps nobody would miss what was kept. */
     if (!s->stepping || s->batch.max_new != 1)
@@ -153,19 +180,18 @@ void turbok_cuda_turn(turbok_cuda *s, const turbok_cu_attn *at, const void *qkv,
 void turbok_cuda_attend(turbok_cuda *s, const turbok_cu_attn *at, const void *q, void *out)
 {
     const turbok_cuda_heads h = s->heads;
-    const int64_t T = s->batch.T, Q = T * at->n_heads * at->kv.head_dim,
-                  all = Q + 2 * T * at->kv.n_kv * at->kv.head_dim;
+    const turbok_cuda_span from = queries(s, at, q), all = all_heads(s, at, h.qkv),
+                           to = queries(s, at, out);
     if (h.qkv && h.q == q && h.at.layer == at->layer && h.at.n_heads == at->n_heads &&
-        h.at.layout == at->layout && h.at.cosine == at->cosine &&
-        turbok_cuda_apart(s, h.qkv, all, out, Q) && turbok_cuda_apart(s, q, Q, out, Q) &&
-        turbok_cuda_apart(s, h.qkv, all, q, Q)) {
+        h.at.layout == at->layout && h.at.cosine == at->cosine && turbok_cuda_apart(all, to) &&
+        turbok_cuda_apart(from, to) && turbok_cuda_apart(all, from)) {
         s->heads.qkv = NULL;
-        turbok_cuda_writes(s, out);
+        turbok_cuda_writes(s, to);
         if (turbok_cu_attention_turned(s->cu, s->act, at, &s->batch, h.qkv, h.q, out))
             return;
         s->heads.qkv = h.qkv;
     }
-    turbok_cuda_reads(s, q);
-    turbok_cuda_writes(s, out);
+    turbok_cuda_reads(s, from);
+    turbok_cuda_writes(s, to);
     turbok_cu_attention(s->cu, s->act, at, &s->batch, q, out, s->scratch, s->scratch_bytes);
 }

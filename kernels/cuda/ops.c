@@ -32,7 +32,7 @@ static void put_embed_rows(turbok_cuda *s, const turbo_batch *b, int64_t E, void
 static void op_embed(turbo_exec *x, const turbo_linear *table, const turbo_batch *b, void *out)
 {
     turbok_cuda *s = turbok_cuda_of(x);
-    turbok_cuda_writes(s, out);
+    turbok_cuda_writes(s, turbok_cuda_rows(s, out, s->batch.T, table->in));
     if (turbok_cuda_coded(table)) {
         turbok_cu_resolve(s->cu, &s->batch);
         turbok_cuda_coded_rows(s, table, s->batch.tokens, s->batch.T, out);
@@ -66,8 +66,8 @@ static void op_linear(turbo_exec *x, const turbo_linear *w, const void *in, int3
         turbok_cuda_product_of(s, w, in, T, s->act, out);
         return;
     }
-    turbok_cuda_writes(s, out);
-    turbok_cuda_reads(s, in);
+    turbok_cuda_writes(s, turbok_cuda_rows(s, out, T, w->out));
+    turbok_cuda_reads(s, turbok_cuda_rows(s, in, T, w->in));
     s->kept = (turbok_cuda_product){.w = w, .x = in, .y = out, .T = T};
 }
 
@@ -108,11 +108,12 @@ static void op_qkv_rope_store(turbo_exec *x, const turbo_attn *a, const turbo_ba
     const turbok_cuda_product p = s->kept;
     (void)b;
     if (p.w && p.y == qkv && turns(s, p.w, p.T) && layer.n_heads == s->steps.n_heads) {
+        const turbok_cuda_span to =
+            turbok_cuda_rows(s, q, p.T, (int64_t)layer.n_heads * layer.kv.head_dim);
         s->kept.w = NULL;
-        turbok_cuda_writes(s, q);
+        turbok_cuda_writes(s, to);
         /* Queries may come where the inputs of the product were, as two ops one after the other allow. */
-        if (turbok_cuda_apart(s, p.x, p.T * p.w->in, q,
-                              (int64_t)p.T * layer.n_heads * layer.kv.head_dim) &&
+        if (turbok_cuda_apart(turbok_cuda_rows(s, p.x, p.T, p.w->in), to) &&
             turbok_cu_gemm_turned(s->cu, s->act, p.w->data, p.w->dtype, p.w->bias, (int32_t)p.w->in,
                                   p.x, &layer, &s->batch, q))
             return;
@@ -159,10 +160,10 @@ static void op_gated_mlp(turbo_exec *x, const turbo_linear *gate, const turbo_li
     size_t half = (size_t)T * (size_t)gate->out * turbok_dtype_size(s->act);
     char *other = (char *)scratch + half;
     turbok_cu_beside b;
-    turbok_cuda_writes(s, scratch);
+    turbok_cuda_writes(s, turbok_cuda_rows(s, scratch, T, 2 * gate->out));
     if (!turbok_cuda_normed(s, in, T, gate->in, &b) ||
         !gated_in_one(s, gate, up, act, s->norm.h, T, scratch, &b)) {
-        turbok_cuda_reads(s, in);
+        turbok_cuda_reads(s, turbok_cuda_rows(s, in, T, gate->in));
         if (!gated_in_one(s, gate, up, act, in, T, scratch, NULL)) {
             turbok_cuda_multiply(s, gate, in, T, s->act, scratch);
             turbok_cuda_multiply(s, up, in, T, s->act, other);
@@ -187,8 +188,11 @@ static void op_gather(turbo_exec *x, const void *in, const int32_t *index, int32
                       void *out)
 {
     turbok_cuda *s = turbok_cuda_of(x);
-    turbok_cuda_reads(s, in);
-    turbok_cuda_writes(s, out);
+    int32_t rows = index == s->row_index ? s->batch.T : 0;
+    for (int32_t r = 0; index != s->row_index && r < R; r++)
+        rows = index[r] >= rows ? index[r] + 1 : rows;
+    turbok_cuda_reads(s, turbok_cuda_rows(s, in, rows, E));
+    turbok_cuda_writes(s, turbok_cuda_rows(s, out, R, E));
     if (index == s->row_index) {
         turbok_cu_gather(s->cu, s->act, in, s->batch.row_index, R, E, out);
         return;
@@ -274,8 +278,10 @@ static void op_head_norm(turbo_exec *x, const turbo_attn *a, const turbo_vector 
                          const turbo_vector *k, float eps, int32_t T, void *qkv)
 {
     turbok_cuda *s = turbok_cuda_of(x);
-    turbok_cuda_reads(s, qkv);
-    turbok_cuda_writes(s, qkv);
+    const turbok_cuda_span heads =
+        turbok_cuda_rows(s, qkv, T, ((int64_t)a->n_heads + 2 * a->n_kv) * a->head_dim);
+    turbok_cuda_reads(s, heads);
+    turbok_cuda_writes(s, heads);
     turbok_cu_head_norm(s->cu, s->act, a, q->data, k->data, eps, T, qkv);
 }
 

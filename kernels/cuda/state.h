@@ -16,6 +16,12 @@
 #define GAPS 4096
 #define BUCKETS 18 /* recorded steps, by size of the batch: graph.c */
 
+/* Memory that an op reads or writes. */
+typedef struct turbok_cuda_span {
+    uintptr_t at;
+    size_t bytes;
+} turbok_cuda_span;
+
 /* A product, a norm, or heads to be turned and stored, that are not on the stream yet: fuse.c. */
 typedef struct turbok_cuda_product {
     const turbo_linear *w; /* NULL: none */
@@ -201,11 +207,12 @@ void turbok_cuda_experts_close(turbok_device *d, turbo_experts *x);
 void turbok_cuda_op_moe(turbo_exec *x, const turbo_linear *router, const turbo_experts *w,
                         const void *in, int32_t T, void *scratch, void *out);
 /* fuse.c. An op says what it reads and what it writes, or flushes, before it launches anything of its own. */
-/* Do n and m numbers of the activations' type lie apart? */
-bool turbok_cuda_apart(const turbok_cuda *s, const void *p, int64_t n, const void *q, int64_t m);
+/* What lies at p: rows of `width` activations. */
+turbok_cuda_span turbok_cuda_rows(const turbok_cuda *s, const void *p, int64_t rows, int64_t width);
+bool turbok_cuda_apart(turbok_cuda_span a, turbok_cuda_span b);
 void turbok_cuda_settle(turbok_cuda *s); /* what was kept of products and heads is launched */
-void turbok_cuda_reads(turbok_cuda *s, const void *p);
-void turbok_cuda_writes(turbok_cuda *s, const void *p);
+void turbok_cuda_reads(turbok_cuda *s, turbok_cuda_span of);
+void turbok_cuda_writes(turbok_cuda *s, turbok_cuda_span of); /* all of it, whatever was there */
 void turbok_cuda_flush(turbok_cuda *s); /* the norm too */
 /* ops->rmsnorm */
 void turbok_cuda_rmsnorm(turbok_cuda *s, void *h, const void *delta, const float *w, float eps,

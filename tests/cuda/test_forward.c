@@ -289,6 +289,117 @@ static void test_two_norms(void **state)
     tiny_model_remove(folder);
 }
 
+/* ---- arrays that reach into what a norm takes or gives, while it is kept ---- */
+
+enum { ONCE, TWICE, SUMMED };
+enum { HALF = WIDE / 2, FROM = WIDE, TO = 3 * WIDE, ROOM = 4 * WIDE }; /* places in `room` */
+static const struct {
+    int from, to, n; /* numbers of `room` that are copied between; to ROOM: elsewhere */
+    int then; /* a norm of what the first gave, in its place; with a product added */
+    int launched; /* norms, what lies in `room` being read in the end */
+} reaches[] = {
+    /* What it gives is written: the beginning, the end, from before it on, all of it (nobody wants the norm any more). */
+    {0, TO, HALF, ONCE, 1},
+    {0, TO + HALF, HALF, ONCE, 1},
+    {0, TO - HALF, WIDE, ONCE, 1},
+    {0, TO, WIDE, ONCE, 0},
+    /* What it takes is written. */
+    {0, FROM - HALF, WIDE, ONCE, 1},
+    {0, FROM + HALF, HALF, ONCE, 1},
+    /* What it gives is read, and what it takes. */
+    {TO - HALF, ROOM, WIDE, ONCE, 1},
+    {TO + HALF, ROOM, HALF, ONCE, 1},
+    {FROM, FROM - WIDE, WIDE, ONCE, 1},
+    {0, 2 * WIDE, WIDE, TWICE, 2},
+    {0, 2 * WIDE, WIDE, SUMMED, 2},
+};
+static struct {
+    turbo_linear *room, *seen; /* [ROOM + WIDE] */
+    turbo_linear *zeros, *in, *product; /* [WIDE][E], [E], [WIDE] */
+    size_t way;
+} reaching;
+
+static void copy_numbers(turbo_exec *x, const uint16_t *from, int n, uint16_t *to)
+{
+    const int32_t row = 0;
+    turned.ops->gather(x, from, &row, 1, n, to);
+}
+
+static turbo_status norm_and_reach(turbo_exec *x, const turbo_batch *b, turbo_err *err)
+{
+    uint16_t *room = reaching.room->data;
+    const size_t i = reaching.way;
+    (void)b;
+    (void)err;
+    turned.ops->rmsnorm(x, room + FROM, NULL, norms.w, 1e-5f, 1, WIDE, room + TO);
+    copy_numbers(x, room + reaches[i].from, reaches[i].n, room + reaches[i].to);
+    if (reaches[i].then == SUMMED)
+        turned.ops->linear(x, reaching.zeros, reaching.in->data, 1, reaching.product->data);
+    if (reaches[i].then != ONCE)
+        turned.ops->rmsnorm(x, room + TO, reaches[i].then == SUMMED ? reaching.product->data : NULL,
+                            norms.w, 1e-5f, 1, WIDE, room + TO);
+    copy_numbers(x, room, ROOM + WIDE, reaching.seen->data);
+    return TURBO_OK;
+}
+
+static void test_reaching(void **state)
+{
+    static uint16_t room[ROOM + WIDE], want[ROOM + WIDE], got[ROOM + WIDE], zeros[WIDE * E];
+    static float ones[WIDE], logits[300];
+    char folder[64];
+    const int32_t id = 5;
+    turbo_err err = {{0}};
+    (void)state;
+    /* The norm of numbers that are all 3 is 1; of others here it is not. */
+    for (int i = 0; i < ROOM + WIDE; i++)
+        room[i] = i / WIDE == FROM / WIDE ? 0x4040 : (uint16_t)(0x4100 + i % 7);
+    for (int i = 0; i < WIDE; i++)
+        ones[i] = 1;
+    write_model(folder);
+    for (reaching.way = 0; reaching.way < sizeof reaches / sizeof reaches[0]; reaching.way++) {
+        turbod_engine *e = open_with_forward(folder, 1, false);
+        turbod_visit(e);
+        turned.ops = turbok_device_ops(e->device);
+        assert_int_equal(turbok_vector_new(e->device, TURBO_F32, ones, WIDE, &norms.w, &err), 0);
+        reaching.room = matrix(e->device, 1, ROOM + WIDE, room);
+        reaching.seen = matrix(e->device, 1, ROOM + WIDE, room);
+        reaching.zeros = matrix(e->device, WIDE, E, zeros);
+        reaching.in = matrix(e->device, 1, E, room);
+        reaching.product = matrix(e->device, 1, WIDE, room);
+        turbod_leave(e);
+        long norms_by[3]; /* before, after the model's own, after both */
+        for (int i = 0; i < 3; i++) {
+            instead = i == 2 ? norm_and_reach : NULL;
+            if (i && turbod_engine_logits(e, &id, 1, true, logits, &err))
+                fail_msg("%s", err.text);
+            norms_by[i] = fake.handle ? fake.launched("rmsnorm") : 0;
+        }
+        instead = NULL;
+        memcpy(want, room, sizeof want);
+        for (int i = 0; i < WIDE; i++)
+            want[TO + i] = 0x3f80;
+        memmove(want + reaches[reaching.way].to, want + reaches[reaching.way].from,
+                (size_t)reaches[reaching.way].n * sizeof *want);
+        turbod_visit(e);
+        e->device->backend->block_read(e->device, got, reaching.seen->data, sizeof got);
+        turbo_linear *all[] = {reaching.room, reaching.seen, reaching.zeros, reaching.in,
+                               reaching.product};
+        for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+            turbok_linear_free(e->device, all[i]);
+        turbok_vector_free(e->device, norms.w);
+        turbod_leave(e);
+        for (int i = 0; i < ROOM + WIDE; i++)
+            if (got[i] != want[i])
+                fail_msg("way %zu, number %d: %x, not %x", reaching.way, i, got[i], want[i]);
+        if (fake.handle)
+            assert_int_equal(norms_by[2] - norms_by[1] - (norms_by[1] - norms_by[0]),
+                             reaches[reaching.way].launched);
+        turbod_engine_close(e);
+        nothing_left();
+    }
+    tiny_model_remove(folder);
+}
+
 /* ---- a forward() that fails on a sound device ---- */
 
 static turbo_status refuse(turbo_exec *x, const turbo_batch *b, turbo_err *err)
@@ -412,9 +523,13 @@ static void test_failing_request(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_queries_over_inputs), cmocka_unit_test(test_attention_over),
-        cmocka_unit_test(test_two_norms),           cmocka_unit_test(test_failing),
-        cmocka_unit_test(test_failing_request),     cmocka_unit_test(test_between),
+        cmocka_unit_test(test_queries_over_inputs),
+        cmocka_unit_test(test_attention_over),
+        cmocka_unit_test(test_two_norms),
+        cmocka_unit_test(test_reaching),
+        cmocka_unit_test(test_failing),
+        cmocka_unit_test(test_failing_request),
+        cmocka_unit_test(test_between),
     };
     fake = fake_driver_open();
     return engine_kit_main(tests, sizeof tests / sizeof tests[0], NULL, NULL);
