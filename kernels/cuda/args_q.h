@@ -26,12 +26,13 @@ typedef struct turbok_cu_qmat {
 
 enum {
     TURBOK_CU_WQ_CREW = 16, /* warps of a block of wq_stream.cuh and wq_digits.cuh */
-    TURBOK_CU_WQ_DEPTH = 3 /* entries of a queue of wq_digits.cuh */
+    TURBOK_CU_WQ_DEPTH = 3, /* entries of a queue of wq_digits.cuh */
+    TURBOK_CU_WQ_LEAST = 2 /* where there is no room for them, of code that is not for 9.0 */
 };
 
 /* Where things stand in the dynamic shared memory of wq_stream.cuh and wq_digits.cuh, in bytes. */
 typedef struct turbok_cu_wq_stream {
-    int32_t depth; /* entries of a queue: 3, 4, 6 or 8; of wq_digits.cuh 3 */
+    int32_t depth; /* entries of a queue: 3, 4, 6 or 8; of wq_digits.cuh 3 or 2 */
     int32_t entries; /* of a tile */
     int32_t entry_bytes; /* of one matrix: codes, scales, zeros, minima */
     int32_t groups, shift; /* of a tile; input >> shift is its group, 31: one a row */

@@ -35,11 +35,19 @@ static bool tensor(int32_t act, int32_t w_dtype, int32_t in, const void *w, cons
            aligned(x);
 }
 
-/* What the kernels have beside their queues, at most, and rows of x where they come after a norm. */
-static size_t gemv_beside(const struct turbok_cu_multiply_args *a)
+/* Shared memory that the kernels want with so much for their queues: sums of 8 or 16 rows, and rows of x where they
+ * come after a norm. */
+static size_t shared_with(const struct turbok_cu_multiply_args *a, size_t queues)
 {
-    enum { SUMS = 33 << 10 };
-    return SUMS + (a->norm ? (size_t)a->T * (size_t)a->in * 2 : 0);
+    enum { SUMS = 16 << 10, NORM = 256 };
+    return queues + (size_t)SUMS * (a->T > TURBOK_CU_GEMV_ROWS ? 2 : 1) +
+           (a->norm ? NORM + (size_t)a->T * (size_t)a->in * 2 : 0);
+}
+
+/* Is there no room for the larger queues? */
+static bool is_small(const turbok_cu *cu, const struct turbok_cu_multiply_args *a)
+{
+    return (size_t)cu->shared_optin < shared_with(a, TURBOK_CU_GEMV_SHARED);
 }
 
 /* One block a multiprocessor; rows: of a tile. kernel: the first of its four (kernels.def). */
@@ -49,7 +57,7 @@ static void stream(turbok_cu *cu, int kernel, int32_t act, const struct turbok_c
     unsigned tiles = ((unsigned)a->out + (unsigned)rows - 1) / (unsigned)rows,
              most = (unsigned)cu->sm_count;
     size_t x = a->norm ? (size_t)a->T * (size_t)a->in * 2 : 0;
-    bool small = (size_t)cu->shared_optin < TURBOK_CU_GEMV_SHARED + gemv_beside(a);
+    bool small = is_small(cu, a);
     turbok_cu_launch(cu, kernel + (act == TURBO_BF16) + 2 * small,
                      TURBOK_CU_DIM(tiles < most ? tiles : most), TURBOK_CU_DIM(512),
                      (small ? TURBOK_CU_GEMV_SHARED_SMALL : TURBOK_CU_GEMV_SHARED) + x,
@@ -67,12 +75,15 @@ void turbok_cu_gemv(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype, 
         multiply_any(cu, act, w, w_dtype, bias, out, in, x, T, out_dtype, y, true);
 }
 
-/* Does a product take what is beside it? */
+/* Does a product take what is beside it? With a norm it must be what it is without, for the same bits. */
 static bool takes(const turbok_cu *cu, const struct turbok_cu_multiply_args *a)
 {
+    struct turbok_cu_multiply_args bare = *a;
+    bare.norm = NULL;
     return !cu->deterministic && a->T <= TURBOK_CU_BESIDE_ROWS &&
-           (!a->norm || (a->in <= TURBOK_CU_BESIDE_INPUTS &&
-                         (size_t)cu->shared_optin >= TURBOK_CU_GEMV_SHARED_SMALL + gemv_beside(a)));
+           (!a->norm ||
+            (a->in <= TURBOK_CU_BESIDE_INPUTS && is_small(cu, a) == is_small(cu, &bare) &&
+             (size_t)cu->shared_optin >= shared_with(a, TURBOK_CU_GEMV_SHARED_SMALL)));
 }
 
 bool turbok_cu_gemv_beside(turbok_cu *cu, int32_t act, const void *w, int32_t w_dtype,

@@ -273,7 +273,9 @@ static turbok_cu_wq_stream stream_plan(const turbok_cu *cu, const turbok_cu_wq *
     int32_t depth = most >= 8 ? 8 : most >= 6 ? 6 : most >= 4 ? 4 : most == 3 ? 3 : 0;
     /* More on the way for one row only makes what it waits for come later. */
     if (digits)
-        depth = most >= TURBOK_CU_WQ_DEPTH ? TURBOK_CU_WQ_DEPTH : 0;
+        depth = most >= TURBOK_CU_WQ_DEPTH                    ? TURBOK_CU_WQ_DEPTH
+                : most >= TURBOK_CU_WQ_LEAST && !cu->arch_900 ? TURBOK_CU_WQ_LEAST
+                                                              : 0;
     else if (rows <= FEWEST)
         depth = most >= 3 ? 3 : 0;
     if (!depth)

@@ -96,7 +96,10 @@ static turbo_status load_kernels(turbok_cu *cu, turbo_err *err)
     cu->code_90 = cu->major == 9 && cu->minor == 0;
     for (size_t i = 0; i < n; i++) {
         const char *archs = turbok_cu_images[i].archs;
-        cu->code_90 = cu->code_90 && (names(archs, "90") || names(archs, "90a"));
+        const bool has_90 = names(archs, "90") || names(archs, "90a"),
+                   ptx_90 = !strncmp(archs, "90", 2);
+        cu->code_90 = cu->code_90 && has_90;
+        cu->arch_900 = cu->arch_900 || (cu->major == 9 && has_90) || (cu->major > 9 && ptx_90);
         int r = d->module_load(&cu->modules[i], turbok_cu_images[i].image);
         if (r == TURBOK_CU_NO_BINARY || r == TURBOK_CU_BAD_PTX_VERSION)
             return turbok_fail(err, TURBO_EUNSUPPORTED,

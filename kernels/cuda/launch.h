@@ -50,6 +50,7 @@ typedef struct turbok_cu {
     /* Code for capability 9.0 runs: kernels wait for those before them (TURBOK_CU_PDL) and there are clusters. */
     bool code_90;
     bool warp_groups; /* and wgmma */
+    bool arch_900; /* kernels were compiled with __CUDA_ARCH__ 900: that code, or PTX */
     uint64_t total_bytes; /* of the card */
     uint64_t
         context_bytes; /* gone of the card by opening it: context, kernels; of the first device of this process on it

@@ -20,7 +20,7 @@
 
 namespace wq
 {
-enum { DIGITS = 3, COLUMNS = 8, DEPTH = TURBOK_CU_WQ_DEPTH, EARLY = DEPTH - 1 };
+enum { DIGITS = 3, COLUMNS = 8 };
 enum { ENTRY = entry_of<4>::K }; /* inputs */
 enum : uint32_t { LOW_CODES = 0x0f0f0f0fu, HIGH_CODES = 0xf0f0f0f0u };
 
@@ -241,7 +241,17 @@ template <int MT> DEVICE void add_columns(const args &a, const float acc[MT][4],
     }
 }
 
-/* Dynamic shared memory: queues [CREW][DEPTH][MT][entry_bytes], digits, units, sums of groups, sums of a tile of
+/* Entries of a queue, known beforehand where every card that runs this has room for as many as are best. */
+DEVICE int depth_of(const args &a)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
+    return TURBOK_CU_WQ_DEPTH;
+#else
+    return a.stream.depth;
+#endif
+}
+
+/* Dynamic shared memory: queues [CREW][depth][MT][entry_bytes], digits, units, sums of groups, sums of a tile of
  * each warp for this tile and for the one before, rows after a norm. MT 2: a tile of each of two matrices. */
 template <class T, int MT, int NG, form FORM> DEVICE void digits(const args &a)
 {
@@ -251,6 +261,7 @@ template <class T, int MT, int NG, form FORM> DEVICE void digits(const args &a)
     float *units = (float *)(void *)(space + a.stream.units_at);
     float *both = (float *)(void *)(space + a.stream.tile_at);
     const int lane = lane_id(), warp = warp_id(), j = lane & 3, g = lane >> 2;
+    const int depth = depth_of(a);
     const int count = warp < a.stream.entries ? (a.stream.entries - warp - 1) / CREW + 1 : 0;
     int slot = 0, turn = 0;
     const T *rows = (const T *)a.x;
@@ -263,7 +274,7 @@ template <class T, int MT, int NG, form FORM> DEVICE void digits(const args &a)
         grid_wait();
         weights.load_row(rows, (int)a.in);
     }
-    const int asked = a.norm ? DEPTH : EARLY;
+    const int asked = a.norm ? depth : depth - 1;
     q.begin(a, space, count);
     UNROLL_BY(1)
     for (int i = 0; i < asked; i++)
@@ -295,7 +306,10 @@ template <class T, int MT, int NG, form FORM> DEVICE void digits(const args &a)
             const char *at = q.room + slot * (MT * a.stream.entry_bytes);
             belongings_of_sums<NG, FORM> own[MT];
             uint4 w[MT][PAIR], b[PAIR];
-            copy_wait<DEPTH - 1>();
+            if (depth == TURBOK_CU_WQ_DEPTH)
+                copy_wait<TURBOK_CU_WQ_DEPTH - 1>();
+            else
+                copy_wait<TURBOK_CU_WQ_LEAST - 1>();
             __syncwarp();
             UNROLL
             for (int i = 0; i < MT; i++, at += a.stream.entry_bytes) {
@@ -313,7 +327,7 @@ template <class T, int MT, int NG, form FORM> DEVICE void digits(const args &a)
             for (int i = 0; i < MT; i++)
                 add_entry<NG, FORM>(a, w[i], b, own[i], sum + e * (CREW * NG * COLUMNS / 2),
                                           unit[e * (CREW * COLUMNS / 2)], acc[i]);
-            slot = slot + 1 < DEPTH ? slot + 1 : 0;
+            slot = slot + 1 < depth ? slot + 1 : 0;
         }
         add_columns<MT>(a, acc, both + (turn * CREW + warp) * a.rows * (MT * 16));
         __syncthreads();

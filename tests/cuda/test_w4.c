@@ -409,31 +409,44 @@ static void same(const void *a, const void *b, size_t bytes)
     free(x), free(y);
 }
 
+/* Has a block 99 KiB of shared memory, as on 8.6, 8.9 and 12.0? */
+static bool is_narrow(void)
+{
+    return cu->shared_optin < 128 << 10;
+}
+
 /* Norms and sums beside a product of one or two rows: the bits are those of the kernels apart. */
 static void beside_case(const grid *t, int32_t act, int32_t T, bool bias)
 {
+    if (is_narrow() && cu->arch_900) /* PTX of 9.0, which wants more */
+        return;
     const size_t y_bytes = (size_t)(T * t->out) * 2, x_bytes = (size_t)(T * t->in) * 2;
     turbok_cu_wq w = put_grid(t, bias);
     void *x = random_rows(act, T * t->in), *h = random_rows(act, T * t->out);
     float *norm = random_rows(TURBO_F32, t->in);
-    void *dx = device_put(x, x_bytes), *normed = device_new(x_bytes), *y[2], *dh[2];
+    const bool norms = t->in <= TURBOK_CU_BESIDE_INPUTS;
+    void *dx = device_put(x, x_bytes), *normed = norms ? device_new(x_bytes) : dx, *y[2], *dh[2];
     void *scratch = scratch_for(t->in, T);
     for (int i = 0; i < 2; i++) {
         dh[i] = device_put(h, y_bytes);
         y[i] = device_new(y_bytes);
     }
-    const turbok_cu_beside b = {dh[1], device_put(norm, (size_t)t->in * 4), 1e-5f};
+    const turbok_cu_beside b = {dh[1], norms ? device_put(norm, (size_t)t->in * 4) : NULL, 1e-5f};
     const turbok_cu_beside only = {.norm = b.norm, .eps = b.eps};
-    turbok_cu_rmsnorm(cu, act, dx, NULL, b.norm, b.eps, T, (int32_t)t->in, normed);
+    if (norms)
+        turbok_cu_rmsnorm(cu, act, dx, NULL, b.norm, b.eps, T, (int32_t)t->in, normed);
     turbok_cu_wq_linear(cu, act, &w, normed, T, act, y[0], t->out, scratch);
     turbok_cu_add(cu, act, dh[0], y[0], T * t->out);
     assert_true(turbok_cu_wq_beside(cu, act, &w, dx, T, act, y[1], &b));
     same(y[0], y[1], y_bytes);
     same(dh[0], dh[1], y_bytes);
-    assert_true(
-        turbok_cu_wq_gated(cu, act, &w, &w, TURBO_ACT_SILU, normed, T, y[0], scratch, NULL));
-    assert_true(turbok_cu_wq_gated(cu, act, &w, &w, TURBO_ACT_SILU, dx, T, y[1], scratch, &only));
-    same(y[0], y[1], y_bytes);
+    if (norms) {
+        assert_true(
+            turbok_cu_wq_gated(cu, act, &w, &w, TURBO_ACT_SILU, normed, T, y[0], scratch, NULL));
+        assert_true(
+            turbok_cu_wq_gated(cu, act, &w, &w, TURBO_ACT_SILU, dx, T, y[1], scratch, &only));
+        same(y[0], y[1], y_bytes);
+    }
     device_end();
     free(x), free(h), free(norm);
 }
@@ -444,14 +457,20 @@ static void test_beside(void)
         int kind, group, scale;
         int64_t out, in;
         int32_t act, T;
+        bool
+            roomy; /* not in 99 KiB of shared memory, in which all that 7B asks for one row must be */
     } cases[] = {
-        {ZERO, 128, TURBO_BF16, 330, 640, TURBO_BF16, 1},
-        {PLAIN, 32, TURBO_F16, 75, 2208, TURBO_BF16, 2},
-        {MIN, 64, TURBO_F32, 90, 4224, TURBO_F16, 2},
-        {ZERO, 64, TURBO_F32, 20, 192, TURBO_F16, 1},
-        {PLAIN, 128, TURBO_BF16, 100, 8192, TURBO_BF16, 2},
+        {ZERO, 128, TURBO_BF16, 330, 640, TURBO_BF16, 1, false},
+        {PLAIN, 32, TURBO_F16, 75, 2208, TURBO_BF16, 2, true},
+        {MIN, 64, TURBO_F32, 90, 4224, TURBO_F16, 2, true},
+        {ZERO, 64, TURBO_F32, 20, 192, TURBO_F16, 1, false},
+        {ZERO, 128, TURBO_F16, 40, 4096, TURBO_BF16, 1, false},
+        {PLAIN, 128, TURBO_F16, 40, 14336, TURBO_F16, 1, false},
+        {PLAIN, 128, TURBO_BF16, 100, 8192, TURBO_BF16, 2, true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        if (cases[i].roomy && is_narrow())
+            continue;
         grid t = make_grid(4, cases[i].kind, cases[i].out, cases[i].in, cases[i].group,
                            cases[i].scale, false);
         beside_case(&t, cases[i].act, cases[i].T, i % 2);
@@ -466,7 +485,7 @@ static void test_single(void)
         int kind, group;
         int64_t out, in;
     } cases[] = {
-        {PLAIN, 32, 90, 4384},  {PLAIN, 128, 70, 2176}, {ZERO, 128, 33, 4224},
+        {PLAIN, 32, 90, 3104},  {PLAIN, 128, 70, 2176}, {ZERO, 128, 33, 4224},
         {ZERO, 256, 2200, 256}, {FAR, 1088, 70, 1088},
     };
     for (size_t i = 0; i < 4 * (sizeof cases / sizeof cases[0]); i++) {

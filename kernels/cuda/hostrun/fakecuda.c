@@ -255,6 +255,20 @@ int fake_append(struct turbok_cu_stream *s, const work *proto, const void *own, 
     return 0;
 }
 
+/* By capability, as the CUDA C++ Programming Guide has it. */
+size_t fake_shared(void)
+{
+    switch (fake.capability) {
+    case 75: return 64 << 10;
+    case 86:
+    case 89:
+    case 120: return 99 << 10;
+    case 80:
+    case 87: return 163 << 10;
+    default: return 227 << 10;
+    }
+}
+
 static void run_one(const work *w)
 {
     if (!w->kernel && !w->from) {
@@ -264,6 +278,7 @@ static void run_one(const work *w)
     } else if (!fake.idle) {
         char why[200] = "";
         count_launch(w->kernel);
+        hostrun_shared(fake_shared());
         if (hostrun_launch(w->kernel, w->grid, w->block, w->cluster, w->shared, w->own, why,
                            sizeof why)) {
             fprintf(stderr, "fakecuda: %s\n", why);

@@ -6,7 +6,7 @@
  * copy to pageable memory waits, as the real one does. A captured stream keeps a list that a graph replays. Found
  * by tests with dlsym in the library that TURBO_CUDA_DRIVER names. One thread at a time.
  * Environment, read by cuInit: FAKECUDA_MEMORY (bytes, default 1 GiB), FAKECUDA_DEVICES, FAKECUDA_CAPABILITY
- * (90), FAKECUDA_SMS (4), FAKECUDA_VERSION (13000), FAKECUDA_FAIL ("cuGraphLaunch:5:700": as fakecuda_fail, once). */
+ * (90; says how much shared memory a block may have, too), FAKECUDA_SMS (4), FAKECUDA_VERSION (13000), FAKECUDA_FAIL ("cuGraphLaunch:5:700": as fakecuda_fail, once). */
 #ifndef FAKECUDA_H
 #define FAKECUDA_H
 

@@ -136,7 +136,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int device)
     case TURBOK_CU_ATTR_L2_BYTES: *value = 1 << 20; return 0;
     case TURBOK_CU_ATTR_MAJOR: *value = fake.capability / 10; return 0;
     case TURBOK_CU_ATTR_MINOR: *value = fake.capability % 10; return 0;
-    case TURBOK_CU_ATTR_SHARED_OPTIN: *value = 227 << 10; return 0;
+    case TURBOK_CU_ATTR_SHARED_OPTIN: *value = (int)fake_shared(); return 0;
     default: return TURBOK_CU_INVALID;
     }
 }
@@ -438,7 +438,7 @@ int cuFuncSetAttribute(turbok_cu_function f, int attribute, int value)
     ENTER(func_set, true);
     (void)f;
     (void)attribute;
-    return value > 227 << 10 ? TURBOK_CU_INVALID : 0;
+    return value > (int)fake_shared() ? TURBOK_CU_INVALID : 0;
 }
 
 EXPORT int cuLaunchKernel(turbok_cu_function f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,

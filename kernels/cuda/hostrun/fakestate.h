@@ -66,6 +66,7 @@ struct turbok_cu_module {
 extern struct turbok_cu_stream *fake_streams[FAKE_STREAMS]; /* memory is freed when all are idle */
 
 void fakecuda_fail(const char *name, long n, int result, int once);
+size_t fake_shared(void); /* bytes that a block of the card may have */
 /* What a call must return before it does anything; 0: it may go on. */
 int fake_enter(int call, bool on_device);
 void *fake_take(size_t bytes, bool pinned);

@@ -19,7 +19,7 @@
 
 namespace
 {
-enum { MAX_THREADS = 1024, MAX_CLUSTER = 8, BARRIERS = 16, MAX_SHARED = 227 << 10 };
+enum { MAX_THREADS = 1024, MAX_CLUSTER = 8, BARRIERS = 16 };
 enum state { READY, AT_WARP, AT_BARRIER, AT_BULK, AT_CLUSTER, DONE };
 
 struct copy {
@@ -95,6 +95,7 @@ struct machine {
     block_run *at = nullptr; /* that of `now` */
     fiber *now = nullptr;
     size_t shared_bytes = 0, launches = 0;
+    size_t most_shared = 227 << 10; /* dynamic and static, of a block */
     size_t met = 0; /* barriers of this cluster that are over */
     int arrived = 0; /* threads at the next one */
     int order = 0;
@@ -311,9 +312,14 @@ void fail(const char *fmt, ...)
 
 void *shared(const void *key, size_t bytes)
 {
-    for (auto &s : m.at->shared)
+    size_t all = bytes;
+    for (auto &s : m.at->shared) {
         if (s.key == key)
             return s.p;
+        all += s.bytes;
+    }
+    if (all > m.most_shared)
+        fail("%zu bytes of shared memory; a block has %zu", all, m.most_shared);
     return poisoned(*m.at, key, bytes);
 }
 
@@ -570,6 +576,11 @@ void hostrun_order(int order)
     m.order = order;
 }
 
+void hostrun_shared(size_t bytes)
+{
+    m.most_shared = bytes;
+}
+
 int hostrun_launch(const hostrun_kernel *k, const unsigned grid[3], const unsigned block[3],
                    unsigned cluster, size_t shared_bytes, const void *args, char *err, size_t n)
 {
@@ -581,8 +592,8 @@ int hostrun_launch(const hostrun_kernel *k, const unsigned grid[3], const unsign
         say("blocks of %zu threads; its launch bound is %d", threads, k->max_threads);
     else if (!blocks || grid[0] > 0x7fffffffu || grid[1] > 65535 || grid[2] > 65535)
         say("a grid of %u x %u x %u blocks is not possible", grid[0], grid[1], grid[2]);
-    else if (shared_bytes > MAX_SHARED)
-        say("%zu bytes of shared memory; a block has %d", shared_bytes, MAX_SHARED);
+    else if (shared_bytes > m.most_shared)
+        say("%zu bytes of shared memory; a block has %zu", shared_bytes, m.most_shared);
     m.kernel = k;
     m.args = args;
     m.n = static_cast<int>(threads);

@@ -42,6 +42,8 @@ int hostrun_launch(const hostrun_kernel *k, const unsigned grid[3], const unsign
 /* Threads of a block run in ascending (1), descending (2) or shuffled (3) order; 0, as at the start:
  * the three in turns. */
 void hostrun_order(int order);
+/* Shared memory that a block may have, dynamic and static together; 227 KiB at the start. */
+void hostrun_shared(size_t bytes);
 
 #ifdef __cplusplus
 }
