@@ -344,26 +344,25 @@ template <class T, int D, int N, int STAGES> struct wide_ring {
                     make_uint4(0, 0, 0, 0));
     }
     template <int R>
-    DEVICE_METHOD void fill(const struct turbok_cu_prefill_args &a, const wide_place<R> &b,
-                            int tiles) const
+    DEVICE_METHOD void fill(const struct turbok_cu_prefill_args &a, const wide_place<R> &b) const
     {
         const int stage = warp_id() - WARPS;
         const char *v = b.keys + a.at.kv.n_kv * static_cast<int64_t>(a.at.kv.plane_bytes);
-        int turn = 1, block = 0;
+        int from = stage < STAGES ? b.begin + stage * N : b.end, turn = 1, block = 0;
         /* The table was there before the first kernel of the step, what it tells of was not. */
-        if (a.map_rows && stage < tiles && stage < STAGES)
-            block = b.table[(b.begin + stage * N) >> a.block_shift];
+        if (a.map_rows && from < b.end)
+            block = b.table[from >> a.block_shift];
         grid_wait();
         UNROLL_BY(1)
-        for (int t = stage; t < tiles && stage < STAGES; t += STAGES) {
-            const int from = b.begin + t * N, n = min(N, b.end - from);
+        for (; from < b.end; from += STAGES * N) {
+            const int n = min(N, b.end - from);
             bulk_wait(empty + stage, turn);
             turn ^= 1;
             if (a.map_rows) {
                 if (lane_id() == 0)
                     copy(a, b, from, n, stage, block, n < N ? part : full + stage);
                 __syncwarp();
-                if (t + STAGES < tiles)
+                if (from + STAGES * N < b.end)
                     block = b.table[(from + STAGES * N) >> a.block_shift];
                 if (n == N)
                     continue;
@@ -396,17 +395,16 @@ template <class T, int D, int N, int STAGES> struct wide_ring {
 /* What the rows of a group get of its tiles. */
 template <class T, int D, int N, int STAGES, int SHARES, int R>
 DEVICE void add_tiles(const struct turbok_cu_prefill_args &a, const wide_place<R> &b,
-                      const wide_ring<T, D, N, STAGES> &ring, int tiles, wide_rows<T, D, N, R> &w)
+                      const wide_ring<T, D, N, STAGES> &ring, wide_rows<T, D, N, R> &w)
 {
     /* With tiles of many keys groups give the tensor cores work in turns, and make weights meanwhile. */
     enum { TURNS = SHARES == 1 && N > 64 };
     const int group = warp_id() / 4, share = SHARES > 1 ? group : 0;
-    int stage = share, before = share, turn = 0;
+    int stage = share, before = -1, turn = 0; /* before: -1: of no tile yet */
     if (TURNS && group == 1)
         barrier_arrive(1, 256);
     UNROLL_BY(1)
-    for (int t = share; t < tiles; t += SHARES) {
-        const int from = b.begin + t * N;
+    for (int from = b.begin + share * N; from < b.end; from += SHARES * N) {
         float shrink[2];
         ring.wait(stage, turn);
         if (TURNS)
@@ -414,7 +412,7 @@ DEVICE void add_tiles(const struct turbok_cu_prefill_args &a, const wide_place<R
         wgmma_fence();
         w.scores(ring.keys(stage));
         wgmma_commit();
-        if (t >= SHARES) {
+        if (before >= 0) {
             wgmma_fence();
             w.values(ring.values(before));
             wgmma_commit();
@@ -422,7 +420,7 @@ DEVICE void add_tiles(const struct turbok_cu_prefill_args &a, const wide_place<R
             wgmma_fence();
             wgmma_commit(); /* of none, so that the wait for scores is the same */
         }
-        if (TURNS && (group == 0 || t + 1 < tiles))
+        if (TURNS && (group == 0 || from + N < b.end))
             barrier_arrive(2 - group, 256);
         wgmma_wait<1>(w.s);
         /* Two blocks of code, and not one, so that ptxas leaves the next wait behind the softmax. */
@@ -431,7 +429,7 @@ DEVICE void add_tiles(const struct turbok_cu_prefill_args &a, const wide_place<R
         else
             w.template softmax<true>(a, from, shrink);
         wgmma_wait<0>(w.acc);
-        if (t >= SHARES && t - SHARES + STAGES < tiles)
+        if (before >= 0 && from + (STAGES - SHARES) * N < b.end)
             ring.leave(before);
         w.shrink_by(shrink);
         w.pack();
@@ -440,7 +438,7 @@ DEVICE void add_tiles(const struct turbok_cu_prefill_args &a, const wide_place<R
         if (stage >= STAGES)
             stage -= STAGES, turn ^= 1;
     }
-    if (SHARES == 1 || share < tiles) {
+    if (SHARES == 1 || before >= 0) {
         wgmma_fence();
         w.values(ring.values(before));
         wgmma_commit();
@@ -455,6 +453,7 @@ DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
     enum { R = ROWS / SHARES };
     static_assert(STAGES % SHARES == 0, "a stage is one group's");
     TURBOK_SHARED(bulk_barrier, barriers, 2 * STAGES + 1);
+    TURBOK_SHARED(int64_t, row0, 1); /* needed at the end again: it has no registers meanwhile */
     const wide_ring<T, D, N, STAGES> ring = {barriers, barriers + STAGES, barriers + 2 * STAGES};
     wide_place<R> b;
     grid_release();
@@ -463,6 +462,8 @@ DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
     if (threadIdx.x == 32 * (WARPS + 1) && a.map_rows)
         bulk_expect_map(&a.map);
     const bool some = b.find(a, N), padding = a.b.cu_seqlens[a.b.S] < a.b.T;
+    if (some && threadIdx.x == 0)
+        *row0 = b.row0;
     __syncthreads();
     if (padding) {
         grid_wait();
@@ -472,17 +473,17 @@ DEVICE void prefill_wide_body(const struct turbok_cu_prefill_args &a)
         grid_wait();
         return;
     }
-    const int tiles = (b.end - b.begin + N - 1) / N;
     if (warp_id() >= WARPS) {
         registers_fewer<N == 64 ? 72 : 56>();
-        ring.fill(a, b, tiles);
+        ring.fill(a, b);
         return;
     }
     registers_more<N == 64 ? 216 : 224>();
     grid_wait();
     wide_rows<T, D, N, R> w;
     w.begin(a, b);
-    add_tiles<T, D, N, STAGES, SHARES, R>(a, b, ring, tiles, w);
+    add_tiles<T, D, N, STAGES, SHARES, R>(a, b, ring, w);
+    b.row0 = *row0;
     if (SHARES == 1) {
         w.template write<0, 1>(a, b);
         return;
