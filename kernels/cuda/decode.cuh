@@ -39,26 +39,40 @@ DEVICE stretch stretch_of(const struct turbok_cu_decode_args &a, int seq)
     return {first, (len - first + UNIT - 1) / UNIT};
 }
 
-/* Units before each sequence, of one head, into starts [S+1]. By the whole block. */
+/* Units before each sequence, of one head, into starts [S+1]. By the whole block: a few sequences are the first warp's, of more each
+ * thread has neighbours, and what all of them load is on its way at once. */
 DEVICE void count_units(const struct turbok_cu_decode_args &a, int *starts)
 {
-    int S = a.b.S, l = lane_id(), before = 0;
-    if (warp_id() == 0) {
-        UNROLL_BY(1)
-        for (int base = 0; base < S; base += 32) {
-            int n = base + l < S ? stretch_of(a, base + l).units : 0, sum = n;
-            UNROLL
-            for (int i = 1; i < 32; i *= 2) {
-                int x = __shfl_up_sync(FULL, sum, i);
-                sum += l >= i ? x : 0;
-            }
-            if (base + l < S)
-                starts[base + l] = before + sum - n;
-            before += __shfl_sync(FULL, sum, 31);
+    TURBOK_SHARED(int, sums, WARPS);
+    const int S = a.b.S, l = lane_id(), each = (S + 32 * WARPS - 1) / (32 * WARPS);
+    const int from = static_cast<int>(threadIdx.x) * each, to = min(S, from + each);
+    int mine = 0, before = 0;
+    if (S > 32 || warp_id() == 0) {
+        UNROLL_BY(2)
+        for (int s = from; s < to; s++)
+            mine += stretch_of(a, s).units;
+        before = mine;
+        UNROLL
+        for (int i = 1; i < 32; i *= 2) {
+            const int x = __shfl_up_sync(FULL, before, i);
+            before += l >= i ? x : 0;
         }
-        if (l == 0)
-            starts[S] = before;
+        if (l == 31)
+            sums[warp_id()] = before;
+        before -= mine;
     }
+    if (S > 32) {
+        __syncthreads();
+        for (int i = 0; i < warp_id(); i++)
+            before += sums[i];
+    }
+    UNROLL_BY(1)
+    for (int s = from; s < to; s++) {
+        starts[s] = before;
+        before += each == 1 ? mine : stretch_of(a, s).units;
+    }
+    if (to == S && from < S)
+        starts[S] = before;
     __syncthreads();
 }
 

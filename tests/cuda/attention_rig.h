@@ -7,7 +7,7 @@
 
 #include "cpu/half.h"
 
-enum { MAX_S = 8 };
+enum { MAX_S = 150 };
 typedef struct setup {
     int32_t act, kv_type, D, H, K, bt, window, style, layout, rope_dim, S;
     int32_t before[MAX_S], fresh[MAX_S]; /* tokens in the cache, and new ones */

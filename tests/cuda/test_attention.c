@@ -357,6 +357,29 @@ static void check_in_one(void)
 }
 
 /* More tiles of keys than a ring holds, the last one not whole. */
+/* More sequences than a warp counts, and than a block has threads: of 2 to 150 keys. */
+static void check_crowds(void)
+{
+    static const int32_t types[] = {TURBO_BF16, TURBOK_KV_INT8, TURBOK_KV_INT4};
+    for (int i = 0; i < 6; i++) {
+        setup s = {.act = TURBO_BF16,
+                   .kv_type = types[i % 3],
+                   .D = i % 2 ? 128 : 64,
+                   .H = 4,
+                   .K = 2,
+                   .bt = 16,
+                   .window = i == 4 ? 20 : 0,
+                   .rope_dim = 32,
+                   .S = i < 3 ? 33 : MAX_S,
+                   .table_len = 160};
+        for (int32_t k = 0; k < s.S; k++) {
+            s.before[k] = k % 7 == 3 ? 149 : dev_range(1, 30);
+            s.fresh[k] = 1;
+        }
+        check_newest(&s);
+    }
+}
+
 static void check_long(void)
 {
     setup s = {.act = TURBO_BF16,
@@ -399,6 +422,7 @@ int main(void)
     dev_begin("attention");
     check_together();
     check_in_one();
+    check_crowds();
     check_long();
     if (dev->warp_groups)
         check_turns();

@@ -166,14 +166,14 @@ static const int32_t kv_types[] = {TURBO_BF16, TURBOK_KV_INT8, TURBOK_KV_INT4};
 
 void bench_decode(void)
 {
-    static const int32_t contexts[] = {512, 4096, 8192, 32768}, batches[] = {1, 16, 64};
-    for (int b = 0; b < 3; b++)
+    static const int32_t contexts[] = {512, 4096, 8192, 32768}, batches[] = {1, 16, 64, 256};
+    for (int b = 0; b < 4; b++)
         for (int c = 0; c < 4; c++)
             for (int t = 0; t < 3; t++) {
                 model w = {.m = shapes[1]};
                 char text[96];
                 int32_t ctx = quick ? 128 : contexts[c], S = quick ? 2 : batches[b];
-                if (S > 1 && ctx > 8192)
+                if (S > 1 && S * ctx > 1 << 20)
                     continue;
                 /* as many layers as exceed the second cache */
                 double each = kv_bytes(&w.m, ctx, kv_types[t]) * S;
