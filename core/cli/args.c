@@ -61,7 +61,11 @@ static int extra(void *ctx, int argc, char **argv, int i)
     }
     const cli_flag *f = &a->cmd->flags[k];
     const char *text = eq ? eq + 1 : f->kind == CLI_SWITCH ? "" : i + 1 < argc ? argv[i + 1] : NULL;
-    if (!text || (f->kind == CLI_SWITCH && eq))
+    if (f->kind == CLI_SWITCH && eq) {
+        turbod_err(&a->wrong, TURBOD_EUSAGE, "--%s takes no value", f->name);
+        return -1;
+    }
+    if (!text)
         return -1;
     if (!value_ok(f, text, &a->wrong))
         return -1;

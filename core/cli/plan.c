@@ -35,7 +35,8 @@ static const cli_flag flags[] = {
 /* What --device may have meant: the names that begin with it, else the nearest one, else all there are. */
 static turbo_status no_device(const char *name, turbo_err *err)
 {
-    if (!strcmp(name, "auto") || !strncmp(name, "cuda", 4)) /* options of turbod that say no card */
+    /* what turbod takes, and what people say, names no card */
+    if (!strcmp(name, "auto") || !strncmp(name, "cuda", 4) || !strncmp(name, "gpu", 3))
         return turbod_err(
             err, TURBOD_EUSAGE,
             "device is \"%.16s\"; turbo plan takes cpu or a card by its name, such as "

@@ -358,7 +358,10 @@ static void log_answer(const turbod_exchange *x, const turbod_gen *g, bool whole
         int32_t n = c->done ? c->timings.predicted_n : c->n_tokens;
         tokens += n;
         later += n > 1 ? n - 1 : 0;
-        ms = c->timings.predicted_ms > ms ? c->timings.predicted_ms : ms;
+        double took = c->done      ? c->timings.predicted_ms
+                      : x->t_first ? (double)(turbod_ms() - x->t_first)
+                                   : 0;
+        ms = took > ms ? took : ms;
         if (!g->fail_status && c->done && c->finish == TURBOD_FINISH_LENGTH)
             finish = "length";
     }

@@ -3,7 +3,6 @@
 #include "plan/plan.h"
 #include "plugin/host.h"
 #include "weights/config.h"
-#include "weights/index.h"
 
 turbo_status turbod_plan_model_count(const char *folder, const turbod_weights_opts *opts,
                                      turbod_plan_model *m, turbo_err *err)
@@ -26,7 +25,7 @@ turbo_status turbod_plan_model_count(const char *folder, const turbod_weights_op
     if (!st && m->from_config) {
         const bool as_stored = !opts->quantize || !*opts->quantize;
         m->config_bytes = as_stored ? m->weights.stored : turbod_weights_bytes(w);
-        m->index_bytes = turbod_index_said(folder);
+        m->index_bytes = turbod_weights_said(w, folder, &m->index_more);
     }
     turbod_weights_close(w);
     return st;

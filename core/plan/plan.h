@@ -113,6 +113,7 @@ typedef struct turbod_plan_model {
     bool from_config; /* weight files are missing: shapes and type come from config.json */
     uint64_t config_bytes; /* then: of all tensors as config.json has them */
     uint64_t index_bytes; /* and as the index of the files has them; 0: it does not say */
+    int index_more; /* tensors that the index names and the architecture does not load */
 } turbod_plan_model;
 
 /* config.json: everything but weights. */

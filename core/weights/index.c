@@ -123,14 +123,17 @@ static turbo_status open_sharded(turbod_index *ix, const char *folder, turbo_err
     const cJSON *map = turbod_json_get(root, "weight_map");
     if (!cJSON_IsObject(map) || !map->child)
         st = turbod_err(err, TURBO_EDATA, "%s: weight_map is missing or empty", index_file);
-    for (const cJSON *v = map ? map->child : NULL; v && !st; v = v->next) {
-        if (!cJSON_IsString(v))
-            st = turbod_err(err, TURBO_EDATA, "%s: %.100s names no file", index_file, v->string);
-        else if ((st = open_shard(ix, folder, v->valuestring, &why)) == TURBO_ENOENT)
-            st = turbod_err(err, st, "%s names %.80s, which is not in the folder: download it",
-                            index_file, v->valuestring);
-        else if (st)
-            *err = why;
+    /* A file that is missing is told before what is wrong with others, in whatever order they are named. */
+    for (const cJSON *v = map ? map->child : NULL; v && st != TURBO_ENOENT; v = v->next) {
+        turbo_status one =
+            cJSON_IsString(v)
+                ? open_shard(ix, folder, v->valuestring, &why)
+                : turbod_err(&why, TURBO_EDATA, "%s: %.100s names no file", index_file, v->string);
+        if (one == TURBO_ENOENT)
+            turbod_err(&why, one, "%s names %.80s, which is not in the folder: download it",
+                       index_file, v->valuestring);
+        if (one && (!st || one == TURBO_ENOENT))
+            st = one, *err = why;
     }
     if (!st)
         st = collect(ix, err);
@@ -144,11 +147,15 @@ static turbo_status open_sharded(turbod_index *ix, const char *folder, turbo_err
     return st;
 }
 
-uint64_t turbod_index_said(const char *folder)
+uint64_t turbod_index_said(const turbod_index *ix, const char *folder, int *more)
 {
     cJSON *root = NULL;
     turbo_err err;
     const uint64_t total = read_index(folder, &root, &err) ? 0 : total_size(root);
+    const cJSON *map = turbod_json_get(root, "weight_map");
+    *more = 0;
+    for (const cJSON *v = cJSON_IsObject(map) ? map->child : NULL; v; v = v->next)
+        *more += !turbod_index_find(ix, v->string);
     cJSON_Delete(root);
     return total;
 }

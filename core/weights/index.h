@@ -13,8 +13,8 @@ typedef struct turbod_index turbod_index;
  * any format gives an index of nothing: whether that will do is the architecture's to say. */
 turbo_status turbod_index_open(const char *folder, turbod_index **out, turbo_err *err);
 /* Bytes of all tensors, as the folder's model.safetensors.index.json has them, which may be there without the files
- * it names; 0: it does not say. */
-uint64_t turbod_index_said(const char *folder);
+ * it names; 0: it does not say. *more: how many it names that ix does not have. */
+uint64_t turbod_index_said(const turbod_index *ix, const char *folder, int *more);
 /* The tensors that an architecture expects, all of one type, without a file and without data: for a plan
  * made from config.json alone. */
 turbo_status turbod_index_expected(const turbo_host *host, const turbo_model_vtbl *vtbl,

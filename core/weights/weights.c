@@ -110,6 +110,12 @@ bool turbod_weights_absent(const turbo_weights *w)
     return w->index && turbod_index_absent(w->index);
 }
 
+uint64_t turbod_weights_said(const turbo_weights *w, const char *folder, int *more)
+{
+    *more = 0;
+    return w->index ? turbod_index_said(w->index, folder, more) : 0;
+}
+
 uint64_t turbod_weights_bytes(const turbo_weights *w)
 {
     return w->index ? turbod_index_bytes(w->index) : 0;

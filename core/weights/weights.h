@@ -64,6 +64,8 @@ turbo_status turbod_weights_expected(const turbo_host *host, const turbo_model_v
                                      turbo_err *err);
 bool turbod_weights_absent(const turbo_weights *w); /* the folder has no weight file */
 uint64_t turbod_weights_bytes(const turbo_weights *w); /* of all tensors, as the folder has them */
+/* What the index in a folder without the files says: turbod_index_said. */
+uint64_t turbod_weights_said(const turbo_weights *w, const char *folder, int *more);
 /* Opens and closes the model on stand-ins for handles, so that what it asks for is counted with the same
  * calls that will allocate it. Reads headers, no data. vocab: rows of a head. */
 turbo_status turbod_weights_count(turbo_weights *w, const turbo_host *host,

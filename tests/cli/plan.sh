@@ -54,7 +54,18 @@ for quantize in "" int4; do
         "$turbo" plan "$tmp/7b" --device h200 --quantize "$quantize"
     run 0 '"exact":false' "$turbo" plan "$tmp/7b" --device h200 --quantize "$quantize" --json
     cp "$model/model.safetensors" "$tmp/7b/one.safetensors"
+    index 13476839424
+    run 0 'says 8192 bytes more, in 2 tensors that are not loaded' "$turbo" plan "$tmp/7b" --device h200 --quantize "$quantize"
+    run 0 '"exact":true' "$turbo" plan "$tmp/7b" --device h200 --quantize "$quantize" --json
 done
+: > "$tmp/7b/two.safetensors"
+mv "$tmp/7b/one.safetensors" "$tmp/7b/kept"
+run 0 '"exact":true' "$turbo" plan "$tmp/7b" --device h200 --json # what is missing counts, whatever stands behind it
+mv "$tmp/7b/two.safetensors" "$tmp/7b/one.safetensors"
+run 0 '"exact":true' "$turbo" plan "$tmp/7b" --device h200 --json
+mv "$tmp/7b/kept" "$tmp/7b/one.safetensors"
+run 64 'turbo: --json takes no value' "$turbo" plan "$tmp/7b" --json=1
+run 64 'turbo plan takes cpu or a card by its name' "$turbo" plan "$tmp/7b" --device gpu
 run 66 'index.json names two.safetensors, which is not in the folder: download it' "$turbod" --model "$tmp/7b" -t
 
 # 1.8B: 98,304 bytes a token, 6 MiB a block; used = B + r F within one block

@@ -1,7 +1,7 @@
 #!/bin/sh
 # tests/cuda/cards.sh: kernels and engines on fake cards of other capabilities than 9.0, which have other kernels, less
-# shared memory, or both: 8.0 (163 KiB a block), 8.9 and 12.0 (99 KiB) and 10.0 (227 KiB, but the code of 8.0). Left out is what only 9.0 has
-# (test_engine, test_engine_w8a8 and test_forward count its launches) or, of e4m3, 8.9.
+# shared memory, or both: 8.0 (163 KiB a block), 8.9 and 12.0 (99 KiB) and 10.0 (227 KiB, but the code of 8.0). Left out is what only 9.0 has:
+# test_engine, test_engine_w8a8 and test_forward count its launches.
 set -u
 top=${top_builddir:-.}
 log=$(mktemp) || exit 1
@@ -23,7 +23,7 @@ on() {
 }
 
 unset TURBO_CHECK_GPU
-on 80 test_linear test_w4 test_moe
+on 80 test_linear test_w4 test_moe test_w8a8
 on 89 test_linear test_w4 test_moe test_rows test_attention test_w8a8 test_engine_quant test_experts test_llava test_swap
 on 100 test_linear
 on 120 test_linear test_w4 test_engine_quant

@@ -84,6 +84,10 @@ for t in $wanted; do
     has "$only" run && has "$kernels" "$t" && job "$t" run "$(program "$t")"
 done
 settle
+if ls "$out"/*.row > /dev/null 2>&1 && ! grep -qv ' skipped ' "$out"/*.row; then
+    echo "check-gpu: FAILED, nothing was checked: no CUDA driver or card here"
+    exit 1
+fi
 for t in $wanted; do
     if has "$only" run && ! has "$kernels" "$t"; then
         job "$t" run "$(program "$t")"

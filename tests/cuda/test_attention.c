@@ -356,7 +356,6 @@ static void check_in_one(void)
         dev_near("steps in one launch", 0, in_one > before, 1, 0);
 }
 
-/* More tiles of keys than a ring holds, the last one not whole. */
 /* More sequences than a warp counts, and than a block has threads: of 2 to 150 keys. */
 static void check_crowds(void)
 {
@@ -380,6 +379,7 @@ static void check_crowds(void)
     }
 }
 
+/* More tiles of keys than a ring holds, the last one not whole. */
 static void check_long(void)
 {
     setup s = {.act = TURBO_BF16,

@@ -293,6 +293,12 @@ static void *scratch_for(int64_t in, int32_t rows)
     return p;
 }
 
+/* Has the card products of such codes? */
+static bool multiplies(bool e4m3)
+{
+    return !e4m3 || cu->major == 9 || (cu->major == 8 && cu->minor == 9);
+}
+
 /* Both ways: codes and product by themselves, and as a backend asks for it; where inputs are split once more, with the
  * counters as the first time left them. The same bits. */
 static void product_case(const matrix *m, const run *r, int64_t every)
@@ -306,7 +312,14 @@ static void product_case(const matrix *m, const run *r, int64_t every)
     void *dx = device_put(x, (size_t)(r->rows * m->in) * 2), *dy = device_new(n);
     void *room = device_new(turbok_cu_w8a8_bytes(m->in, r->rows)), *sums = device_new(partial);
     void *scratch = scratch_for(m->in, r->rows);
-    assert_true(turbok_cu_w8a8_covers(cu, &w, r->act, r->rows));
+    assert_int_equal(turbok_cu_w8a8_covers(cu, &w, r->act, r->rows), multiplies(m->e4m3));
+    if (!multiplies(m->e4m3)) {
+        device_end();
+        free(x);
+        free(y);
+        free(again);
+        return;
+    }
     turbok_cu_coded_rows c = turbok_cu_w8a8_code(cu, r->act, &w, dx, r->rows, room);
     turbok_cu_w8a8_linear(cu, &w, &c, r->out_dtype, dy, m->out, scratch, sums, partial);
     device_get(y, dy, n);
@@ -395,6 +408,8 @@ static void test_not_finite(void)
 {
     enum { ROWS = 20, OUT = 40, IN = 256 };
     for (int i = 0; i < 8; i++) {
+        if (!multiplies(i % 2))
+            continue;
         by_groups(i % 3);
         int32_t act = i / 4 ? TURBO_F16 : TURBO_BF16;
         matrix *m = make_matrix(i % 2, i / 2 % 2, OUT, IN);

@@ -262,7 +262,8 @@ size_t fake_shared(void)
     case 75: return 64 << 10;
     case 86:
     case 89:
-    case 120: return 99 << 10;
+    case 120:
+    case 121: return 99 << 10;
     case 80:
     case 87: return 163 << 10;
     default: return 227 << 10;
