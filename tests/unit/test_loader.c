@@ -115,9 +115,13 @@ static void test_folders(void **state)
     assert_int_equal(turbod_registry_open("", &r, &err), TURBO_OK);
     assert_int_equal(turbod_registry_count(r), 0);
     const turbo_model_vtbl *m;
-    turbo_config *c = config_of("{}");
+    turbo_config *c = config_of("{\"model_type\":\"mamba\"}");
     assert_int_equal(turbod_registry_model_for(r, c, &m, &err), TURBO_EUNSUPPORTED);
     assert_non_null(strstr(err.text, "loaded models: none"));
+    turbod_config_close(c);
+    c = config_of("{}");
+    assert_int_equal(turbod_registry_model_for(r, c, &m, &err), TURBO_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "neither architectures nor model_type"));
     turbod_config_close(c);
     turbod_registry_close(r);
     assert_int_equal(turbod_registry_open("::", &r, &err), TURBO_OK);
