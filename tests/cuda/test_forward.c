@@ -304,7 +304,7 @@ static const struct {
     {0, TO - HALF, WIDE, ONCE, 1},
     {0, TO, WIDE, ONCE, 0},
     /* What it takes is written. */
-    {0, FROM - HALF, WIDE, ONCE, 1},
+    {2 * WIDE, FROM - HALF, WIDE, ONCE, 1},
     {0, FROM + HALF, HALF, ONCE, 1},
     /* What it gives is read, and what it takes. */
     {TO - HALF, ROOM, WIDE, ONCE, 1},
@@ -352,7 +352,7 @@ static void test_reaching(void **state)
     (void)state;
     /* The norm of numbers that are all 3 is 1; of others here it is not. */
     for (int i = 0; i < ROOM + WIDE; i++)
-        room[i] = i / WIDE == FROM / WIDE ? 0x4040 : (uint16_t)(0x4100 + i % 7);
+        room[i] = (uint16_t)(i / WIDE == FROM / WIDE ? 0x4040 : 0x4100 + i % 7);
     for (int i = 0; i < WIDE; i++)
         ones[i] = 1;
     write_model(folder);
