@@ -486,9 +486,10 @@ static void test_single(void)
         int64_t out, in;
     } cases[] = {
         {PLAIN, 32, 90, 3104},  {PLAIN, 128, 70, 2176}, {ZERO, 128, 33, 4224},
-        {ZERO, 256, 2200, 256}, {FAR, 1088, 70, 1088},
+        {ZERO, 256, 2200, 256}, {FAR, 1088, 70, 1088},  {PLAIN, 32, 90, 4384}, /* last: roomy */
     };
-    for (size_t i = 0; i < 4 * (sizeof cases / sizeof cases[0]); i++) {
+    const size_t n = sizeof cases / sizeof cases[0] - (is_narrow() ? 1 : 0);
+    for (size_t i = 0; i < 4 * n; i++) {
         const int k = (int)i / 4;
         const int32_t act = i % 2 ? TURBO_BF16 : TURBO_F16;
         grid t = make_grid(4, cases[k].kind, cases[k].out, cases[k].in, cases[k].group,
